@@ -1,0 +1,75 @@
+"""Sizes of the encoder: a frozen, validated dataclass and the named ones."""
+
+from dataclasses import asdict, replace
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from dnabert2_jax.errors import UserError, nearest
+
+STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
+"""Pydantic settings of every configuration here: an unknown key is an error, never ignored."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EncoderConfig:
+    """The architecture of DNABERT-2 (Zhou et al. 2024); the defaults are the released 117M model.
+
+    Attributes:
+        vocab_size: token ids, special ones included.
+        hidden_size: width of the residual stream.
+        num_hidden_layers: transformer blocks.
+        num_attention_heads: heads; each is hidden_size / num_attention_heads wide.
+        intermediate_size: width of the GEGLU feed-forward layer after gating.
+        type_vocab_size: token types (2: first and second sequence of a pair).
+        hidden_dropout_prob: dropout on embeddings, attention output and feed-forward output, in [0, 1).
+        layer_norm_eps: epsilon of every LayerNorm.
+        initializer_range: standard deviation of the initial weights.
+    """
+
+    vocab_size: int = Field(4096, ge=9)
+    hidden_size: int = Field(768, ge=1)
+    num_hidden_layers: int = Field(12, ge=1)
+    num_attention_heads: int = Field(12, ge=1)
+    intermediate_size: int = Field(3072, ge=1)
+    type_vocab_size: int = Field(2, ge=1)
+    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    layer_norm_eps: float = Field(1e-12, gt=0)
+    initializer_range: float = Field(0.02, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "EncoderConfig":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def to_dict(self) -> dict[str, int | float]:
+        """A JSON-ready dict; ``EncoderConfig(**d)`` reads it back."""
+        return asdict(self)
+
+
+NAMED_SIZES: dict[str, EncoderConfig] = {
+    "117m": EncoderConfig(),
+    "25m": EncoderConfig(hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048),
+    "3m": EncoderConfig(hidden_size=192, num_hidden_layers=6, num_attention_heads=6, intermediate_size=512),
+    "1m": EncoderConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=352),
+}
+"""Encoders by name, by approximate parameters at a vocabulary of 4096; ``vocab_size`` follows the tokenizer."""
+
+
+def named_size(name: str, vocab_size: int) -> EncoderConfig:
+    """The encoder called ``name`` for a tokenizer of ``vocab_size`` pieces.
+
+    Raises:
+        UserError: no such name.
+    """
+    if name not in NAMED_SIZES:
+        raise UserError(f"model size {name!r} is unknown; accepted are {', '.join(NAMED_SIZES)}{nearest(name, NAMED_SIZES)}")
+    return replace(NAMED_SIZES[name], vocab_size=vocab_size)

@@ -1,0 +1,94 @@
+"""The letters policy: what may stand in a DNA sequence, what is changed, and the count of every change.
+
+It runs before any tokenizer and on every path that lets sequence in (FASTA, tables, Python calls). Lower case is taken as
+soft-masking and upper-cased; the IUPAC ambiguity codes stay as they are (a tokenizer turns each into one ``[UNK]``; a corpus
+may split its windows there instead); anything else is an error that names file, record and position.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.errors import UserError
+
+Ambiguous = Literal["unk", "split"]
+"""What a corpus does with N and the other IUPAC codes: keep them (``[UNK]`` tokens), or never let a window contain one."""
+
+AMBIGUITY_CODES = "NRYSWKMBDHV"
+
+_UPPER = np.arange(256, dtype=np.uint8)
+_UPPER[ord("a") : ord("z") + 1] -= 32
+
+_BASE, _AMBIGUOUS, _FORBIDDEN = 0, 1, 2
+_KIND = np.full(256, _FORBIDDEN, np.uint8)
+_KIND[np.frombuffer(b"ACGTacgt", np.uint8)] = _BASE
+_KIND[np.frombuffer((AMBIGUITY_CODES + AMBIGUITY_CODES.lower()).encode(), np.uint8)] = _AMBIGUOUS
+
+_REMEDIES = {
+    "U": "this looks like RNA: write T for U",
+    "-": "this looks like an alignment: remove the gaps",
+    ".": "this looks like an alignment: remove the gaps",
+    "*": "this looks like protein",
+    " ": "remove white space from the sequence",
+    "\t": "remove white space from the sequence",
+    "[": "special tokens are not sequence; they are added by the tokenizer",
+}
+
+
+@dataclass
+class LetterCounts:
+    """How many letters were seen and changed.
+
+    Attributes:
+        bases: all letters, in bases.
+        lower_case: letters that were upper-cased.
+        ambiguous: IUPAC codes by letter.
+    """
+
+    bases: int = 0
+    lower_case: int = 0
+    ambiguous: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "LetterCounts") -> None:
+        """Add another sequence's counts to this one."""
+        self.bases += other.bases
+        self.lower_case += other.lower_case
+        self.ambiguous.update(other.ambiguous)
+
+
+def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[NDArray[np.uint8], LetterCounts]:
+    """Apply the letters policy to one sequence.
+
+    Args:
+        sequence: letters as they came.
+        source: file, or what else it came from, for the error message.
+        record: record name or row number, for the error message.
+
+    Returns:
+        Upper-case ASCII codes from ``ACGT`` and the ambiguity codes, shape [bases], and the counts.
+
+    Raises:
+        UserError: at the first letter that is neither a base nor an IUPAC code.
+    """
+    # A character outside Latin-1 must not pass as some other byte: "?" is forbidden like every other sign.
+    raw = np.frombuffer(sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence, np.uint8)
+    kind = _KIND[raw]
+    counts = LetterCounts(bases=len(raw))
+    if kind.any():
+        forbidden = np.flatnonzero(kind == _FORBIDDEN)
+        if forbidden.size:
+            position = int(forbidden[0])
+            letter = sequence[position] if isinstance(sequence, str) else chr(sequence[position])
+            raise UserError(
+                f"{source}, {record}, position {position + 1}: {letter!r} is not a DNA letter; accepted are A C G T and the "
+                f"IUPAC codes {' '.join(AMBIGUITY_CODES)} in either case"
+                + (f"; {_REMEDIES[letter.upper()]}" if letter.upper() in _REMEDIES else "")
+            )
+        letters, numbers = np.unique(_UPPER[raw[kind == _AMBIGUOUS]], return_counts=True)
+        counts.ambiguous.update({chr(a): int(n) for a, n in zip(letters, numbers, strict=True)})
+    clean = _UPPER[raw]
+    counts.lower_case = int(np.count_nonzero(clean != raw))
+    return clean, counts

@@ -1,0 +1,76 @@
+"""The shape alphabet and the batches that travel from the data pipelines to the jitted steps.
+
+Shapes in docstrings use these letters:
+
+====== =====================================================
+B      rows of a batch
+T      tokens of a row, padding included
+K      masked positions of a row (a fixed count)
+V      vocabulary size
+D      hidden size
+F      intermediate size of the feed-forward layer
+H, d   attention heads and their width (D = H * d)
+N      layers
+C      classes
+====== =====================================================
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32, UInt32
+
+type_array = np.ndarray | jax.Array
+Tree = dict[str, Any]
+"""A nested dict of arrays: parameters, adapters, gradients."""
+
+
+class TokenBatch(NamedTuple):
+    """What the encoder reads.
+
+    Attributes:
+        input_ids: token ids, [B, T].
+        segment_ids: 0 at padding; 1, 2, ... number the sequences of a row. Tokens see their own segment only. [B, T].
+        token_type_ids: 0 for the first sequence of a pair (and for single ones), 1 for the second. [B, T].
+    """
+
+    input_ids: Int32[type_array, "B T"]
+    segment_ids: Int32[type_array, "B T"]
+    token_type_ids: Int32[type_array, "B T"]
+
+
+class MlmBatch(NamedTuple):
+    """A batch for masked language modelling.
+
+    Attributes:
+        tokens: the row with masked positions already replaced.
+        masked_positions: positions to predict; unused slots repeat position 0. [B, K].
+        masked_labels: the original ids at those positions. [B, K].
+        masked_weights: 1 for a used slot, 0 for an unused one. [B, K].
+        dropout_seeds: one a row, from (seed, global record index). [B].
+    """
+
+    tokens: TokenBatch
+    masked_positions: Int32[type_array, "B K"]
+    masked_labels: Int32[type_array, "B K"]
+    masked_weights: Float32[type_array, "B K"]
+    dropout_seeds: UInt32[type_array, "B"]
+
+
+class ClassificationBatch(NamedTuple):
+    """A batch of labelled rows, all padded to one length.
+
+    Attributes:
+        tokens: the rows.
+        labels: class numbers. [B].
+        weights: 1 for a real row, 0 for one that only fills the batch. [B].
+        dropout_seeds: one a row, from (seed, global record index). [B].
+        rows: position of the row in its table (-1 for a fill row), so that results return in file order. [B].
+    """
+
+    tokens: TokenBatch
+    labels: Int32[type_array, "B"]
+    weights: Float32[type_array, "B"]
+    dropout_seeds: UInt32[type_array, "B"]
+    rows: Int32[type_array, "B"]

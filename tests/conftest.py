@@ -1,0 +1,27 @@
+"""Strict settings for every test: several CPU devices, no silent promotion, and one way to find the development data."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("DNABERT2_TEST_PLATFORM", "cpu")
+
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("default")
+
+SHARED = Path(os.environ.get("DNABERT2_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture
+def shared_dir() -> Path:
+    """The folder with development data and fixtures; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"development data not here ({SHARED}); set DNABERT2_SHARED to its folder")
+    return SHARED
