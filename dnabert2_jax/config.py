@@ -27,15 +27,15 @@ class EncoderConfig:
         initializer_range: standard deviation of the initial weights.
     """
 
-    vocab_size: int = Field(4096, ge=9)
-    hidden_size: int = Field(768, ge=1)
-    num_hidden_layers: int = Field(12, ge=1)
-    num_attention_heads: int = Field(12, ge=1)
-    intermediate_size: int = Field(3072, ge=1)
-    type_vocab_size: int = Field(2, ge=1)
-    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
-    layer_norm_eps: float = Field(1e-12, gt=0)
-    initializer_range: float = Field(0.02, gt=0)
+    vocab_size: int = Field(default=4096, ge=9)
+    hidden_size: int = Field(default=768, ge=1)
+    num_hidden_layers: int = Field(default=12, ge=1)
+    num_attention_heads: int = Field(default=12, ge=1)
+    intermediate_size: int = Field(default=3072, ge=1)
+    type_vocab_size: int = Field(default=2, ge=1)
+    hidden_dropout_prob: float = Field(default=0.1, ge=0, lt=1)
+    layer_norm_eps: float = Field(default=1e-12, gt=0)
+    initializer_range: float = Field(default=0.02, gt=0)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "EncoderConfig":
