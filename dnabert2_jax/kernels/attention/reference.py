@@ -1,0 +1,32 @@
+"""Dense attention in float32: the definition of every other backend, and the fastest for short rows on a CPU."""
+
+import jax
+import jax.numpy as jnp
+
+
+def reference_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, *, scale: float
+) -> jax.Array:
+    """softmax(scale * q k^T - slope |i - j|) v over the tokens of one's own segment.
+
+    Args:
+        q: queries, [B, H, T, d].
+        k: keys, [B, H, T, d].
+        v: values, [B, H, T, d].
+        slopes: ALiBi slopes, [H].
+        segment_ids: 0 at padding, else the sequence's number in its row, [B, T].
+        scale: factor of the dot products.
+
+    Returns:
+        [B, H, T, d] in the dtype of ``q``; zeros at padding.
+    """
+    position = jnp.arange(q.shape[2])
+    distance = jnp.abs(position[:, None] - position[None, :]).astype(jnp.float32)
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
+    scores = scores - slopes[None, :, None, None] * distance[None, None]
+    visible = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
+    # A finite floor keeps rows without any visible key (padding) free of NaN; their output is then set to zero.
+    scores = jnp.where(visible[:, None], scores, -1e30)
+    weights = jax.nn.softmax(scores, axis=-1)
+    output = jnp.einsum("bhqk,bhkd->bhqd", weights, v.astype(jnp.float32))
+    return jnp.where((segment_ids > 0)[:, None, :, None], output, 0.0).astype(q.dtype)
