@@ -31,10 +31,10 @@ _REMEDIES = {
     "U": "this looks like RNA: write T for U",
     "-": "this looks like an alignment: remove the gaps",
     ".": "this looks like an alignment: remove the gaps",
-    "*": "this looks like protein",
-    " ": "remove white space from the sequence",
-    "\t": "remove white space from the sequence",
+    "X": "write N for a masked or unknown base",
     "[": "special tokens are not sequence; they are added by the tokenizer",
+    **dict.fromkeys("EFIJLOPQZ*", "this looks like protein"),
+    **dict.fromkeys(" \t\r\n", "remove white space from the sequence"),
 }
 
 

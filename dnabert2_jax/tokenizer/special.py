@@ -1,6 +1,44 @@
-"""The five special tokens. Their ids are those of the released DNABERT-2 tokenizer, and every tokenizer here keeps them."""
+"""The five special tokens and the templates that put them around sequences.
+
+Ids and templates are those of the released DNABERT-2 tokenizer, and every tokenizer here keeps them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 UNK, CLS, SEP, PAD, MASK = range(5)
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 NUM_SPECIAL = len(SPECIAL_TOKENS)
 BASES = "ACGT"
+
+Ids = Sequence[int] | NDArray[np.int32]
+
+
+def with_template(ids_a: Ids, ids_b: Ids | None = None) -> NDArray[np.int32]:
+    """``[CLS] A [SEP]``, or ``[CLS] A [SEP] B [SEP]`` for a pair.
+
+    Args:
+        ids_a: raw token ids of the (first) sequence, shape [tokens].
+        ids_b: raw token ids of the second one, if there is one.
+
+    Returns:
+        Shape [tokens of A + 2], or [tokens of A + tokens of B + 3].
+    """
+    row = [CLS, *ids_a, SEP] if ids_b is None else [CLS, *ids_a, SEP, *ids_b, SEP]
+    return np.array(row, np.int32)
+
+
+def template_type_ids(tokens_a: int, tokens_b: int | None = None) -> NDArray[np.int32]:
+    """Token types beside :func:`with_template`: 0 up to the first ``[SEP]`` and with it, 1 for what follows.
+
+    Args:
+        tokens_a: raw tokens of the (first) sequence.
+        tokens_b: raw tokens of the second one, if there is one.
+
+    Returns:
+        Shape [tokens_a + 2], or [tokens_a + tokens_b + 3].
+    """
+    types_b = 0 if tokens_b is None else tokens_b + 1
+    return np.repeat(np.array([0, 1], np.int32), [tokens_a + 2, types_b])
