@@ -81,7 +81,7 @@ def balanced(rows: list[Row]) -> list[Row]:
     labels: dict[str, set[str]] = {}
     for sequence, label in rows:
         labels.setdefault(sequence, set()).add(label)
-    distinct = [(sequence, *found) for sequence, found in labels.items() if len(found) == 1]
+    distinct = [(sequence, next(iter(found))) for sequence, found in labels.items() if len(found) == 1]
     shuffled = sorted(distinct, key=lambda row: hashlib.sha256(row[0].encode()).digest())
     by_label: dict[str, list[Row]] = {}
     for row in shuffled:

@@ -1,0 +1,253 @@
+"""The corpus directory: genomes at two bits a base, memory-mapped, with a manifest of what is in it and how it was made.
+
+=================  ==========================================================================================
+manifest.json      species, counts, settings, sources, and size and SHA-256 of every other file
+bases.bin          two bits a base (see ``bits``); every contig starts at a byte
+contigs.bin        a row a contig: offset in bases.bin (bases), length (bases), species number
+ambiguous.bin      a row a run of one IUPAC code: start, stop (bases of bases.bin), ASCII code
+train.bin          a row a segment that training windows may lie in: contig number, start, stop (bases)
+validation.bin     the same for validation windows
+names.txt          a line a contig: its name
+=================  ==========================================================================================
+
+Tables are little-endian 64-bit integers, so that millions of contigs open at once.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from dnabert2_jax.config import STRICT
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.bits import unpack
+from dnabert2_jax.genome.segments import Table
+from dnabert2_jax.hashing import file_sha256
+from dnabert2_jax.tokenizer.letters import Ambiguous
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Source:
+    """A FASTA file that a corpus was made from: its path as given, and the SHA-256 of its bytes."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(kw_only=True, config=STRICT)
+class Species:
+    """A species of a corpus and everything that was counted while it was read.
+
+    Attributes:
+        name: as given.
+        weight: share of the training windows, relative to the other species.
+        sources: its FASTA files.
+        contigs: contigs kept.
+        bases: their letters.
+        lower_case: letters that were upper-cased (soft-masking).
+        ambiguous: IUPAC codes kept, by letter.
+        empty_records: FASTA records without sequence, skipped.
+        short_contigs, short_bases: contigs below the stated minimum, skipped, and their letters.
+        train_bases, validation_bases: letters of the two splits.
+        split_out_bases: letters of kept contigs in neither: IUPAC codes and pieces below the minimum between them.
+    """
+
+    name: str
+    weight: float
+    sources: list[Source] = field(default_factory=list)
+    contigs: int = 0
+    bases: int = 0
+    lower_case: int = 0
+    ambiguous: dict[str, int] = field(default_factory=dict)
+    empty_records: int = 0
+    short_contigs: int = 0
+    short_bases: int = 0
+    train_bases: int = 0
+    validation_bases: int = 0
+    split_out_bases: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    """How a corpus was built; see ``build_corpus``."""
+
+    ambiguous: Ambiguous
+    validation_fraction: float
+    validation_block: int
+    min_contig: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class StoredFile:
+    """Size and SHA-256 of a file of the corpus."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Manifest:
+    """The content of manifest.json."""
+
+    format: int
+    settings: Settings
+    species: list[Species]
+    files: dict[str, StoredFile]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over everything that decides which windows come out: two corpora with one hash give the same windows."""
+        parts = [f"{self.format}", *(f"{name} {file.sha256}" for name, file in sorted(self.files.items()))]
+        parts += [f"{species.name} {species.weight!r}" for species in self.species]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+_MANIFEST = TypeAdapter(Manifest)
+_FILES = ("bases.bin", "contigs.bin", "ambiguous.bin", "train.bin", "validation.bin", "names.txt")
+
+
+def write_manifest(directory: Path, settings: Settings, species: list[Species]) -> None:
+    """Describe the finished files of a corpus; the manifest is what makes the directory a corpus."""
+    files = {name: StoredFile((directory / name).stat().st_size, file_sha256(directory / name)) for name in _FILES}
+    manifest = Manifest(format=FORMAT, settings=settings, species=species, files=files)
+    (directory / MANIFEST).write_bytes(_MANIFEST.dump_json(manifest, indent=1))
+
+
+class Corpus:
+    """Genomes on disk, read by contig number and position.
+
+    Attributes:
+        path: the directory.
+        manifest: what is in it.
+        contig_offsets, contig_lengths, contig_species: columns of the contig table, each [contigs].
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        # Plain arrays over the maps: slicing a np.memmap costs several times more.
+        self._bases = np.asarray(np.memmap(path / "bases.bin", np.uint8, "r"))
+        contigs = self._table("contigs.bin")
+        self.contig_offsets, self.contig_lengths, self.contig_species = (
+            np.ascontiguousarray(column) for column in contigs.T
+        )
+        self._run_starts, self._run_stops, self._run_letters = (
+            np.ascontiguousarray(column) for column in self._table("ambiguous.bin").T
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> "Corpus":
+        """Open a corpus directory; checks that every file has the size its manifest states (``verify`` checks content too).
+
+        Raises:
+            UserError: not a corpus, of another format, or damaged; says which file and how.
+        """
+        path = Path(path)
+        try:
+            text = (path / MANIFEST).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path} is not a corpus: {MANIFEST} cannot be read ({error.strerror}); `dnabert2 corpus build` makes one"
+            ) from error
+        try:
+            manifest = _MANIFEST.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{path / MANIFEST} is damaged, or written by another version: {key or 'the file'}: {first['msg']}; "
+                "build the corpus again"
+            ) from error
+        if manifest.format != FORMAT:
+            raise UserError(
+                f"{path} has corpus format {manifest.format}; this version reads {FORMAT}: build the corpus again"
+            )
+        for name in _FILES:
+            stated = manifest.files[name].bytes if name in manifest.files else None
+            found = (path / name).stat().st_size if (path / name).is_file() else None
+            if stated is None or found != stated:
+                state = "is missing" if found is None else f"has {found} bytes"
+                raise UserError(
+                    f"{path} is damaged: {name} {state}, its manifest states {stated}; copy the directory again or rebuild it"
+                )
+        return cls(path, manifest)
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the manifest.
+
+        Raises:
+            UserError: names the first file whose content changed.
+        """
+        for name, stored in self.manifest.files.items():
+            found = file_sha256(self.path / name)
+            if found != stored.sha256:
+                raise UserError(
+                    f"{self.path / name} changed: sha256 {found}, its manifest states {stored.sha256}; "
+                    "copy the directory again, or rebuild it"
+                )
+
+    def read(self, contig: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """Letters of a contig in ASCII, upper case, IUPAC codes included.
+
+        Args:
+            contig: contig number.
+            start: first base, from 0.
+            stop: base after the last.
+
+        Returns:
+            Shape [stop - start].
+
+        Raises:
+            IndexError: the interval leaves the contig.
+        """
+        length = int(self.contig_lengths[contig])
+        if not 0 <= start <= stop <= length:
+            raise IndexError(f"bases {start} to {stop} of contig {contig}, which has {length}")
+        offset = int(self.contig_offsets[contig])
+        start, stop = start + offset, stop + offset
+        letters = unpack(self._bases, start, stop)
+        if len(self._run_starts):
+            first = self._run_stops.searchsorted(start, "right")
+            last = self._run_starts.searchsorted(stop, "left")
+            for run in range(first, last):
+                letters[max(0, self._run_starts[run] - start) : self._run_stops[run] - start] = self._run_letters[run]
+        return letters
+
+    @property
+    def hash(self) -> str:
+        """Identity of the content; see ``Manifest.hash``."""
+        return self.manifest.hash
+
+    @property
+    def species(self) -> list[Species]:
+        """Species in order; a window's species number indexes this list."""
+        return self.manifest.species
+
+    @cached_property
+    def contig_names(self) -> list[str]:
+        """Names of all contigs, in order."""
+        return (self.path / "names.txt").read_text("ascii").split("\n")[:-1]
+
+    def segments(self, split: Split) -> Table:
+        """Rows (contig number, start, stop in bases) that windows of a split lie in, in order. Shape [segments, 3]."""
+        return self._table(f"{split}.bin")
+
+    def _table(self, name: str) -> Table:
+        if self.manifest.files[name].bytes == 0:  # an empty file cannot be mapped
+            return np.empty((0, 3), np.int64)
+        return np.asarray(np.memmap(self.path / name, "<i8", "r")).reshape(-1, 3)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Corpus"], tuple[Path]]:
+        # Worker processes map the files anew instead of receiving the genome through a pipe.
+        return Corpus.open, (self.path,)

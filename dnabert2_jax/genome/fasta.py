@@ -1,0 +1,105 @@
+"""FASTA in: records streamed by dnaio from plain or compressed files, and an explanation of whatever is wrong."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dnaio
+
+from dnabert2_jax.errors import UserError
+
+# The empty block that ends every complete bgzip file (SAM specification, section 4.1.2).
+_BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+@dataclass(frozen=True, slots=True)
+class FastaRecord:
+    """One record of a FASTA file.
+
+    Attributes:
+        name: the first word of the header.
+        sequence: letters as they stand in the file, without line breaks; may be empty.
+        number: position in the file, from 1.
+    """
+
+    name: str
+    sequence: bytes
+    number: int
+
+
+def read_fasta(path: Path) -> Iterator[FastaRecord]:
+    """Read the records of a FASTA file, one in memory at a time.
+
+    Plain, gzip, bgzip, bzip2, xz and zstandard files; any line width; Unix, DOS or old Mac line ends. Blank lines, and
+    comment lines that start with ``#``, are not sequence. Letters are not checked here (see ``tokenizer.letters``), and an empty
+    record is handed on as one.
+
+    Args:
+        path: the file; the compression follows its suffix, or its content where the suffix names none.
+
+    Yields:
+        Records in file order.
+
+    Raises:
+        UserError: the file is missing, a directory, not FASTA, damaged or cut short, or holds no record; or a record has no
+            name, or that of an earlier one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {state}; a FASTA file is wanted, plain or compressed: check the path")
+    _check_bgzip_end(path)
+
+    numbers: dict[str, int] = {}
+    number = 0
+    try:
+        with dnaio.open(path, fileformat="fasta", open_threads=0) as records:
+            for number, record in enumerate(records, start=1):
+                words = record.name.split(maxsplit=1)
+                if not words:
+                    raise UserError(f"{path}, record {number}: no name after '>'; every record needs one")
+                name = words[0]
+                if name in numbers:
+                    raise UserError(
+                        f"{path}, record {number}: the name {name!r} is that of record {numbers[name]} too; names, the first "
+                        "word of a header, must differ: rename or remove one of the two"
+                    )
+                numbers[name] = number
+                yield FastaRecord(name, record.sequence.encode("ascii"), number)
+    except dnaio.FileFormatError as error:
+        # At a record's own fault dnaio knows no line, or that of the next record.
+        line = "" if error.line is None else f", line {error.line + 1}"
+        raise UserError(
+            f"{path}, record {number + 1}{line}: not FASTA: {error.message}; records start with '>name'"
+        ) from error
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02x}"
+        raise UserError(f"{path}, record {number + 1}: not text ({found} found); a FASTA file is wanted") from error
+    except EOFError as error:
+        raise UserError(
+            f"{path}, record {number + 1}: the compressed file is cut short, or followed by something else; "
+            "download or compress it again"
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # each decompressor has an exception of its own
+        raise UserError(
+            f"{path}, record {number + 1}: cannot be read or decompressed ({error}); accepted are plain, .gz (gzip or "
+            "bgzip), .bz2, .xz and .zst files whose suffix tells the truth: check the suffix, or download the file again"
+        ) from error
+    if number == 0:
+        raise UserError(f"{path}: no FASTA record; the file is empty or blank: check how it was made")
+
+
+def _check_bgzip_end(path: Path) -> None:
+    """A bgzip file cut between two blocks is a valid gzip file, so only its missing last block tells."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        if head[:4] != _BGZF_EOF[:4] or head[12:14] != b"BC":
+            return
+        size = file.seek(0, 2)
+        file.seek(max(0, size - len(_BGZF_EOF)))
+        if file.read() != _BGZF_EOF:
+            raise UserError(
+                f"{path}: this bgzip file is cut short (its end-of-file block is missing); download or compress it again"
+            )

@@ -1,0 +1,172 @@
+"""Windows of a corpus: which stretch of DNA stands at index i, as a pure function of (seed, i).
+
+Nothing is drawn in sequence, so hosts, workers and restarted runs agree on every window without talking to each other.
+
+Training. The species of index i is slot i mod P of a pattern that gives every species its share of P slots; with its rank
+among the slots of its species, i is the k-th window of that species. A species of n cells goes through all of them in each
+epoch k // n, in an order that the seed and the epoch choose. A cell is one of the equal parts that the valid starts of a
+segment are divided into, as many as whole windows fit into the segment; the start within the cell is drawn anew each epoch.
+So every region is seen once an epoch, at fresh offsets, and starts are uniform over the segment.
+
+Validation. Segments are cut into equal tiles of at most a window, in order, on the forward strand: every base once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.corpus import Corpus, Split
+from dnabert2_jax.genome.permutation import permute
+from dnabert2_jax.hashing import hash64, uniform
+
+PATTERN = 1 << 16
+"""Slots of the species pattern: shares are exact to 1 / PATTERN, and a species gets one slot at least."""
+
+_PATTERN, _ORDER, _START, _STRAND = range(0x51, 0x55)  # words that keep the hashes of different uses apart
+_COMPLEMENT = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of DNA.
+
+    Attributes:
+        sequence: upper-case letters, read along ``strand``.
+        species: species number in the corpus.
+        contig: contig number in the corpus.
+        start: first base on the forward strand.
+        strand: 1 forward, -1 reverse complement.
+    """
+
+    sequence: str
+    species: int
+    contig: int
+    start: int
+    strand: int
+
+
+class Windows:
+    """The windows of one split.
+
+    Args:
+        corpus: where the DNA is.
+        window_bases: length of a window; shorter where a segment is.
+        seed: chooses order, offsets and strands (training).
+        split: "train": any index from 0 on; "validation": indices below ``epoch_size``.
+        reverse_complement: give half of the training windows as their reverse complement.
+
+    Attributes:
+        epoch_size: windows after which every region has been seen about once (training); number of tiles (validation).
+
+    Raises:
+        UserError: the split is empty, or ``window_bases`` is below 1.
+    """
+
+    def __init__(
+        self, corpus: Corpus, window_bases: int, seed: int, split: Split = "train", *, reverse_complement: bool = True
+    ) -> None:
+        if window_bases < 1:
+            raise UserError(f"window_bases is {window_bases}; accepted is 1 base or more")
+        self._segments = corpus.segments(split)
+        if not len(self._segments):
+            blocks = f"validation_fraction {corpus.manifest.settings.validation_fraction}"
+            raise UserError(
+                f"{corpus.path}: the {split} split is empty (built with {blocks}; a species of a single block gives none to "
+                "validation); build the corpus with a larger validation_fraction or a smaller validation_block"
+            )
+        self.corpus = corpus
+        self.window_bases = window_bases
+        self.seed = seed
+        self.split = split
+        self.reverse_complement = reverse_complement
+
+        lengths = self._segments[:, 2] - self._segments[:, 1]
+        whole = lengths // window_bases
+        cells = np.maximum(1, whole) if split == "train" else -(-lengths // window_bases)
+        self._first_cell = np.concatenate([[0], np.cumsum(cells)])
+        """Number of the first cell (or tile) of each segment, over all segments."""
+        self.epoch_size = int(self._first_cell[-1])
+
+        segment_species = corpus.contig_species[self._segments[:, 0]]
+        edges = np.searchsorted(segment_species, np.arange(len(corpus.species) + 1))
+        self._species_cell = self._first_cell[edges[:-1]]
+        self._species_cells = self._first_cell[edges[1:]] - self._species_cell
+        self._pattern, self._rank, self._slots = _species_pattern([species.weight for species in corpus.species], seed)
+
+    def __getitem__(self, index: int) -> Window:
+        """The window at an index."""
+        return self.batch([index])[0]
+
+    def batch(self, indices: Sequence[int] | NDArray[np.integer]) -> list[Window]:
+        """The windows at some indices, in their order.
+
+        Raises:
+            IndexError: an index is negative, or past the end of the validation split.
+        """
+        index = np.asarray(indices, np.int64)
+        if len(index) and (index.min() < 0 or (self.split == "validation" and index.max() >= self.epoch_size)):
+            end = f" below {self.epoch_size}" if self.split == "validation" else ""
+            raise IndexError(f"window indices {index.min()} to {index.max()}; accepted is 0 and above{end}")
+        contig, start, stop, reverse = self._train(index) if self.split == "train" else self._tiles(index)
+        species = self.corpus.contig_species[contig]
+        return [
+            Window(self._read(c, a, b, r), s, c, a, -1 if r else 1)
+            for c, a, b, r, s in zip(*(x.tolist() for x in (contig, start, stop, reverse, species)), strict=True)
+        ]
+
+    def _train(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        turn, slot = np.divmod(index, PATTERN)
+        species = self._pattern[slot]
+        cells = self._species_cells[species]
+        epoch, position = np.divmod(turn * self._slots[species] + self._rank[slot], cells)
+        cell = permute(position, cells, self.seed, _ORDER, species, epoch)
+
+        segment, part, parts, length = self._locate(self._species_cell[species] + cell)
+        window = np.minimum(length, self.window_bases)
+        starts = length - window + 1
+        offset = uniform(self.seed, _START, species, epoch, cell)
+        # The minimum is for rounding: part + offset may come out as parts.
+        start = np.minimum(((part + offset) * starts / parts).astype(np.int64), starts - 1) + self._segments[segment, 1]
+        coin = (hash64(self.seed, _STRAND, species, epoch, cell) >> np.uint64(63)).astype(np.int64)
+        reverse = coin if self.reverse_complement else 0 * coin
+        return self._segments[segment, 0], start, start + window, reverse
+
+    def _tiles(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        segment, part, parts, length = self._locate(index)
+        first = self._segments[segment, 1]
+        return self._segments[segment, 0], first + part * length // parts, first + (part + 1) * length // parts, 0 * first
+
+    def _locate(self, cell: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Segment of a cell, number of the cell in it, number of its cells, and its length in bases."""
+        segment = np.searchsorted(self._first_cell, cell, "right") - 1
+        length = self._segments[segment, 2] - self._segments[segment, 1]
+        return segment, cell - self._first_cell[segment], self._first_cell[segment + 1] - self._first_cell[segment], length
+
+    def _read(self, contig: int, start: int, stop: int, reverse: int) -> str:
+        letters = self.corpus.read(contig, start, stop).tobytes()
+        return (letters.translate(_COMPLEMENT)[::-1] if reverse else letters).decode("ascii")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopen, (self.corpus, self.window_bases, self.seed, self.split, self.reverse_complement)
+
+
+def _reopen(corpus: Corpus, window_bases: int, seed: int, split: Split, reverse_complement: bool) -> Windows:
+    return Windows(corpus, window_bases, seed, split, reverse_complement=reverse_complement)
+
+
+def _species_pattern(weights: list[float], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The species of each slot, the rank of the slot among those of its species, and the number of slots of each species.
+
+    Every species gets one slot, and the others go by weight, rounded by largest remainder.
+    """
+    wanted = np.maximum(0.0, np.asarray(weights) / np.sum(weights) * PATTERN - 1)
+    wanted *= (PATTERN - len(weights)) / max(1.0, wanted.sum())
+    slots = 1 + wanted.astype(np.int64)
+    slots[np.argsort(slots - wanted, kind="stable")[: PATTERN - slots.sum()]] += 1
+    pattern = np.repeat(np.arange(len(slots)), slots)[np.argsort(hash64(seed, _PATTERN, np.arange(PATTERN)), kind="stable")]
+    rank = np.empty(PATTERN, np.int64)
+    rank[np.argsort(pattern, kind="stable")] = np.arange(PATTERN) - np.repeat(np.cumsum(slots) - slots, slots)
+    return pattern, rank, slots
