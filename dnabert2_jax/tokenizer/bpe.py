@@ -59,7 +59,12 @@ class Tokenizer:
         self.sha256 = hashlib.sha256(model).hexdigest()
         self._model = model
         self._texts = ("N",) + ("",) * (NUM_SPECIAL - 1) + self.pieces[NUM_SPECIAL:]
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise UserError(
+                f"{source}: SentencePiece refuses this model ({error}); the file is damaged, copy it again"
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -204,7 +209,9 @@ def _checked_pieces(model: bytes, source: str) -> tuple[str, ...]:
 
     pieces = tuple(piece.piece for piece in proto.pieces)
     if pieces[:FIRST_MERGE] != (*SPECIAL_TOKENS, *BASES):
-        raise refuse(f"ids 0-{FIRST_MERGE - 1} are {' '.join(pieces[:FIRST_MERGE])}", " ".join((*SPECIAL_TOKENS, *BASES)))
+        raise refuse(
+            f"ids 0-{FIRST_MERGE - 1} are {' '.join(map(str, pieces[:FIRST_MERGE]))}", " ".join((*SPECIAL_TOKENS, *BASES))
+        )
     kind = ModelProto.SentencePiece
     kinds = [kind.UNKNOWN] + [kind.CONTROL] * (NUM_SPECIAL - 1) + [kind.NORMAL] * (len(pieces) - NUM_SPECIAL)
     for number, (piece, wanted) in enumerate(zip(proto.pieces, kinds, strict=True)):
@@ -212,7 +219,7 @@ def _checked_pieces(model: bytes, source: str) -> tuple[str, ...]:
             raise refuse(
                 f"id {number} ({piece.piece}) is of type {kind.Type.Name(piece.type)}", f"type {kind.Type.Name(wanted)}"
             )
-        if number >= NUM_SPECIAL and (not piece.piece or piece.piece.strip(BASES)):
+        if number >= NUM_SPECIAL and (not piece.piece or not set(piece.piece) <= set(BASES)):
             raise refuse(f"id {number} is {piece.piece!r}", f"a piece of {' '.join(BASES)}")
         if number >= FIRST_MERGE and piece.score != FIRST_MERGE - number:
             raise refuse(f"id {number} has score {piece.score:g}", f"{FIRST_MERGE - number} (merges in rank order)")

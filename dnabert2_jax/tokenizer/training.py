@@ -16,8 +16,8 @@ DEFAULT_VOCAB_SIZE = 4096
 
 DEFAULT_MAX_PIECE_LENGTH = 32
 """The longest piece of the released tokenizer, in bases: it has five, all repeats of two letters, and 4,040 of its 4,091
-pieces have 11 bases or fewer. On genomes of 15 species a bound of 12, 16 or 64 changes the bases per token by less than 0.1 %;
-without a bound a small sample spends pieces on whole copies of its repeats."""
+pieces have 11 bases or fewer. On genomes of 15 species, bounds of 12, 16 and 64 change the bases per token by less than
+0.1 %; without a bound a small sample spends pieces on whole copies of its repeats."""
 
 SENTENCE_BASES = 4096
 """Training text is cut into sentences of this length. SentencePiece drops sentences over a limit, and a cut only hides the
@@ -94,8 +94,8 @@ def train_bpe(
     proto = ModelProto.FromString(model.getvalue())
     if (possible := len(proto.pieces)) < vocab_size:
         raise UserError(
-            f"vocab_size is {vocab_size}, but this sample of {sum(map(len, sentences))} bases has only {possible} pieces of up "
-            f"to {max_piece_length} bases; give a larger sample or a vocab_size of at most {possible}"
+            f"vocab_size is {vocab_size}, but this sample of {sum(map(len, sentences))} bases has only {possible} pieces of "
+            f"up to {max_piece_length} bases; give a larger sample or a vocab_size of at most {possible}"
         )
     return Tokenizer(_released_layout(proto).SerializeToString(deterministic=True))
 
