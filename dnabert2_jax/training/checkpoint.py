@@ -1,0 +1,335 @@
+"""Checkpoints of a run: Orbax writes the state in the background, a manifest of hashes says which ones are whole.
+
+A directory of checkpoints::
+
+    step_00001000/
+        state/            what Orbax writes, every process its own shards
+        contents.json     the run's own notes (meta) and the dtype and shape of every array
+        manifest.json     size and SHA-256 of every file above, written last
+    damaged_step_00002000/    did not match its manifest; never read again, left for a person to look at
+
+Orbax by itself loads flipped bytes without a word and never deletes what a kill left half-written; so a step counts only
+with its manifest, and is read only when every byte agrees with it.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.model_directory import MANIFEST, verify_manifest, write_manifest
+
+_STEP = re.compile(r"step_(\d{8,})")
+_CONTENTS = "contents.json"
+_ABSENT, _FAILED = -1, -2
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint that was read.
+
+    Attributes:
+        step: its step.
+        state: the tree that was saved, with the structure and the shardings of the abstract state.
+        meta: the run's notes, as JSON gives them back (tuples are lists, keys strings).
+    """
+
+    step: int
+    state: Any
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory that every process sees; every process makes the same calls.
+
+    Opening removes what a killed run left half-written and reports it. One run at a time: a second one is refused.
+
+    Args:
+        directory: made if it does not exist.
+        keep_last: how many of the newest complete checkpoints stay.
+        keep_every: steps that are multiples of this stay for good.
+
+    Raises:
+        UserError: the directory cannot be used, another run uses it, or an option is out of range.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, keep_last: int = 2, keep_every: int | None = None) -> None:
+        if keep_last < 1:
+            raise UserError(f"keep_last is {keep_last}; accepted is 1 or more")
+        if keep_every is not None and keep_every < 1:
+            raise UserError(f"keep_every is {keep_every}; accepted is 1 or more")
+        if "://" in os.fspath(directory):
+            raise UserError(f"checkpoints cannot be written to the URL {os.fspath(directory)}; mount it and name the folder")
+        self.directory = Path(directory).resolve()
+        self._keep_last = keep_last
+        self._keep_every = keep_every
+        self._lock: int | None = None
+        _on_first_process(self._open)
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return [step for step, path in self._step_directories() if (path / MANIFEST).is_file()]
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Start to save ``state``; returns when the arrays are copied, so that their buffers may be donated.
+
+        The save before, if it still runs, is waited for. Old checkpoints are deleted only after the new one is complete.
+
+        Args:
+            step: larger than that of every checkpoint here.
+            state: a tree of jax or numpy arrays and numpy scalars, none of them empty; Python numbers belong into ``meta``.
+            meta: a small JSON-ready dict.
+
+        Raises:
+            UserError: this save or the one before it could not be written, or there is one of this step or a later one.
+            TypeError: a leaf has no dtype, or ``meta`` is no JSON.
+            ValueError: a leaf has 64 bits and ``jax_enable_x64`` is off: Orbax would cut it to 32 without a word.
+        """
+        self.wait()
+        if (latest := max(self.steps(), default=-1)) >= step:
+            raise UserError(
+                f"{self.directory} already holds a checkpoint of step {latest}, so none of step {step} can be added: "
+                "continue from the one that is there, or choose another directory"
+            )
+        arrays = {name: _snapshot(name, leaf) for name, leaf in _named_leaves(state).items()}
+        contents = json.dumps({"meta": meta, "arrays": {name: _signature(leaf) for name, leaf in arrays.items()}})
+        path = self._path(step)
+        try:
+            if jax.process_index() == 0:
+                if path.exists():  # a save of this step that failed
+                    shutil.rmtree(path)
+                path.mkdir()
+                (path / _CONTENTS).write_text(contents)
+            self._checkpointer.save(path / "state", args=ocp.args.StandardSave(arrays))
+        except OSError as error:
+            raise self._not_written(step, error) from error
+        self._pending = self._background.submit(self._complete, step)
+
+    def restore_latest(self, abstract_state: Any) -> Restored | None:
+        """Read the newest checkpoint that is whole.
+
+        A damaged one is reported, set aside (renamed to ``damaged_step_...``), and the one before it is tried.
+
+        Args:
+            abstract_state: the structure expected; its leaves (arrays, or ``jax.ShapeDtypeStruct``) have ``shape`` and
+                ``dtype``, and a ``sharding`` where the array shall lie elsewhere than on the first device.
+
+        Returns:
+            The checkpoint, or None where none was ever completed.
+
+        Raises:
+            UserError: all checkpoints are damaged, or names, shapes or dtypes are not as expected; they are listed.
+        """
+        self.wait()
+        step = _on_first_process(self._newest_whole)
+        if step == _ABSENT:
+            return None
+        path = self._path(step)
+        contents = json.loads((path / _CONTENTS).read_bytes())
+        wanted = _named_leaves(abstract_state)
+        differences = _differences(contents["arrays"], {name: _signature(leaf) for name, leaf in wanted.items()})
+        if differences:
+            raise UserError(
+                f"{path} does not fit the state of this run: {'; '.join(differences)}; "
+                "run with the settings it was made with, or choose another directory"
+            )
+        arrays = self._checkpointer.restore(
+            path / "state", args=ocp.args.StandardRestore({name: _abstract(leaf) for name, leaf in wanted.items()})
+        )
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
+        return Restored(step, state, contents["meta"])
+
+    def wait(self) -> None:
+        """Block until the running save, if any, is complete.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Wait for the running save and let go of the directory.
+
+        Raises:
+            UserError: the save could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+            self._checkpointer.close()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step_{step:08d}"
+
+    def _step_directories(self) -> list[tuple[int, Path]]:
+        return sorted((int(match[1]), path) for path in self.directory.iterdir() if (match := _STEP.fullmatch(path.name)))
+
+    def _open(self) -> int:
+        """Make the directory, take it for this run, and remove what a killed run left."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # A POSIX lock: it goes with its process however that dies, and processes forked from it do not hold it.
+            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                os.close(self._lock)
+                raise UserError(
+                    f"another run is writing checkpoints to {self.directory}; stop it, or choose another directory"
+                ) from None
+            for _, path in self._step_directories():
+                if not (path / MANIFEST).is_file():
+                    logger.warning("removing %s: the run was stopped before this checkpoint was complete", path)
+                    shutil.rmtree(path)
+        except OSError as error:
+            raise UserError(
+                f"checkpoints cannot be written to {self.directory}: {error}; choose another directory"
+            ) from error
+        return 0
+
+    def _complete(self, step: int) -> None:
+        """The background's part of a save: wait for Orbax, seal the step, delete old ones."""
+        try:
+            self._checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                write_manifest(self._path(step))
+        except Exception as error:
+            raise self._not_written(step, error) from error
+        if jax.process_index() == 0:
+            self._retire()
+
+    def _not_written(self, step: int, error: Exception) -> UserError:
+        if jax.process_index() == 0:
+            shutil.rmtree(self._path(step), ignore_errors=True)
+        return UserError(
+            f"the checkpoint of step {step} could not be written to {self.directory}: {_first_line(error)}; "
+            f"complete ones are untouched ({', '.join(map(str, self.steps())) or 'none'}); make room there and run again"
+        )
+
+    def _retire(self) -> None:
+        steps = self.steps()
+        for step in steps[: -self._keep_last]:
+            if self._keep_every is None or step % self._keep_every:
+                try:
+                    # The manifest first: a step that is half deleted must not look like a damaged one.
+                    (self._path(step) / MANIFEST).unlink()
+                    shutil.rmtree(self._path(step))
+                except OSError as error:
+                    logger.warning("the old checkpoint %s could not be deleted: %s", self._path(step), error)
+
+    def _newest_whole(self) -> int:
+        """The newest step that agrees with its manifest, or _ABSENT; damaged ones before it are set aside."""
+        for step in reversed(self.steps()):
+            try:
+                verify_manifest(self._path(step))
+            except UserError as damage:
+                aside = self._aside(step)
+                self._path(step).rename(aside)
+                logger.warning("%s; set aside as %s, going back to the checkpoint before it", damage, aside.name)
+            else:
+                return step
+        if damaged := sorted(path.name for path in self.directory.glob("damaged_step_*")):
+            raise UserError(
+                f"{self.directory} holds no checkpoint that is whole, only {', '.join(damaged)}: copy one back from a "
+                "backup as step_..., or delete them to start from the beginning; and check the disk"
+            )
+        return _ABSENT
+
+    def _aside(self, step: int) -> Path:
+        name = f"damaged_{self._path(step).name}"
+        candidates = [self.directory / name, *(self.directory / f"{name}_{n}" for n in range(2, 1000))]
+        return next(path for path in candidates if not path.exists())
+
+
+def _on_first_process(work: Callable[[], int]) -> int:
+    """``work()`` of process 0, known to all; where it raises a UserError, every process raises one."""
+    result, failure = 0, None
+    if jax.process_index() == 0:
+        try:
+            result = work()
+        except UserError as error:
+            result, failure = _FAILED, error
+    result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))
+    if failure is not None:
+        raise failure
+    if result == _FAILED:
+        raise UserError("process 0 could not use the checkpoints; its own message says why")
+    return result
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("two leaves of the state have the same path: a key holds a '.'")
+    for name, leaf in named.items():
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"state leaf {name} is {leaf!r}, which has no dtype; arrays and numpy scalars are accepted")
+    return named
+
+
+def _snapshot(name: str, leaf: Any) -> jax.Array | np.ndarray:
+    """What may be written later. jax never reuses a donated buffer while Orbax holds a view of it; numpy must be copied."""
+    if isinstance(leaf, jax.Array):
+        return leaf
+    if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+        raise ValueError(f"state leaf {name} is {leaf.dtype}, which does not survive a restore without jax_enable_x64")
+    return np.array(leaf)
+
+
+def _signature(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # type: ignore[no-untyped-call]
+
+
+def _differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
+    found = [
+        f"{name} is {saved[name]}, expected {wanted[name]}"
+        for name in wanted
+        if saved.get(name, wanted[name]) != wanted[name]
+    ]
+    found += [f"{name} is not in it" for name in wanted if name not in saved]
+    found += [f"{name} is not expected" for name in saved if name not in wanted]
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
