@@ -8,6 +8,8 @@ import sentencepiece
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.corpus import Corpus
+from dnabert2_jax.genome.windows import Windows
 from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, Tokenizer
 from dnabert2_jax.tokenizer.letters import clean_letters
 from dnabert2_jax.tokenizer.special import BASES, CLS, MASK, NUM_SPECIAL, PAD, SEP, SPECIAL_TOKENS, UNK
@@ -25,6 +27,9 @@ pairs that cross it, one place in thousands."""
 
 LONGEST_PIECE = 512
 """SentencePiece's own bound, in bases."""
+
+BATCH_WINDOWS = 256
+"""Windows read at a time for a sample."""
 
 _RUN_OF_BASES = re.compile(f"[{BASES}]+")
 
@@ -98,6 +103,30 @@ def train_bpe(
             f"up to {max_piece_length} bases; give a larger sample or a vocab_size of at most {possible}"
         )
     return Tokenizer(_released_layout(proto).SerializeToString(deterministic=True))
+
+
+def sample_corpus(corpus: Corpus, *, sample_bases: int, window_bases: int, seed: int) -> Iterator[str]:
+    """Training sequence of a corpus for :func:`train_bpe`, species by weight: the windows that pretraining would read first.
+
+    Args:
+        corpus: where the DNA is; its validation blocks stay unseen.
+        sample_bases: stop once this many bases are out, or after one epoch, so that a small corpus is not counted twice.
+        window_bases: length of a window.
+        seed: chooses the windows.
+
+    Raises:
+        UserError: an option is below 1, or the corpus has no training sequence.
+    """
+    if sample_bases < 1:
+        raise UserError(f"sample_bases is {sample_bases}; accepted is 1 base or more")
+    windows = Windows(corpus, window_bases, seed)
+    bases = 0
+    for start in range(0, windows.epoch_size, BATCH_WINDOWS):
+        for window in windows.batch(range(start, min(start + BATCH_WINDOWS, windows.epoch_size))):
+            if bases >= sample_bases:
+                return
+            bases += len(window.sequence)
+            yield window.sequence
 
 
 def _sentences(sequences: Iterable[str | bytes]) -> Iterator[str]:

@@ -1,18 +1,24 @@
 import io
 import re
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
+from dnabert2_jax import sample_data
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.build import SpeciesSource, build_corpus
+from dnabert2_jax.genome.corpus import Corpus
+from dnabert2_jax.genome.windows import Windows
 from dnabert2_jax.tokenizer import training
 from dnabert2_jax.tokenizer.bpe import Tokenizer
 from dnabert2_jax.tokenizer.special import SPECIAL_TOKENS
-from dnabert2_jax.tokenizer.training import SENTENCE_BASES, train_bpe
+from dnabert2_jax.tokenizer.training import SENTENCE_BASES, sample_corpus, train_bpe
 
 
 def textbook_bpe(text: str, merges: list[str]) -> list[str]:
@@ -146,7 +152,43 @@ def test_failures_of_the_silent_trainer_still_raise():
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter([]), model_writer=io.BytesIO(), minloglevel=2)
 
 
-def test_the_model_records_no_machine(tokenizer: Tokenizer, tmp_path):
+def test_the_model_records_no_machine(tokenizer: Tokenizer, tmp_path: Path):
     proto = ModelProto.FromString(tokenizer.save(tmp_path).read_bytes())
     assert not proto.trainer_spec.HasField("num_threads")
     assert not proto.trainer_spec.input
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    species = [SpeciesSource(name, [path]) for name, path in sample_data.fasta_files().items()]
+    return build_corpus(species, tmp_path_factory.mktemp("corpus") / "yeasts")
+
+
+def test_a_sample_is_the_first_training_windows_up_to_its_size(corpus: Corpus):
+    sample = list(sample_corpus(corpus, sample_bases=300_500, window_bases=1000, seed=7))
+    expected = Windows(corpus, 1000, 7).batch(np.arange(len(sample)))
+    assert sample == [window.sequence for window in expected]
+    assert sum(map(len, sample[:-1])) < 300_500 <= sum(map(len, sample))
+
+
+def test_a_sample_depends_on_the_seed_alone(corpus: Corpus):
+    draw = [list(sample_corpus(corpus, sample_bases=5000, window_bases=500, seed=seed)) for seed in (1, 1, 2)]
+    assert draw[0] == draw[1]
+    assert draw[0] != draw[2]
+
+
+def test_a_sample_ends_after_one_epoch(corpus: Corpus):
+    sample = list(sample_corpus(corpus, sample_bases=10**9, window_bases=1000, seed=0))
+    assert len(sample) == Windows(corpus, 1000, 0).epoch_size
+
+
+def test_training_from_a_corpus(corpus: Corpus):
+    tokenizer = train_bpe(sample_corpus(corpus, sample_bases=200_000, window_bases=1000, seed=0), vocab_size=512)
+    assert tokenizer.vocab_size == 512
+    window = Windows(corpus, 1000, 0, "validation")[0].sequence
+    assert tokenizer.decode(tokenizer.encode(window)) == window
+
+
+def test_a_sample_of_nothing_is_an_error(corpus: Corpus):
+    with pytest.raises(UserError, match="sample_bases is 0; accepted is 1"):
+        list(sample_corpus(corpus, sample_bases=0, window_bases=1000, seed=0))
