@@ -1,6 +1,7 @@
-"""Sizes of the encoder: a frozen, validated dataclass and the named ones."""
+"""What a model is: the encoder's sizes, the named ones, and an adapter's settings; all frozen and validated."""
 
 from dataclasses import asdict, replace
+from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -73,3 +74,39 @@ def named_size(name: str, vocab_size: int) -> EncoderConfig:
     if name not in NAMED_SIZES:
         raise UserError(f"model size {name!r} is unknown; accepted are {', '.join(NAMED_SIZES)}{nearest(name, NAMED_SIZES)}")
     return replace(NAMED_SIZES[name], vocab_size=vocab_size)
+
+
+LoraTarget = Literal["Wqkv", "out", "gated_layers", "wo"]
+"""The projections of a block, by the original's names."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoraConfig:
+    """A LoRA adapter (Hu et al. 2021).
+
+    Attributes:
+        rank: r, the inner width of the two matrices.
+        alpha: numerator of the scale alpha / r.
+        dropout: on the input of the low-rank term, in [0, 1).
+        targets: which projections get one.
+    """
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: tuple[LoraTarget, ...] = Field(default=("Wqkv", "out", "gated_layers", "wo"), min_length=1)
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> "LoraConfig":
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError(f"targets {self.targets} name a projection twice")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """The factor alpha / r of the low-rank term."""
+        return self.alpha / self.rank
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-ready dict; ``LoraConfig(**d)`` reads it back."""
+        return asdict(self)

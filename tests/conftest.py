@@ -10,7 +10,6 @@ import hypothesis
 import jax
 import pytest
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)

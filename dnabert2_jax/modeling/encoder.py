@@ -1,0 +1,162 @@
+"""The DNABERT-2 encoder: embeddings without positions, then post-LayerNorm blocks of ALiBi attention and GEGLU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dnabert2_jax.config import EncoderConfig, LoraConfig
+from dnabert2_jax.kernels.attention import AUTO, alibi_slopes, projected_attention
+from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, dropout, gelu, normal, parameter
+from dnabert2_jax.types import TokenBatch, Tree
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How to compute, as opposed to what: changing it changes no parameter.
+
+    Attributes:
+        precision: dtype of activations and matrix products; weights, LayerNorm statistics and softmax stay float32.
+        attention: ``"auto"`` or the name of an attention backend.
+    """
+
+    precision: Precision = "float32"
+    attention: str = AUTO
+
+
+class LayerAdapter:
+    """The LoRA matrices of one block, handed out by the name of the projection they belong to."""
+
+    def __init__(self, tree: Tree | None, lora: LoraConfig | None, seeds: jax.Array | None, site: jax.Array) -> None:
+        self._tree, self._lora, self._seeds, self._site = tree or {}, lora, seeds, site
+
+    def get(self, target: str, offset: int) -> LowRank | None:
+        """The term to add to projection ``target``; ``offset`` numbers its dropout site within the block."""
+        if target not in self._tree or self._lora is None:
+            return None
+        pair = self._tree[target]
+        return LowRank(
+            pair["A"], pair["B"], self._lora.scale, self._lora.dropout, self._seeds, self._site + jnp.uint32(offset)
+        )
+
+
+# Dropout sites: the embeddings are site 0, block n has sites 8(n+1) .. 8(n+1)+5.
+_SITES_A_BLOCK = 8
+_SITE_ATTENTION, _SITE_FEED_FORWARD, _SITE_WQKV, _SITE_OUT, _SITE_GATED, _SITE_WO = range(6)
+
+
+class Embeddings(nnx.Module):
+    """Word plus token-type embeddings, LayerNorm, dropout. Parameters: ``word`` [V, D], ``token_type`` [2, D], ``norm``."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs) -> None:
+        init = normal(config.initializer_range)
+        self.word = parameter(rngs, init, (config.vocab_size, config.hidden_size), ("vocab", "hidden"))
+        self.token_type = parameter(rngs, init, (config.type_vocab_size, config.hidden_size), ("type", "hidden"))
+        self.norm = LayerNorm(rngs, config.hidden_size, config.layer_norm_eps)
+        self.rate = config.hidden_dropout_prob
+
+    def __call__(self, tokens: TokenBatch, dtype: Any, seeds: jax.Array | None) -> jax.Array:
+        """[B, T] ids -> [B, T, D]."""
+        x = self.word[...][tokens.input_ids] + self.token_type[...][tokens.token_type_ids]
+        return dropout(self.norm(x.astype(dtype)), self.rate, seeds, 0)
+
+
+class Block(nnx.Module):
+    """One post-LayerNorm transformer block, under the original's names (``Wqkv``, ``out``, ``gated_layers``, ``wo``)."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs) -> None:
+        hidden, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
+        self.Wqkv = Dense(rngs, (hidden, 3 * hidden), ("hidden", "heads"), std)
+        self.out = Dense(rngs, (hidden, hidden), ("heads", "hidden"), std)
+        self.attention_norm = LayerNorm(rngs, hidden, config.layer_norm_eps)
+        self.gated_layers = Dense(rngs, (hidden, 2 * inner), ("hidden", "intermediate"), std, use_bias=False)
+        self.wo = Dense(rngs, (inner, hidden), ("intermediate", "hidden"), std)
+        self.feed_forward_norm = LayerNorm(rngs, hidden, config.layer_norm_eps)
+        self.config = config
+
+    def __call__(
+        self,
+        x: jax.Array,
+        segment_ids: jax.Array,
+        seeds: jax.Array | None,
+        site: jax.Array,
+        adapter: LayerAdapter,
+        attention: str,
+    ) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
+        config, rate = self.config, self.config.hidden_dropout_prob
+        heads = config.num_attention_heads
+
+        def project_in(layout: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+            q, k, v = self.Wqkv.heads(x, layout, 3, heads, adapter.get("Wqkv", _SITE_WQKV))
+            return q, k, v
+
+        attended = projected_attention(
+            project_in,
+            lambda o, layout: self.out.from_heads(o, layout, heads, adapter.get("out", _SITE_OUT)),
+            jnp.asarray(alibi_slopes(heads)),
+            segment_ids,
+            head_dim=config.head_dim,
+            implementation=attention,
+        )
+        x = self.attention_norm(x + dropout(attended, rate, seeds, site + jnp.uint32(_SITE_ATTENTION)))
+        gate, value = jnp.split(self.gated_layers(x, adapter.get("gated_layers", _SITE_GATED)), 2, axis=-1)
+        fed = self.wo(gelu(gate) * value, adapter.get("wo", _SITE_WO))
+        return self.feed_forward_norm(x + dropout(fed, rate, seeds, site + jnp.uint32(_SITE_FEED_FORWARD)))
+
+
+def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
+    """``count`` independent modules as one whose parameters carry a leading layer axis, ready to be scanned over."""
+
+    def initialise(key: jax.Array) -> Any:
+        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(params=key))))
+
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))
+    return nnx.merge(graphdef, nnx.State(jax.vmap(initialise)(jax.random.split(rngs.params(), count))))
+
+
+class Encoder(nnx.Module):
+    """Embeddings and a scanned stack of blocks: compile time does not grow with depth."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, compute: Compute) -> None:
+        self.embeddings = Embeddings(config, rngs)
+        self.layers = stack(lambda r: Block(config, r), config.num_hidden_layers, rngs)
+        self.num_layers = config.num_hidden_layers
+        self.compute = compute
+
+    def __call__(
+        self,
+        tokens: TokenBatch,
+        *,
+        dropout_seeds: jax.Array | None = None,
+        adapter: Tree | None = None,
+        lora: LoraConfig | None = None,
+    ) -> jax.Array:
+        """Hidden states of the last block.
+
+        Args:
+            tokens: ids, segments and token types, [B, T] each.
+            dropout_seeds: one a row, [B]; None (evaluation) switches dropout off.
+            adapter: LoRA matrices by target, stacked over layers: ``{"Wqkv": {"A": [N, D, r], "B": [N, r, 3D]}, ...}``.
+            lora: the adapter's settings.
+
+        Returns:
+            [B, T, D] in the compute dtype. Values at padding carry no meaning.
+        """
+        x = self.embeddings(tokens, jnp.dtype(self.compute.precision), dropout_seeds)
+        graphdef, state = nnx.split(self.layers)
+
+        def one_layer(x: jax.Array, scanned: tuple[Any, Tree | None, jax.Array]) -> tuple[jax.Array, None]:
+            layer_state, layer_adapter, site = scanned
+            block = nnx.merge(graphdef, layer_state)
+            matrices = LayerAdapter(layer_adapter, lora, dropout_seeds, site)
+            return block(x, tokens.segment_ids, dropout_seeds, site, matrices, self.compute.attention), None
+
+        sites = jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32) * jnp.uint32(_SITES_A_BLOCK)
+        x, _ = jax.lax.scan(one_layer, x, (state, adapter, sites))
+        return x

@@ -1,0 +1,164 @@
+"""The layers that the encoder and its heads are made of.
+
+Every parameter is declared once, by :func:`parameter`: shape, initial value and the logical name of each axis (from which a
+mesh's sharding follows). Weights are float32; each layer computes in the dtype of its input.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dnabert2_jax.hashing import mix32
+
+Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+
+
+def parameter(rngs: nnx.Rngs, init: Initializer, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param[jax.Array]:
+    """One float32 parameter with the logical names of its axes as metadata ``axes``."""
+    if len(shape) != len(axes):
+        raise ValueError(f"a parameter of shape {shape} needs as many axis names, found {axes}")
+    return nnx.Param(init(rngs.params(), shape), axes=axes)
+
+
+def normal(stddev: float) -> Initializer:
+    """Normal initial values, as BERT's ``initializer_range``."""
+    return lambda key, shape: stddev * jax.random.normal(key, shape, jnp.float32)
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Zero initial values."""
+    return jnp.zeros(shape, jnp.float32)
+
+
+def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Initial values of one."""
+    return jnp.ones(shape, jnp.float32)
+
+
+def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.Array) -> jax.Array:
+    """Zero elements with probability ``rate`` and scale the others by 1 / (1 - rate).
+
+    An element's fate is a hash of (row seed, site, token, channel): it does not depend on batch, padding, device or host.
+
+    Args:
+        x: [B, T, D].
+        rate: in [0, 1).
+        seeds: one 32-bit seed a row, [B]; None switches dropout off.
+        site: which of the model's dropout layers this is.
+    """
+    if seeds is None or rate == 0:
+        return x
+    tokens, channels = x.shape[1:]
+    row = mix32(seeds + jnp.asarray(site, jnp.uint32) * jnp.uint32(0x9E3779B9))
+    token = mix32(row[:, None] ^ jnp.arange(tokens, dtype=jnp.uint32)[None])
+    element = mix32(token[:, :, None] + (jnp.arange(channels, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))[None, None])
+    keep = element < jnp.uint32(round((1 - rate) * 2**32))
+    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+class LowRank(NamedTuple):
+    """A LoRA term of one layer's projection: scale * (drop(x) A) B is added to x W.
+
+    Attributes:
+        a: [in, r].
+        b: [r, out].
+        scale: alpha / r.
+        dropout: rate on the input of the term.
+        seeds: one a row, [B]; None outside training.
+        site: number of the dropout site.
+    """
+
+    a: jax.Array
+    b: jax.Array
+    scale: float
+    dropout: float
+    seeds: jax.Array | None
+    site: int | jax.Array
+
+    def reduce(self, x: jax.Array) -> jax.Array:
+        """The inner activations scale * drop(x) A, [B, T, r]."""
+        dropped = dropout(x, self.dropout, self.seeds, self.site)
+        return jnp.einsum("btc,cr->btr", dropped, self.a.astype(x.dtype)) * self.scale
+
+
+class Dense(nnx.Module):
+    """An affine map of the last axis.
+
+    Parameters: ``kernel`` [in, out] and, unless ``use_bias`` is False, ``bias`` [out].
+    """
+
+    def __init__(
+        self, rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], stddev: float, *, use_bias: bool = True
+    ) -> None:
+        self.kernel = parameter(rngs, normal(stddev), shape, axes)
+        self.bias = nnx.data(parameter(rngs, zeros, shape[1:], axes[1:]) if use_bias else None)
+
+    def __call__(self, x: jax.Array, low_rank: LowRank | None = None) -> jax.Array:
+        """[..., in] -> [..., out]; with ``low_rank``, x must be [B, T, in]."""
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        if low_rank is not None:
+            y = y + low_rank.reduce(x) @ low_rank.b.astype(x.dtype)
+        return y
+
+    def heads(
+        self, x: jax.Array, layout: str, parts: int, num_heads: int, low_rank: LowRank | None
+    ) -> tuple[jax.Array, ...]:
+        """Project [B, T, in] to ``parts`` arrays of ``num_heads`` heads, each written straight into ``layout``.
+
+        ``layout`` orders the letters b (rows), t (tokens), h (heads) and d (width of a head).
+        """
+        assert self.bias is not None
+
+        def cut(weight: jax.Array) -> jax.Array:
+            return weight.reshape(*weight.shape[:-1], parts, num_heads, -1).astype(x.dtype)
+
+        kernel, bias = cut(self.kernel[...]), cut(self.bias[...])
+        # The bias [h, d] takes the layout's order and ones elsewhere, so that it broadcasts.
+        order = [axis for axis in layout if axis in "hd"]
+        spread = tuple(slice(None) if axis in "hd" else None for axis in layout)
+        reduced = None if low_rank is None else low_rank.reduce(x)
+        outputs = []
+        for part in range(parts):
+            y = jnp.einsum(f"btc,chd->{layout}", x, kernel[:, part])
+            if low_rank is not None:
+                y = y + jnp.einsum(f"btr,rhd->{layout}", reduced, cut(low_rank.b)[:, part])
+            outputs.append(y + jnp.einsum(f"hd->{''.join(order)}", bias[part])[spread])
+        return tuple(outputs)
+
+    def from_heads(self, x: jax.Array, layout: str, num_heads: int, low_rank: LowRank | None) -> jax.Array:
+        """Project heads in ``layout`` to [B, T, out]: the inverse arrangement of :meth:`heads`."""
+        assert self.bias is not None
+        kernel = self.kernel[...].astype(x.dtype)
+        y = jnp.einsum(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1])) + self.bias[...].astype(x.dtype)
+        if low_rank is not None:  # its dropout is by token and channel, which wants the plain layout
+            plain = jnp.einsum(f"{layout}->bthd", x)
+            y = y + low_rank.reduce(plain.reshape(*plain.shape[:2], -1)) @ low_rank.b.astype(x.dtype)
+        return y
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the last axis, computed in float32. Parameters: ``scale`` and ``bias`` [D]."""
+
+    def __init__(self, rngs: nnx.Rngs, size: int, epsilon: float) -> None:
+        self.scale = parameter(rngs, ones, (size,), ("hidden",))
+        self.bias = parameter(rngs, zeros, (size,), ("hidden",))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D] in the dtype of ``x``."""
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + np.float32(self.epsilon)) * self.scale[...] + self.bias[...]
+        return y.astype(x.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact (erf) GELU that the original uses, not the tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)

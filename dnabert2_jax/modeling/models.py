@@ -1,0 +1,138 @@
+"""The two models, and the functional form in which everything else handles them.
+
+A model is defined by nnx modules and used through :class:`Network`: parameters are a plain nested dict, and a module exists
+only inside a jitted function, for as long as it takes to trace it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dnabert2_jax.config import EncoderConfig, LoraConfig
+from dnabert2_jax.modeling.encoder import Compute, Encoder
+from dnabert2_jax.modeling.heads import MlmHead, Pooler
+from dnabert2_jax.modeling.layers import Dense, dropout
+from dnabert2_jax.types import TokenBatch, Tree
+
+_SITE_POOLED = 1
+
+
+class MaskedLM(nnx.Module):
+    """Encoder and MLM head: 117,074,176 parameters at the released size."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, compute: Compute) -> None:
+        self.encoder = Encoder(config, rngs, compute)
+        self.mlm = MlmHead(config, rngs)
+
+    def hidden_states(self, tokens: TokenBatch) -> jax.Array:
+        """Hidden states of the last block, [B, T, D]."""
+        return self.encoder(tokens)
+
+    def logits(self, tokens: TokenBatch, positions: jax.Array, *, dropout_seeds: jax.Array | None = None) -> jax.Array:
+        """Vocabulary logits at chosen positions only: the projection to V is the costliest layer of a small model.
+
+        Args:
+            tokens: the masked rows, [B, T].
+            positions: [B, K].
+            dropout_seeds: one a row, [B]; None in evaluation.
+
+        Returns:
+            float32, [B, K, V].
+        """
+        hidden = self.encoder(tokens, dropout_seeds=dropout_seeds)
+        chosen = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+        return self.mlm(chosen, self.encoder.embeddings.word[...])
+
+
+class SequenceClassifier(nnx.Module):
+    """Encoder, pooler, dropout and a linear classifier, as in the original."""
+
+    def __init__(self, config: EncoderConfig, num_labels: int, rngs: nnx.Rngs, compute: Compute) -> None:
+        self.encoder = Encoder(config, rngs, compute)
+        self.pooler = Pooler(config, rngs)
+        self.classifier = Dense(rngs, (config.hidden_size, num_labels), ("hidden", "classes"), config.initializer_range)
+        self.rate = config.hidden_dropout_prob
+
+    def hidden_states(self, tokens: TokenBatch) -> jax.Array:
+        """Hidden states of the last block, [B, T, D]."""
+        return self.encoder(tokens)
+
+    def logits(
+        self,
+        tokens: TokenBatch,
+        *,
+        dropout_seeds: jax.Array | None = None,
+        adapter: Tree | None = None,
+        lora: LoraConfig | None = None,
+    ) -> jax.Array:
+        """Class logits in float32, [B, C]. The arguments are those of :class:`~dnabert2_jax.modeling.encoder.Encoder`."""
+        hidden = self.encoder(tokens, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
+        pooled = dropout(self.pooler(hidden)[:, None], self.rate, dropout_seeds, _SITE_POOLED)[:, 0]
+        return self.classifier(pooled).astype(jnp.float32)
+
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+@dataclass(frozen=True)
+class Network(Generic[M]):
+    """A model as functions of a parameter tree.
+
+    Attributes:
+        build: makes the module from random number streams.
+    """
+
+    build: Callable[[nnx.Rngs], M]
+
+    @cached_property
+    def _split(self) -> tuple[Any, Any]:
+        return nnx.split(nnx.eval_shape(lambda: self.build(nnx.Rngs(params=0))))
+
+    def init(self, seed: int) -> Tree:
+        """Initial float32 parameters, made in one jitted call."""
+
+        def make(key: jax.Array) -> Tree:
+            return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(params=key))))
+
+        return jax.jit(make)(jax.random.key(seed))
+
+    def abstract(self) -> Tree:
+        """Shapes and dtypes of the parameters, without making them."""
+        return nnx.to_pure_dict(self._split[1])
+
+    def axes(self) -> Tree:
+        """The logical axis names of every parameter, in the same nesting; scanned layers have ``"layers"`` first."""
+
+        def names(path: tuple[Any, ...], variable: Any) -> tuple[str, ...]:
+            return (
+                ("layers", *variable.axes) if any(getattr(key, "key", None) == "layers" for key in path) else variable.axes
+            )
+
+        is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+        return nnx.to_pure_dict(jax.tree_util.tree_map_with_path(names, self._split[1], is_leaf=is_variable))
+
+    def bind(self, params: Tree) -> M:
+        """The module with these parameters; call it inside jit."""
+        return nnx.merge(self._split[0], nnx.State(params))
+
+
+def masked_lm(config: EncoderConfig, compute: Compute | None = None) -> Network[MaskedLM]:
+    """The pretraining model. Parameter tree: ``{"encoder", "mlm"}``."""
+    return Network(lambda rngs: MaskedLM(config, rngs, compute or Compute()))
+
+
+def sequence_classifier(
+    config: EncoderConfig, num_labels: int, compute: Compute | None = None
+) -> Network[SequenceClassifier]:
+    """The classification model. Parameter tree: ``{"encoder", "pooler", "classifier"}``."""
+    return Network(lambda rngs: SequenceClassifier(config, num_labels, rngs, compute or Compute()))
+
+
+def count_parameters(tree: Tree) -> int:
+    """Number of scalars in a tree of arrays (the tied decoder is the word embedding and counts once)."""
+    return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
