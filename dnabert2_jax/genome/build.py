@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.bits import pack
@@ -72,13 +73,17 @@ def build_corpus(
         UserError: ``out`` exists; an option or a weight is out of range; two species, or two contigs of one, have the same
             name; a species keeps nothing; or a file cannot be read (see ``read_fasta`` and ``clean_letters``).
     """
-    settings = Settings(
-        ambiguous=ambiguous,
-        validation_fraction=validation_fraction,
-        validation_block=validation_block,
-        min_contig=min_contig,
-    )
-    _check(species, settings)
+    try:
+        settings = Settings(
+            ambiguous=ambiguous,
+            validation_fraction=validation_fraction,
+            validation_block=validation_block,
+            min_contig=min_contig,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"corpus option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from error
+    _check(species)
     out = Path(out)
     with _appearing(out) as directory:
         with _Writer(directory, settings, progress) as writer:
@@ -141,8 +146,9 @@ class _Writer:
             info.sources.append(Source(str(path), file_sha256(Path(path))))
         if not lengths:
             raise UserError(
-                f"species {source.name!r}: no contig of min_contig = {self.settings.min_contig} bases or more ({info.short_contigs} "
-                f"are shorter, {info.empty_records} records are empty); lower min_contig, or leave the species out"
+                f"species {source.name!r}: no contig has min_contig = {self.settings.min_contig} bases "
+                f"({info.short_contigs} are shorter, {info.empty_records} records are empty); "
+                "lower min_contig, or leave the species out"
             )
         info.contigs, info.bases, info.lower_case = len(lengths), letters.bases, letters.lower_case
         info.ambiguous = dict(sorted(letters.ambiguous.items()))
@@ -201,16 +207,7 @@ def _column(values: "array[int]") -> Table:
     return np.frombuffer(values, np.int64) if len(values) else np.empty(0, np.int64)
 
 
-def _check(species: Sequence[SpeciesSource], settings: Settings) -> None:
-    if settings.ambiguous not in get_args(Ambiguous):
-        raise UserError(f"ambiguous is {settings.ambiguous!r}; accepted are {', '.join(map(repr, get_args(Ambiguous)))}")
-    if not 0 <= settings.validation_fraction < 1:
-        raise UserError(
-            f"validation_fraction is {settings.validation_fraction}; accepted is 0 (none) up to, not including, 1"
-        )
-    for name in ("validation_block", "min_contig"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"{name} is {getattr(settings, name)}; accepted is 1 base or more")
+def _check(species: Sequence[SpeciesSource]) -> None:
     if not 0 < len(species) <= PATTERN:
         raise UserError(f"{len(species)} species given; accepted are 1 to {PATTERN}, each with at least one FASTA file")
     seen: set[str] = set()

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from dnabert2_jax.config import STRICT
@@ -83,9 +83,9 @@ class Settings:
     """How a corpus was built; see ``build_corpus``."""
 
     ambiguous: Ambiguous
-    validation_fraction: float
-    validation_block: int
-    min_contig: int
+    validation_fraction: float = Field(ge=0, lt=1)
+    validation_block: int = Field(ge=1)
+    min_contig: int = Field(ge=1)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -179,7 +179,7 @@ class Corpus:
             if stated is None or found != stated:
                 state = "is missing" if found is None else f"has {found} bytes"
                 raise UserError(
-                    f"{path} is damaged: {name} {state}, its manifest states {stated}; copy the directory again or rebuild it"
+                    f"{path} is damaged: {name} {state}, its manifest states {stated}; copy it again, or rebuild it"
                 )
         return cls(path, manifest)
 

@@ -31,8 +31,8 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
     """Read the records of a FASTA file, one in memory at a time.
 
     Plain, gzip, bgzip, bzip2, xz and zstandard files; any line width; Unix, DOS or old Mac line ends. Blank lines, and
-    comment lines that start with ``#``, are not sequence. Letters are not checked here (see ``tokenizer.letters``), and an empty
-    record is handed on as one.
+    comment lines that start with ``#``, are not sequence. Letters are not checked here (see ``tokenizer.letters``), and an
+    empty record is handed on as one.
 
     Args:
         path: the file; the compression follows its suffix, or its content where the suffix names none.
@@ -48,11 +48,11 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
     if not path.is_file():
         state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"{path} {state}; a FASTA file is wanted, plain or compressed: check the path")
-    _check_bgzip_end(path)
 
     numbers: dict[str, int] = {}
     number = 0
     try:
+        _check_bgzip_end(path)
         with dnaio.open(path, fileformat="fasta", open_threads=0) as records:
             for number, record in enumerate(records, start=1):
                 words = record.name.split(maxsplit=1)
@@ -61,8 +61,8 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
                 name = words[0]
                 if name in numbers:
                     raise UserError(
-                        f"{path}, record {number}: the name {name!r} is that of record {numbers[name]} too; names, the first "
-                        "word of a header, must differ: rename or remove one of the two"
+                        f"{path}, record {number}: the name {name!r} is that of record {numbers[name]} too; names (the "
+                        "first word of a header) must differ: rename or remove one of the two"
                     )
                 numbers[name] = number
                 yield FastaRecord(name, record.sequence.encode("ascii"), number)

@@ -24,14 +24,14 @@ def permute(x: NDArray[np.int64], n: NDArray[np.int64], *key: int | NDArray[np.i
     """
     bit_length = np.frexp(n - 1)[1].astype(np.int64)
     half = np.maximum(1, (bit_length + 1) // 2)
-    keys = [np.broadcast_to(np.asarray(word, np.int64), x.shape) for word in key]
     out = x.copy()
     todo = np.arange(len(x))
     while len(todo):
         bits, mask = half[todo], (np.int64(1) << half[todo]) - 1
         left, right = out[todo] >> bits, out[todo] & mask
+        words = [word if isinstance(word, int) else word[todo] for word in key]
         for turn in range(_ROUNDS):
-            mixed = hash64(turn, *(word[todo] for word in keys), right).view(np.int64) & mask
+            mixed = hash64(turn, *words, right).view(np.int64) & mask
             left, right = right, left ^ mixed
         out[todo] = left << bits | right
         todo = todo[out[todo] >= n[todo]]

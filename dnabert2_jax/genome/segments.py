@@ -13,8 +13,8 @@ def validation_blocks(lengths: Table, species_key: int, *, fraction: float, bloc
     """Cut the contigs of one species into blocks and choose some for validation.
 
     A contig is cut into as many equal blocks as ``block`` fits into it, at least one. Blocks are ranked by a hash of
-    (species, contig, block) and taken for validation up to ``fraction`` of the bases: at least one and never all, where there
-    are two.
+    (species, contig, block) and taken for validation up to ``fraction`` of the bases; of two or more blocks, at least one is
+    taken and one left.
 
     Args:
         lengths: bases of each contig, [contigs].

@@ -1,0 +1,134 @@
+import bz2
+import gzip
+import lzma
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xopen import xopen
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome import FastaRecord, read_fasta
+
+RECORDS = [FastaRecord("a", b"ACGTacgtNN", 1), FastaRecord("b", b"GG", 2)]
+TEXT = b">a first record\nACGTac\ngtNN\n>b\nGG\n"
+BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+def bgzip(*blocks: bytes) -> bytes:
+    """BGZF blocks as the SAM specification lays them out: gzip members with a BC extra field, an empty one last."""
+    out = b""
+    for block in blocks:
+        member = gzip.compress(block, mtime=0)
+        deflated = member[10:]
+        size = 10 + 2 + 6 + len(deflated) - 1
+        out += member[:3] + b"\x04" + member[4:10] + b"\x06\x00BC\x02\x00" + size.to_bytes(2, "little") + deflated
+    return out + BGZF_EOF
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plain.fa", TEXT),
+        ("no_last_newline.fasta", TEXT.rstrip()),
+        ("blank_lines.fna", TEXT.replace(b"\n", b"\n\n")),
+        ("dos.fa", TEXT.replace(b"\n", b"\r\n")),
+        ("mac.fa", TEXT.replace(b"\n", b"\r")),
+        ("comments.fa", b"#made by hand\n" + TEXT),
+        ("no_known_suffix.seq", TEXT),
+        ("gzip.fa.gz", gzip.compress(TEXT)),
+        ("several_members.fa.gz", gzip.compress(TEXT[:20]) + gzip.compress(TEXT[20:])),
+        ("bgzip.fa.gz", bgzip(TEXT[:20], TEXT[20:])),
+        ("gzip_without_suffix.fa", gzip.compress(TEXT)),
+        ("bzip2.fa.bz2", bz2.compress(TEXT)),
+        ("xz.fa.xz", lzma.compress(TEXT)),
+    ],
+)
+def test_reads_every_layout_and_compression(tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    assert list(read_fasta(tmp_path / name)) == RECORDS
+
+
+def test_reads_zstandard(tmp_path: Path):
+    with xopen(tmp_path / "x.fa.zst", "wb", threads=0) as file:
+        file.write(TEXT)
+    assert list(read_fasta(tmp_path / "x.fa.zst")) == RECORDS
+
+
+def test_empty_records_are_handed_on(tmp_path: Path):
+    (tmp_path / "x.fa").write_text(">a\n>b\nAC\n>c\n")
+    assert [(record.name, record.sequence) for record in read_fasta(tmp_path / "x.fa")] == [
+        ("a", b""),
+        ("b", b"AC"),
+        ("c", b""),
+    ]
+
+
+LONG = TEXT + b">c\n" + os.urandom(50_000).hex().encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.fa", b"", "no FASTA record"),
+        ("blank.fa", b"\n \n", "no FASTA record"),
+        ("empty.fa.gz", gzip.compress(b""), "no FASTA record"),
+        ("fastq.fa", b"@a\nAC\n+\nII\n", "record 1, line 1: not FASTA"),
+        ("text.fa", b"hello\n", "got 'hello'"),
+        ("binary.fa", b"\xff\xfe\x00\x80" * 9, "record 1: not text .byte 0xff"),
+        ("latin.fa", b">a\nAC\n>b\nAC\xe9GT\n", "not text .byte 0xe9"),
+        ("accent_in_name.fa", ">a\nAC\n>é\nAC\n".encode(), "record 2: not FASTA: .*ASCII"),
+        ("unnamed.fa", b">a\nAC\n> \nGG\n", "record 2: no name"),
+        ("twice.fa", b">a x\nAC\n>b\nAC\n>a y\nGG\n", "record 3: the name 'a' is that of record 1"),
+        ("not_gzip.fa.gz", TEXT, "whose suffix tells the truth"),
+        ("not_xz.fa.xz", TEXT, "whose suffix tells the truth"),
+        ("cut.fa.gz", gzip.compress(LONG)[:-200], "record 3: the compressed file is cut short"),
+        ("no_trailer.fa.gz", gzip.compress(TEXT)[:-4], "cut short"),
+        ("tail.fa.gz", gzip.compress(TEXT) + b"something else", "Not a gzipped file"),
+        ("short_tail.fa.gz", gzip.compress(TEXT) + b"more", "cut short, or followed by something else"),
+        ("cut.fa.xz", lzma.compress(LONG)[:-200], "cut short"),
+        ("cut.fa.bz2", bz2.compress(LONG)[:-200], "cut short"),
+        ("cut_between_blocks.fa.gz", bgzip(TEXT[:20], TEXT[20:])[: -len(BGZF_EOF)], "bgzip file is cut short"),
+        ("wrong_crc.fa.gz", gzip.compress(TEXT)[:-8] + b"\0\0\0\0" + gzip.compress(TEXT)[-4:], "CRC check failed"),
+    ],
+)
+def test_explains_what_is_wrong(tmp_path: Path, name: str, content: bytes, message: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_fasta(tmp_path / name))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_flipped_bytes_of_a_gzip_file_never_pass(tmp_path: Path):
+    packed = gzip.compress(LONG, mtime=0)
+    for position in range(12, len(packed), len(packed) // 40):
+        damaged = bytearray(packed)
+        damaged[position] ^= 0x10
+        (tmp_path / "x.fa.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"x\.fa\.gz"):
+            list(read_fasta(tmp_path / "x.fa.gz"))
+
+
+def test_missing_file_and_directory(tmp_path: Path):
+    with pytest.raises(UserError, match="does not exist"):
+        list(read_fasta(tmp_path / "nothing.fa"))
+    with pytest.raises(UserError, match="is a directory"):
+        list(read_fasta(tmp_path))
+
+
+@given(
+    sequences=st.lists(st.text("ACGTNacgtnRY", max_size=200), min_size=1, max_size=5),
+    width=st.integers(1, 90),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    packed=st.booleans(),
+)
+def test_sequences_come_back_for_any_width_and_line_end(tmp_path_factory, sequences, width, newline, packed):
+    text = "".join(
+        f">s{i}{newline}" + "".join(s[j : j + width] + newline for j in range(0, len(s), width))
+        for i, s in enumerate(sequences)
+    ).encode()
+    path = tmp_path_factory.mktemp("fasta") / ("x.fa.gz" if packed else "x.fa")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    assert [record.sequence.decode() for record in read_fasta(path)] == sequences
