@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.bits import pack
 from dnabert2_jax.genome.corpus import Corpus, Settings, Source, Species, write_manifest
-from dnabert2_jax.genome.fasta import read_fasta
+from dnabert2_jax.genome.fasta import FastaRecord, read_fasta
 from dnabert2_jax.genome.segments import Table, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
 from dnabert2_jax.hashing import file_sha256
@@ -27,6 +27,9 @@ from dnabert2_jax.tokenizer.special import BASES
 
 Progress = Callable[[str, int], None]
 """Called after every contig with the species and the bases kept so far."""
+
+_SLICE = 1 << 22
+"""Bases handled at once: a multiple of four, because a slice starts at a byte of bases.bin."""
 
 _IS_BASE = bytes(chr(letter) in BASES for letter in range(256))
 
@@ -70,8 +73,9 @@ def build_corpus(
         progress: called after every contig.
 
     Raises:
-        UserError: ``out`` exists; an option or a weight is out of range; two species, or two contigs of one, have the same
-            name; a species keeps nothing; or a file cannot be read (see ``read_fasta`` and ``clean_letters``).
+        UserError: ``out`` exists or cannot be written; an option or a weight is out of range; two species, or two contigs of
+            one, have the same name; a species keeps nothing; or a file cannot be read (see ``read_fasta`` and
+            ``clean_letters``).
     """
     try:
         settings = Settings(
@@ -127,20 +131,15 @@ class _Writer:
                         f"{names[record.name]} too; rename one, or list the file once"
                     )
                 names[record.name] = path
-                clean, counts = clean_letters(
-                    record.sequence, source=str(path), record=f"record {record.number} ({record.name})"
-                )
-                if not len(clean):
+                if not record.sequence:
                     info.empty_records += 1
-                elif len(clean) < self.settings.min_contig:
+                elif len(record.sequence) < self.settings.min_contig:
                     info.short_contigs += 1
-                    info.short_bases += len(clean)
+                    info.short_bases += len(record.sequence)
                 else:
-                    letters.add(counts)
                     offsets.append(self.offset)
-                    lengths.append(len(clean))
-                    runs.frombytes(np.add(_runs(clean), (self.offset, self.offset, 0)).tobytes())
-                    self._write_contig(number, record.name, clean)
+                    lengths.append(len(record.sequence))
+                    self._write_contig(number, record, path, letters, runs)
                     if self.progress:
                         self.progress(source.name, self.bases)
             info.sources.append(Source(str(path), file_sha256(Path(path))))
@@ -155,14 +154,20 @@ class _Writer:
         self._add_segments(info, source, _column(offsets), _column(lengths), _column(runs).reshape(-1, 3))
         return info
 
-    def _write_contig(self, species: int, name: str, clean: NDArray[np.uint8]) -> None:
-        packed = pack(clean)
-        self.files["bases.bin"].write(packed.data)
-        self.files["contigs.bin"].write(np.array([self.offset, len(clean), species], "<i8").tobytes())
-        self.files["names.txt"].write(name.encode("ascii") + b"\n")
-        self.offset += 4 * len(packed)
+    def _write_contig(
+        self, species: int, record: FastaRecord, path: Path, letters: LetterCounts, runs: "array[int]"
+    ) -> None:
+        bases = len(record.sequence)
+        self.files["contigs.bin"].write(np.array([self.offset, bases, species], "<i8").tobytes())
+        self.files["names.txt"].write(record.name.encode("ascii") + b"\n")
+        for clean, counts in _clean_slices(record, path):
+            letters.add(counts)
+            runs.frombytes(np.add(_runs(clean), (self.offset, self.offset, 0)).tobytes())
+            packed = pack(clean)
+            self.files["bases.bin"].write(packed.data)
+            self.offset += 4 * len(packed)
         self.contigs += 1
-        self.bases += len(clean)
+        self.bases += bases
 
     def _add_segments(self, info: Species, source: SpeciesSource, offsets: Table, lengths: Table, runs: Table) -> None:
         settings = self.settings
@@ -190,6 +195,17 @@ class _Writer:
         for name, rows in (("train.bin", train), ("validation.bin", validation)):
             self.files[name].write((rows + first).astype("<i8").tobytes())
         self.files["ambiguous.bin"].write(runs.astype("<i8").tobytes())
+
+
+def _clean_slices(record: FastaRecord, path: Path) -> Iterator[tuple[NDArray[np.uint8], LetterCounts]]:
+    """The letters policy on a slice at a time, for the sake of memory."""
+    what = {"source": str(path), "record": f"record {record.number} ({record.name})"}
+    for start in range(0, len(record.sequence), _SLICE):
+        try:
+            yield clean_letters(record.sequence[start : start + _SLICE], **what)
+        except UserError:
+            clean_letters(record.sequence, **what)  # the same error, with the position in the whole record
+            raise
 
 
 def _runs(clean: NDArray[np.uint8]) -> Table:
@@ -231,11 +247,17 @@ def _appearing(out: Path) -> Iterator[Path]:
     """A temporary directory beside ``out`` that takes its name at the end, so that no half-built corpus is ever found."""
     if out.exists():
         raise UserError(f"{out} exists; a corpus is never overwritten: choose another directory or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
+    temporary = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
         yield temporary
         temporary.chmod(0o755)  # mkdtemp's is private to the user
         temporary.rename(out)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written: {error}; choose a directory with the right to write and enough space"
+        ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -180,6 +180,24 @@ def test_never_overwrites(tmp_path: Path):
         build_corpus([SpeciesSource("a", [path])], tmp_path / "deep" / "corpus")
 
 
+def test_out_that_cannot_be_written(tmp_path: Path):
+    path = write_fasta(tmp_path / "x.fa", {"c": "ACGT" * 50})
+    with pytest.raises(UserError, match="cannot be written"):
+        build_corpus([SpeciesSource("a", [path])], path / "corpus")
+
+
+def test_contigs_longer_than_a_slice(make_corpus, monkeypatch):
+    sequence = "N" * 90 + random_dna(300, 0) + "R" + random_dna(211, 1)
+    whole = make_corpus({"a": [sequence]}, validation_fraction=0)
+    monkeypatch.setattr("dnabert2_jax.genome.build._SLICE", 64)
+    sliced = make_corpus({"a": [sequence]}, validation_fraction=0)
+    assert text(sliced, 0) == text(whole, 0) == sequence
+    assert sliced.segments("train").tolist() == whole.segments("train").tolist() == [[0, 90, 390], [0, 391, 602]]
+    assert sliced.species[0].ambiguous == {"N": 90, "R": 1}
+    with pytest.raises(UserError, match="position 603: '!'"):
+        make_corpus({"a": [sequence + "!"]})
+
+
 def test_progress_is_called_after_every_contig(make_corpus):
     calls = []
     make_corpus({"a": ["ACGT" * 50, "ACGT" * 30], "b": ["ACGT" * 40]}, progress=lambda *call: calls.append(call))
