@@ -35,7 +35,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config import EncoderConfig, LoraConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.hashing import file_sha256
 from dnabert2_jax.tokenizer.bpe import Tokenizer
@@ -84,7 +84,7 @@ class SavedAdapter:
     Attributes:
         base: the model whose encoder the adapter was trained on.
         params: nested dict of host arrays: ``{"adapter": {target: {"A", "B"}}, "pooler": ..., "classifier": ...}``.
-        lora: the LoRA settings (rank, alpha, targets, ...), JSON-ready.
+        lora: the settings it was trained with.
         labels: class names by class number.
         provenance: how it was made, see :func:`make_provenance`.
         path: its directory; None until it is saved.
@@ -92,7 +92,7 @@ class SavedAdapter:
 
     base: SavedModel
     params: Tree
-    lora: dict[str, Any]
+    lora: LoraConfig
     labels: tuple[str, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
@@ -178,7 +178,7 @@ def save_adapter(path: str | os.PathLike[str], adapter: SavedAdapter) -> SavedAd
         save_file(tensors, new / "adapter.safetensors")
         header = {
             "format": FORMAT,
-            "lora": adapter.lora,
+            "lora": adapter.lora.to_dict(),
             "labels": list(adapter.labels),
             "base_sha256": tree_sha256(adapter.base.params["encoder"]),
             "base_tokenizer_sha256": adapter.base.tokenizer.sha256,
@@ -227,7 +227,7 @@ def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -
     return SavedAdapter(
         base=base,
         params=unflatten_tree(tensors),
-        lora=header["lora"],
+        lora=LoraConfig(**header["lora"]),
         labels=tuple(header["labels"]),
         provenance=_read_json(source / "provenance.json"),
         path=path,
@@ -302,7 +302,7 @@ def unflatten_tree(tensors: Mapping[str, NDArray[Any]]) -> Tree:
 def tree_sha256(tree: Tree) -> str:
     """Hex SHA-256 over a tree's sorted paths, dtypes, shapes and bytes: the same on every host, device and version."""
     digest = hashlib.sha256()
-    for path, value in flatten_tree(tree).items():
+    for path, value in sorted(flatten_tree(tree).items()):
         digest.update(f"{path}\0{value.dtype.name}\0{value.shape}\0".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
@@ -380,8 +380,9 @@ def _read_header(directory: Path, name: str) -> dict[str, Any]:
     kind = "a model" if name == MODEL else "an adapter"
     if not directory.is_dir():
         raise UserError(f"{directory} does not exist; name the directory of {kind}")
-    if not (directory / name).is_file():
-        raise UserError(f"{directory} is not the directory of {kind}: it holds no {name}")
+    for file in (name, MANIFEST):
+        if not (directory / file).is_file():
+            raise UserError(f"{directory} is not the directory of {kind} that dnabert2_jax wrote: it holds no {file}")
     verify_manifest(directory)
     header = _read_json(directory / name)
     if header["format"] != FORMAT:
@@ -412,6 +413,12 @@ def _check_model(source: Path, model: SavedModel, tensors: Mapping[str, NDArray[
             f"{source}: the tokenizer has {model.tokenizer.vocab_size} pieces, but the model was made for {sizes[0]}; "
             "use the tokenizer that it was trained with"
         )
+    for name, tensor in tensors.items():
+        if name.startswith("classifier.") and tensor.shape[-1] != len(model.labels):
+            raise UserError(
+                f"{source}: tensor {name} has the shape {tensor.shape}, but there are {len(model.labels)} labels "
+                f"{list(model.labels)}; weights and labels are of different models"
+            )
     _check_finite(source, tensors)
 
 
