@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.tables import LabelSet, Table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.hashing import hash64, record_seeds
-from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
+from dnabert2_jax.tokenizer.special import PAD, Ids, with_template
 from dnabert2_jax.types import ClassificationBatch, TokenBatch
 
 # Words that keep the draws for rows and for batches apart from each other and from every other use of the seed.
@@ -25,7 +25,7 @@ _SHUFFLE_ROWS, _SHUFFLE_BATCHES = 0x2045, 0xBA7C
 class RawEncoder(Protocol):
     """The part of a tokenizer that is needed here: token ids of sequences, no special tokens around them."""
 
-    def encode_raw_batch(self, sequences: Sequence[str]) -> Sequence[Sequence[int]]:
+    def encode_raw_batch(self, sequences: Sequence[str]) -> Sequence[Ids]:
         """Token ids of each sequence."""
         ...
 
@@ -93,26 +93,21 @@ def encode_table(table: Table, tokenizer: RawEncoder, labels: LabelSet, max_toke
             f"max_tokens {max_tokens} is too small for {table.path}: {special} special tokens and one of each sequence need "
             f"{2 * special - 1}; raise max_tokens"
         )
-    numbers = labels.encode(table)
-    first = [np.asarray(ids, np.int32) for ids in tokenizer.encode_raw_batch(table.sequences)]
-    cls, sep = np.array([CLS], np.int32), np.array([SEP], np.int32)
+    first = tokenizer.encode_raw_batch(table.sequences)
     num_first = np.array([len(ids) for ids in first], np.int32)
     if table.pairs is None:
         full_lengths = num_first + special
         num_first = np.minimum(num_first, room)
-        rows = [np.concatenate([cls, a[:n], sep]) for a, n in zip(first, num_first, strict=True)]
+        rows = [with_template(a[:n]) for a, n in zip(first, num_first, strict=True)]
     else:
-        second = [np.asarray(ids, np.int32) for ids in tokenizer.encode_raw_batch(table.pairs)]
+        second = tokenizer.encode_raw_batch(table.pairs)
         num_second = np.array([len(ids) for ids in second], np.int32)
         full_lengths = num_first + num_second + special
         num_first = np.minimum(num_first, np.maximum(room - num_second, room - room // 2))
         num_second = np.minimum(num_second, room - num_first)
-        rows = [
-            np.concatenate([cls, a[:n], sep, b[:m], sep])
-            for a, n, b, m in zip(first, num_first, second, num_second, strict=True)
-        ]
+        rows = [with_template(a[:n], b[:m]) for a, n, b, m in zip(first, num_first, second, num_second, strict=True)]
     lengths = np.array([len(ids) for ids in rows], np.int32)
-    return EncodedTable(rows, num_first + np.int32(2), numbers, lengths, full_lengths, max_tokens)
+    return EncodedTable(rows, num_first + 2, labels.encode(table), lengths, full_lengths, max_tokens)
 
 
 def choose_lengths(lengths: NDArray[np.integer], max_shapes: int = 3, multiple: int = 8) -> tuple[int, ...]:

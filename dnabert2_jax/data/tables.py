@@ -128,7 +128,7 @@ def _read_text(path: Path) -> str:
 
 
 def _records(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """The line on which each record starts and its fields, the header first; blank lines hold nothing and are passed over."""
+    """The line each record starts on and its fields, the header first; blank lines hold nothing and are passed over."""
     header = text.lstrip("\r\n").partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", strict=True)
     # The csv module refuses fields of more than 131,072 characters unless told otherwise, and only for the whole process.
@@ -185,7 +185,9 @@ class LabelSet:
         Raises:
             UserError: one class only, numbers with a gap, numbers mixed with names, or numbers that are not integers.
         """
-        first_row = {label: row for row, label in reversed(list(enumerate(table.labels)))}
+        first_row: dict[str, int] = {}
+        for row, label in enumerate(table.labels):
+            first_row.setdefault(label, row)
         for label, row in first_row.items():
             if _is_measurement(label):
                 raise UserError(

@@ -63,8 +63,8 @@ def classification_metrics(
         raise ValueError(f"{len(labels)} labels and {num_classes} names, but probabilities of shape {probabilities.shape}")
     if unusable := int(np.count_nonzero(~np.isfinite(probabilities).all(axis=1))):
         raise UserError(
-            f"the probabilities of {unusable} of {len(labels)} rows are not finite: the model has diverged; train again with "
-            "a lower learning rate or a longer warm-up"
+            f"the probabilities of {unusable} of {len(labels)} rows are not finite: the model has diverged; train again "
+            "with a lower learning rate or a longer warm-up"
         )
     predictions = probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predictions, labels=range(num_classes))

@@ -1,0 +1,90 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.evaluation.metrics import classification_metrics, save_metrics
+
+
+def one_hot(predictions: list[int], num_classes: int) -> np.ndarray:
+    return np.eye(num_classes, dtype=np.float32)[predictions] * 0.7 + 0.3 / num_classes
+
+
+def test_two_classes_by_hand():
+    labels = np.array([1, 1, 1, 0, 0, 0, 0, 0])
+    probabilities = np.array([0.9, 0.8, 0.3, 0.6, 0.2, 0.1, 0.1, 0.05])
+    scores = classification_metrics(labels, np.stack([1 - probabilities, probabilities], 1), ["no", "yes"])
+    # Two true positives, one false negative, one false positive, four true negatives.
+    assert scores["confusion_matrix"] == [[4, 1], [1, 2]]
+    assert scores["mcc"] == pytest.approx((2 * 4 - 1) / np.sqrt(3 * 3 * 5 * 5))
+    assert scores["accuracy"] == 0.75
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert scores["auroc"] == pytest.approx(14 / 15)  # one of the 3 x 5 pairs is in the wrong order
+    assert (scores["label_counts"], scores["predicted_counts"]) == ([5, 3], [5, 3])
+    assert (scores["n"], scores["classes"], scores["collapsed"]) == (8, ["no", "yes"], False)
+    assert scores["auroc_undefined"] is None
+
+
+def test_a_perfect_model_of_three_classes():
+    scores = classification_metrics(np.array([0, 1, 2, 1]), one_hot([0, 1, 2, 1], 3), ["a", "b", "c"])
+    assert [scores[key] for key in ("mcc", "macro_f1", "accuracy", "auroc")] == pytest.approx([1, 1, 1, 1])
+    assert scores["confusion_matrix"] == [[1, 0, 0], [0, 2, 0], [0, 0, 1]]
+
+
+def test_macro_f1_is_over_the_classes_that_occur():
+    scores = classification_metrics(np.array([0, 1, 0, 1]), one_hot([0, 1, 0, 1], 3), ["a", "b", "c"])
+    assert scores["macro_f1"] == 1
+    assert scores["auroc"] is None
+    assert scores["auroc_undefined"] == "no row has the label c"
+
+
+@pytest.mark.parametrize(("label", "mcc", "accuracy"), [([0, 1, 1], 0, 1 / 3), ([0, 0, 0], 0, 1), ([1, 1, 1], 0, 0)])
+def test_a_collapsed_model(label, mcc, accuracy):
+    scores = classification_metrics(np.array(label), one_hot([0, 0, 0], 2), ["a", "b"])
+    assert scores["collapsed"]
+    assert scores["predicted_counts"] == [3, 0]
+    assert (scores["mcc"], scores["accuracy"]) == (mcc, pytest.approx(accuracy))
+    assert (scores["auroc"] is None) == (len(set(label)) == 1)
+
+
+@given(st.data(), st.integers(2, 5), st.integers(1, 40))
+def test_scores_are_consistent_and_survive_json(tmp_path_factory, data, num_classes, n):
+    labels = np.array(data.draw(st.lists(st.integers(0, num_classes - 1), min_size=n, max_size=n)))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(num_classes), n).astype(np.float32)
+    names = [f"class {c}" for c in range(num_classes)]
+    scores = classification_metrics(labels, probabilities, names)
+    matrix = np.array(scores["confusion_matrix"])
+    assert matrix.sum() == scores["n"] == n
+    assert scores["accuracy"] == pytest.approx(np.trace(matrix) / n)
+    assert matrix.sum(axis=1).tolist() == scores["label_counts"] == np.bincount(labels, minlength=num_classes).tolist()
+    assert matrix.sum(axis=0).tolist() == scores["predicted_counts"]
+    assert -1 <= scores["mcc"] <= 1
+    assert (scores["auroc"] is None) == (scores["auroc_undefined"] is not None) == (len(set(labels)) < num_classes)
+    path = tmp_path_factory.getbasetemp() / "scores.json"
+    save_metrics(path, scores)
+    assert json.loads(path.read_text(encoding="utf-8")) == scores
+
+
+def test_a_diverged_model_is_named():
+    with pytest.raises(UserError, match=r"1 of 2 rows are not finite.*lower learning rate"):
+        classification_metrics(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, np.nan]]), ["a", "b"])
+
+
+def test_shapes_must_fit():
+    with pytest.raises(ValueError, match=r"2 labels and 3 names.*\(2, 2\)"):
+        classification_metrics(np.array([0, 1]), np.full((2, 2), 0.5), ["a", "b", "c"])
+    with pytest.raises(ValueError, match="0 labels"):
+        classification_metrics(np.zeros(0, int), np.zeros((0, 2)), ["a", "b"])
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "scores.json"
+    save_metrics(path, {"mcc": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        save_metrics(path, {"mcc": float("nan")})
+    assert json.loads(path.read_text()) == {"mcc": 0.5}
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
