@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from dnabert2_jax.data.tables import LabelSet, Table
 from dnabert2_jax.evaluation.metrics import classification_metrics
 
-INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+INVERSE_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 """Values of scikit-learn's ``C`` that are tried, strongest penalty first."""
 
 _CODE = np.full(256, -1, np.int64)
