@@ -82,7 +82,8 @@ class Checkpoints:
         self._keep_every = keep_every
         self._lock: int | None = None
         _on_first_process(self._open)
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        # Weights hardly compress, and training wants the cores that zstd would take.
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -119,7 +120,7 @@ class Checkpoints:
                 f"{self.directory} already holds a checkpoint of step {latest}, so none of step {step} can be added: "
                 "continue from the one that is there, or choose another directory"
             )
-        arrays = {name: _snapshot(name, leaf) for name, leaf in _named_leaves(state).items()}
+        arrays = {name: _savable(name, leaf) for name, leaf in _named_leaves(state).items()}
         contents = json.dumps({"meta": meta, "arrays": {name: _signature(leaf) for name, leaf in arrays.items()}})
         path = self._path(step)
         try:
@@ -128,7 +129,7 @@ class Checkpoints:
                     shutil.rmtree(path)
                 path.mkdir()
                 (path / _CONTENTS).write_text(contents)
-            self._checkpointer.save(path / "state", args=ocp.args.StandardSave(arrays))
+            self._checkpointer.save(path / "state", args=ocp.args.PyTreeSave(arrays))
         except OSError as error:
             raise self._not_written(step, error) from error
         self._pending = self._background.submit(self._complete, step)
@@ -161,9 +162,9 @@ class Checkpoints:
                 f"{path} does not fit the state of this run: {'; '.join(differences)}; "
                 "run with the settings it was made with, or choose another directory"
             )
-        arrays = self._checkpointer.restore(
-            path / "state", args=ocp.args.StandardRestore({name: _abstract(leaf) for name, leaf in wanted.items()})
-        )
+        abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        arrays = self._checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(abstract, restore_args=how))
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
         return Restored(step, state, contents["meta"])
 
@@ -302,13 +303,13 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
     return named
 
 
-def _snapshot(name: str, leaf: Any) -> jax.Array | np.ndarray:
-    """What may be written later. jax never reuses a donated buffer while Orbax holds a view of it; numpy must be copied."""
+def _savable(name: str, leaf: Any) -> jax.Array | np.ndarray:
+    """What Orbax may write later: it copies numpy arrays, and jax never reuses a donated buffer of which there is a view."""
     if isinstance(leaf, jax.Array):
         return leaf
     if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
         raise ValueError(f"state leaf {name} is {leaf.dtype}, which does not survive a restore without jax_enable_x64")
-    return np.array(leaf)
+    return np.asarray(leaf)
 
 
 def _signature(leaf: Any) -> str:
