@@ -17,11 +17,11 @@ C      classes
 
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from jaxtyping import Float32, Int32, UInt32
 
-type_array = np.ndarray | jax.Array
+HostOrDevice = Any
+"""A numpy array in the data pipelines, a jax array inside a jitted step; checkers cannot tell which at a given place."""
+
 Tree = dict[str, Any]
 """A nested dict of arrays: parameters, adapters, gradients."""
 
@@ -35,9 +35,9 @@ class TokenBatch(NamedTuple):
         token_type_ids: 0 for the first sequence of a pair (and for single ones), 1 for the second. [B, T].
     """
 
-    input_ids: Int32[type_array, "B T"]
-    segment_ids: Int32[type_array, "B T"]
-    token_type_ids: Int32[type_array, "B T"]
+    input_ids: Int32[HostOrDevice, "B T"]
+    segment_ids: Int32[HostOrDevice, "B T"]
+    token_type_ids: Int32[HostOrDevice, "B T"]
 
 
 class MlmBatch(NamedTuple):
@@ -52,10 +52,10 @@ class MlmBatch(NamedTuple):
     """
 
     tokens: TokenBatch
-    masked_positions: Int32[type_array, "B K"]
-    masked_labels: Int32[type_array, "B K"]
-    masked_weights: Float32[type_array, "B K"]
-    dropout_seeds: UInt32[type_array, "B"]
+    masked_positions: Int32[HostOrDevice, "B K"]
+    masked_labels: Int32[HostOrDevice, "B K"]
+    masked_weights: Float32[HostOrDevice, "B K"]
+    dropout_seeds: UInt32[HostOrDevice, "B"]
 
 
 class ClassificationBatch(NamedTuple):
@@ -70,7 +70,7 @@ class ClassificationBatch(NamedTuple):
     """
 
     tokens: TokenBatch
-    labels: Int32[type_array, "B"]
-    weights: Float32[type_array, "B"]
-    dropout_seeds: UInt32[type_array, "B"]
-    rows: Int32[type_array, "B"]
+    labels: Int32[HostOrDevice, "B"]
+    weights: Float32[HostOrDevice, "B"]
+    dropout_seeds: UInt32[HostOrDevice, "B"]
+    rows: Int32[HostOrDevice, "B"]

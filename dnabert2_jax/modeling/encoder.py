@@ -23,10 +23,12 @@ class Compute:
     Attributes:
         precision: dtype of activations and matrix products; weights, LayerNorm statistics and softmax stay float32.
         attention: ``"auto"`` or the name of an attention backend.
+        remat: compute a block's activations again in the backward pass instead of keeping them.
     """
 
     precision: Precision = "float32"
     attention: str = AUTO
+    remat: bool = False
 
 
 class LayerAdapter:
@@ -157,6 +159,8 @@ class Encoder(nnx.Module):
             matrices = LayerAdapter(layer_adapter, lora, dropout_seeds, site)
             return block(x, tokens.segment_ids, dropout_seeds, site, matrices, self.compute.attention), None
 
+        if self.compute.remat:
+            one_layer = jax.checkpoint(one_layer, prevent_cse=False)  # a scan's body needs no barrier against CSE
         sites = jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32) * jnp.uint32(_SITES_A_BLOCK)
         x, _ = jax.lax.scan(one_layer, x, (state, adapter, sites))
         return x

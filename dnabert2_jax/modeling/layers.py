@@ -135,7 +135,9 @@ class Dense(nnx.Module):
         """Project heads in ``layout`` to [B, T, out]: the inverse arrangement of :meth:`heads`."""
         assert self.bias is not None
         kernel = self.kernel[...].astype(x.dtype)
-        y = jnp.einsum(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1])) + self.bias[...].astype(x.dtype)
+        y = jnp.einsum(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1])) + self.bias[...].astype(
+            x.dtype
+        )
         if low_rank is not None:  # its dropout is by token and channel, which wants the plain layout
             plain = jnp.einsum(f"{layout}->bthd", x)
             y = y + low_rank.reduce(plain.reshape(*plain.shape[:2], -1)) @ low_rank.b.astype(x.dtype)

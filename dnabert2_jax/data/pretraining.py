@@ -1,0 +1,124 @@
+"""From a corpus to masked rows: windows are tokenized on the fly, so every epoch sees new crops and rows need no padding."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.data.masking import MaskingConfig, mask_rows
+from dnabert2_jax.genome.corpus import Corpus, Split
+from dnabert2_jax.genome.windows import Windows
+from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
+from dnabert2_jax.types import MlmBatch, TokenBatch
+
+_PROBE_ROWS = 256
+_PREFETCHED_BATCHES = 4
+
+
+def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, seed: int) -> int:
+    """Bases that a window needs so that 99 of 100 windows fill a row.
+
+    Tokenizing more than is kept is work thrown away, less leaves padding; so this is measured on windows of the corpus.
+
+    Args:
+        corpus: where the windows will come from.
+        tokenizer: what will cut them.
+        tokens_per_row: T, with ``[CLS]`` and ``[SEP]``.
+        seed: of the run; the result is a pure function of the arguments.
+    """
+    wanted = tokens_per_row - 2
+    longest = int(tokenizer.piece_lengths.max()) * wanted
+    windows = Windows(corpus, longest, seed)
+    rows = tokenizer.encode_raw_batch([window.sequence for window in windows.batch(range(_PROBE_ROWS))])
+    covered = [int(tokenizer.piece_lengths[row[:wanted]].sum()) for row in rows if len(row) >= wanted]
+    return int(np.quantile(covered, 0.99)) if covered else longest
+
+
+class PretrainingRows:
+    """Masked rows by their global record index: a pure function of the corpus, the tokenizer, the settings and the index.
+
+    Args:
+        corpus: the DNA.
+        tokenizer: what cuts it.
+        tokens_per_row: T.
+        masking: rates.
+        seed: chooses windows and masks.
+        split: "train", or "validation" for the held-out blocks.
+        reverse_complement: read half of the training windows from the other strand.
+        num_threads: cores for the tokenizer.
+
+    Raises:
+        UserError: the split is empty.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        *,
+        tokens_per_row: int,
+        masking: MaskingConfig,
+        seed: int,
+        split: Split = "train",
+        reverse_complement: bool = True,
+        num_threads: int = 1,
+    ) -> None:
+        window_bases = window_bases_for(corpus, tokenizer, tokens_per_row, seed)
+        self.windows = Windows(corpus, window_bases, seed, split, reverse_complement=reverse_complement)
+        self._tokenizer, self._masking, self._seed = tokenizer, masking, seed
+        self.tokens_per_row, self._num_threads = tokens_per_row, num_threads
+
+    def batch(self, records: Sequence[int] | NDArray[np.integer]) -> MlmBatch:
+        """The rows of some records, masked. Shapes [B, T] and [B, K]."""
+        index = np.asarray(records, np.int64)
+        windows = self.windows.batch(index)
+        encoded = self._tokenizer.encode_raw_batch([w.sequence for w in windows], num_threads=self._num_threads)
+        width = self.tokens_per_row
+        ids = np.full((len(index), width), PAD, np.int32)
+        segments = np.zeros((len(index), width), np.int32)
+        ids[:, 0] = CLS
+        for row, segment, pieces in zip(ids, segments, encoded, strict=True):
+            kept = pieces[: width - 2]
+            row[1 : 1 + len(kept)] = kept
+            row[1 + len(kept)] = SEP
+            segment[: len(kept) + 2] = 1
+        tokens = TokenBatch(ids, segments, np.zeros_like(ids))
+        return mask_rows(tokens, self._masking, seed=self._seed, records=index, vocab_size=self._tokenizer.vocab_size)
+
+
+def training_batches(rows: PretrainingRows, batch_size: int, first_step: int, last_step: int) -> Iterator[MlmBatch]:
+    """Batches of the steps ``first_step`` to ``last_step - 1``, prepared ahead of the model in the background.
+
+    Step s holds the records s * batch_size to (s + 1) * batch_size - 1, whoever asks: a run goes on from its step number,
+    and no iterator state needs saving.
+    """
+    if first_step >= last_step:
+        return iter(())
+    steps = grain.MapDataset.range(first_step, last_step)
+
+    def one_step(step: Any) -> MlmBatch:
+        return rows.batch(np.arange(batch_size) + int(step) * batch_size)
+
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=_PREFETCHED_BATCHES)
+    return iter(steps.map(one_step).to_iter_dataset(options))
+
+
+def validation_batches(rows: PretrainingRows, batch_size: int, max_rows: int) -> list[MlmBatch]:
+    """Up to ``max_rows`` held-out rows, spread evenly over the split, in whole batches; the same ones at every evaluation.
+
+    The last batch repeats rows with weight 0 where the split has too few.
+    """
+    available = rows.windows.epoch_size
+    chosen = np.unique(np.linspace(0, available - 1, min(max_rows, available)).astype(np.int64))
+    batches = []
+    for start in range(0, len(chosen), batch_size):
+        records = chosen[start : start + batch_size]
+        fill = batch_size - len(records)
+        batch = rows.batch(np.concatenate([records, np.repeat(records[-1:], fill)]))
+        weights = np.array(batch.masked_weights)
+        weights[len(records) :] = 0
+        batches.append(batch._replace(masked_weights=weights))
+    return batches

@@ -1,0 +1,105 @@
+"""Class probabilities from a model directory or an adapter directory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.data.classification import Batches, choose_lengths, encode_table, evaluation_batches
+from dnabert2_jax.data.tables import LabelSet, Table
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.model_directory import is_adapter_directory, load_adapter, load_model
+from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.models import Network, SequenceClassifier, sequence_classifier
+from dnabert2_jax.progress import ProgressBar, remark
+from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.training.objectives import classification_logits
+from dnabert2_jax.types import ClassificationBatch, Tree
+
+Predict = Callable[[Tree, ClassificationBatch], jax.Array]
+
+
+def make_predict(network: Network[SequenceClassifier], lora: LoraConfig | None) -> Predict:
+    """``predict(params, batch) -> probabilities [B, C]``, jitted; ``params`` may hold an adapter beside the model."""
+
+    def predict(params: Tree, batch: ClassificationBatch) -> jax.Array:
+        return jax.nn.softmax(classification_logits(network, params, batch, lora, False))
+
+    return jax.jit(predict)
+
+
+def predict_rows(predict: Predict, params: Tree, batches: Batches, title: str | None = None) -> NDArray[np.float32]:
+    """Probabilities of every row in the order of the table, [rows, C]; with a ``title``, shows progress."""
+    rows, values = [], []
+    bar = ProgressBar(title, len(batches)) if title else None
+    with bar or _Quiet():
+        for batch in batches:
+            rows.append(np.asarray(batch.rows))
+            values.append(predict(params, batch))
+            if bar:
+                bar.advance()
+    row, value = np.concatenate(rows), np.concatenate(jax.device_get(values))
+    result = np.empty((int(row.max()) + 1, value.shape[1]), np.float32)
+    result[row[row >= 0]] = value[row >= 0]
+    return result
+
+
+class _Quiet:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier, ready to use.
+
+    Attributes:
+        params: the model's parts, and ``"adapter"`` where it is an adapter on a base.
+        tokenizer: makes its ids.
+        labels: its classes.
+        predict: jitted, see :func:`make_predict`.
+    """
+
+    params: Tree
+    tokenizer: Tokenizer
+    labels: LabelSet
+    predict: Predict
+
+    @classmethod
+    def load(cls, path: Path, compute: Compute, base: Path | None = None) -> "Classifier":
+        """Read a classifier's model directory, or an adapter directory with its base.
+
+        Args:
+            path: the directory.
+            compute: precision and attention backend.
+            base: the adapter's base, where it is not where the adapter says.
+
+        Raises:
+            UserError: not a classifier, damaged, or not the adapter's base.
+        """
+        lora = None
+        if is_adapter_directory(path):
+            adapter = load_adapter(path, load_model(base) if base else None)
+            model, labels, lora = adapter.base, adapter.labels, adapter.lora
+            params = {"encoder": model.params["encoder"], **adapter.params}
+        else:
+            if base is not None:
+                raise UserError(f"{path} is a whole model, not an adapter; leave --base out")
+            model = load_model(path)
+            if model.kind != "classifier":
+                raise UserError(f"{path} is a {model.kind}, which has no classes; train one with `dnabert2 finetune`")
+            labels, params = model.labels, model.params
+        network = sequence_classifier(model.config, len(labels), compute)
+        return cls(jax.device_put(params), model.tokenizer, LabelSet(labels), make_predict(network, lora))
+
+    def score(self, table: Table, *, batch_size: int, max_tokens: int) -> NDArray[np.float32]:
+        """Class probabilities of a labelled table in file order, [rows, C]; rows cut to ``max_tokens`` are reported."""
+        encoded = encode_table(table, self.tokenizer, self.labels, max_tokens)
+        remark(f"{table.path}: {encoded.summary()}")
+        batches = evaluation_batches(encoded, batch_size, choose_lengths(encoded.lengths))
+        return predict_rows(self.predict, self.params, batches, "predicting")

@@ -1,0 +1,69 @@
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+"""Where progress and remarks go; results go to standard output."""
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressBar:
+    """A bar with figures beside it, as a context manager.
+
+    Args:
+        title: what is being done.
+        total: units of work.
+        done: units done before (a run that goes on).
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self._title, self._total, self._done = title, total, done
+        self._figures = ""
+        self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task(title, total=total, completed=done, figures="")
+
+    def __enter__(self) -> "ProgressBar":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif error is None:
+            self._print()
+
+    def advance(self, units: int = 1, figures: str | None = None) -> None:
+        """Count ``units`` as done; ``figures`` replaces the text beside the bar."""
+        self._done += units
+        self._figures = self._figures if figures is None else figures
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, figures=self._figures)
+        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._print()
+
+    def _print(self) -> None:
+        self._last_line = time.monotonic()
+        console.print(f"{self._title}  {self._done:,}/{self._total:,}  {self._figures}", soft_wrap=True)
+
+
+def remark(text: str) -> None:
+    """One line about what was found or done, for the person at the terminal."""
+    console.print(text, soft_wrap=True, markup=False)

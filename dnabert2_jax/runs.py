@@ -1,0 +1,269 @@
+"""A run is a TOML file: what each command can be told, validated, with errors that name the nearest valid key."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from dnabert2_jax.config import STRICT, LoraConfig, PrecisionOption
+from dnabert2_jax.data.masking import MaskingConfig
+from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelOptions:
+    """Which model, and how to compute it.
+
+    Attributes:
+        path: a model directory to start from.
+        size: or a named size (``117m``, ``25m``, ``3m``, ``1m``) to start from random weights.
+        tokenizer: tokenizer directory for ``size``; ``path`` brings its own.
+        precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU.
+        attention: ``auto`` or the name of an attention backend.
+        remat: compute activations again in the backward pass: much less memory for a third more arithmetic. Small models on
+            a CPU even gain time, since keeping activations costs them more than computing them.
+    """
+
+    path: Path | None = None
+    size: str | None = None
+    tokenizer: Path | None = None
+    precision: PrecisionOption = "auto"
+    attention: str = "auto"
+    remat: bool = False
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "ModelOptions":
+        if (self.path is None) == (self.size is None):
+            raise ValueError("give either path (a model directory) or size (a named size, from random weights)")
+        if (self.size is None) != (self.tokenizer is None):
+            raise ValueError("size needs tokenizer (a tokenizer directory), and path brings its own")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PretrainData:
+    """Where rows come from.
+
+    Attributes:
+        corpus: corpus directory.
+        tokens_per_row: T, with ``[CLS]`` and ``[SEP]``.
+        reverse_complement: read half of the windows from the other strand.
+        validation_rows: held-out rows of an evaluation.
+    """
+
+    corpus: Path
+    tokens_per_row: int = Field(default=128, ge=8)
+    reverse_complement: bool = True
+    validation_rows: int = Field(default=512, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Steps:
+    """Length and rhythm of pretraining.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: rows of a step, over all devices.
+        accumulate: parts that a batch is cut into, one after the other, for memory.
+        evaluate_every: steps between evaluations.
+        save_every: steps between checkpoints.
+        keep_checkpoints: newest checkpoints that stay.
+        log_every: steps between lines of the metrics file.
+    """
+
+    steps: int = Field(default=500_000, ge=1)
+    batch_size: int = Field(default=4096, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    evaluate_every: int = Field(default=2000, ge=1)
+    save_every: int = Field(default=1000, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_every: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _parts_divide_the_batch(self) -> "Steps":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PretrainRun:
+    """A pretraining run: the sections of its TOML file, and ``seed``, which chooses weights, windows and masks."""
+
+    command: Literal["pretrain"] = "pretrain"
+    seed: int = Field(default=0, ge=0)
+    model: ModelOptions
+    data: PretrainData
+    masking: MaskingConfig = MaskingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: Steps = Steps()
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FinetuneData:
+    """The three tables of a task, CSV or TSV with a header: ``sequence,label`` or ``sequence1,sequence2,label``.
+
+    Attributes:
+        train: rows to learn from.
+        dev: rows that choose the best epoch.
+        test: rows for the final score.
+        max_tokens: longer rows are cut, counted and reported.
+    """
+
+    train: Path
+    dev: Path
+    test: Path
+    max_tokens: int = Field(default=512, ge=8)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Epochs:
+    """Length and rhythm of fine-tuning.
+
+    Attributes:
+        method: ``full`` trains all weights, ``lora`` an adapter and the heads.
+        epochs: passes over the training table.
+        batch_size: rows of a step, over all devices.
+        accumulate: parts that a batch is cut into, one after the other, for memory.
+        evaluations_per_epoch: dev evaluations (with a checkpoint each) in an epoch.
+        patience: stop after this many evaluations without a better dev MCC.
+        padded_lengths: shapes that rows are padded to, at most; each is compiled once.
+        keep_checkpoints: newest checkpoints that stay.
+    """
+
+    method: Literal["full", "lora"] = "full"
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    evaluations_per_epoch: int = Field(default=1, ge=1)
+    patience: int = Field(default=5, ge=1)
+    padded_lengths: int = Field(default=3, ge=1)
+    keep_checkpoints: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _parts_divide_the_batch(self) -> "Epochs":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+FINETUNE_OPTIMIZER = OptimizerConfig(learning_rate=3e-5, warmup_steps=50, weight_decay=0.01, beta2=0.999, epsilon=1e-8)
+"""The paper's fine-tuning (its Appendix) on Hugging Face's AdamW defaults."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FinetuneRun:
+    """A fine-tuning run: the sections of its TOML file, and ``seed``, which chooses new weights, order and dropout."""
+
+    command: Literal["finetune"] = "finetune"
+    seed: int = Field(default=0, ge=0)
+    model: ModelOptions
+    data: FinetuneData
+    optimizer: OptimizerConfig = FINETUNE_OPTIMIZER
+    training: Epochs = Epochs()
+    lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="after")
+    def _adapter_needs_a_base(self) -> "FinetuneRun":
+        if self.training.method == "lora" and self.model.path is None:
+            raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
+        return self
+
+
+Run = TypeVar("Run", PretrainRun, FinetuneRun)
+
+
+def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()) -> Run:
+    """Read a run from a TOML file and ``a.b=c`` overrides, which win.
+
+    Paths are relative to the directory the command is called in.
+
+    Args:
+        kind: :class:`PretrainRun` or :class:`FinetuneRun`.
+        config: the file; None takes the defaults and the overrides alone.
+        overrides: ``section.key=value``; the value is read as TOML, or as text where it is not TOML.
+
+    Raises:
+        UserError: the file cannot be read, or a key or value is not accepted.
+    """
+    content: dict[str, Any] = {}
+    if config is not None:
+        try:
+            content = tomllib.loads(config.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{config}: cannot be read ({error.strerror}); give the path of a run's TOML file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{config}: not TOML ({error})") from error
+    for override in overrides:
+        _apply(content, override)
+    return parse_run(kind, content, str(config or "--set"))
+
+
+def parse_run(kind: type[Run], content: dict[str, Any], source: str) -> Run:
+    """Validate a run given as nested dicts.
+
+    Raises:
+        UserError: names every key or value that is not accepted.
+    """
+    wanted = kind.__dataclass_fields__["command"].default
+    if content.get("command", wanted) != wanted:
+        raise UserError(f"{source}: this is a run of `dnabert2 {content['command']}`, not of `dnabert2 {wanted}`")
+    content = _with_section_defaults(kind, content)
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(_explain(kind, problem) for problem in error.errors())) from None
+
+
+def run_to_dict(run: PretrainRun | FinetuneRun) -> dict[str, Any]:
+    """The effective run as JSON-ready nested dicts; :func:`parse_run` reads it back."""
+    return TypeAdapter(type(run)).dump_python(run, mode="json")
+
+
+def _with_section_defaults(kind: type[Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Complete partly given sections from the run's own defaults, which may differ from those of the section's class."""
+    completed = dict(content)
+    for field in fields(kind):
+        given = completed.get(field.name)
+        if is_dataclass(field.default) and isinstance(given, dict):
+            completed[field.name] = {**asdict(field.default), **given}  # type: ignore[arg-type]
+    return completed
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override}: accepted is section.key=value, as in --set optimizer.learning_rate=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"--set {override}: {section} is a value, not a section")
+    content[last] = value
+
+
+def _explain(kind: type[Any], problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(path) or kind.__dataclass_fields__["command"].default
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        accepted = [field.name for field in fields(_section(kind, path[:-1]))]
+        return f"unknown key {name}{nearest(path[-1], accepted)}; accepted are {', '.join(accepted)}"
+    if problem["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"{name} is missing; add it to the file or give --set {name}=..."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" + ("" if isinstance(problem["input"], dict) else f", found {problem['input']!r}")
+
+
+def _section(kind: type[Any], path: Sequence[str]) -> type[Any]:
+    for part in path:
+        kind = get_type_hints(kind)[part]
+    return kind

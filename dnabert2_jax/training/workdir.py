@@ -1,0 +1,113 @@
+"""A run's directory: what was asked for, what was measured, its checkpoints and its model."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dnabert2_jax.errors import UserError
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+class Workdir:
+    """The directory of one run.
+
+    Started again with the same run, it goes on; with another one it is refused, so that no run continues from the weights of
+    different settings.
+
+    Args:
+        path: made if it does not exist.
+        run: the effective run, JSON-ready.
+
+    Attributes:
+        checkpoints: directory of the training state.
+        model: directory that the model will be in.
+
+    Raises:
+        UserError: another run's directory, or one that cannot be written to.
+    """
+
+    def __init__(self, path: Path, run: dict[str, Any]) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        file = path / RUN_FILE
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if file.exists():
+                _refuse_differences(path, json.loads(file.read_text()), run)
+            elif any(path.iterdir()):
+                raise UserError(f"{path} is not empty and holds no run; choose another --workdir")
+            else:
+                write_json(file, run)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be used as a run's directory ({error.strerror}); choose another --workdir"
+            ) from error
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write a JSON file into the directory, whole or not at all."""
+        return write_json(self.path / name, content)
+
+
+def write_json(file: Path, content: Any) -> Path:
+    """Write JSON next to ``file`` and move it there, so that a kill leaves the old file or the new one."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, file)
+    return file
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one JSON object a line, each with its ``step``.
+
+    Args:
+        workdir: the run's directory.
+        step: where the run goes on from; lines of later steps, written by a run that was killed, are dropped.
+    """
+
+    def __init__(self, workdir: Workdir, step: int) -> None:
+        self.path = workdir.path / METRICS_FILE
+        kept = [line for line in self.read(workdir.path) if line["step"] <= step]
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, self.path)
+        self._file = self.path.open("a", buffering=1)
+
+    def write(self, step: int, **values: float | str) -> None:
+        """Append one line."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @staticmethod
+    def read(workdir: Path) -> list[dict[str, Any]]:
+        """All lines of a run; a last line that a kill cut short is left out."""
+        path = workdir / METRICS_FILE
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    before, after = _flat(old), _flat(new)
+    changed = [
+        f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{path} holds a run with other settings: {'; '.join(changed)}; choose another --workdir, or the settings "
+            "it was started with"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
