@@ -1,0 +1,106 @@
+"""``dnabert2 pretrain``, ``finetune``, ``evaluate`` and ``quickstart``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dnabert2_jax.config import PrecisionOption
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.progress import remark
+
+commands = typer.Typer()
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of the run; see configs/.")]
+WorkdirOption = Annotated[Path, typer.Option("--workdir", help="The run's directory; the same one again goes on.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one key of the run; may be given many times.")
+]
+
+
+@commands.command(
+    epilog="Example: dnabert2 pretrain --config configs/pretrain_small.toml --workdir runs/pretrain "
+    "--set data.corpus=runs/corpus"
+)
+def pretrain(workdir: WorkdirOption, config: Config = None, set_: Set = None) -> None:
+    """Pretrain an encoder by masked language modelling. Started again with the same command, a killed run goes on."""
+    from dnabert2_jax.runs import PretrainRun, load_run
+
+    run = load_run(PretrainRun, config, set_ or ())
+    from dnabert2_jax.training.pretraining import pretrain as pretrain_run
+
+    model = pretrain_run(run, workdir)
+    scores = model.provenance["metrics"]
+    remark(
+        f"held-out loss {scores['loss']:.4f} nats a token, perplexity {scores['perplexity']:.1f}, "
+        f"masked accuracy {scores['masked_accuracy']:.3f}"
+    )
+    print(f"saved {model.path}")
+
+
+@commands.command(
+    epilog="Example: dnabert2 finetune --config configs/finetune.toml --workdir runs/promoters "
+    "--set model.path=runs/pretrain/model"
+)
+def finetune(workdir: WorkdirOption, config: Config = None, set_: Set = None) -> None:
+    """Fine-tune a classifier on tables, fully or with a LoRA adapter. Started again, a killed run goes on."""
+    from dnabert2_jax.runs import FinetuneRun, load_run
+
+    run = load_run(FinetuneRun, config, set_ or ())
+    from dnabert2_jax.training.finetuning import finetune as finetune_run
+
+    result = finetune_run(run, workdir)
+    test = result.test
+    remark(
+        f"test MCC {test['mcc']:.4f}  macro F1 {test['macro_f1']:.4f}  accuracy {test['accuracy']:.4f}  ({test['n']:,} rows)"
+    )
+    if test["collapsed"]:
+        remark(
+            "every test row was predicted as the same class: the run collapsed; try another seed or a lower learning rate"
+        )
+    if result.adapter:
+        remark(f"adapter alone in {result.adapter}; the model below has it merged")
+    print(f"saved {result.model}, scores in {workdir / 'scores.json'}")
+
+
+@commands.command(
+    epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json"
+)
+def evaluate(
+    model: Annotated[Path, typer.Option(help="Classifier directory, or adapter directory.")],
+    data: Annotated[Path, typer.Option(help="Table with a header: sequence,label or sequence1,sequence2,label.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the scores.")],
+    base: Annotated[Path | None, typer.Option(help="The adapter's base, if it is not where the adapter says.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Longer rows are cut, counted and reported.")] = 512,
+    precision: Annotated[PrecisionOption, typer.Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU.")] = "auto",
+) -> None:
+    """Score a classifier on a labelled table: MCC, macro F1, accuracy, AUROC and the confusion matrix."""
+    from dnabert2_jax.data.tables import read_table
+    from dnabert2_jax.evaluation.metrics import classification_metrics, save_metrics
+    from dnabert2_jax.inference.classify import Classifier
+    from dnabert2_jax.training.start import resolve_compute
+
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no directory {out.parent}; make it first")
+    table = read_table(data)
+    classifier = Classifier.load(model, resolve_compute(precision), base)
+    probabilities = classifier.score(table, batch_size=batch_size, max_tokens=max_tokens)
+    scores = classification_metrics(classifier.labels.encode(table), probabilities, classifier.labels.names)
+    save_metrics(out, scores)
+    auroc = "undefined" if scores["auroc"] is None else f"{scores['auroc']:.4f}"
+    remark(
+        f"MCC {scores['mcc']:.4f}  macro F1 {scores['macro_f1']:.4f}  accuracy {scores['accuracy']:.4f}  AUROC {auroc}  "
+        f"({scores['n']:,} rows)"
+    )
+    print(f"saved {out}")
+
+
+@commands.command(epilog="Example: dnabert2 quickstart --workdir runs/quickstart")
+def quickstart(
+    workdir: Annotated[Path, typer.Option(help="Directory for everything that is made.")] = Path("runs/quickstart"),
+) -> None:
+    """Run the main job on real yeast DNA in minutes: tokenizer, corpus, pretraining, fine-tuning (full and LoRA), scores."""
+    from dnabert2_jax.quickstart import quickstart as run_quickstart
+
+    run_quickstart(workdir)
