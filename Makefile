@@ -1,0 +1,67 @@
+# Every target makes what it needs. The interpreter and the place of the virtual environment can be chosen:
+#     make test PYTHON=python3.12 VENV=.venv312
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart install dev test test-all check links docs dist clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(VENV)/.package ## install, then the main job on real yeast DNA, from tokenizer to test scores
+	$(BIN)/dnabert2 quickstart --workdir runs/quickstart
+
+install: $(VENV)/.package ## the package and its requirements in $(VENV)
+
+dev: $(VENV)/.dev ## the same with the tools for tests, checks and documentation
+
+test: $(VENV)/.dev ## all tests but the slow ones, with coverage
+	$(PYTEST) -m "not slow" --cov=dnabert2_jax --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev ## all tests
+	$(PYTEST) --cov=dnabert2_jax --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## lint, format, types and links inside the repository
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check_links.py
+
+links: $(VENV)/.dev ## links, those to other sites too
+	$(BIN)/python tools/check_links.py --external
+
+docs: $(VENV)/.dev ## the documentation as a web site in site/; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
+	@echo "open site/index.html"
+
+dist: $(VENV)/.dev ## wheel and source archive in dist/, the wheel tried in an environment of its own
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . > /dev/null
+	tools/try_wheel.sh $(PYTHON) dist/*.whl
+
+clean: ## remove what the targets made; runs/ stays
+	rm -rf $(VENV) build dist site *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) does not run, or is older than Python 3.11; name another one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+	@touch $@
+
+# Editable, so that a pull or an edit needs no new installation; only new requirements do.
+$(VENV)/.package: $(VENV)/.created pyproject.toml requirements.txt
+	@echo "installing dnabert2_jax and its requirements in $(VENV) ..."
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml requirements.txt
+	@echo "installing dnabert2_jax, its requirements and the development tools in $(VENV) ..."
+	@$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@ $(VENV)/.package

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Install a wheel into an environment of its own, away from the checkout, and see whether it is complete:
+#     tools/try_wheel.sh PYTHON WHEEL
+set -euo pipefail
+
+wheel=$(realpath "$2")
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+
+"$1" -m venv "$place/venv"
+"$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel"
+cd "$place"
+venv/bin/dnabert2 --help > /dev/null
+venv/bin/python - <<'PYTHON'
+from importlib.util import find_spec
+
+from dnabert2_jax import sample_data
+from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.genome.fasta import read_fasta
+
+assert "site-packages" in find_spec("dnabert2_jax").origin, "the checkout was imported, not the wheel"
+splits = load_splits(*(sample_data.table(split) for split in ("train", "dev", "test")))
+bases = sum(len(record.sequence) for path in sample_data.fasta_files().values() for record in read_fasta(path))
+print(f"the wheel holds {bases:,} bases and {len(splits.train):,} training rows of sample data")
+PYTHON
