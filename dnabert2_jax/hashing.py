@@ -1,16 +1,14 @@
-"""Counter-based random numbers: every draw is a pure function of integers, on the host and on the device.
+"""Counter-based random numbers: every draw is a pure function of integers.
 
 Crops, masks and dropout must not depend on which host, worker or device asks, nor on how far a row is padded. A stateful
-generator cannot promise that; a hash of (seed, record, position) can, and costs a few integer operations an element, which
-XLA fuses into the consumer. The mixers are the finalisers of SplitMix64 (Steele et al. 2014) for numpy and of lowbias32
-(Wellons 2018) for the device, where 64-bit integers are slow or absent.
+generator cannot promise that; a hash of (seed, record, position) can. The mixer is the finaliser of SplitMix64 (Steele et
+al. 2014). Dropout's part that runs on the device is in ``modeling/layers.py``: this module needs numpy alone, so that
+processes that only read genomes do not load jax.
 """
 
 import hashlib
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,13 +43,6 @@ def uniform(*words: int | NDArray[np.integer]) -> NDArray[np.float64]:
 def record_seeds(seed: int, record_index: NDArray[np.integer]) -> NDArray[np.uint32]:
     """One 32-bit dropout seed a record, from the run's seed and the global record index. Shape [rows]."""
     return (hash64(seed, 0xD20, record_index) >> np.uint64(32)).astype(np.uint32)
-
-
-def mix32(x: jax.Array) -> jax.Array:
-    """lowbias32: a bijection of 32-bit integers with almost no bias, for use inside jit."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
 
 
 def file_sha256(path: Path) -> str:

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dnabert2_jax.hashing import mix32
-
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
@@ -39,6 +37,13 @@ def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.ones(shape, jnp.float32)
 
 
+def _mix32(x: jax.Array) -> jax.Array:
+    """lowbias32 (Wellons 2018): a bijection of 32-bit integers with almost no bias, in operations that XLA fuses."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
 def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.Array) -> jax.Array:
     """Zero elements with probability ``rate`` and scale the others by 1 / (1 - rate).
 
@@ -53,9 +58,9 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.
     if seeds is None or rate == 0:
         return x
     tokens, channels = x.shape[1:]
-    row = mix32(seeds + jnp.asarray(site, jnp.uint32) * jnp.uint32(0x9E3779B9))
-    token = mix32(row[:, None] ^ jnp.arange(tokens, dtype=jnp.uint32)[None])
-    element = mix32(token[:, :, None] + (jnp.arange(channels, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))[None, None])
+    row = _mix32(seeds + jnp.asarray(site, jnp.uint32) * jnp.uint32(0x9E3779B9))
+    token = _mix32(row[:, None] ^ jnp.arange(tokens, dtype=jnp.uint32)[None])
+    element = _mix32(token[:, :, None] + (jnp.arange(channels, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))[None, None])
     keep = element < jnp.uint32(round((1 - rate) * 2**32))
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
