@@ -1,0 +1,198 @@
+"""A run's page, written from what lies in its directory, so that it can be written again at any time."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.data.classification import EncodedTable
+from dnabert2_jax.data.tables import Splits
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.evaluation.plots import MapMethod
+from dnabert2_jax.evaluation.report.data import corpus_report, notes_on, tables_report
+from dnabert2_jax.evaluation.report.page import page
+from dnabert2_jax.evaluation.report.sections import (
+    PREDICTIONS_FILE,
+    Material,
+    corpus_section,
+    curve_section,
+    finetuning_commands,
+    pretraining_commands,
+    record_sections,
+    score_section,
+    tables_section,
+    use_section,
+)
+from dnabert2_jax.genome.corpus import Corpus
+from dnabert2_jax.runs import FinetuneRun, PretrainRun, parse_run, run_to_dict
+from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog, write_json
+
+REPORT_FILE = "report.html"
+DATA_FILE = "data_report.json"
+
+
+def report_finetuning(
+    workdir: Path, splits: Splits, encoded: Mapping[str, EncodedTable], probabilities: NDArray[np.floating]
+) -> Path:
+    """Keep what the report of a fine-tuning run needs, and write it.
+
+    Args:
+        workdir: the run's directory; gets ``data_report.json`` and ``test_predictions.npz`` (``labels`` [rows],
+            ``probabilities`` [rows, C], ``lines`` of the file [rows]) beside the report.
+        splits: the run's tables.
+        encoded: the same as token ids: ``train``, ``dev`` and ``test``.
+        probabilities: of the test table's rows, [rows, C].
+
+    Returns:
+        The page.
+    """
+    write_json(workdir / DATA_FILE, tables_report(splits, encoded))
+    lines = np.array(splits.test.lines, np.int64)
+    save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, probabilities=probabilities, lines=lines)
+    return write_report(workdir)
+
+
+def report_pretraining(workdir: Path, corpus: Corpus) -> Path:
+    """Keep what the report of a pretraining run needs (``data_report.json``: the corpus), and write it; returns the page."""
+    write_json(workdir / DATA_FILE, corpus_report(corpus))
+    return write_report(workdir)
+
+
+def save_arrays(file: Path, **arrays: NDArray[Any]) -> None:
+    """Write an npz file, whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
+    os.replace(partial, file)
+
+
+def read_run(workdir: Path) -> PretrainRun | FinetuneRun:
+    """The run that a directory was made by.
+
+    Raises:
+        UserError: the directory holds no run, or one of another version.
+    """
+    file = workdir / RUN_FILE
+    content = _json(file)
+    if not isinstance(content, dict):
+        raise UserError(f"{workdir} holds no run (there is no {RUN_FILE}); name the --workdir of a pretrain or finetune run")
+    if content.get("command") == "finetune":
+        return parse_run(FinetuneRun, content, str(file))
+    return parse_run(PretrainRun, content, str(file))
+
+
+def write_report(workdir: Path, map_method: MapMethod = "auto") -> Path:
+    """Write ``report.html`` and ``pictures/*.png`` from the files of a run, finished or not.
+
+    Args:
+        workdir: the run's directory.
+        map_method: how the embedding map is made, where the run has embeddings.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: the directory holds no run, or cannot be written to.
+    """
+    run = read_run(workdir)
+    finetuning = isinstance(run, FinetuneRun)
+    material = Material(
+        workdir=workdir,
+        run=run_to_dict(run),
+        lines=MetricsLog.read(workdir),
+        data=_json(workdir / DATA_FILE),
+        scores=_json(workdir / ("scores.json" if finetuning else "validation.json")),
+        provenance=_json(workdir / "model" / "provenance.json"),
+        map_method=map_method,
+    )
+    document = _finetuning_page(material) if finetuning else _pretraining_page(material)
+    file = workdir / REPORT_FILE
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        partial.write_text(document, encoding="utf-8")
+        os.replace(partial, file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error
+    return file
+
+
+def _finetuning_page(run: Material) -> str:
+    method = "LoRA" if run.run["training"]["method"] == "lora" else "full fine-tuning"
+    subtitle = f"{method}, {_made(run.provenance)}"
+    sections, figures, notes = [], [], []
+    if run.scores is None:
+        notes.append("This run has not finished: there are no test scores yet.")
+    else:
+        test = run.scores["test"]
+        figures = [
+            (f"{test['mcc']:.4f}", "test MCC"),
+            (f"{test['macro_f1']:.4f}", "test macro F1"),
+            (f"{test['accuracy']:.4f}", "test accuracy"),
+            ("undefined" if test["auroc"] is None else f"{test['auroc']:.4f}", "test AUROC"),
+            (f"{run.scores['dev']['mcc']:.4f}", f"dev MCC, step {run.scores['best_step']:,}"),
+            (f"{run.scores['trained_parameters']:,}", "trained parameters"),
+        ]
+        if test["collapsed"]:
+            notes.append(
+                "Every test row was predicted as the same class: the run collapsed; try another seed or a lower learning "
+                "rate."
+            )
+        sections.append(score_section(run, test))
+    if run.data is not None:
+        notes.extend(notes_on(run.data))
+    if run.lines:
+        sections.append(curve_section(run, run.scores["best_step"] if run.scores else None))
+    if run.data is not None:
+        sections.append(tables_section(run, run.data))
+    if run.provenance is not None:
+        sections.append(use_section(finetuning_commands(run)))
+    sections += record_sections(run)
+    return page(f"Fine-tuning: {_name(run.workdir)}", subtitle, sections, figures, notes)
+
+
+def _pretraining_page(run: Material) -> str:
+    sections, figures, notes = [], [], []
+    if run.scores is None:
+        notes.append("This run has not finished: its model is not written yet.")
+    else:
+        figures = [
+            (f"{run.scores['loss']:.4f}", "held-out loss, nats a masked token"),
+            (f"{run.scores['perplexity']:,.1f}", "held-out perplexity"),
+            (f"{run.scores['masked_accuracy']:.2%}", "held-out masked accuracy"),
+        ]
+    if run.lines:
+        speeds = [line["tokens_per_second"] for line in run.lines if "tokens_per_second" in line]
+        if speeds:
+            figures.append((f"{float(np.median(speeds)):,.0f}", "real tokens a second (median)"))
+        figures.append((f"{run.lines[-1]['step']:,}", f"steps of {run.run['training']['steps']:,}"))
+        sections.append(curve_section(run, None))
+    if run.data is not None:
+        sections.append(corpus_section(run.data))
+    if run.provenance is not None:
+        sections.append(use_section(pretraining_commands(run)))
+    sections += record_sections(run)
+    return page(f"Pretraining: {_name(run.workdir)}", _made(run.provenance), sections, figures, notes)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise UserError(
+            f"{file} is damaged ({error}); restore it from a copy, or start the run in another --workdir"
+        ) from error
+
+
+def _made(provenance: dict[str, Any] | None) -> str:
+    if provenance is None:
+        return "in progress"
+    versions = provenance["versions"]
+    return f"{provenance['date'][:10]}, dnabert2_jax {versions['dnabert2_jax']}, jax {versions['jax']}"
+
+
+def _name(workdir: Path) -> str:
+    return "/".join(workdir.resolve().parts[-2:]).lstrip("/")

@@ -1,0 +1,248 @@
+"""The sections of a run's page, each from what the run left in its directory."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.evaluation import plots
+from dnabert2_jax.evaluation.plots import MapMethod, Theme
+from dnabert2_jax.evaluation.report.data import TablesReport
+from dnabert2_jax.evaluation.report.page import Section, command, grid, picture, settings
+
+PICTURES = "pictures"
+PREDICTIONS_FILE = "test_predictions.npz"
+EMBEDDINGS_FILE = "test_embeddings.npz"
+
+Drawing = tuple[str, str, Callable[[Theme], Figure]]
+"""A picture's file name, its caption, and what draws it on a ground."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run left in its directory; None where it has not come that far."""
+
+    workdir: Path
+    run: dict[str, Any]
+    lines: list[dict[str, Any]]
+    data: Any | None
+    scores: dict[str, Any] | None
+    provenance: dict[str, Any] | None
+    map_method: MapMethod
+
+
+def score_section(run: Material, test: dict[str, Any]) -> Section:
+    """Scores on the test table: pictures, and a table by class."""
+    classes = test["classes"]
+    matrix = np.asarray(test["confusion_matrix"], np.float64)
+    shown: list[Drawing] = [
+        (
+            "confusion_matrix",
+            f"Confusion matrix of the {test['n']:,} test rows; numbers are rows.",
+            lambda theme: plots.confusion_matrix(test["confusion_matrix"], classes, theme),
+        )
+    ]
+    areas: dict[str, tuple[str, str]] = {}
+    predictions = run.workdir / PREDICTIONS_FILE
+    if predictions.exists():
+        with np.load(predictions) as arrays:
+            labels, probabilities = arrays["labels"], arrays["probabilities"]
+        areas = {name: _areas(labels == c, probabilities[:, c]) for c, name in enumerate(classes)}
+        rest = f"of {classes[1]} against {classes[0]}" if len(classes) == 2 else "of each class against the rest"
+        for name, title, draw in (
+            ("roc", "ROC curve", plots.roc_curves),
+            ("precision_recall", "Precision and recall", plots.precision_recall_curves),
+        ):
+            shown.append((name, f"{title} {rest}, test table.", partial(draw, labels, probabilities, classes)))
+    embeddings = run.workdir / EMBEDDINGS_FILE
+    if embeddings.exists():
+        with np.load(embeddings) as arrays:
+            vectors, groups = arrays["embeddings"], [classes[label] for label in arrays["labels"]]
+        shown.append(
+            (
+                "embedding_map",
+                f"What the classifier sees of {len(groups):,} test rows (pooled [CLS]), coloured by true class.",
+                lambda theme: plots.embedding_map(vectors, groups, theme, method=run.map_method),
+            )
+        )
+    right, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    rows = [
+        (
+            name,
+            f"{labelled[c]:,.0f}",
+            f"{predicted[c]:,.0f}",
+            _ratio(right[c], predicted[c]),
+            _ratio(right[c], labelled[c]),
+            _ratio(2 * right[c], labelled[c] + predicted[c]),
+            *areas.get(name, ("", "")),
+        )
+        for c, name in enumerate(classes)
+    ]
+    header = ("class", "rows", "predicted", "precision", "recall", "F1", "AUROC", "average precision")
+    return Section("scores", "Test scores", _pictures(run.workdir, shown) + "<h3>By class</h3>" + grid(header, rows))
+
+
+def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[str, str]:
+    if not 0 < positive.sum() < len(positive):
+        return "", ""
+    return f"{roc_auc_score(positive, score):.4f}", f"{average_precision_score(positive, score):.4f}"
+
+
+def curve_section(run: Material, kept_step: int | None) -> Section:
+    """Training curves."""
+    kept = "" if kept_step is None else f" The dotted line is step {kept_step:,}, the best on the dev table, which was kept."
+    caption = f"Measurements by optimizer step.{kept}"
+    curves: list[Drawing] = [
+        ("training_curves", caption, lambda theme: plots.training_curves(run.lines, theme, kept_step=kept_step))
+    ]
+    return Section("training", "Training", _pictures(run.workdir, curves))
+
+
+def tables_section(run: Material, data: TablesReport) -> Section:
+    """What the tables of a fine-tuning run hold."""
+    tables = data["tables"]
+
+    def row(title: str, values: list[str]) -> tuple[str, ...]:
+        return (title, *values)
+
+    def counts(key: str) -> list[str]:
+        return [f"{table[key]:,}" for table in tables.values()]  # type: ignore[literal-required]
+
+    rows = [row(title, counts(key)) for title, key in (("rows", "rows"), ("bases", "bases"))]
+    rows += [row(f"bases of a row, {key}", counts(key)) for key in ("shortest", "median", "longest")]
+    rows += [
+        row(f"rows cut to {data['max_tokens']:,} tokens", counts("truncated_rows")),
+        row("tokens lost by cutting", counts("tokens_lost")),
+        row("lower-case letters (upper-cased)", counts("lower_case")),
+        row("IUPAC codes (read as [UNK])", [_letters(table["ambiguous"]) for table in tables.values()]),
+        row("rows that repeat an earlier one", counts("duplicate_rows")),
+        row("sequences with several labels", counts("contradictory_sequences")),
+    ]
+    classes = [
+        (label, *(f"{t['label_counts'][label]:,} ({t['label_counts'][label] / t['rows']:.1%})" for t in tables.values()))
+        for label in tables["train"]["label_counts"]
+    ]
+    shared = [
+        (
+            f"{pair['later']} rows that are in {pair['earlier']} too",
+            f"{pair['rows']:,}",
+            f"{pair['contradictory_rows']:,}",
+            ", ".join(map(str, pair["lines"])) + (", …" if pair["rows"] > len(pair["lines"]) else ""),
+        )
+        for pair in data["shared"]
+    ]
+    lengths = {name: table["token_lengths"] for name, table in tables.items()}
+    histogram: list[Drawing] = [
+        (
+            "token_lengths",
+            "Tokens of a row before cutting, special tokens included, as shares of each table.",
+            lambda theme: plots.token_lengths(lengths, data["max_tokens"], theme),
+        )
+    ]
+    body = grid(("", *tables), rows) + "<h3>Labels</h3>" + grid(("label", *tables), classes)
+    body += "<h3>Rows that tables share</h3>" + grid(("", "rows", "with another label", "first lines"), shared)
+    body += "<h3>Length</h3>" + _pictures(run.workdir, histogram)
+    body += settings((name, table["path"]) for name, table in tables.items())
+    return Section("data", "Data", body)
+
+
+def corpus_section(data: dict[str, Any]) -> Section:
+    """What the corpus of a pretraining run holds."""
+    header = ("species", "contigs", "bases", "train", "held out", "neither", "lower case", "IUPAC codes", "skipped contigs")
+    rows = [
+        (
+            s["name"],
+            *(f"{s[key]:,}" for key in ("contigs", "bases", "train_bases", "validation_bases", "split_out_bases")),
+            f"{s['lower_case']:,}",
+            _letters(s["ambiguous"]),
+            f"{s['short_contigs'] + s['empty_records']:,}",
+        )
+        for s in data["species"]
+    ]
+    body = grid(header, rows) + "<h3>How it was built</h3>"
+    built = [(key, str(value)) for key, value in data["settings"].items()]
+    return Section("data", "Corpus", body + settings([("directory", data["path"]), ("hash", data["hash"]), *built]))
+
+
+def finetuning_commands(run: Material) -> list[tuple[str, str]]:
+    """(what for, command) for a classifier."""
+    model = shlex.quote(str(run.workdir / "model"))
+    commands = [
+        (
+            "Label new sequences (CSV, TSV or FASTA):",
+            f"dnabert2 predict --model {model} --data new.fa --out predictions.csv",
+        ),
+        ("Score another labelled table:", f"dnabert2 evaluate --model {model} --data table.csv --out scores.json"),
+        ("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
+    ]
+    if run.run["training"]["method"] == "lora":
+        adapter = shlex.quote(str(run.workdir / "adapter"))
+        commands.append(("What the adapter is, and the base it belongs to:", f"dnabert2 adapters list {adapter}"))
+    return commands
+
+
+def pretraining_commands(run: Material) -> list[tuple[str, str]]:
+    """(what for, command) for a pretrained encoder."""
+    model = shlex.quote(str(run.workdir / "model"))
+    tables = " ".join(f"--set data.{split}={split}.csv" for split in ("train", "dev", "test"))
+    return [
+        ("Fine-tune a classifier:", f"dnabert2 finetune --workdir runs/task --set model.path={model} {tables}"),
+        ("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
+        ("Check the model on this machine:", f"dnabert2 doctor --model {model}"),
+    ]
+
+
+def use_section(commands: list[tuple[str, str]]) -> Section:
+    """The commands that use the result."""
+    return Section("use", "Use the result", "".join(command(explanation, line) for explanation, line in commands))
+
+
+def record_sections(run: Material) -> list[Section]:
+    """The effective configuration, and how the model was made."""
+    general = [(key, str(value)) for key, value in run.run.items() if not isinstance(value, dict)]
+    parts = [f"<div><h3>run</h3>{settings(general)}</div>"]
+    for key, section in run.run.items():
+        if isinstance(section, dict):
+            parts.append(f"<div><h3>{key}</h3>{settings((name, _value(value)) for name, value in section.items())}</div>")
+    sections = [Section("config", "Configuration", f'<div class="columns">{"".join(parts)}</div>')]
+    if run.provenance is not None:
+        made = [("command", " ".join(run.provenance["command"])), ("date (UTC)", run.provenance["date"])]
+        made += [(f"hash of the {name}", value) for name, value in run.provenance["parents"].items()]
+        made += list(run.provenance["versions"].items())
+        sections.append(Section("made", "How it was made", settings(made)))
+    return sections
+
+
+def _pictures(workdir: Path, drawings: list[Drawing]) -> str:
+    """Draw each picture for both colour schemes; the light one also becomes a PNG file of its own."""
+    folder = workdir / PICTURES
+    shown = []
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, caption, draw in drawings:
+            light, dark = plots.png(draw(plots.LIGHT)), plots.png(draw(plots.DARK))
+            (folder / f"{name}.png").write_bytes(light)
+            shown.append(picture(light, dark, caption))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error
+    return f'<div class="pictures">{"".join(shown)}</div>'
+
+
+def _letters(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{letter} {count:,}" for letter, count in counts.items()) or "0"
+
+
+def _ratio(part: float, whole: float) -> str:
+    return f"{part / whole:.4f}" if whole else "undefined"
+
+
+def _value(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "—" if value is None else str(value)
