@@ -1,0 +1,187 @@
+"""Tiny real things for tests of the training path: a corpus, a tokenizer, models, a task, and the command line."""
+
+import atexit
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
+from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model
+from dnabert2_jax.modeling.models import masked_lm
+from dnabert2_jax.runs import FinetuneRun, PretrainRun, parse_run
+from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.training import train_bpe
+from tests.genome.helpers import random_dna, write_fasta
+
+# Compiling a step takes seconds and running it none: programs are shared by the tests of this process and its subprocesses.
+COMPILED = tempfile.mkdtemp(prefix="dnabert2-compiled-")
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+CLASSES = ("plain", "rich")
+"""Labels of the tiny task: a class of uniform bases, and one rich in G and C."""
+
+
+@cache
+def tiny_tokenizer() -> Tokenizer:
+    return train_bpe([random_dna(20_000, 0)], vocab_size=64)
+
+
+def tiny_config(**changes: Any) -> EncoderConfig:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    return EncoderConfig(vocab_size=64, **{**sizes, **changes})
+
+
+def tiny_model(path: Path, seed: int = 0, **changes: Any) -> SavedModel:
+    """A masked language model with random weights, saved."""
+    config = tiny_config(**changes)
+    provenance = make_provenance(["test"], run_config={}, parents={}, metrics={})
+    return save_model(
+        path,
+        SavedModel(
+            kind="masked_lm",
+            config=config,
+            params=masked_lm(config).init(seed),
+            tokenizer=tiny_tokenizer(),
+            provenance=provenance,
+        ),
+    )
+
+
+def tiny_corpus(path: Path, seed: int = 0, bases: int = 20_000) -> Corpus:
+    """Two species of one contig each, with held-out blocks."""
+    path.mkdir(parents=True, exist_ok=True)
+    sources = [
+        SpeciesSource(name, [write_fasta(path / f"{name}.fa", {"chr": random_dna(bases, 10 * seed + n)})])
+        for n, name in enumerate(("first", "second"))
+    ]
+    return build_corpus(sources, path / "corpus", validation_fraction=0.1, validation_block=500)
+
+
+def tiny_rows(rows: int, seed: int, bases: int = 40) -> list[tuple[str, str]]:
+    """(sequence, label) of :data:`CLASSES`, half each, of 60 to 100 % of ``bases``: easy to learn from composition."""
+    rng = np.random.default_rng(seed)
+    shares = {"plain": [0.25] * 4, "rich": [0.1, 0.4, 0.4, 0.1]}
+    labels = [CLASSES[row % 2] for row in range(rows)]
+    lengths = rng.integers(int(0.6 * bases), bases + 1, rows)
+    return [("".join(rng.choice(list("ACGT"), n, p=shares[label])), label) for n, label in zip(lengths, labels, strict=True)]
+
+
+def write_table(path: Path, rows: list[tuple[str, ...]], header: str = "sequence,label") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([header, *(",".join(row) for row in rows)]) + "\n"
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return path
+
+
+def tiny_task(path: Path, train: int = 48, dev: int = 24, test: int = 30) -> dict[str, str]:
+    """The three tables of a task; the ``data`` section of a run."""
+    counts = {"train": train, "dev": dev, "test": test}
+    return {
+        split: str(write_table(path / f"{split}.csv", tiny_rows(rows, seed=n)))
+        for n, (split, rows) in enumerate(counts.items())
+    }
+
+
+def with_sections(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A run with some sections changed: dicts are merged one level deep."""
+    merged = dict(content)
+    for key, value in changes.items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
+def pretrain_content(model: Path, corpus: Path, **changes: Any) -> dict[str, Any]:
+    content = {
+        "seed": 1,
+        "model": {"path": str(model), "precision": "float32"},
+        "data": {"corpus": str(corpus), "tokens_per_row": 16, "validation_rows": 16},
+        "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4, "weight_decay": 0.01},
+        "training": {"steps": 12, "batch_size": 8, "evaluate_every": 6, "save_every": 4, "log_every": 1},
+    }
+    return with_sections(content, changes)
+
+
+def finetune_content(model: Path, data: dict[str, str], **changes: Any) -> dict[str, Any]:
+    content = {
+        "seed": 1,
+        "model": {"path": str(model), "precision": "float32"},
+        "data": data,
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
+        "training": {"epochs": 4, "batch_size": 8, "padded_lengths": 1},
+        "lora": {"rank": 2},
+    }
+    return with_sections(content, changes)
+
+
+def pretrain_run(*args: Any, **changes: Any) -> PretrainRun:
+    return parse_run(PretrainRun, pretrain_content(*args, **changes), "test")
+
+
+def finetune_run(*args: Any, **changes: Any) -> FinetuneRun:
+    return parse_run(FinetuneRun, finetune_content(*args, **changes), "test")
+
+
+def write_run(path: Path, command: str, content: dict[str, Any]) -> Path:
+    """A run as a TOML file. JSON's strings, numbers, booleans and lists are TOML's."""
+    lines = [f'command = "{command}"', f"seed = {content['seed']}"]
+    for section, values in content.items():
+        if isinstance(values, dict):
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def start_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Popen[str]":
+    """The real command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dnabert2_jax", *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": COMPILED,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            "COLUMNS": "120",
+        },
+    )
+
+
+def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    process = start_cli(*arguments, cwd=cwd)
+    out, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 60) -> None:
+    """SIGKILL as soon as the condition holds; fails where the process ends by itself, or nothing happens."""
+    deadline = time.monotonic() + timeout
+    try:
+        while not condition():
+            assert process.poll() is None, f"ended before it could be killed:\n{process.communicate()[1]}"
+            assert time.monotonic() < deadline, "the moment to kill at never came"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
