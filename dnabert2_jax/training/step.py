@@ -74,7 +74,7 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accu
         gradients = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1.0), gradients)
         updates, moments = optimizer.update(gradients, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics = StepMetrics(sums, optax.global_norm(gradients))
+        metrics = StepMetrics(sums, optax.tree.norm(gradients))
         return TrainState(state.step + 1, trainable, moments), metrics
 
     return jax.jit(step, donate_argnums=0)
