@@ -25,7 +25,7 @@ from dnabert2_jax.errors import UserError
 MapMethod = Literal["auto", "pca", "umap"]
 """How an embedding map is made; ``auto`` is UMAP where the package umap-learn is installed, else PCA."""
 
-_WIDTH = 5.0  # inches; 10-point text is then 7 to 8 CSS pixels high on the narrowest telephones
+_WIDTH = 4.5  # inches: a telephone shows 10-point text about 11 pixels high
 _MOST_NAMED = 8
 _MOST_CELLS_WITH_TEXT = 20
 
@@ -98,7 +98,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT, *,
     ]
     if not any("loss" in line for line in lines):
         raise UserError("the run has no measurements yet: draw its curves after the first line of metrics.jsonl")
-    figure, axes = _figure(theme, 6.4, heights=(3.0, 3.0, 1.2, 1.2))
+    figure, axes = _figure(theme, 6.0, heights=(3.0, 3.0, 1.2, 1.2))
     for axis, (label, series) in zip(axes, panels, strict=True):
         drawn = 0
         for number, (name, key) in enumerate(series.items()):
@@ -147,7 +147,8 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], th
     counts = np.asarray(matrix, np.int64)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = len(classes)
-    figure, (axis,) = _figure(theme, _WIDTH * 0.8, heights=(1,), grid=False)
+    figure, (axis,) = _figure(theme, _WIDTH * 0.85, heights=(1,), grid=False)
+    figure.set_layout_engine("compressed")  # the constrained one loses the label of an axis whose aspect is fixed
     scale = LinearSegmentedColormap.from_list("share", [theme.ground, theme.shade])
     image = axis.imshow(share, cmap=scale, vmin=0, vmax=1)
     if size <= _MOST_CELLS_WITH_TEXT:
@@ -221,7 +222,7 @@ def token_lengths(lengths: Mapping[str, Sequence[Sequence[int]]], max_tokens: in
         max_tokens: the limit above which rows are cut, drawn where some row is longer.
         theme: colours.
     """
-    figure, (axis,) = _figure(theme, 3.4, heights=(1,))
+    figure, (axis,) = _figure(theme, 3.2, heights=(1,))
     pairs = {name: np.asarray(rows, np.int64).reshape(-1, 2) for name, rows in lengths.items()}
     every = np.concatenate([rows[:, 0] for rows in pairs.values()])
     low, high = int(every.min()), int(every.max())
@@ -266,8 +267,9 @@ def embedding_map(
         points, axis_names, title = _pca(embeddings)
     else:
         points, axis_names, title = _umap(embeddings)
-    figure, (axis,) = _figure(theme, _WIDTH, heights=(1,))
     names = sorted(set(groups), key=_natural)
+    columns = 2 if max(map(len, names)) > 14 else 3
+    figure, (axis,) = _figure(theme, 4.2 + 0.19 * -(-len(names) // columns), heights=(1,))
     of_row = np.asarray(groups)
     for number, name in enumerate(names):
         chosen = points[of_row == name]
@@ -277,7 +279,7 @@ def embedding_map(
     axis.set_xlabel(axis_names[0])
     axis.set_ylabel(axis_names[1])
     axis.set_title(f"{title}, {len(points):,} rows", color=theme.ink, fontsize=10, loc="left")
-    _legend_below(figure, theme, columns=min(len(names), 3))
+    _legend_below(figure, theme, columns=columns)
     return figure
 
 

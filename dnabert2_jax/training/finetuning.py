@@ -14,6 +14,7 @@ from dnabert2_jax.data.classification import EncodedTable, choose_lengths, encod
 from dnabert2_jax.data.tables import Table, load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.metrics import ClassificationMetrics, classification_metrics
+from dnabert2_jax.evaluation.report import report_finetuning
 from dnabert2_jax.inference.classify import make_predict, predict_rows
 from dnabert2_jax.model_directory import (
     SavedAdapter,
@@ -70,7 +71,8 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
 
     Args:
         run: what to do.
-        workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``) and ``scores.json``.
+        workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``), ``scores.json``
+            and ``report.html`` with what it shows.
 
     Raises:
         UserError: a path, a table, a setting or the directory cannot be used; the loss stopped being a number.
@@ -164,6 +166,7 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
         seconds=time.monotonic() - began,
     )
     directory.write_json("scores.json", {**asdict(result), "model": str(result.model), "adapter": str(result.adapter or "")})
+    report_finetuning(directory.path, splits, {"train": train, "dev": dev, "test": test}, probabilities)
     return result
 
 

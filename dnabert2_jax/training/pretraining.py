@@ -10,6 +10,7 @@ import numpy as np
 
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.evaluation.report import report_pretraining
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model, tree_sha256
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
@@ -31,7 +32,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
 
     Args:
         run: what to do.
-        workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/`` and at the end ``model/``.
+        workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/`` and at the end ``model/`` and ``report.html``.
 
     Returns:
         The model as saved in ``workdir/model``.
@@ -120,7 +121,9 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
         tokenizer=tokenizer,
         provenance=provenance,
     )
-    return save_model(directory.model, model)
+    saved = save_model(directory.model, model)
+    report_pretraining(directory.path, corpus)
+    return saved
 
 
 def evaluate(eval_step: Any, state: TrainState, batches: list[Any]) -> dict[str, float]:

@@ -31,13 +31,16 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--muted); font-weight: 500; } td.number, th.number { text-align: right; white-space: nowrap; }
 table.settings td { overflow-wrap: anywhere; } table.settings { width: 100%; }
-table.settings th { width: 12rem; max-width: 45%; }
+table.settings th { width: 1%; white-space: nowrap; }
+.wide td:first-child { min-width: 6.5rem; }
+@media (max-width: 30rem) { section { padding: .9rem; } th, td { padding-right: .6rem; } table { font-size: .85rem; } }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.25rem;
   align-items: start; }
 figure { margin: 0; max-width: 34rem; } figure img { width: 100%; height: auto; display: block; }
 figcaption { color: var(--muted); font-size: .9rem; margin-top: .35rem; }
 pre { background: var(--ground); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .8rem; margin: 0 0 .9rem;
-  white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+  white-space: pre-wrap; overflow-wrap: anywhere;
+  font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 2rem; }
 @media print { section, .figures div { break-inside: avoid; } body { background: none; } }
 """

@@ -132,7 +132,7 @@ def tables_section(run: Material, data: TablesReport) -> Section:
     ]
     shared = [
         (
-            f"{pair['later']} rows that are in {pair['earlier']} too",
+            f"{pair['later']} rows in {pair['earlier']} too",
             f"{pair['rows']:,}",
             f"{pair['contradictory_rows']:,}",
             ", ".join(map(str, pair["lines"])) + (", …" if pair["rows"] > len(pair["lines"]) else ""),
@@ -148,7 +148,7 @@ def tables_section(run: Material, data: TablesReport) -> Section:
         )
     ]
     body = grid(("", *tables), rows) + "<h3>Labels</h3>" + grid(("label", *tables), classes)
-    body += "<h3>Rows that tables share</h3>" + grid(("", "rows", "with another label", "first lines"), shared)
+    body += "<h3>Rows that tables share</h3>" + grid(("", "rows", "other label", "lines"), shared)
     body += "<h3>Length</h3>" + _pictures(run.workdir, histogram)
     body += settings((name, table["path"]) for name, table in tables.items())
     return Section("data", "Data", body)
