@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from dnabert2_jax.cli import data, train
+from dnabert2_jax.cli import data, train, use
 from dnabert2_jax.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(data.tokenizer, name="tokenizer")
 app.add_typer(data.corpus, name="corpus")
 app.add_typer(train.commands)
+app.add_typer(use.commands)
 
 
 def main() -> NoReturn:

@@ -1,6 +1,7 @@
 """Class probabilities from a model directory or an adapter directory."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.config import LoraConfig
 from dnabert2_jax.data.classification import Batches, choose_lengths, encode_table, evaluation_batches
 from dnabert2_jax.data.tables import LabelSet, Table
-from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import is_adapter_directory, load_adapter, load_model
+from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.models import Network, SequenceClassifier, sequence_classifier
 from dnabert2_jax.progress import ProgressBar, remark
@@ -36,7 +36,7 @@ def predict_rows(predict: Predict, params: Tree, batches: Batches, title: str | 
     """Probabilities of every row in the order of the table, [rows, C]; with a ``title``, shows progress."""
     rows, values = [], []
     bar = ProgressBar(title, len(batches)) if title else None
-    with bar or _Quiet():
+    with bar or nullcontext():
         for batch in batches:
             rows.append(np.asarray(batch.rows))
             values.append(predict(params, batch))
@@ -48,18 +48,12 @@ def predict_rows(predict: Predict, params: Tree, batches: Batches, title: str | 
     return result
 
 
-class _Quiet:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-
 @dataclass(frozen=True)
 class Classifier:
     """A trained classifier, ready to use.
 
     Attributes:
-        params: the model's parts, and ``"adapter"`` where it is an adapter on a base.
+        params: the model's parts; an adapter is merged into its base.
         tokenizer: makes its ids.
         labels: its classes.
         predict: jitted, see :func:`make_predict`.
@@ -82,20 +76,10 @@ class Classifier:
         Raises:
             UserError: not a classifier, damaged, or not the adapter's base.
         """
-        lora = None
-        if is_adapter_directory(path):
-            adapter = load_adapter(path, load_model(base) if base else None)
-            model, labels, lora = adapter.base, adapter.labels, adapter.lora
-            params = {"encoder": model.params["encoder"], **adapter.params}
-        else:
-            if base is not None:
-                raise UserError(f"{path} is a whole model, not an adapter; leave --base out")
-            model = load_model(path)
-            if model.kind != "classifier":
-                raise UserError(f"{path} is a {model.kind}, which has no classes; train one with `dnabert2 finetune`")
-            labels, params = model.labels, model.params
-        network = sequence_classifier(model.config, len(labels), compute)
-        return cls(jax.device_put(params), model.tokenizer, LabelSet(labels), make_predict(network, lora))
+        model = InferenceModel.load(path, compute, base)
+        model.need("classifier", "scoring", "train one with `dnabert2 finetune`")
+        network = sequence_classifier(model.config, len(model.labels), compute)
+        return cls(model.params, model.tokenizer, LabelSet(model.labels), make_predict(network, None))
 
     def score(self, table: Table, *, batch_size: int, max_tokens: int) -> NDArray[np.float32]:
         """Class probabilities of a labelled table in file order, [rows, C]; rows cut to ``max_tokens`` are reported."""

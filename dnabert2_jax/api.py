@@ -1,0 +1,167 @@
+"""The Python interface: a trained model as one object.
+
+from dnabert2_jax import DNABERT2
+
+model = DNABERT2.load("runs/pretrain/model")
+vectors = model.embed(["ACGTTTGACA", "GGGTTACGGA"])
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.config import EncoderConfig, PrecisionOption
+from dnabert2_jax.data.sequences import given_sequences
+from dnabert2_jax.inference.embedding import embed
+from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.options import LongSequences, Pooling
+from dnabert2_jax.inference.prediction import Predictions, predict
+from dnabert2_jax.model_directory import ModelKind
+from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.training.start import resolve_compute
+
+
+class DNABERT2:
+    """A masked language model or a classifier, loaded from its directory with :meth:`load`.
+
+    Sequences are text in either case; N and the other IUPAC codes become [UNK], and anything else is an error. Compiled
+    functions stay with the object, so keep it for the next call.
+    """
+
+    def __init__(self, model: InferenceModel) -> None:
+        self._model = model
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        base: str | Path | None = None,
+        precision: PrecisionOption = "auto",
+        attention: str = "auto",
+    ) -> "DNABERT2":
+        """Read a model directory, or an adapter directory, which is merged into its base.
+
+        Args:
+            path: what ``dnabert2 pretrain`` or ``dnabert2 finetune`` saved.
+            base: the adapter's base, where it is not where the adapter says.
+            precision: ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
+            attention: ``auto`` or the name of an attention backend.
+
+        Raises:
+            UserError: the directory is missing, damaged or of another kind; the base is not the adapter's; no such backend.
+        """
+        compute = resolve_compute(precision, attention)
+        return cls(InferenceModel.load(Path(path), compute, None if base is None else Path(base)))
+
+    def __repr__(self) -> str:
+        return f"DNABERT2({str(self._model.path)!r}, kind={self.kind!r}, hidden_size={self.config.hidden_size})"
+
+    @property
+    def kind(self) -> ModelKind:
+        """``masked_lm`` or ``classifier``."""
+        return self._model.kind
+
+    @property
+    def config(self) -> EncoderConfig:
+        """Sizes of the encoder."""
+        return self._model.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with."""
+        return self._model.tokenizer
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A classifier's classes by class number; empty for a masked language model."""
+        return self._model.labels
+
+    @overload
+    def embed(
+        self,
+        sequences: Sequence[str],
+        pooling: Literal["mean", "cls", "max"] = "mean",
+        *,
+        batch_tokens: int | None = None,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def embed(
+        self, sequences: Sequence[str], pooling: Literal["token", "base"], *, batch_tokens: int | None = None
+    ) -> list[NDArray[np.float32]]: ...
+    def embed(
+        self, sequences: Sequence[str], pooling: Pooling = "mean", *, batch_tokens: int | None = None
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Embeddings: hidden states of the last block, in the order of the sequences.
+
+        Args:
+            sequences: DNA of any lengths. [n].
+            pooling: ``mean`` or ``max`` over the sequence's own tokens ([CLS], [SEP] and padding left out), ``cls`` for the
+                state of [CLS], ``token`` for all tokens, ``base`` for all bases (each has the vector of its token).
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+
+        Returns:
+            [n, hidden_size]; for ``token`` and ``base`` a list of n arrays [tokens, hidden_size] or [bases, hidden_size].
+
+        Raises:
+            UserError: no sequences, an empty one, a letter that is not DNA, an unknown pooling, or not enough memory.
+        """
+        embeddings = embed(self._model, given_sequences(sequences), pooling, batch_tokens=batch_tokens)
+        return embeddings.split() if pooling in ("token", "base") else embeddings.vectors
+
+    def predict(
+        self,
+        sequences: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_tokens: int = 512,
+        long: LongSequences = "windows",
+        overlap: float = 0.5,
+        batch_tokens: int | None = None,
+    ) -> Predictions:
+        """Classes and their probabilities, in the order of the sequences.
+
+        Args:
+            sequences: DNA of any lengths. [n].
+            pairs: the second sequence of each row, for a classifier of pairs. [n].
+            max_tokens: longest input of the classifier, in tokens, special tokens included.
+            long: a longer sequence is read in overlapping ``windows``, whose probabilities are averaged, or ``cut``.
+            overlap: least share of a window that the next one repeats, in [0, 1).
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+
+        Returns:
+            ``labels`` [n], ``probabilities`` [n, classes], ``windows`` [n] and ``cut_bases`` [n].
+
+        Raises:
+            UserError: not a classifier, a sequence or option that is not accepted, a long pair that may not be cut, or not
+                enough memory.
+        """
+        return predict(
+            self._model,
+            given_sequences(sequences, pairs),
+            max_tokens=max_tokens,
+            long=long,
+            overlap=overlap,
+            batch_tokens=batch_tokens,
+        )
+
+    def fill_mask(self, sequence: str, ranges: Sequence[tuple[int, int]] = (), *, top_k: int = 5) -> list[MaskedToken]:
+        """What the model expects in place of masked tokens, predicted all at once.
+
+        Args:
+            sequence: DNA in which each ``[MASK]`` stands for one token of unknown length; or without any, and ranges.
+            ranges: ranges of bases (start, end), from 0, end not included; every token that shares a base is masked.
+            top_k: candidates of each masked token.
+
+        Returns:
+            One item for each masked token, in the order of the sequence, with its candidates and their probabilities.
+
+        Raises:
+            UserError: not a masked language model, a letter that is not DNA, nothing to mask, both ways at once, a range
+                outside the sequence, or ``top_k`` out of range.
+        """
+        return fill_mask(self._model, sequence, ranges, top_k=top_k)

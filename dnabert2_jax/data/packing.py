@@ -1,0 +1,220 @@
+"""Sequences of any lengths to batches of a few shapes, with little padding: for inference.
+
+A row of a batch holds one sequence or several, told apart by segment ids; tokens see their own segment only, and ALiBi knows
+distances but no positions, so a sequence's result does not depend on its neighbours. Rows are as wide as the longest
+sequences need, shorter sequences fill what those leave free, and what is left goes into narrower rows: attention is never
+paid for more width than padding would have cost. Sequences of more than ``LONGEST_PACKED`` tokens have a row to themselves.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.data.classification import choose_lengths
+from dnabert2_jax.tokenizer.special import PAD
+from dnabert2_jax.types import TokenBatch
+
+LONGEST_PACKED = 1024
+"""Tokens of the longest sequence that shares a row with others. Padding a longer one costs an eighth at most."""
+
+MAX_WIDTHS = 4
+"""Widths of packed rows; each is compiled once, and a fifth one would save little."""
+
+_NARROWEST = 16
+_TOKENS_A_SLOT = 8
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One sequence, or one pair, as the encoder reads it.
+
+    Attributes:
+        ids: token ids with the template around them, [tokens].
+        first_tokens: how many of them are of token type 0.
+    """
+
+    ids: NDArray[np.int32]
+    first_tokens: int
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows of one width, and where in them each sequence is. P is the most sequences a row of this width may hold.
+
+    Attributes:
+        tokens: ids, segments and token types, [B, T] each; segment s of a row is its slot s - 1.
+        starts: position of each slot's [CLS], 0 in an unused slot. [B, P].
+        sequences: number of the sequence in each slot, -1 in an unused one. [B, P].
+    """
+
+    tokens: TokenBatch
+    starts: NDArray[np.int32]
+    sequences: NDArray[np.int64]
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """Which slots hold a sequence, [B, P]."""
+        return self.sequences >= 0
+
+
+@dataclass
+class _Plan:
+    """Width of a batch, its number of rows with the empty ones, and the sequences of each row."""
+
+    width: int
+    rows: int
+    sequences: list[list[int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PackedBatches:
+    """The batches of some sequences, each assembled when it is asked for.
+
+    Attributes:
+        rows: the sequences.
+        plan: what goes where.
+    """
+
+    rows: Sequence[TokenRow]
+    plan: list[_Plan]
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.plan)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens of all sequences, special tokens included."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def shapes(self) -> set[tuple[int, int]]:
+        """(rows, width) of the batches: one compilation each."""
+        return {(plan.rows, plan.width) for plan in self.plan}
+
+    @property
+    def padding_share(self) -> float:
+        """Share of all positions that is padding, empty rows included."""
+        return 1 - self.real_tokens / sum(plan.rows * plan.width for plan in self.plan)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        """The batches, widest first."""
+        return map(self._assemble, self.plan)
+
+    def _assemble(self, plan: _Plan) -> PackedBatch:
+        shape, slots = (plan.rows, plan.width), (plan.rows, slots_of_row(plan.width))
+        tokens = TokenBatch(np.full(shape, PAD, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32))
+        starts, sequences = np.zeros(slots, np.int32), np.full(slots, -1, np.int64)
+        for row, members in enumerate(plan.sequences):
+            start = 0
+            for slot, sequence in enumerate(members):
+                ids, first_tokens = self.rows[sequence].ids, self.rows[sequence].first_tokens
+                end = start + len(ids)
+                tokens.input_ids[row, start:end] = ids
+                tokens.segment_ids[row, start:end] = slot + 1
+                tokens.token_type_ids[row, start + first_tokens : end] = 1
+                starts[row, slot], sequences[row, slot] = start, sequence
+                start = end
+        return PackedBatch(tokens, starts, sequences)
+
+
+def slots_of_row(width: int) -> int:
+    """P, the most sequences that a row of ``width`` tokens may hold: one for every eight tokens, or one long one."""
+    return max(1, width // _TOKENS_A_SLOT) if width <= LONGEST_PACKED else 1
+
+
+def padded_width(tokens: int) -> int:
+    """The width that a row of ``tokens`` tokens is rounded up to: eight steps from each power of two to the next.
+
+    At most an eighth is padding, and there are few enough widths that calls with different sequences share compilations.
+    """
+    step = max(8, 1 << max(0, (tokens - 1).bit_length() - 4))
+    return max(_NARROWEST, -(-tokens // step) * step)
+
+
+def pack(rows: Sequence[TokenRow], tokens_per_batch: int) -> PackedBatches:
+    """Plan batches that hold every sequence once.
+
+    A batch has as many rows as make ``tokens_per_batch`` tokens; the last one of a width may have fewer, a power of two. A
+    sequence with more tokens than that is a batch of its own.
+
+    Args:
+        rows: the sequences; at least one.
+        tokens_per_batch: positions of a batch, padding included.
+    """
+    lengths = np.array([len(row.ids) for row in rows])
+    widths = np.array([padded_width(n) for n in lengths.tolist()])
+    order = np.argsort(-lengths, kind="stable")
+    plan: list[_Plan] = []
+    for width in np.unique(widths[lengths > LONGEST_PACKED])[::-1].tolist():
+        alone = [[sequence] for sequence in order[widths[order] == width].tolist()]
+        plan += _batches(alone, width, tokens_per_batch)
+    short = order[lengths[order] <= LONGEST_PACKED]
+    if len(short):
+        plan += _pack_short(short.tolist(), lengths, choose_lengths(widths[short], MAX_WIDTHS), tokens_per_batch)
+    return PackedBatches(rows, plan)
+
+
+def _pack_short(order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int) -> list[_Plan]:
+    """Batches of sequences that may share rows.
+
+    A width's last batch is completed with rows of shorter sequences, so that only the very last batch may be short.
+    """
+    waiting = _Waiting(order, lengths)
+    plan: list[_Plan] = []
+    for narrower, width in zip((*reversed(widths[:-1]), 0), reversed(widths), strict=True):
+        full = max(1, tokens_per_batch // width)
+        rows: list[list[int]] = []
+        while waiting and (waiting.longest > narrower or len(rows) % full):
+            rows.append(_fill_row(waiting, width))
+        plan += _batches(rows, width, tokens_per_batch)
+    return plan
+
+
+class _Waiting:
+    """Sequences that have no row yet, by length."""
+
+    def __init__(self, order: list[int], lengths: NDArray[np.int64]) -> None:
+        self._by_length: dict[int, list[int]] = {}
+        for sequence in reversed(order):  # so that pop() takes the earliest of a length
+            self._by_length.setdefault(int(lengths[sequence]), []).append(sequence)
+        self._lengths = sorted(self._by_length)
+
+    def __bool__(self) -> bool:
+        return bool(self._lengths)
+
+    @property
+    def longest(self) -> int:
+        return self._lengths[-1]
+
+    def take(self, room: int) -> tuple[int, int] | None:
+        """The longest that fits into ``room`` tokens, and its length."""
+        at = bisect_right(self._lengths, room) - 1
+        if at < 0:
+            return None
+        length = self._lengths[at]
+        sequence = self._by_length[length].pop()
+        if not self._by_length[length]:
+            del self._lengths[at]
+        return sequence, length
+
+
+def _fill_row(waiting: _Waiting, width: int) -> list[int]:
+    row: list[int] = []
+    room = width
+    while len(row) < slots_of_row(width) and (taken := waiting.take(room)) is not None:
+        row.append(taken[0])
+        room -= taken[1]
+    return row
+
+
+def _batches(rows: list[list[int]], width: int, tokens_per_batch: int) -> list[_Plan]:
+    full = max(1, tokens_per_batch // width)
+    batches = []
+    for at in range(0, len(rows), full):
+        some = rows[at : at + full]
+        batches.append(_Plan(width, min(full, 1 << (len(some) - 1).bit_length()), some))
+    return batches

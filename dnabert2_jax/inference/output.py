@@ -1,0 +1,221 @@
+"""Results as files: npz, parquet or HDF5 for embeddings, CSV or parquet for predictions; whole or not at all.
+
+An embedding file holds, for ``mean``, ``cls`` and ``max``:
+
+=========== ======================================================================
+names       name of each sequence
+embeddings  float32 [sequences, D]
+=========== ======================================================================
+
+For ``token`` and ``base``, npz and HDF5 hold the vectors of all sequences one after the other, and where each begins:
+
+=========== ======================================================================
+names       name of each sequence
+embeddings  float32 [tokens or bases of all sequences, D]
+offsets     sequence i has the rows offsets[i] to offsets[i + 1]
+token_ids   the ids, [tokens of all sequences]
+token_bases bases that each token covers, [tokens of all sequences]
+=========== ======================================================================
+
+and parquet one row a vector: name, index (token or base within the sequence, from 0), embedding.
+"""
+
+import csv
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.inference.embedding import Embeddings
+from dnabert2_jax.inference.fill_mask import MaskedToken
+from dnabert2_jax.inference.prediction import Predictions
+from dnabert2_jax.tokenizer.bpe import Tokenizer
+
+EMBEDDING_SUFFIXES = (".npz", ".parquet", ".h5")
+TABLE_SUFFIXES = (".csv", ".parquet")
+
+_LIBRARIES = {".parquet": "pyarrow", ".h5": "h5py"}
+_EXTRAS = {".parquet": "parquet", ".h5": "hdf5"}
+
+
+def check_output(path: Path, accepted: tuple[str, ...]) -> None:
+    """Find out before the work, rather than after it, that a file cannot be written.
+
+    Args:
+        path: the file to be.
+        accepted: suffixes of the formats that can hold the result.
+
+    Raises:
+        UserError: another suffix, no such directory, or a format whose library is not installed.
+    """
+    if path.suffix not in accepted:
+        raise UserError(
+            f"{path}: a file name that ends in {path.suffix!r} names no format; accepted are {', '.join(accepted)}"
+        )
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no directory {path.parent}; make it first")
+    if path.suffix in _LIBRARIES:
+        _library(path)
+
+
+def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer) -> None:
+    """Write embeddings in the format that the file's suffix names; see the module's text for what is in it.
+
+    Args:
+        path: ``.npz``, ``.parquet`` or ``.h5``.
+        embeddings: the result of :func:`~dnabert2_jax.inference.embedding.embed`.
+        tokenizer: the model's, for the bases of each token.
+
+    Raises:
+        UserError: as :func:`check_output`, or the file cannot be written.
+    """
+    check_output(path, EMBEDDING_SUFFIXES)
+    writers: dict[str, Callable[[Path], None]] = {
+        ".npz": lambda file: _write_npz(file, _arrays(embeddings, tokenizer)),
+        ".h5": lambda file: _write_hdf5(file, _arrays(embeddings, tokenizer), embeddings.pooling),
+        ".parquet": lambda file: _write_parquet(file, _embedding_columns(embeddings)),
+    }
+    with _replacing(path) as partial:
+        writers[path.suffix](partial)
+
+
+def save_predictions(path: Path, predictions: Predictions) -> None:
+    """Write a table: name, label, one probability a class (``p_<class>``), windows and cut_bases.
+
+    Args:
+        path: ``.csv`` or ``.parquet``.
+        predictions: the result of :func:`~dnabert2_jax.inference.prediction.predict`.
+
+    Raises:
+        UserError: as :func:`check_output`, or the file cannot be written.
+    """
+    columns = {
+        "name": predictions.names,
+        "label": predictions.labels,
+        **{f"p_{name}": predictions.probabilities[:, c] for c, name in enumerate(predictions.classes)},
+        "windows": predictions.windows,
+        "cut_bases": predictions.cut_bases,
+    }
+    _save_table(path, columns)
+
+
+def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:
+    """Write a table of one row a candidate.
+
+    Columns: mask (from 1), first_base and last_base (from 1; empty for a ``[MASK]`` in the text), original, rank, piece,
+    probability.
+
+    Args:
+        path: ``.csv`` or ``.parquet``.
+        tokens: the result of :func:`~dnabert2_jax.inference.fill_mask.fill_mask`.
+
+    Raises:
+        UserError: as :func:`check_output`, or the file cannot be written.
+    """
+    rows = [
+        (
+            number,
+            None if token.original is None else token.start + 1,
+            None if token.original is None else token.end,
+            token.original,
+            rank,
+            piece,
+            probability,
+        )
+        for number, token in enumerate(tokens, start=1)
+        for rank, (piece, probability) in enumerate(token.candidates, start=1)
+    ]
+    names = ("mask", "first_base", "last_base", "original", "rank", "piece", "probability")
+    _save_table(path, {name: [row[at] for row in rows] for at, name in enumerate(names)})
+
+
+def _save_table(path: Path, columns: dict[str, Any]) -> None:
+    check_output(path, TABLE_SUFFIXES)
+    with _replacing(path) as partial:
+        if path.suffix == ".csv":
+            _write_csv(partial, columns)
+        else:
+            _write_parquet(partial, columns)
+
+
+def _write_csv(path: Path, columns: dict[str, Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow([f"{value:.6g}" if isinstance(value, float | np.floating) else value for value in row])
+
+
+def _arrays(embeddings: Embeddings, tokenizer: Tokenizer) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"names": np.array(embeddings.names), "embeddings": embeddings.vectors}
+    if embeddings.pooling in ("token", "base"):
+        ids = np.concatenate(embeddings.token_ids)
+        arrays |= {"offsets": embeddings.offsets, "token_ids": ids, "token_bases": tokenizer.piece_lengths[ids]}
+    return arrays
+
+
+def _embedding_columns(embeddings: Embeddings) -> dict[str, Any]:
+    pyarrow = importlib.import_module("pyarrow")
+    vectors = embeddings.vectors
+    flat = pyarrow.array(vectors.reshape(-1), pyarrow.float32())
+    embedding = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    if embeddings.pooling not in ("token", "base"):
+        return {"name": embeddings.names, "embedding": embedding}
+    each = np.diff(embeddings.offsets)
+    index = np.arange(len(vectors)) - np.repeat(embeddings.offsets[:-1], each)
+    return {"name": np.repeat(np.array(embeddings.names, object), each), "index": index, "embedding": embedding}
+
+
+def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _write_hdf5(path: Path, arrays: dict[str, Any], pooling: str) -> None:
+    h5py = _library(path)
+    with h5py.File(path, "w") as file:
+        file.attrs["pooling"] = pooling
+        for name, array in arrays.items():
+            if name == "names":
+                file.create_dataset(name, data=array.tolist(), dtype=h5py.string_dtype())
+            else:
+                file.create_dataset(name, data=array)
+
+
+def _write_parquet(path: Path, columns: dict[str, Any]) -> None:
+    pyarrow = _library(path)
+    importlib.import_module("pyarrow.parquet").write_table(pyarrow.table(columns), path)
+
+
+def _library(path: Path) -> Any:
+    """The library that writes this format, which an extra of the package installs."""
+    library = _LIBRARIES[path.suffix]
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        extra = _EXTRAS[path.suffix]
+        raise UserError(
+            f"{path}: {path.suffix} files need the package {library}, which is not installed; run "
+            f'pip install "dnabert2_jax[{extra}]", or choose another format'
+        ) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path``, of the same suffix, to write to; it takes the place of ``path`` at the end."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror or error}); make room or choose another place"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,89 @@
+"""Class probabilities of unlabelled sequences; long ones in overlapping windows."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.data.packing import PackedBatch, pack
+from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.inference.encoding import encode_limited
+from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
+from dnabert2_jax.inference.options import LongSequences
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says, in the order of the input.
+
+    Attributes:
+        names: name of each sequence.
+        classes: class names by class number.
+        probabilities: the mean over a sequence's windows. [sequences, C], float32.
+        windows: how many windows a sequence was read in; 1 where it fits as a whole. [sequences].
+        cut_bases: bases that were not read. [sequences].
+    """
+
+    names: list[str]
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+    windows: NDArray[np.int64]
+    cut_bases: NDArray[np.int64]
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each sequence."""
+        return [self.classes[number] for number in self.probabilities.argmax(1)]
+
+    def summary(self, max_tokens: int) -> str | None:
+        """One line about sequences that did not fit ``max_tokens``, for people; None where all did."""
+        lines = []
+        if several := int(np.count_nonzero(self.windows > 1)):
+            windows = int(self.windows[self.windows > 1].sum())
+            lines.append(
+                f"sequences of more than {max_tokens:,} tokens: {several:,}, read in {windows:,} overlapping windows whose "
+                "probabilities were averaged"
+            )
+        if cut := int(np.count_nonzero(self.cut_bases)):
+            lines.append(f"rows cut to {max_tokens:,} tokens: {cut:,}; {int(self.cut_bases.sum()):,} bases were not read")
+        return "; ".join(lines) or None
+
+
+def predict(
+    model: InferenceModel,
+    sequences: Sequences,
+    *,
+    max_tokens: int = 512,
+    long: LongSequences = "windows",
+    overlap: float = 0.5,
+    batch_tokens: int | None = None,
+    title: str | None = None,
+) -> Predictions:
+    """Class probabilities of sequences or pairs.
+
+    Args:
+        model: a classifier.
+        sequences: what to classify.
+        max_tokens: longest input of the classifier, in tokens, special tokens included.
+        long: what to do with longer ones; see :func:`~dnabert2_jax.inference.encoding.encode_limited`.
+        overlap: least share of a window that the next one repeats.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        title: shows progress.
+
+    Raises:
+        UserError: not a classifier, an option out of range, a long pair that may not be cut, or not enough memory.
+    """
+    model.need("classifier", "prediction", "train one with `dnabert2 finetune`")
+    limited = encode_limited(model.tokenizer, sequences, max_tokens=max_tokens, long=long, overlap=overlap)
+    probabilities = np.empty((len(limited.rows), len(model.labels)), np.float32)
+
+    def run(batch: PackedBatch) -> jax.Array:
+        return model.class_probabilities(model.params, batch.tokens, batch.starts)
+
+    batches = pack(limited.rows, batch_tokens or default_batch_tokens())
+    for batch, slots in run_batches(run, batches, title):
+        probabilities[batch.sequences[batch.used]] = slots[batch.used]
+    first_rows = np.cumsum(limited.windows) - limited.windows
+    means = np.add.reduceat(probabilities, first_rows, axis=0, dtype=np.float64) / limited.windows[:, None]
+    return Predictions(sequences.names, model.labels, means.astype(np.float32), limited.windows, limited.cut_bases)
