@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -96,7 +97,7 @@ class PretrainRun:
     """A pretraining run: the sections of its TOML file, and ``seed``, which chooses weights, windows and masks."""
 
     command: Literal["pretrain"] = "pretrain"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     model: ModelOptions
     data: PretrainData
     masking: MaskingConfig = MaskingConfig()
@@ -161,7 +162,7 @@ class FinetuneRun:
     """A fine-tuning run: the sections of its TOML file, and ``seed``, which chooses new weights, order and dropout."""
 
     command: Literal["finetune"] = "finetune"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     model: ModelOptions
     data: FinetuneData
     optimizer: OptimizerConfig = FINETUNE_OPTIMIZER
@@ -215,9 +216,11 @@ def parse_run(kind: type[Run], content: dict[str, Any], source: str) -> Run:
         raise UserError(f"{source}: this is a run of `dnabert2 {content['command']}`, not of `dnabert2 {wanted}`")
     content = _with_section_defaults(kind, content)
     try:
-        return TypeAdapter(kind).validate_python(content)
+        run = TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         raise UserError(f"{source}: " + "; ".join(_explain(kind, problem) for problem in error.errors())) from None
+    _refuse_booleans_for_numbers(source, content, run_to_dict(run))
+    return run
 
 
 def run_to_dict(run: PretrainRun | FinetuneRun) -> dict[str, Any]:
@@ -226,23 +229,39 @@ def run_to_dict(run: PretrainRun | FinetuneRun) -> dict[str, Any]:
 
 
 def _with_section_defaults(kind: type[Any], content: dict[str, Any]) -> dict[str, Any]:
-    """Complete partly given sections from the run's own defaults, which may differ from those of the section's class."""
+    """Complete partly given sections from the run's own defaults, which may differ from those of the section's class.
+
+    A section that is missing and has no default becomes an empty one, so that errors name its keys.
+    """
     completed = dict(content)
     for field in fields(kind):
-        given = completed.get(field.name)
-        if is_dataclass(field.default) and isinstance(given, dict):
-            completed[field.name] = {**asdict(field.default), **given}  # type: ignore[arg-type]
+        if is_dataclass(field.default):
+            given = completed.get(field.name)
+            if isinstance(given, dict):
+                completed[field.name] = {**asdict(field.default), **given}  # type: ignore[arg-type]
+        elif is_dataclass(get_type_hints(kind)[field.name]):
+            completed.setdefault(field.name, {})
     return completed
+
+
+def _refuse_booleans_for_numbers(source: str, given: Any, accepted: Any, path: str = "") -> None:
+    """Pydantic takes ``true`` for 1; who wrote ``steps = true`` meant something else."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            _refuse_booleans_for_numbers(source, value, accepted[key], f"{path}.{key}".lstrip("."))
+    elif isinstance(given, bool) and not isinstance(accepted, bool):
+        raise UserError(f"{source}: {path}: a number is needed, found {str(given).lower()}")
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {override}: accepted is section.key=value, as in --set optimizer.learning_rate=1e-4")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value: Any = text
+    with suppress(tomllib.TOMLDecodeError):
+        document = tomllib.loads(f"value = {text}")
+        if document.keys() == {"value"}:  # a line break may have begun another key
+            value = document["value"]
     *sections, last = key.strip().split(".")
     for section in sections:
         content = content.setdefault(section, {})
