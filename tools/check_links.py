@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,7 +20,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("benchmarks", "configs", "dnabert2_jax", "docs", "launch", "tests", "tools")
+REPOSITORY_PATH = re.compile(r"(benchmarks|configs|dnabert2_jax|docs|launch|tests|tools)/[\w./-]*")
 
 
 def markdown_files() -> list[Path]:
@@ -43,9 +44,13 @@ def parsed(path: Path) -> list[Token]:
 @cache
 def anchors(path: Path) -> frozenset[str]:
     """The names that a site gives to the headings of a Markdown file."""
-    tokens = parsed(path)
-    titles = [inline.content for heading, inline in zip(tokens, tokens[1:], strict=False) if heading.type == "heading_open"]
+    titles = [inline.content for heading, inline in pairwise(parsed(path)) if heading.type == "heading_open"]
     return frozenset(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
+
+
+def is_missing_path(code: str) -> bool:
+    """Whether this is written like a path of the repository that does not exist."""
+    return bool(REPOSITORY_PATH.fullmatch(code)) and not (ROOT / code).exists()
 
 
 def dead_links(path: Path) -> Iterator[str]:
@@ -61,9 +66,8 @@ def dead_links(path: Path) -> Iterator[str]:
                 yield f"{target}: no such file"
             elif anchor and anchor not in anchors(file):
                 yield f"{target}: no such heading; there are {', '.join(sorted(anchors(file)))}"
-        elif token.type == "code_inline" and token.content.startswith(tuple(f"{folder}/" for folder in FOLDERS)):
-            if re.fullmatch(r"[\w./-]+", token.content) and not (ROOT / token.content).exists():
-                yield f"`{token.content}`: no such file"
+        elif token.type == "code_inline" and is_missing_path(token.content):
+            yield f"`{token.content}`: no such file"
 
 
 def external_links(path: Path) -> set[str]:

@@ -1,0 +1,82 @@
+"""What the documentation tells people to type has to be there: commands, options, keys of runs, files and headings."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from dnabert2_jax.cli import app
+from dnabert2_jax.runs import FinetuneRun, PretrainRun, load_run
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+RUNS = {"pretrain": PretrainRun, "finetune": FinetuneRun}
+
+
+def commands_in(text):
+    """Command lines that begin with ``dnabert2``, continued lines joined, as lists of words."""
+    joined = text.replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"^[#\s]*(dnabert2 [a-z].*)$", joined, re.MULTILINE)]
+
+
+def shell_blocks(page):
+    return "".join(re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{file.relative_to(ROOT)}: {' '.join(words)}")
+    for file, text in [*((page, shell_blocks(page)) for page in PAGES), *((file, file.read_text()) for file in CONFIGS)]
+    for words in commands_in(text)
+]
+
+
+def parse(words):
+    """The name and the options of a command line, read by the command line's own parser."""
+    command, words = typer.main.get_command(app), words[1:]
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, f"there is no command {words[0]}"
+        command, words = command.commands[words[0]], words[1:]
+    return command.name, command.make_context(command.name, words).params
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_and_their_options_exist(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name, options = parse(words)
+    if name in RUNS:
+        load_run(RUNS[name], options["config"], options["set_"] or ())
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_the_head_of_a_run_says_command_time_and_expectation(file):
+    head = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+    [words] = commands_in(head)
+    _, options = parse(words)
+    assert ROOT / options["config"] == file
+    assert re.search(r"^# Time ", head, re.MULTILINE)
+    assert re.search(r"^# Expect ", head, re.MULTILINE)
+
+
+def test_no_link_is_dead():
+    pytest.importorskip("markdown_it", reason="the link check needs markdown-it-py, one of the development tools")
+    check = subprocess.run([sys.executable, ROOT / "tools" / "check_links.py"], capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_a_dead_link_is_found(tmp_path):
+    pytest.importorskip("markdown_it", reason="the link check needs markdown-it-py, one of the development tools")
+    (tmp_path / "tools").mkdir()
+    script = tmp_path / "tools" / "check_links.py"
+    script.write_text((ROOT / "tools" / "check_links.py").read_text())
+    (tmp_path / "other.md").write_text("# One heading, *two*\n")
+    (tmp_path / "README.md").write_text(
+        "[a](other.md) [b](other.md#one-heading-two) [c](gone.md) [d](other.md#gone) `configs/gone.toml` `dnabert2_jax.runs`"
+    )
+    check = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert check.returncode == 1
+    assert [line.split()[1] for line in check.stdout.splitlines()] == ["gone.md:", "other.md#gone:", "`configs/gone.toml`:"]
