@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from dnabert2_jax.cli import data, train, use
+from dnabert2_jax.cli import data, manage, train, use
 from dnabert2_jax.errors import UserError
 
 app = typer.Typer(
@@ -23,6 +23,9 @@ app.add_typer(data.tokenizer, name="tokenizer")
 app.add_typer(data.corpus, name="corpus")
 app.add_typer(train.commands)
 app.add_typer(use.commands)
+app.add_typer(manage.adapters, name="adapters")
+app.add_typer(manage.config, name="config")
+app.add_typer(manage.commands)
 
 
 def main() -> NoReturn:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar, console, remark
@@ -11,6 +12,12 @@ from dnabert2_jax.tokenizer.letters import Ambiguous
 
 tokenizer = typer.Typer(no_args_is_help=True, help="Train and inspect tokenizers.")
 corpus = typer.Typer(no_args_is_help=True, help="Build and inspect corpora.")
+
+
+def results() -> Console:
+    """Standard output for tables: as wide as the terminal, or wide enough not to shorten anything in a file or a pipe."""
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=200)
 
 
 @tokenizer.command(
@@ -35,6 +42,66 @@ def tokenizer_train(
     longest = max(trained.pieces[5:], key=len)
     remark(f"{trained.vocab_size:,} pieces; the longest is {longest} ({len(longest)} bases)")
     print(f"saved {file}")
+
+
+@tokenizer.command(
+    "encode",
+    epilog="Example: dnabert2 tokenizer encode --tokenizer runs/tokenizer ACGTTGCATATA; or --fasta genes.fa > genes.tsv",
+)
+def tokenizer_encode(
+    tokenizer: Annotated[Path, typer.Option(help="Tokenizer directory, or a model directory.")],
+    sequence: Annotated[list[str] | None, typer.Argument(metavar="SEQUENCE...", help="DNA, in either case.")] = None,
+    fasta: Annotated[Path | None, typer.Option(help="Or the records of a FASTA file, plain or compressed.")] = None,
+) -> None:
+    """Print sequences as tokens, tab-separated: name, bases, tokens, ids and pieces, [CLS] and [SEP] included."""
+    from dnabert2_jax.genome.fasta import read_fasta
+    from dnabert2_jax.tokenizer.bpe import Tokenizer
+    from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
+    from dnabert2_jax.tokenizer.special import with_template
+
+    if bool(sequence) == (fasta is not None):
+        raise UserError("give either sequences or --fasta")
+    loaded = Tokenizer.load(tokenizer)
+    records = (
+        ((record.name, record.sequence) for record in read_fasta(fasta))
+        if fasta is not None
+        else ((f"sequence {number}", text.encode()) for number, text in enumerate(sequence or (), start=1))
+    )
+    counts = LetterCounts()
+    print("name\tbases\ttokens\tids\tpieces")
+    for name, text in records:
+        letters, seen = clean_letters(text, source=str(fasta or "command line"), record=name)
+        counts.add(seen)
+        ids = with_template(loaded.encode_raw(letters.tobytes().decode("ascii"))).tolist()
+        pieces = " ".join(loaded.pieces[token] for token in ids)
+        print(f"{name}\t{len(letters)}\t{len(ids)}\t{' '.join(map(str, ids))}\t{pieces}")
+    if counts.lower_case:
+        remark(f"{counts.lower_case:,} lower-case letters upper-cased")
+    if counts.ambiguous:
+        remark(f"{sum(counts.ambiguous.values()):,} ambiguity codes read as [UNK]")
+
+
+@tokenizer.command("info", epilog="Example: dnabert2 tokenizer info runs/tokenizer")
+def tokenizer_info(
+    tokenizer: Annotated[Path, typer.Argument(help="Tokenizer directory, or a model directory.")],
+) -> None:
+    """Print what a tokenizer's pieces are, by their length in bases."""
+    from collections import Counter
+
+    from rich.table import Table
+
+    from dnabert2_jax.tokenizer.bpe import Tokenizer
+    from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS
+
+    loaded = Tokenizer.load(tokenizer)
+    pieces = loaded.pieces[NUM_SPECIAL:]
+    print(f"{loaded.vocab_size:,} ids: {' '.join(SPECIAL_TOKENS)} are 0 to {NUM_SPECIAL - 1}, the others are DNA")
+    print(f"sha256 {loaded.sha256}")
+    table = Table("bases", "pieces", "share", "examples, earliest merges first")
+    for length, count in sorted(Counter(map(len, pieces)).items()):
+        examples = [piece for piece in pieces if len(piece) == length][: max(1, 48 // (length + 1))]
+        table.add_row(str(length), f"{count:,}", f"{count / len(pieces):.1%}", " ".join(examples))
+    results().print(table)
 
 
 @corpus.command(
@@ -82,11 +149,33 @@ def corpus_build(
             min_contig=min_contig,
             progress=progress,
         )
-    _print_species(built)
+    _print_species(built, console)
     print(f"saved {out}")
 
 
-def _print_species(corpus: Any) -> None:
+@corpus.command("info", epilog="Example: dnabert2 corpus info runs/corpus --verify")
+def corpus_info(
+    corpus: Annotated[Path, typer.Argument(help="Corpus directory.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its hash.")] = False,
+) -> None:
+    """Print the species of a corpus, and how it was built."""
+    from dnabert2_jax.genome.corpus import Corpus
+
+    opened = Corpus.open(corpus)
+    if verify:
+        opened.verify()
+    settings, species = opened.manifest.settings, opened.species
+    bases = sum(s.bases for s in species)
+    print(f"{len(species):,} species, {sum(s.contigs for s in species):,} contigs, {bases:,} bases")
+    print(
+        f"ambiguous {settings.ambiguous}, validation_fraction {settings.validation_fraction:g}, "
+        f"validation_block {settings.validation_block:,}, min_contig {settings.min_contig:,}"
+    )
+    print(f"hash {opened.hash}" + (" (every file agrees with the manifest)" if verify else ""))
+    _print_species(opened, results())
+
+
+def _print_species(corpus: Any, screen: Console) -> None:
     from rich.table import Table
 
     table = Table("species", "contigs", "bases", "train", "validation", "lower case", "ambiguous", "skipped contigs")
@@ -94,4 +183,4 @@ def _print_species(corpus: Any) -> None:
         skipped = f"{species.short_contigs + species.empty_records:,}"
         numbers = (species.contigs, species.bases, species.train_bases, species.validation_bases, species.lower_case)
         table.add_row(species.name, *(f"{n:,}" for n in numbers), f"{sum(species.ambiguous.values()):,}", skipped)
-    console.print(table)
+    screen.print(table)

@@ -1,0 +1,122 @@
+"""What is installed, what it runs on, and whether a model directory is sound on this machine."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.adapters import merged
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.hashing import hash64
+from dnabert2_jax.kernels.attention import AUTO, BACKENDS, choose_backend
+from dnabert2_jax.model_directory import SavedModel, is_adapter_directory, load_adapter, load_model
+from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.models import (
+    MaskedLM,
+    Network,
+    SequenceClassifier,
+    count_parameters,
+    masked_lm,
+    sequence_classifier,
+)
+from dnabert2_jax.tokenizer.special import BASES, with_template
+from dnabert2_jax.types import TokenBatch, Tree
+from dnabert2_jax.version import __version__
+
+TOKENS_ASKED = (128, 512, 8192)
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "grain", "scikit-learn")
+_SEQUENCE_BASES, _MOST_TOKENS = 3000, 600  # more than two blocks of the blocked backend
+_LARGEST_DIFFERENCE = 1e-3
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what it computes with."""
+    found = {"python": platform.python_version(), "dnabert2_jax": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # pragma: no cover - a trimmed installation
+            found[package] = "not installed"
+    return found
+
+
+def devices() -> list[str]:
+    """One line a device, with its memory where the device knows it."""
+    lines = []
+    for device in jax.devices():
+        stats = device.memory_stats() or {}
+        memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
+        lines.append(f"{device.id}: {device.device_kind} ({device.platform}){memory}")
+    return lines
+
+
+def attention_choice(tokens: int) -> tuple[str, str]:
+    """The backend that ``auto`` takes for rows of ``tokens`` tokens, and why."""
+    chosen = choose_backend(AUTO, tokens).name
+    before = list(BACKENDS)[: list(BACKENDS).index(chosen)]
+    refused = [f"{name} does not serve: {BACKENDS[name].refuses(tokens)}" for name in before]
+    return chosen, "; ".join(refused) or "first in order, and it serves"
+
+
+def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str]]:
+    """Check a model or adapter directory, one (check, finding) after the other.
+
+    Args:
+        path: the directory.
+        base: an adapter's base, where it is not where the adapter says.
+
+    Raises:
+        UserError: a file is damaged, a weight is not finite, or an attention backend disagrees with the reference.
+    """
+    if is_adapter_directory(path):
+        adapter = load_adapter(path, None if base is None else load_model(base))
+        yield "manifest, base and finite weights", f"ok, an adapter on {adapter.base.path}; checked merged into it"
+        model = merged(adapter)
+    else:
+        model = load_model(path)
+        yield "manifest and finite weights", f"ok, every file has its hash; a {model.kind}"
+    yield "parameters", f"{count_parameters(model.params):,}"
+    batch = _fixed_row(model)
+    tokens = batch.input_ids.shape[1]
+    params = jax.device_put(model.params)
+    reference = _hidden_states(model, params, batch, "reference")
+    yield "reference attention", f"ok, {tokens} tokens, hidden states up to {np.abs(reference).max():.2f}"
+    for name in BACKENDS:
+        if name == "reference":
+            continue
+        try:
+            found = _hidden_states(model, params, batch, name)
+        except UserError as error:
+            yield f"{name} attention", f"does not serve here: {error}"
+            continue
+        difference = float(np.abs(found - reference).max())
+        if not difference <= _LARGEST_DIFFERENCE:
+            raise UserError(
+                f"{path}: {name} attention differs from the reference by {difference:.2g}, accepted is "
+                f"{_LARGEST_DIFFERENCE:g}; use another backend (model.attention) and report this machine's `dnabert2 doctor`"
+            )
+        yield f"{name} attention", f"ok, largest difference from the reference {difference:.1e}"
+
+
+def _fixed_row(model: SavedModel) -> TokenBatch:
+    """The same DNA on every machine, as one row."""
+    letters = (hash64(0, np.arange(_SEQUENCE_BASES)) >> np.uint64(62)).astype(np.int64)
+    ids = model.tokenizer.encode_raw("".join(BASES[letter] for letter in letters))[: _MOST_TOKENS - 2]
+    row = with_template(ids)[None]
+    return TokenBatch(row, np.ones_like(row), np.zeros_like(row))
+
+
+def _hidden_states(model: SavedModel, params: Tree, batch: TokenBatch, attention: str) -> NDArray[np.float32]:
+    compute = Compute("float32", attention)
+    network: Network[MaskedLM] | Network[SequenceClassifier] = (
+        masked_lm(model.config, compute)
+        if model.kind == "masked_lm"
+        else sequence_classifier(model.config, len(model.labels), compute)
+    )
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(jax.jit(lambda p, b: network.bind(p).hidden_states(b))(params, batch))
