@@ -37,8 +37,8 @@ class Workdir:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if file.exists():
-                _refuse_differences(path, json.loads(file.read_text()), run)
-            elif any(path.iterdir()):
+                _refuse_differences(path, _read_run(file), run)
+            elif any(entry.name != _partial_name(file) for entry in path.iterdir()):
                 raise UserError(f"{path} is not empty and holds no run; choose another --workdir")
             else:
                 write_json(file, run)
@@ -54,7 +54,7 @@ class Workdir:
 
 def write_json(file: Path, content: Any) -> Path:
     """Write JSON next to ``file`` and move it there, so that a kill leaves the old file or the new one."""
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(_partial_name(file))
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, file)
     return file
@@ -71,7 +71,7 @@ class MetricsLog:
     def __init__(self, workdir: Workdir, step: int) -> None:
         self.path = workdir.path / METRICS_FILE
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
-        partial = self.path.with_name(self.path.name + ".partial")
+        partial = self.path.with_name(_partial_name(self.path))
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, self.path)
         self._file = self.path.open("a", buffering=1)
@@ -90,6 +90,21 @@ class MetricsLog:
         path = workdir / METRICS_FILE
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def _partial_name(file: Path) -> str:
+    """What a file is called while it is being written; a kill may leave it behind."""
+    return f"{file.name}.partial"
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    try:
+        run = json.loads(file.read_bytes())
+    except ValueError:
+        run = None
+    if not isinstance(run, dict):
+        raise UserError(f"{file} is damaged: it holds no run; choose another --workdir")
+    return run
 
 
 def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -1,0 +1,179 @@
+import itertools
+import pickle
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnabert2_jax.data.masking import MaskingConfig
+from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, window_bases_for
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
+from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP, UNK
+from tests.genome.helpers import random_dna, write_fasta
+from tests.helpers import tiny_corpus, tiny_tokenizer
+
+WIDTH = 24
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    return tiny_corpus(tmp_path_factory.mktemp("genome"), bases=30_000)
+
+
+def make_rows(corpus, seed=3, **options) -> PretrainingRows:
+    return PretrainingRows(
+        corpus, tiny_tokenizer(), **{"tokens_per_row": WIDTH, "masking": MaskingConfig(), "seed": seed, **options}
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(corpus) -> PretrainingRows:
+    return make_rows(corpus)
+
+
+def assert_equal(left, right) -> None:
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def unmasked(batch) -> np.ndarray:
+    ids = batch.tokens.input_ids.copy()
+    used = batch.masked_weights > 0
+    row = np.nonzero(used)[0]
+    ids[row, batch.masked_positions[used]] = batch.masked_labels[used]
+    return ids
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=12, unique=True), st.data())
+def test_a_row_is_a_pure_function_of_its_record(rows, records, data):
+    some = data.draw(st.lists(st.sampled_from(range(len(records))), min_size=1))
+    whole = rows.batch(records)
+    assert_equal(rows.batch([records[i] for i in some]), jax.tree.map(lambda x: x[some], whole))
+
+
+def test_shapes_and_dtypes(rows):
+    batch = rows.batch(range(5))
+    slots = MaskingConfig().slots(WIDTH)
+    for name, shape, dtype in (
+        ("masked_positions", (5, slots), np.int32),
+        ("masked_labels", (5, slots), np.int32),
+        ("masked_weights", (5, slots), np.float32),
+        ("dropout_seeds", (5,), np.uint32),
+    ):
+        array = getattr(batch, name)
+        assert (name, array.shape, array.dtype) == (name, shape, dtype)
+    for array in batch.tokens:
+        assert (array.shape, array.dtype) == ((5, WIDTH), np.int32)
+
+
+def test_a_row_is_its_window_in_tokens_between_cls_and_sep(rows):
+    batch = rows.batch(range(200))
+    tokenizer = tiny_tokenizer()
+    for ids, segments, window in zip(unmasked(batch), batch.tokens.segment_ids, rows.windows.batch(range(200)), strict=True):
+        length = int(segments.sum())
+        assert ids[0] == CLS
+        assert ids[length - 1] == SEP
+        assert (ids[1 : length - 1] >= NUM_SPECIAL).all()
+        assert (ids[length:] == PAD).all()
+        assert segments[:length].all()
+        decoded = tokenizer.decode(ids)
+        assert window.sequence.startswith(decoded)
+        assert length == WIDTH or decoded == window.sequence
+    assert not batch.tokens.token_type_ids.any()
+
+
+def test_hardly_a_row_is_padded_and_little_is_tokenized_in_vain(rows):
+    batch = rows.batch(range(2000))
+    full = batch.tokens.segment_ids.sum(1) == WIDTH
+    assert 0.97 < full.mean() <= 1
+    covered = tiny_tokenizer().piece_lengths[unmasked(batch)].sum(1)
+    assert rows.windows.window_bases < 1.6 * covered.mean()
+
+
+def test_windows_are_measured_on_the_corpus_and_repeatable(corpus):
+    widths = [window_bases_for(corpus, tiny_tokenizer(), tokens, 0) for tokens in (8, 32, 128)]
+    assert widths == sorted(widths)
+    assert widths == [window_bases_for(corpus, tiny_tokenizer(), tokens, 0) for tokens in (8, 32, 128)]
+
+
+def test_seeds_choose_other_windows_and_other_masks(corpus, rows):
+    first, other = rows.batch(range(50)), make_rows(corpus, seed=4).batch(range(50))
+    assert (unmasked(first) != unmasked(other)).any(1).all()
+    assert (first.dropout_seeds != other.dropout_seeds).all()
+
+
+def test_a_second_epoch_has_other_crops(rows):
+    records = np.arange(rows.windows.epoch_size)
+    first, second = rows.batch(records), rows.batch(records + len(records))
+    again = {row.tobytes() for row in unmasked(first)} & {row.tobytes() for row in unmasked(second)}
+    assert len(again) < 0.1 * len(records)  # an offset comes twice by chance in one of some fifty windows
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_change_nothing(corpus, rows, threads):
+    assert_equal(make_rows(corpus, num_threads=threads).batch(range(40)), rows.batch(range(40)))
+
+
+def test_another_process_reads_the_same_rows(rows):
+    assert_equal(pickle.loads(pickle.dumps(rows)).batch(range(20)), rows.batch(range(20)))
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 5), (3, 9), (1000, 1002)])
+def test_the_batch_of_a_step_does_not_depend_on_where_the_run_began(rows, first, last):
+    batches = list(training_batches(rows, 4, first, last))
+    assert len(batches) == last - first
+    for step, batch in zip(range(first, last), batches, strict=True):
+        assert_equal(batch, rows.batch(range(step * 4, step * 4 + 4)))
+
+
+def test_an_iterator_from_the_start_and_one_from_the_middle_agree(rows):
+    late = list(training_batches(rows, 8, 25, 30))
+    for a, b in zip(itertools.islice(training_batches(rows, 8, 0, 30), 25, 30), late, strict=True):
+        assert_equal(a, b)
+
+
+def test_a_finished_run_asks_for_nothing(rows):
+    assert list(training_batches(rows, 8, 30, 30)) == []
+
+
+@pytest.mark.parametrize(("batch_size", "wanted"), [(8, 20), (7, 21), (64, 20), (16, 10**6)])
+def test_held_out_rows_are_spread_whole_and_the_same_each_time(corpus, batch_size, wanted):
+    held_out = make_rows(corpus, split="validation")
+    batches = validation_batches(held_out, batch_size, wanted)
+    for once, again in zip(batches, validation_batches(held_out, batch_size, wanted), strict=True):
+        assert_equal(once, again)
+    assert {len(batch.masked_weights) for batch in batches} == {batch_size}
+    ids = np.concatenate([unmasked(batch) for batch in batches])
+    real = np.concatenate([batch.masked_weights.any(1) for batch in batches])
+    available = held_out.windows.epoch_size
+    assert real.sum() == min(wanted, available)
+    assert real[: real.sum()].all()  # fill rows come last
+    everything = unmasked(held_out.batch(range(available)))
+    found = [int(np.flatnonzero((everything == row).all(1))[0]) for row in ids[real]]
+    assert found[0] == 0
+    assert found[-1] == available - 1
+    assert len(set(found)) == len(found)
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    file = write_fasta(tmp_path / "x.fa", {"c": random_dna(3000, 0)})
+    corpus = build_corpus([SpeciesSource("x", [file])], tmp_path / "corpus", validation_fraction=0)
+    with pytest.raises(UserError, match="validation split is empty"):
+        make_rows(corpus, split="validation")
+
+
+def test_short_contigs_and_ambiguity_codes_make_short_rows_with_unknown_tokens(tmp_path):
+    contigs = {"short": random_dna(30, 1), "codes": "N" * 20 + random_dna(40, 2) + "RYN"}
+    source = SpeciesSource("x", [write_fasta(tmp_path / "x.fa", contigs)])
+    corpus = build_corpus([source], tmp_path / "corpus", validation_fraction=0, min_contig=1, ambiguous="unk")
+    rows = make_rows(corpus, tokens_per_row=128)
+    batch = rows.batch(range(64))
+    ids, lengths = batch.tokens.input_ids, batch.tokens.segment_ids.sum(1)
+    assert lengths.max() < 128
+    assert ids.shape == (64, 128)
+    assert (ids == UNK).any()
+    assert not (batch.masked_labels[batch.masked_weights > 0] == UNK).any()
+    for row, window in zip(unmasked(batch), rows.windows.batch(range(64)), strict=True):
+        assert (row == UNK).sum() == sum(letter not in "ACGT" for letter in window.sequence)

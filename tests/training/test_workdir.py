@@ -1,0 +1,115 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.training.workdir import MetricsLog, Workdir, write_json
+
+RUN = {"command": "pretrain", "seed": 1, "optimizer": {"learning_rate": 1e-3, "clip_norm": 1.0}, "data": {"corpus": "c"}}
+
+
+def test_a_new_directory_is_made_with_its_run(tmp_path):
+    workdir = Workdir(tmp_path / "deep" / "run", RUN)
+    assert json.loads((tmp_path / "deep" / "run" / "run.json").read_text()) == RUN
+    assert (workdir.checkpoints, workdir.model) == (workdir.path / "checkpoints", workdir.path / "model")
+    assert [path.name for path in workdir.path.iterdir()] == ["run.json"]
+
+
+def test_the_same_run_again_goes_on_in_it(tmp_path):
+    Workdir(tmp_path, RUN)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    Workdir(tmp_path, json.loads(json.dumps(RUN)))
+
+
+def test_another_run_is_refused_with_every_difference(tmp_path):
+    Workdir(tmp_path, RUN)
+    other = {"command": "pretrain", "seed": 2, "optimizer": {"learning_rate": 1e-4, "clip_norm": 1.0}, "lora": {"rank": 4}}
+    with pytest.raises(UserError) as error:
+        Workdir(tmp_path, other)
+    for part in (
+        "seed was 1 and is now 2",
+        "optimizer.learning_rate was 0.001 and is now 0.0001",
+        "data.corpus was 'c' and is now None",
+        "lora.rank was None and is now 4",
+        "choose another --workdir",
+    ):
+        assert part in str(error.value)
+    assert "clip_norm" not in str(error.value)
+    assert json.loads((tmp_path / "run.json").read_text()) == RUN
+
+
+def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        Workdir(tmp_path, RUN)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_kill_before_the_run_was_written_leaves_a_directory_that_can_be_used(tmp_path):
+    (tmp_path / "run.json.partial").write_text('{"command"')
+    Workdir(tmp_path, RUN)
+    assert json.loads((tmp_path / "run.json").read_text()) == RUN
+
+
+@pytest.mark.parametrize("content", [b"", b'{"seed": ', b"[1]", b"\xff"])
+def test_a_damaged_run_file_is_a_users_error(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        Workdir(tmp_path, RUN)
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot be used as a run's directory"):
+            Workdir(path, RUN)
+
+
+def test_json_appears_whole(tmp_path):
+    file = write_json(tmp_path / "scores.json", {"mcc": 0.5})
+    assert json.loads(file.read_text()) == {"mcc": 0.5}
+    write_json(file, {"mcc": 0.6})
+    assert json.loads(file.read_text()) == {"mcc": 0.6}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def log_steps(workdir, step, *steps):
+    log = MetricsLog(workdir, step)
+    for number in steps:
+        log.write(number, loss=number / 7)
+    log.close()
+
+
+@given(written=st.integers(0, 12), resumed=st.integers(0, 12), cut=st.integers(0, 40))
+def test_lines_after_the_checkpoint_are_dropped_and_the_rest_goes_on(tmp_path_factory, written, resumed, cut):
+    """A killed run wrote up to some step, the last line perhaps in part, and goes on from a checkpoint before that."""
+    workdir = Workdir(tmp_path_factory.mktemp("run"), RUN)
+    resumed = min(resumed, written)
+    log_steps(workdir, 0, *range(1, written + 1))
+    file = workdir.path / "metrics.jsonl"
+    content = file.read_bytes()
+    safe = content.index(b'{"step": %d' % written) if resumed < written else len(content)
+    file.write_bytes(content[: max(safe, len(content) - cut)])
+    log_steps(workdir, resumed, *range(resumed + 1, 13))
+    assert MetricsLog.read(workdir.path) == [{"step": step, "loss": step / 7} for step in range(1, 13)]
+
+
+def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
+    workdir = Workdir(tmp_path, RUN)
+    log = MetricsLog(workdir, 0)
+    log.write(1, loss=2.0, phase="train")
+    assert MetricsLog.read(tmp_path) == [{"step": 1, "loss": 2.0, "phase": "train"}]
+    log.close()
+
+
+def test_several_lines_of_one_step_stay(tmp_path):
+    workdir = Workdir(tmp_path, RUN)
+    log_steps(workdir, 0, 5, 5, 6)
+    log_steps(workdir, 5)
+    assert [line["step"] for line in MetricsLog.read(tmp_path)] == [5, 5]
+
+
+def test_no_log_has_no_lines(tmp_path):
+    assert MetricsLog.read(tmp_path) == []
