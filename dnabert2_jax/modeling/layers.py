@@ -61,7 +61,7 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.
     row = _mix32(seeds + jnp.asarray(site, jnp.uint32) * jnp.uint32(0x9E3779B9))
     token = _mix32(row[:, None] ^ jnp.arange(tokens, dtype=jnp.uint32)[None])
     element = _mix32(token[:, :, None] + (jnp.arange(channels, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))[None, None])
-    keep = element < jnp.uint32(round((1 - rate) * 2**32))
+    keep = element < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
