@@ -2,8 +2,8 @@
 
 A row of a batch holds one sequence or several, told apart by segment ids; tokens see their own segment only, and ALiBi knows
 distances but no positions, so a sequence's result does not depend on its neighbours. Rows are as wide as the longest
-sequences need, shorter sequences fill what those leave free, and what is left goes into narrower rows: attention is never
-paid for more width than padding would have cost. Sequences of more than ``LONGEST_PACKED`` tokens have a row to themselves.
+sequences need, shorter sequences fill what those leave free, and what is left goes into narrower rows, of a few widths: as
+many as an estimate of the whole cost says. Sequences of more than ``LONGEST_PACKED`` tokens have a row to themselves.
 """
 
 from bisect import bisect_right
@@ -17,14 +17,19 @@ from dnabert2_jax.data.classification import choose_lengths
 from dnabert2_jax.tokenizer.special import PAD
 from dnabert2_jax.types import TokenBatch
 
-LONGEST_PACKED = 1024
-"""Tokens of the longest sequence that shares a row with others. Padding a longer one costs an eighth at most."""
+LONGEST_PACKED = 4096
+"""Tokens of the longest sequence that shares a row with others."""
 
 MAX_WIDTHS = 4
-"""Widths of packed rows; each is compiled once, and a fifth one would save little."""
+"""Most widths of packed rows: each is compiled, and a fifth one would save little."""
 
 _NARROWEST = 16
 _TOKENS_A_SLOT = 8
+
+# What plans are compared by, in positions: attention doubles the cost of a position at about this width, and compiling a
+# shape takes about as long as computing this many positions (measured on a CPU with a model of 3 million parameters).
+_WIDTH_OF_DOUBLE_COST = 1024
+_POSITIONS_A_SHAPE = 4096
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class PackedBatch:
 
 
 @dataclass
-class _Plan:
+class Plan:
     """Width of a batch, its number of rows with the empty ones, and the sequences of each row."""
 
     width: int
@@ -79,7 +84,7 @@ class PackedBatches:
     """
 
     rows: Sequence[TokenRow]
-    plan: list[_Plan]
+    plan: list[Plan]
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -100,11 +105,17 @@ class PackedBatches:
         """Share of all positions that is padding, empty rows included."""
         return 1 - self.real_tokens / sum(plan.rows * plan.width for plan in self.plan)
 
+    @property
+    def cost(self) -> float:
+        """An estimate of the time all batches take, compilation included, in positions of a narrow row."""
+        positions = sum(plan.rows * plan.width * (1 + plan.width / _WIDTH_OF_DOUBLE_COST) for plan in self.plan)
+        return positions + _POSITIONS_A_SHAPE * len(self.shapes)
+
     def __iter__(self) -> Iterator[PackedBatch]:
         """The batches, widest first."""
         return map(self._assemble, self.plan)
 
-    def _assemble(self, plan: _Plan) -> PackedBatch:
+    def _assemble(self, plan: Plan) -> PackedBatch:
         shape, slots = (plan.rows, plan.width), (plan.rows, slots_of_row(plan.width))
         tokens = TokenBatch(np.full(shape, PAD, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32))
         starts, sequences = np.zeros(slots, np.int32), np.full(slots, -1, np.int64)
@@ -129,42 +140,49 @@ def slots_of_row(width: int) -> int:
 def padded_width(tokens: int) -> int:
     """The width that a row of ``tokens`` tokens is rounded up to: eight steps from each power of two to the next.
 
-    At most an eighth is padding, and there are few enough widths that calls with different sequences share compilations.
+    A ninth at most is padding, and there are few enough widths that calls with different sequences share compilations.
     """
-    step = max(8, 1 << max(0, (tokens - 1).bit_length() - 4))
-    return max(_NARROWEST, -(-tokens // step) * step)
+    return max(_NARROWEST, _round_up(tokens, 8, least=8))
+
+
+def _round_up(count: int, steps: int, least: int = 1) -> int:
+    """The next of the numbers that go in ``steps`` equal steps from a power of two to the next, multiples of ``least``."""
+    step = max(least, (1 << (count - 1).bit_length()) // (2 * steps))
+    return -(-count // step) * step
 
 
 def pack(rows: Sequence[TokenRow], tokens_per_batch: int) -> PackedBatches:
-    """Plan batches that hold every sequence once.
+    """Plan batches that hold every sequence once, in the widths that cost least.
 
-    A batch has as many rows as make ``tokens_per_batch`` tokens; the last one of a width may have fewer, a power of two. A
-    sequence with more tokens than that is a batch of its own.
+    A batch has as many rows as make ``tokens_per_batch`` tokens, and only the last one of a width may have fewer. A sequence
+    with more tokens than that is a batch of its own.
 
     Args:
         rows: the sequences; at least one.
         tokens_per_batch: positions of a batch, padding included.
     """
     lengths = np.array([len(row.ids) for row in rows])
-    widths = np.array([padded_width(n) for n in lengths.tolist()])
     order = np.argsort(-lengths, kind="stable")
-    plan: list[_Plan] = []
-    for width in np.unique(widths[lengths > LONGEST_PACKED])[::-1].tolist():
-        alone = [[sequence] for sequence in order[widths[order] == width].tolist()]
-        plan += _batches(alone, width, tokens_per_batch)
-    short = order[lengths[order] <= LONGEST_PACKED]
+    long, short = (order[keep] for keep in (lengths[order] > LONGEST_PACKED, lengths[order] <= LONGEST_PACKED))
+    plan: list[Plan] = []
+    widths = np.array([_round_up(n, 4) for n in lengths[long].tolist()])
+    for width in np.unique(widths)[::-1].tolist():
+        plan += _batches([[sequence] for sequence in long[widths == width].tolist()], width, tokens_per_batch)
     if len(short):
-        plan += _pack_short(short.tolist(), lengths, choose_lengths(widths[short], MAX_WIDTHS), tokens_per_batch)
+        widths = np.array([padded_width(n) for n in lengths[short].tolist()])
+        choices = dict.fromkeys(choose_lengths(widths, count) for count in range(1, MAX_WIDTHS + 1))
+        plans = (_pack_short(short.tolist(), lengths, choice, tokens_per_batch) for choice in choices)
+        plan += min(plans, key=lambda some: PackedBatches(rows, some).cost)
     return PackedBatches(rows, plan)
 
 
-def _pack_short(order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int) -> list[_Plan]:
+def _pack_short(order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int) -> list[Plan]:
     """Batches of sequences that may share rows.
 
     A width's last batch is completed with rows of shorter sequences, so that only the very last batch may be short.
     """
     waiting = _Waiting(order, lengths)
-    plan: list[_Plan] = []
+    plan: list[Plan] = []
     for narrower, width in zip((*reversed(widths[:-1]), 0), reversed(widths), strict=True):
         full = max(1, tokens_per_batch // width)
         rows: list[list[int]] = []
@@ -211,10 +229,10 @@ def _fill_row(waiting: _Waiting, width: int) -> list[int]:
     return row
 
 
-def _batches(rows: list[list[int]], width: int, tokens_per_batch: int) -> list[_Plan]:
+def _batches(rows: list[list[int]], width: int, tokens_per_batch: int) -> list[Plan]:
     full = max(1, tokens_per_batch // width)
     batches = []
     for at in range(0, len(rows), full):
         some = rows[at : at + full]
-        batches.append(_Plan(width, min(full, 1 << (len(some) - 1).bit_length()), some))
+        batches.append(Plan(width, min(full, _round_up(len(some), 4)), some))
     return batches

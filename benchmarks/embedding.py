@@ -1,0 +1,136 @@
+"""Speed of embedding sequences of mixed lengths in real tokens/s: packed by length, sorted by length, and in file order.
+
+    python benchmarks/embedding.py [FASTA] [--size 1m | --model DIR] [--sequences 2000] [--json FILE]
+
+Sequences of 100 to 3,000 bases are cut from the FASTA file, or from the package's sample data. "in file order" pads each
+batch of --rows rows to its longest row, as a plain loop would; "sorted" does the same after sorting by length; "packed" is
+what `dnabert2 embed` does. All three round widths up alike and run the same jitted function. A first round of each
+includes compilation; then they take turns, --repeats times, and the best round counts.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dnabert2_jax import sample_data
+from dnabert2_jax.config import NAMED_SIZES, named_size
+from dnabert2_jax.data.packing import PackedBatch, PackedBatches, Plan, TokenRow, pack, padded_width
+from dnabert2_jax.data.sequences import given_sequences
+from dnabert2_jax.genome.fasta import read_fasta
+from dnabert2_jax.inference.encoding import encode_rows
+from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
+from dnabert2_jax.modeling.models import masked_lm
+from dnabert2_jax.tokenizer.training import train_bpe
+from dnabert2_jax.training.start import resolve_compute
+
+
+def cut_sequences(fasta: list[Path], count: int, shortest: int, longest: int) -> list[str]:
+    contigs = [record.sequence.decode().upper() for path in fasta for record in read_fasta(path)]
+    contigs = [contig for contig in contigs if len(contig) > longest]
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(shortest, longest + 1, count)
+    chosen = [contigs[n] for n in rng.integers(len(contigs), size=count)]
+    starts = [rng.integers(len(contig) - length) for contig, length in zip(chosen, lengths, strict=True)]
+    return [contig[at : at + n] for contig, at, n in zip(chosen, starts, lengths, strict=True)]
+
+
+def padded(rows: list[TokenRow], order: np.ndarray, rows_per_batch: int) -> PackedBatches:
+    """One sequence a row, each batch as wide as its longest row."""
+    batches = []
+    for at in range(0, len(order), rows_per_batch):
+        some = order[at : at + rows_per_batch].tolist()
+        width = padded_width(max(len(rows[n].ids) for n in some))
+        batches.append(Plan(width, rows_per_batch, [[n] for n in some]))
+    return PackedBatches(rows, batches)
+
+
+def random_model(size: str, sequences: list[str], precision: str) -> InferenceModel:
+    tokenizer = train_bpe(sequences, vocab_size=4096)
+    config = named_size(size, tokenizer.vocab_size)
+    params = masked_lm(config).init(0)
+    return InferenceModel(Path(size), "masked_lm", config, params, tokenizer, (), resolve_compute(precision))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fasta", nargs="?", type=Path)
+    parser.add_argument("--model", type=Path, help="model directory; else random weights of --size")
+    parser.add_argument("--size", choices=list(NAMED_SIZES), default="1m")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--sequences", type=int, default=2000)
+    parser.add_argument("--bases", type=int, nargs=2, default=[100, 3000], metavar=("SHORTEST", "LONGEST"))
+    parser.add_argument("--rows", type=int, default=8, help="rows of a padded batch")
+    parser.add_argument("--batch-tokens", type=int, help="tokens of a packed batch")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+
+    fasta = [args.fasta] if args.fasta else list(sample_data.fasta_files().values())
+    sequences = cut_sequences(fasta, args.sequences, *args.bases)
+    if args.model:
+        model = InferenceModel.load(args.model, resolve_compute(args.precision))
+    else:
+        model = random_model(args.size, sequences, args.precision)
+    rows = encode_rows(model.tokenizer, given_sequences(sequences))
+    lengths = np.array([len(row.ids) for row in rows])
+    ways = {
+        "packed": pack(rows, args.batch_tokens or default_batch_tokens()),
+        "sorted": padded(rows, np.argsort(lengths, kind="stable"), args.rows),
+        "in file order": padded(rows, np.arange(len(rows)), args.rows),
+    }
+
+    # A model of its own for each way, so that none finds the functions that another one compiled.
+    models = {way: replace(model) for way in ways}
+
+    def seconds(way: str) -> float:
+        chosen = models[way]
+
+        def run(batch: PackedBatch) -> jax.Array:
+            return chosen.pooled_slots(chosen.params, batch.tokens, batch.starts, pooling="mean")
+
+        start = time.perf_counter()
+        for _ in run_batches(run, ways[way], None):
+            pass
+        return time.perf_counter() - start
+
+    first_round = {way: seconds(way) for way in ways}
+    times = {way: [] for way in ways}
+    for _ in range(args.repeats):
+        for way in ways:
+            times[way].append(seconds(way))
+
+    table = Table("batches", "real tokens/s", "padding", "shapes", "first round, s", "best round, s")
+    results = []
+    for way, batches in ways.items():
+        speed = batches.real_tokens / min(times[way])
+        result = {
+            "batches": way,
+            "tokens_per_s": speed,
+            "padding_share": batches.padding_share,
+            "shapes": len(batches.shapes),
+            "first_round_s": first_round[way],
+            "seconds": times[way],
+        }
+        results.append(result)
+        numbers = (f"{speed:,.0f}", f"{result['padding_share']:.1%}", str(result["shapes"]), f"{first_round[way]:.1f}")
+        table.add_row(way, *numbers, f"{min(times[way]):.1f}")
+    console = Console()
+    console.print(
+        f"{len(rows):,} sequences of {args.bases[0]:,} to {args.bases[1]:,} bases, {lengths.sum():,} tokens; "
+        f"{model.path}, {model.compute.precision}, {jax.default_backend()}"
+    )
+    console.print(table)
+    if args.json:
+        about = {"model": str(model.path), "precision": model.compute.precision, "platform": jax.default_backend()}
+        args.json.write_text(json.dumps({**about, "tokens": int(lengths.sum()), "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
