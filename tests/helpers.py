@@ -19,12 +19,16 @@ import jax
 import numpy as np
 
 from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.data.masking import MaskingConfig, mask_rows
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
+from dnabert2_jax.hashing import record_seeds
 from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.runs import FinetuneRun, PretrainRun, parse_run
 from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP
 from dnabert2_jax.tokenizer.training import train_bpe
+from dnabert2_jax.types import ClassificationBatch, MlmBatch, TokenBatch
 from tests.genome.helpers import random_dna, write_fasta
 
 # Compiling a step takes seconds and running it none: programs are shared by the tests of this process and its subprocesses.
@@ -185,3 +189,26 @@ def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool], t
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert process.returncode == -signal.SIGKILL
+
+
+def random_tokens(lengths: list[int], width: int, seed: int = 0) -> TokenBatch:
+    """Rows of random pieces between [CLS] and [SEP], padded to ``width``."""
+    rng = np.random.default_rng(seed)
+    ids = np.full((len(lengths), width), PAD, np.int32)
+    for row, length in zip(ids, lengths, strict=True):
+        row[:length] = [CLS, *rng.integers(NUM_SPECIAL, 64, length - 2), SEP]
+    segments = (ids != PAD).astype(np.int32)
+    return TokenBatch(ids, segments, np.zeros_like(ids))
+
+
+def mlm_batch(lengths: list[int], width: int = 16, seed: int = 0, record: int = 0) -> MlmBatch:
+    tokens = random_tokens(lengths, width, seed)
+    records = np.arange(len(lengths)) + record
+    return mask_rows(tokens, MaskingConfig(), seed=seed, records=records, vocab_size=64)
+
+
+def classification_batch(lengths: list[int], width: int = 16, seed: int = 0, fill: int = 0) -> ClassificationBatch:
+    """Random rows of two classes; the last ``fill`` of them only fill the batch."""
+    rows = np.arange(len(lengths), dtype=np.int32)
+    weights = (rows < len(rows) - fill).astype(np.float32)
+    return ClassificationBatch(random_tokens(lengths, width, seed), rows % 2, weights, record_seeds(seed, rows), rows)

@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dnabert2_jax.hashing import record_seeds
+from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
+from dnabert2_jax.tokenizer.special import PAD
+from dnabert2_jax.training.objectives import Sums, _cross_entropy, classification_loss, mlm_loss
+from dnabert2_jax.training.pretraining import summarise
+from tests.helpers import classification_batch, mlm_batch, tiny_config
+
+LENGTHS = [16, 12, 16, 7, 16, 9]
+
+
+@pytest.fixture(scope="module")
+def mlm():
+    """(params, loss(params, batch, training)) of a tiny masked language model."""
+    network = masked_lm(tiny_config())
+    loss = mlm_loss(network)
+    return network.init(0), jax.jit(lambda params, batch, training: loss(params, {}, batch, training), static_argnums=2)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    network = sequence_classifier(tiny_config(), 2)
+    loss = classification_loss(network)
+    return network.init(0), jax.jit(lambda params, batch, training: loss(params, {}, batch, training), static_argnums=2)
+
+
+def take(batch, rows):
+    return jax.tree.map(lambda x: x[rows], batch)
+
+
+def widen(batch, width):
+    """The rows of a batch, padded to another width."""
+    extra = width - batch.tokens.input_ids.shape[1]
+    padded = [np.pad(x, ((0, 0), (0, extra)), constant_values=c) for x, c in zip(batch.tokens, (PAD, 0, 0), strict=True)]
+    return batch._replace(tokens=type(batch.tokens)(*padded))
+
+
+def of_row(loss, params, batch, row):
+    """Training loss of one row within its batch: all others weigh nothing."""
+    weights = "masked_weights" if hasattr(batch, "masked_weights") else "weights"
+    alone = np.zeros_like(getattr(batch, weights))
+    alone[row] = getattr(batch, weights)[row]
+    return loss(params, batch._replace(**{weights: alone}), True)
+
+
+def test_sums_against_numpy():
+    rng = np.random.default_rng(0)
+    logits = 5 * rng.standard_normal((3, 4, 7)).astype(np.float32)
+    labels = rng.integers(0, 7, (3, 4)).astype(np.int32)
+    labels[0] = logits[0].argmax(-1)
+    weights = (rng.random((3, 4)) < 0.6).astype(np.float32)
+    wide = logits.astype(np.float64)
+    log_p = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+    sums = _cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(weights))
+    assert float(sums.loss) == pytest.approx(-(chosen * weights).sum(), rel=1e-5)
+    assert float(sums.correct) == ((logits.argmax(-1) == labels) * weights).sum() > 0
+    assert float(sums.weight) == weights.sum()
+
+
+def test_sums_become_means():
+    scores = summarise(Sums(jnp.float32(20), jnp.float32(3), jnp.float32(10)))
+    assert scores == {"loss": 2.0, "perplexity": pytest.approx(np.e**2), "masked_accuracy": pytest.approx(0.3)}
+    assert summarise(Sums(jnp.float32(1e4), jnp.float32(0), jnp.float32(1)))["perplexity"] == np.inf
+
+
+@pytest.mark.parametrize("kind", ["mlm", "classifier"])
+def test_a_rows_loss_does_not_depend_on_its_batch_or_padding(kind, request):
+    """Dropout and all: the keys come from (seed, record), so the batch that a record lands in does not matter."""
+    params, loss = request.getfixturevalue(kind)
+    batch = mlm_batch(LENGTHS) if kind == "mlm" else classification_batch(LENGTHS)
+    order = [3, 0, 5]
+    elsewhere = widen(take(batch, order), 24)
+    for place, row in enumerate(order):
+        here, there = (of_row(loss, params, b, r) for b, r in ((batch, row), (elsewhere, place)))
+        assert float(there.loss) == pytest.approx(float(here.loss), rel=2e-6)
+        assert float(there.correct) == float(here.correct)
+
+
+@pytest.mark.parametrize("kind", ["mlm", "classifier"])
+def test_dropout_acts_in_training_and_follows_the_record(kind, request):
+    params, loss = request.getfixturevalue(kind)
+    batch = mlm_batch(LENGTHS) if kind == "mlm" else classification_batch(LENGTHS)
+    other = batch._replace(dropout_seeds=record_seeds(99, np.arange(len(LENGTHS))))
+    training, again, elsewhere = (float(loss(params, b, True).loss) for b in (batch, batch, other))
+    assert training == again
+    assert abs(training - elsewhere) > 1e-4
+    assert float(loss(params, batch, False).loss) == float(loss(params, other, False).loss) != training
+
+
+def test_fill_rows_give_no_gradient_at_all(classifier):
+    params, loss = classifier
+    batch = classification_batch(LENGTHS, fill=2)
+    gradient = jax.jit(jax.grad(lambda p, b: loss(p, b, True).loss))
+    nothing = gradient(params, batch._replace(weights=np.zeros_like(batch.weights)))
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(nothing))
+
+    # Whatever stands in fill rows, the gradient of the others is the same, bit for bit.
+    ids, labels = batch.tokens.input_ids.copy(), 1 - batch.labels
+    ids[4:, 1:5] = 9
+    labels[:4] = batch.labels[:4]
+    changed = batch._replace(tokens=batch.tokens._replace(input_ids=ids), labels=labels)
+    first, second = gradient(params, batch), gradient(params, changed)
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(first))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_unused_slots_of_a_short_row_say_nothing(mlm):
+    params, loss = mlm
+    batch = mlm_batch(LENGTHS)
+    unused = batch.masked_weights == 0
+    assert unused.any()
+    other = np.where(unused, 33, batch.masked_labels)
+    assert float(loss(params, batch, True).loss) == float(loss(params, batch._replace(masked_labels=other), True).loss)
