@@ -125,7 +125,7 @@ def _row(name: str, result: Finetuned) -> dict[str, Any]:
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    grid = Grid(title="Yeast coding strand, held-out species (S. cerevisiae)")
+    grid = Grid(title="Coding strand of yeast DNA, 150 bases; tested on S. cerevisiae, whose labels no model saw")
     for heading in ("model", "test MCC", "macro F1", "accuracy", "trained parameters", "seconds"):
         grid.add_column(heading, justify="left" if heading == "model" else "right")
     for row in rows:

@@ -19,7 +19,7 @@ Set = Annotated[
 
 
 @commands.command(
-    epilog="Example: dnabert2 pretrain --config configs/pretrain_small.toml --workdir runs/pretrain "
+    epilog="Example: dnabert2 pretrain --config configs/pretrain_3m.toml --workdir runs/pretrain "
     "--set data.corpus=runs/corpus"
 )
 def pretrain(workdir: WorkdirOption, config: Config = None, set_: Set = None) -> None:

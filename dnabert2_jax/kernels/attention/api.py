@@ -119,7 +119,7 @@ def attention(
         q: queries, [B, T, H, d].
         k: keys, [B, T, H, d].
         v: values, [B, T, H, d].
-        slopes: ALiBi slopes, [H]; see :func:`~dnabert2_jax.kernels.attention.alibi_slopes`.
+        slopes: ALiBi slopes, [H]; see :func:`~dnabert2_jax.kernels.attention.alibi.alibi_slopes`.
         segment_ids: 0 at padding, else the sequence's number in its row, [B, T]; all one sequence where left out.
         implementation: ``"auto"`` or a backend's name.
 
