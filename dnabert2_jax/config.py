@@ -63,7 +63,7 @@ NAMED_SIZES: dict[str, EncoderConfig] = {
     "117m": EncoderConfig(),
     "25m": EncoderConfig(hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048),
     "3m": EncoderConfig(hidden_size=192, num_hidden_layers=6, num_attention_heads=6, intermediate_size=512),
-    "1m": EncoderConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=352),
+    "1m": EncoderConfig(hidden_size=128, num_hidden_layers=3, num_attention_heads=4, intermediate_size=352),
 }
 """Encoders by name, by approximate parameters at a vocabulary of 4096; ``vocab_size`` follows the tokenizer."""
 

@@ -77,7 +77,7 @@ def _pretraining(corpus: Path, tokenizer: Path) -> PretrainRun:
             "model": {"size": SIZE, "tokenizer": str(tokenizer), "remat": True},
             "data": {"corpus": str(corpus), "tokens_per_row": 64, "validation_rows": 256},
             "optimizer": {"learning_rate": 2e-3, "warmup_steps": 100, "weight_decay": 0.01},
-            "training": {"steps": 1500, "batch_size": 64, "evaluate_every": 500, "save_every": 500, "log_every": 25},
+            "training": {"steps": 1200, "batch_size": 32, "evaluate_every": 400, "save_every": 400, "log_every": 25},
         },
         "quickstart",
     )
@@ -91,7 +91,7 @@ def _finetuning(model: dict[str, Any], method: str) -> FinetuneRun:
             "model": {**model, "remat": True},
             "data": {split: str(sample_data.table(split)) for split in ("train", "dev", "test")},
             "optimizer": {"learning_rate": 1e-3 if method == "full" else 3e-3},
-            "training": {"method": method, "epochs": 4, "padded_lengths": 1},
+            "training": {"method": method, "epochs": 3, "padded_lengths": 2},
         },
         "quickstart",
     )
