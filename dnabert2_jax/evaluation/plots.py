@@ -159,7 +159,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], th
                 axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=font)
     names = [_short(name) for name in classes]
     small = 10 if size <= 8 else 7
-    axis.set_xticks(range(size), names, rotation=90 if size > 4 else 0, fontsize=small)
+    axis.set_xticks(range(size), names, rotation=90 if size > 4 and max(map(len, names)) > 2 else 0, fontsize=small)
     axis.set_yticks(range(size), names, fontsize=small)
     axis.tick_params(length=0)
     axis.set_xlabel("predicted class")
@@ -316,7 +316,7 @@ def _draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, A
         if curve not in named:
             axis.plot(curve[2], curve[3], color=theme.muted, lw=0.8, alpha=0.6)
     for number, (name, area, x, y) in enumerate(named):
-        axis.plot(x, y, color=theme.colours[number], lw=1.7, label=f"{_short(name)}  {area:.3f}")
+        axis.plot(x, y, color=theme.colours[number], lw=1.7, label=f"{_short(name)}: {area:.3f}")
     title = measure if named is curves else f"{measure}: best, median, worst of {len(curves)}"
     figure = axis.get_figure(root=True)
     assert figure is not None

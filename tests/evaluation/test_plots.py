@@ -130,7 +130,7 @@ def test_text_on_a_cell_keeps_a_contrast_of_three(theme: Theme, share: float):
 def test_two_classes_give_one_curve_of_the_second(draw):
     labels, probabilities = scores(2)
     written = texts(draw(labels, probabilities, ["background", "promoter"]))
-    assert any(text.startswith("promoter  0.") for text in written)
+    assert any(text.startswith("promoter: 0.") for text in written)
     assert not any("background" in text for text in written)
 
 
@@ -146,7 +146,7 @@ def test_area_is_that_of_the_metrics():
     from sklearn.metrics import roc_auc_score
 
     labels, probabilities = scores(2)
-    assert f"b  {roc_auc_score(labels, probabilities[:, 1]):.3f}" in texts(
+    assert f"b: {roc_auc_score(labels, probabilities[:, 1]):.3f}" in texts(
         plots.roc_curves(labels, probabilities, ["a", "b"])
     )
 

@@ -162,7 +162,7 @@ def test_flaws_of_the_tables_are_counted_and_noted(finished: Path):
         "lines": [32, 33],
     }
     text = read(finished / "report.html").text
-    assert "1 of 44 train rows were cut to 30 tokens; data.max_tokens" in text
+    assert "Cut to 30 tokens: 1 of 44 train rows; data.max_tokens" in text
     assert "1 sequences of the train table have more than one label (lines 2, 42)" in text
     assert "2 test rows are in the train table too, 1 of them with another label" in text
 

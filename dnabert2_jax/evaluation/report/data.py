@@ -106,13 +106,12 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
 def notes_on(data: TablesReport) -> list[str]:
     """What a reader of the scores must know: rows cut, labels that contradict each other, test rows seen before."""
     notes = []
+    cut = {name: table for name, table in data["tables"].items() if table["truncated_rows"]}
+    if cut:
+        rows = ", ".join(f"{table['truncated_rows']:,} of {table['rows']:,} {name} rows" for name, table in cut.items())
+        longest = max(table["token_lengths"][-1][0] for table in cut.values())
+        notes.append(f"Cut to {data['max_tokens']:,} tokens: {rows}; data.max_tokens {longest:,} keeps everything.")
     for name, table in data["tables"].items():
-        if table["truncated_rows"]:
-            longest = table["token_lengths"][-1][0]
-            notes.append(
-                f"{table['truncated_rows']:,} of {table['rows']:,} {name} rows were cut to {data['max_tokens']:,} tokens; "
-                f"data.max_tokens {longest:,} keeps everything."
-            )
         if table["contradictory_sequences"]:
             lines = ", ".join(map(str, table["contradictory_lines"]))
             more = ", …" if len(table["contradictory_lines"]) == _MOST_LINES else ""
