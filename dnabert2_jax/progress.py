@@ -9,6 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console(stderr=True, highlight=False)
 """Where progress and remarks go; results go to standard output."""
 
+if not console.is_terminal:
+    console.width = 140  # a file has no width of its own, and 80 columns squeeze tables until names are cut
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
