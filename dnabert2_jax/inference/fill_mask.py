@@ -85,18 +85,19 @@ def fill_mask(
 
 def _with_masks(tokenizer: Tokenizer, sequence: str) -> NDArray[np.int32]:
     """Raw ids of the text, [MASK] among them."""
-    parts = sequence.split(_MASK_TEXT)
-    starts = np.cumsum([0, *(len(part) + len(_MASK_TEXT) for part in parts[:-1])])
-    ids: list[NDArray[np.int32]] = []
-    for start, part in zip(starts, parts, strict=True):
-        record = "sequence" if not start else f"sequence from position {start + 1}"
-        clean, _ = clean_letters(part, source="fill-mask", record=record)
-        if ids:
-            ids.append(np.array([MASK], np.int32))
-        ids += tokenizer.encode_raw_batch([clean.tobytes().decode("ascii")]) if part else []
     if not sequence:
         raise UserError("the sequence is empty; give DNA")
-    return np.concatenate(ids)
+    # Letters of the same length in place of the masks keep the positions that an error names.
+    text = sequence.replace(_MASK_TEXT, "N" * len(_MASK_TEXT))
+    clean = clean_letters(text, source="fill-mask", record="sequence")[0].tobytes().decode("ascii")
+    ids: list[int] = []
+    start = 0
+    for part in sequence.split(_MASK_TEXT):
+        if start:
+            ids.append(MASK)
+        ids += tokenizer.encode_raw(clean[start : start + len(part)]) if part else []
+        start += len(part) + len(_MASK_TEXT)
+    return np.array(ids, np.int32)
 
 
 def _covered(tokenizer: Tokenizer, ids: NDArray[np.int32], ranges: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:

@@ -218,4 +218,5 @@ def _replacing(path: Path) -> Iterator[Path]:
             f"{path} could not be written ({error.strerror or error}); make room or choose another place"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()

@@ -1,0 +1,103 @@
+import csv
+import sys
+
+import numpy as np
+import pytest
+
+from dnabert2_jax.cli import main
+from tests.genome.helpers import random_dna, write_fasta
+
+
+@pytest.fixture
+def dnabert2(monkeypatch, capsys):
+    """The command line in this process: exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dnabert2", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, errors = capsys.readouterr()
+        return stopped.value.code, out, errors
+
+    return run
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    return write_fasta(tmp_path / "x.fa", {"short": "ACGTTGACA", "long": random_dna(300, 1), "n": "NNacgt"})
+
+
+def test_predict(dnabert2, classifier_path, fasta, tmp_path):
+    out = tmp_path / "p.csv"
+    code, printed, remarks = dnabert2(
+        "predict", "--model", classifier_path, "--data", fasta, "--out", out, "--max-tokens", 40
+    )
+    assert (code, printed) == (0, f"saved {out}\n")
+    assert "3 sequences, 315 bases; 4 lower-case letters upper-cased; 2 ambiguity codes read as [UNK]" in remarks
+    assert "sequences of more than 40 tokens: 1, read in" in remarks
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["name"] for row in rows] == ["short", "long", "n"]
+    assert int(rows[1]["windows"]) > 3
+
+
+def test_predict_with_an_adapter(dnabert2, adapter_path, mlm_path, fasta, tmp_path):
+    files = [tmp_path / f"{n}.csv" for n in range(3)]
+    for out, how in zip(
+        files,
+        (["--adapter", adapter_path], ["--model", adapter_path], ["--adapter", adapter_path, "--base", mlm_path]),
+        strict=True,
+    ):
+        assert dnabert2("predict", *how, "--data", fasta, "--out", out)[:2] == (0, f"saved {out}\n")
+    assert len({out.read_bytes() for out in files}) == 1
+    assert files[0].read_text().startswith("name,label,p_no,p_yes,windows,cut_bases\nshort,")
+
+
+def test_embed(dnabert2, mlm_path, fasta, tmp_path):
+    out = tmp_path / "e.npz"
+    code, printed, remarks = dnabert2("embed", "--model", mlm_path, "--data", fasta, "--out", out, "--pooling", "base")
+    assert (code, printed) == (0, f"saved {out}\n")
+    assert "315 vectors of 32 numbers, base" in remarks
+    with np.load(out) as file:
+        assert file["names"].tolist() == ["short", "long", "n"]
+        assert file["embeddings"].shape == (315, 32)
+
+
+def test_fill_mask(dnabert2, mlm_path, tmp_path):
+    out = tmp_path / "f.csv"
+    code, printed, table = dnabert2("fill-mask", "--model", mlm_path, "--out", out, "ACGT[MASK]GG", "--top-k", 2)
+    assert (code, printed) == (0, f"saved {out}\n")
+    assert "candidates" in table
+    assert len(out.read_text().splitlines()) == 3
+    assert dnabert2("fill-mask", "--model", mlm_path, "--out", out, "ACGTTGACAGG", "--mask", "2-4", "--mask", "11")[0] == 0
+    assert {row["last_base"] for row in csv.DictReader(out.read_text().splitlines())} >= {"11"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--data", "{fasta}", "--out", "{tmp}/p.csv"], "give either --model"),
+        (["predict", "--model", "{mlm}", "--adapter", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/p.csv"], "give either"),
+        (["predict", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/p.csv"], "is a masked_lm; prediction needs"),
+        (["predict", "--model", "{mlm}", "--data", "{tmp}/none.fa", "--out", "{tmp}/p.csv"], "none.fa does not exist"),
+        (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/no/e.npz"], "there is no directory"),
+        (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.csv"], "accepted are .npz, .parquet, .h5"),
+        (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.npz", "--attention", "x"], "backend 'x'"),
+        (["fill-mask", "--model", "{mlm}", "--out", "{tmp}/f.csv", "ACGT"], "nothing is masked"),
+        (["fill-mask", "--model", "{mlm}", "--out", "{tmp}/f.csv", "ACGT", "--mask", "0"], "'0' is not a range of bases"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(dnabert2, mlm_path, fasta, tmp_path, arguments, message):
+    places = {"mlm": mlm_path, "fasta": fasta, "tmp": tmp_path}
+    code, out, errors = dnabert2(*(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert out == ""
+    last = errors.splitlines()[-1]
+    assert last.startswith("dnabert2: ")
+    assert message in last
+
+
+@pytest.mark.parametrize("command", ["predict", "embed", "fill-mask"])
+def test_help_has_an_example(dnabert2, command):
+    code, out, _ = dnabert2(command, "--help")
+    assert code == 0
+    assert f"Example: dnabert2 {command}" in out

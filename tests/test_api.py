@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import dnabert2_jax
+from dnabert2_jax import DNABERT2, UserError
+from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model
+from dnabert2_jax.modeling.models import sequence_classifier
+from tests.helpers import tiny_config, tiny_model, tiny_tokenizer
+
+SEQUENCES = ["ACGTTGACA", "gggatttaccn", "A"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> DNABERT2:
+    path = tmp_path_factory.mktemp("api") / "model"
+    tiny_model(path)
+    return DNABERT2.load(path)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> DNABERT2:
+    path = tmp_path_factory.mktemp("api") / "classifier"
+    provenance = make_provenance(["test"], run_config={}, parents={}, metrics={})
+    params = sequence_classifier(tiny_config(), 2).init(0)
+    save_model(
+        path,
+        SavedModel(
+            kind="classifier",
+            config=tiny_config(),
+            params=params,
+            tokenizer=tiny_tokenizer(),
+            labels=("no", "yes"),
+            provenance=provenance,
+        ),
+    )
+    return DNABERT2.load(str(path), precision="float32", attention="reference")
+
+
+def test_embed(model):
+    vectors = model.embed(SEQUENCES)
+    assert (vectors.shape, vectors.dtype) == ((3, 32), np.float32)
+    assert not np.allclose(vectors, model.embed(SEQUENCES, pooling="cls"), atol=1e-3)
+    bases = model.embed(SEQUENCES, pooling="base")
+    assert [array.shape for array in bases] == [(9, 32), (11, 32), (1, 32)]
+    tokens = model.embed(SEQUENCES, "token", batch_tokens=8)
+    np.testing.assert_allclose(np.stack([array.mean(0) for array in tokens]), vectors, atol=1e-5)
+
+
+def test_predict(classifier):
+    predictions = classifier.predict(SEQUENCES)
+    assert predictions.probabilities.shape == (3, 2)
+    assert predictions.labels == [classifier.labels[n] for n in predictions.probabilities.argmax(1)]
+    assert classifier.predict(SEQUENCES, SEQUENCES, long="cut", max_tokens=8).cut_bases[1] > 0
+    assert (classifier.predict(["ACGTTGACA" * 9], max_tokens=16, overlap=0.0).windows > 1).all()
+
+
+def test_fill_mask(model):
+    (masked,) = model.fill_mask("ACGT[MASK]GACA", top_k=3)
+    assert len(masked.candidates) == 3
+    assert model.fill_mask("ACGTTGACA", [(0, 1)])[0].start == 0
+
+
+def test_what_a_model_tells_about_itself(model, classifier):
+    assert (model.kind, model.labels, model.config.hidden_size) == ("masked_lm", (), 32)
+    assert (classifier.kind, classifier.labels) == ("classifier", ("no", "yes"))
+    assert model.tokenizer.sha256 == tiny_tokenizer().sha256
+    assert repr(model).endswith("kind='masked_lm', hidden_size=32)")
+
+
+def test_mistakes_are_user_errors(model, tmp_path):
+    with pytest.raises(UserError, match="prediction needs a classifier"):
+        model.predict(SEQUENCES)
+    with pytest.raises(UserError, match="sequences is one text"):
+        model.embed("ACGT")
+    with pytest.raises(UserError, match="does not exist"):
+        DNABERT2.load(tmp_path / "none")
+    with pytest.raises(UserError, match="attention backend 'flash' is unknown"):
+        DNABERT2.load(tmp_path, attention="flash")
+
+
+def test_every_public_name_is_there():
+    for name in dnabert2_jax.__all__:
+        assert getattr(dnabert2_jax, name) is not None
+    assert set(dnabert2_jax.__all__) <= set(dir(dnabert2_jax))
+    with pytest.raises(AttributeError, match="has no attribute 'DNABERT3'"):
+        dnabert2_jax.DNABERT3  # noqa: B018
+
+
+def test_importing_the_package_alone_is_light():
+    heavy = "{'jax', 'flax', 'orbax', 'sklearn', 'sentencepiece', 'pydantic', 'numpy'} & set(sys.modules)"
+    code = f"import sys, dnabert2_jax; print(sorted({heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
