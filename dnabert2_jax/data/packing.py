@@ -171,8 +171,9 @@ def pack(rows: Sequence[TokenRow], tokens_per_batch: int) -> PackedBatches:
     if len(short):
         widths = np.array([padded_width(n) for n in lengths[short].tolist()])
         choices = dict.fromkeys(choose_lengths(widths, count) for count in range(1, MAX_WIDTHS + 1))
-        plans = (_pack_short(short.tolist(), lengths, choice, tokens_per_batch) for choice in choices)
-        plan += min(plans, key=lambda some: PackedBatches(rows, some).cost)
+        plans = [_pack_short(short.tolist(), lengths, choice, tokens_per_batch) for choice in choices]
+        cheapest = min(plans, key=lambda some: PackedBatches(rows, some).cost)
+        plan += cheapest
     return PackedBatches(rows, plan)
 
 
