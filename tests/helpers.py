@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dnabert2_jax.config import EncoderConfig
 from dnabert2_jax.data.masking import MaskingConfig, mask_rows
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
 from dnabert2_jax.hashing import record_seeds
-from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model
+from dnabert2_jax.model_directory import SavedModel, load_model, make_provenance, save_model
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.runs import FinetuneRun, PretrainRun, parse_run
 from dnabert2_jax.tokenizer.bpe import Tokenizer
@@ -65,6 +66,12 @@ def tiny_model(path: Path, seed: int = 0, **changes: Any) -> SavedModel:
             provenance=provenance,
         ),
     )
+
+
+def overflowing_model(model: Path, path: Path) -> SavedModel:
+    """A model whose weights are finite and whose activations are not."""
+    saved = load_model(model)
+    return save_model(path, replace(saved, params=jax.tree.map(lambda x: x * np.float32(1e30), saved.params)))
 
 
 def tiny_corpus(path: Path, seed: int = 0, bases: int = 20_000) -> Corpus:
@@ -113,10 +120,10 @@ def with_sections(content: dict[str, Any], changes: dict[str, Any]) -> dict[str,
     return merged
 
 
-def pretrain_content(model: Path, corpus: Path, **changes: Any) -> dict[str, Any]:
+def pretrain_content(model_path: Path, corpus: Path, **changes: Any) -> dict[str, Any]:
     content = {
         "seed": 1,
-        "model": {"path": str(model), "precision": "float32"},
+        "model": {"path": str(model_path), "precision": "float32"},
         "data": {"corpus": str(corpus), "tokens_per_row": 16, "validation_rows": 16},
         "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4, "weight_decay": 0.01},
         "training": {"steps": 12, "batch_size": 8, "evaluate_every": 6, "save_every": 4, "log_every": 1},
@@ -124,11 +131,11 @@ def pretrain_content(model: Path, corpus: Path, **changes: Any) -> dict[str, Any
     return with_sections(content, changes)
 
 
-def finetune_content(model: Path, data: dict[str, str], **changes: Any) -> dict[str, Any]:
+def finetune_content(model_path: Path, tables: dict[str, str], **changes: Any) -> dict[str, Any]:
     content = {
         "seed": 1,
-        "model": {"path": str(model), "precision": "float32"},
-        "data": data,
+        "model": {"path": str(model_path), "precision": "float32"},
+        "data": tables,
         "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
         "training": {"epochs": 4, "batch_size": 8, "padded_lengths": 1},
         "lora": {"rank": 2},

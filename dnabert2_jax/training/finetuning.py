@@ -15,6 +15,7 @@ from dnabert2_jax.data.tables import Table, load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.metrics import ClassificationMetrics, classification_metrics
 from dnabert2_jax.evaluation.report import report_finetuning
+from dnabert2_jax.hashing import file_sha256
 from dnabert2_jax.inference.classify import make_predict, predict_rows
 from dnabert2_jax.model_directory import (
     SavedAdapter,
@@ -80,6 +81,7 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
     began = time.monotonic()
     plan = run.training
     config, tokenizer, base = starting_point(run.model)
+    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat)
     splits = load_splits(run.data.train, run.data.dev, run.data.test)
     directory = Workdir(workdir, run_to_dict(run))
     train, dev, test = (
@@ -90,9 +92,7 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
     dev_batches, test_batches = (evaluation_batches(t, plan.batch_size, lengths) for t in (dev, test))
 
     lora = run.lora if plan.method == "lora" else None
-    network = sequence_classifier(
-        config, len(splits.labels), resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat)
-    )
+    network = sequence_classifier(config, len(splits.labels), compute)
     trainable, frozen = _split_parameters(network.init(run.seed), base, config, lora, run.seed)
     steps_per_epoch = math.ceil(len(train) / plan.batch_size)
     total_steps = plan.epochs * steps_per_epoch
@@ -114,15 +114,13 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
         best = _Best(mcc=-2.0, step=0, waited=0)
         restored = checkpoints.restore_latest(state)
         if restored is not None:
-            if restored.meta["identity"] != saver.identity:
-                raise UserError(
-                    f"{workdir}: the tokenizer or base model changed since this run began; use another --workdir"
-                )
+            before = restored.meta["identity"]
+            if changed := [name for name, now in saver.identity.items() if before.get(name) != now]:
+                raise UserError(f"{workdir}: {', '.join(changed)} changed since this run began; use another --workdir")
             state, best = restored.state, _Best(**restored.meta["best"])
             remark(f"going on from step {restored.step} of {total_steps}")
         step = int(state.step)
-        log = MetricsLog(directory, step)
-        with ProgressBar("fine-tuning", total_steps, step) as bar:
+        with MetricsLog(directory, step) as log, ProgressBar("fine-tuning", total_steps, step) as bar:
             while step < total_steps and best.waited < plan.patience:
                 epoch, done = divmod(step, steps_per_epoch)
                 measured: list[StepMetrics] = []
@@ -145,12 +143,10 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
                         saver.save(state.trainable, {"dev": scores, "step": step})
                     else:
                         best = replace(best, waited=best.waited + 1)
-                    meta = {"records": epoch * len(train), "best": asdict(best), "identity": saver.identity}
-                    checkpoints.save(step, state, meta)
+                    checkpoints.save(step, state, {"best": asdict(best), "identity": saver.identity})
                     if best.waited >= plan.patience:
                         remark(f"stopped at step {step}: no better dev MCC in {plan.patience} evaluations")
                         break
-        log.close()
 
     params, kept = saver.load()
     probabilities = predict_rows(predict, jax.device_put(params), test_batches)
@@ -203,15 +199,14 @@ def _means(measured: list[StepMetrics]) -> dict[str, float]:
     metrics = jax.device_get(measured)
     weight = sum(float(m.sums.weight) for m in metrics)
     loss = sum(float(m.sums.loss) for m in metrics) / weight
-    if not math.isfinite(loss):
+    gradient_norm = float(np.mean([m.gradient_norm for m in metrics]))
+    if not math.isfinite(loss + gradient_norm):
         raise UserError(
-            f"the training loss is {loss}: training diverged; lower optimizer.learning_rate and use another --workdir"
+            f"the training loss is {loss} and the gradient's norm {gradient_norm}: training diverged; lower "
+            "optimizer.learning_rate and use another --workdir"
         )
-    return {
-        "loss": loss,
-        "accuracy": sum(float(m.sums.correct) for m in metrics) / weight,
-        "gradient_norm": float(np.mean([m.gradient_norm for m in metrics])),
-    }
+    accuracy = sum(float(m.sums.correct) for m in metrics) / weight
+    return {"loss": loss, "accuracy": accuracy, "gradient_norm": gradient_norm}
 
 
 class _Saver:
@@ -235,6 +230,7 @@ class _Saver:
         self.identity = {
             "tokenizer": tokenizer.sha256,
             "base": tree_sha256(base.params["encoder"]) if base else "random weights",
+            **{split: file_sha256(getattr(run.data, split)) for split in ("train", "dev", "test")},
         }
 
     def save(self, trainable: Tree, metrics: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     config, tokenizer, base = starting_point(run.model)
     if base is not None and base.kind != "masked_lm":
         raise UserError(f"{run.model.path} is a {base.kind}; pretraining goes on from a masked_lm model directory")
+    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat)
     corpus = Corpus.open(run.data.corpus)
     directory = Workdir(workdir, run_to_dict(run))
 
@@ -61,7 +62,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     train_rows = rows("train")
     held_out = validation_batches(rows("validation"), plan.batch_size, run.data.validation_rows)
 
-    network = masked_lm(config, resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat))
+    network = masked_lm(config, compute)
     loss, optimizer = mlm_loss(network), make_optimizer(run.optimizer, plan.steps)
     train_step = make_train_step(loss, optimizer, accumulate=plan.accumulate)
     eval_step = make_eval_step(loss)
@@ -80,16 +81,14 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     with Checkpoints(directory.checkpoints, keep_last=plan.keep_checkpoints) as checkpoints:
         restored = checkpoints.restore_latest(state)
         if restored is not None:
-            if restored.meta["identity"] != identity:
-                raise UserError(
-                    f"{workdir}: corpus, tokenizer or base model changed since this run began; use another --workdir"
-                )
+            before = restored.meta["identity"]
+            if changed := [name for name, now in identity.items() if before.get(name) != now]:
+                raise UserError(f"{workdir}: {', '.join(changed)} changed since this run began; use another --workdir")
             state = restored.state
             remark(f"going on from step {restored.step} of {plan.steps}")
         first = int(state.step)
-        log = MetricsLog(directory, first)
         meter = _Meter()
-        with ProgressBar("pretraining", plan.steps, first) as bar:
+        with MetricsLog(directory, first) as log, ProgressBar("pretraining", plan.steps, first) as bar:
             for step, batch in enumerate(training_batches(train_rows, plan.batch_size, first, plan.steps), first + 1):
                 state, metrics = train_step(state, {}, batch)
                 meter.add(metrics, int(np.count_nonzero(batch.tokens.segment_ids)))
@@ -104,7 +103,6 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
                     meter.restart()
                 if step % plan.save_every == 0 or last:
                     checkpoints.save(step, state, {"records": step * plan.batch_size, "identity": identity})
-        log.close()
 
     scores = evaluate(eval_step, state, held_out)
     directory.write_json("validation.json", scores)
@@ -165,17 +163,18 @@ class _Meter:
         """The interval's means; the loss, its accuracy and perplexity, gradient norm, and real tokens a second.
 
         Raises:
-            UserError: the loss is not a number.
+            UserError: the loss or the gradient is not a number.
         """
         metrics = jax.device_get(self._pending)
         self._pending = []
         values = summarise(jax.tree.map(lambda *x: sum(map(float, x)), *(m.sums for m in metrics)))
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"the loss is {values['loss']}: training diverged; lower optimizer.learning_rate or raise "
-                "optimizer.warmup_steps and start in another --workdir (the last checkpoints are kept)"
-            )
         values["gradient_norm"] = float(np.mean([m.gradient_norm for m in metrics]))
+        if not math.isfinite(values["loss"] + values["gradient_norm"]):
+            raise UserError(
+                f"the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}: training diverged; lower "
+                "optimizer.learning_rate or raise optimizer.warmup_steps and start in another --workdir (the last "
+                "checkpoints are kept)"
+            )
         values["tokens_per_second"] = (self._tokens - self._tokens_before) / (time.monotonic() - self._began)
         self.figures = (
             f"loss {values['loss']:.3f}  masked accuracy {values['masked_accuracy']:.3f}  "

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from dnabert2_jax.errors import UserError
@@ -61,7 +62,7 @@ def write_json(file: Path, content: Any) -> Path:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON object a line, each with its ``step``.
+    """``metrics.jsonl``: one JSON object a line, each with its ``step``. A context manager that closes the file.
 
     Args:
         workdir: the run's directory.
@@ -80,8 +81,12 @@ class MetricsLog:
         """Append one line."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._file.close()
 
     @staticmethod

@@ -76,10 +76,9 @@ def test_json_appears_whole(tmp_path):
 
 
 def log_steps(workdir, step, *steps):
-    log = MetricsLog(workdir, step)
-    for number in steps:
-        log.write(number, loss=number / 7)
-    log.close()
+    with MetricsLog(workdir, step) as log:
+        for number in steps:
+            log.write(number, loss=number / 7)
 
 
 @given(written=st.integers(0, 12), resumed=st.integers(0, 12), cut=st.integers(0, 40))
@@ -98,10 +97,9 @@ def test_lines_after_the_checkpoint_are_dropped_and_the_rest_goes_on(tmp_path_fa
 
 def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
     workdir = Workdir(tmp_path, RUN)
-    log = MetricsLog(workdir, 0)
-    log.write(1, loss=2.0, phase="train")
-    assert MetricsLog.read(tmp_path) == [{"step": 1, "loss": 2.0, "phase": "train"}]
-    log.close()
+    with MetricsLog(workdir, 0) as log:
+        log.write(1, loss=2.0, phase="train")
+        assert MetricsLog.read(tmp_path) == [{"step": 1, "loss": 2.0, "phase": "train"}]
 
 
 def test_several_lines_of_one_step_stay(tmp_path):
