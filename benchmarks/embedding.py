@@ -106,7 +106,7 @@ def main() -> None:
         for way in ways:
             times[way].append(seconds(way))
 
-    table = Table("batches", "real tokens/s", "padding", "shapes", "first round, s", "best round, s")
+    table = Table("batches", "real tokens/s", "padding", "shapes", "first, s", "best, s")
     results = []
     for way, batches in ways.items():
         speed = batches.real_tokens / min(times[way])
