@@ -36,7 +36,7 @@ from tests.genome.helpers import random_dna, write_fasta
 COMPILED = tempfile.mkdtemp(prefix="dnabert2-compiled-")
 atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 CLASSES = ("plain", "rich")
 """Labels of the tiny task: a class of uniform bases, and one rich in G and C."""
@@ -173,7 +173,7 @@ def start_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Popen[
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": COMPILED,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "COLUMNS": "120",
         },
     )
