@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from dnabert2_jax.model_directory import (
 from dnabert2_jax.modeling.lora import init_adapter, merge_adapter
 from dnabert2_jax.modeling.models import count_parameters, sequence_classifier
 from dnabert2_jax.progress import ProgressBar, remark
-from dnabert2_jax.runs import FinetuneRun, run_to_dict
+from dnabert2_jax.runs import Epochs, FinetuneRun, run_to_dict
 from dnabert2_jax.tokenizer.bpe import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.objectives import classification_loss
@@ -38,7 +40,7 @@ from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.start import resolve_compute, starting_point
 from dnabert2_jax.training.step import StepMetrics, init_state, make_train_step
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
-from dnabert2_jax.types import Tree
+from dnabert2_jax.types import ClassificationBatch, Tree
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,6 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
     trainable, frozen = _split_parameters(network.init(run.seed), base, config, lora, run.seed)
     steps_per_epoch = math.ceil(len(train) / plan.batch_size)
     total_steps = plan.epochs * steps_per_epoch
-    evaluate_at = {round(steps_per_epoch * (n + 1) / plan.evaluations_per_epoch) for n in range(plan.evaluations_per_epoch)}
 
     optimizer = make_optimizer(run.optimizer, total_steps)
     train_step = make_train_step(classification_loss(network, lora), optimizer, accumulate=plan.accumulate)
@@ -120,33 +121,30 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
             state, best = restored.state, _Best(**restored.meta["best"])
             remark(f"going on from step {restored.step} of {total_steps}")
         step = int(state.step)
+        batches = _training_batches(train, plan, run.seed, lengths, step)
         with MetricsLog(directory, step) as log, ProgressBar("fine-tuning", total_steps, step) as bar:
-            while step < total_steps and best.waited < plan.patience:
-                epoch, done = divmod(step, steps_per_epoch)
+            for stop in (s for s in _evaluation_steps(plan, steps_per_epoch) if s > step):
+                if best.waited >= plan.patience:
+                    remark(f"stopped at step {step}: no better dev MCC in {plan.patience} evaluations")
+                    break
                 measured: list[StepMetrics] = []
-                for batch in epoch_batches(train, plan.batch_size, run.seed, epoch, lengths)[done:]:
+                for batch in islice(batches, stop - step):
                     state, metrics = train_step(state, frozen, batch)
                     measured.append(metrics)
-                    step, done = step + 1, done + 1
                     bar.advance()
-                    if done not in evaluate_at:
-                        continue
-                    rate = float(schedule(step - 1))
-                    log.write(step, epoch=step / steps_per_epoch, **_means(measured), learning_rate=rate)
-                    measured = []
-                    probabilities = predict_rows(predict, {**state.trainable, **frozen}, dev_batches)
-                    scores = classification_metrics(dev.labels, probabilities, splits.labels.names)
-                    log.write(step, dev_mcc=scores["mcc"], dev_macro_f1=scores["macro_f1"], dev_accuracy=scores["accuracy"])
-                    bar.advance(0, f"dev MCC {scores['mcc']:.3f} (best {max(best.mcc, scores['mcc']):.3f})")
-                    if scores["mcc"] > best.mcc:
-                        best = _Best(scores["mcc"], step, 0)
-                        saver.save(state.trainable, {"dev": scores, "step": step})
-                    else:
-                        best = replace(best, waited=best.waited + 1)
-                    checkpoints.save(step, state, {"best": asdict(best), "identity": saver.identity})
-                    if best.waited >= plan.patience:
-                        remark(f"stopped at step {step}: no better dev MCC in {plan.patience} evaluations")
-                        break
+                step = stop
+                rate = float(schedule(step - 1))
+                log.write(step, epoch=step / steps_per_epoch, **_means(measured), learning_rate=rate)
+                probabilities = predict_rows(predict, {**state.trainable, **frozen}, dev_batches)
+                scores = classification_metrics(dev.labels, probabilities, splits.labels.names)
+                log.write(step, dev_mcc=scores["mcc"], dev_macro_f1=scores["macro_f1"], dev_accuracy=scores["accuracy"])
+                bar.advance(0, f"dev MCC {scores['mcc']:.3f} (best {max(best.mcc, scores['mcc']):.3f})")
+                if scores["mcc"] > best.mcc:
+                    best = _Best(scores["mcc"], step, 0)
+                    saver.save(state.trainable, {"dev": scores, "step": step})
+                else:
+                    best = replace(best, waited=best.waited + 1)
+                checkpoints.save(step, state, {"best": asdict(best), "identity": saver.identity})
 
     params, kept = saver.load()
     probabilities = predict_rows(predict, jax.device_put(params), test_batches)
@@ -173,6 +171,22 @@ class _Best:
     mcc: float
     step: int
     waited: int
+
+
+def _evaluation_steps(plan: Epochs, steps_per_epoch: int) -> list[int]:
+    """The steps after which the dev table is scored, evenly over each epoch; the last one ends the run."""
+    evaluations = plan.epochs * plan.evaluations_per_epoch
+    return sorted({max(1, round(steps_per_epoch * n / plan.evaluations_per_epoch)) for n in range(1, evaluations + 1)})
+
+
+def _training_batches(
+    train: EncodedTable, plan: Epochs, seed: int, lengths: tuple[int, ...], first_step: int
+) -> Iterator[ClassificationBatch]:
+    """The batches of the steps from ``first_step`` on, epoch after epoch."""
+    first_epoch, done = divmod(first_step, math.ceil(len(train) / plan.batch_size))
+    for epoch in range(first_epoch, plan.epochs):
+        yield from epoch_batches(train, plan.batch_size, seed, epoch, lengths)[done:]
+        done = 0
 
 
 def _encode(name: str, table: Table, tokenizer: Tokenizer, labels: Any, max_tokens: int) -> EncodedTable:
