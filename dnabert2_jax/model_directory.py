@@ -382,7 +382,11 @@ def _read_header(directory: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{directory} does not exist; name the directory of {kind}")
     for file in (name, MANIFEST):
         if not (directory / file).is_file():
-            raise UserError(f"{directory} is not the directory of {kind} that dnabert2_jax wrote: it holds no {file}")
+            inside = [name for name in ("model", "adapter") if (directory / name / MANIFEST).is_file()]
+            raise UserError(
+                f"{directory} is not the directory of {kind} that dnabert2_jax wrote: it holds no {file}; "
+                + (f"name {' or '.join(str(directory / name) for name in inside)}" if inside else f"name that of {kind}")
+            )
     verify_manifest(directory)
     header = _read_json(directory / name)
     if header["format"] != FORMAT:

@@ -9,6 +9,7 @@ from rich.table import Table as Grid
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.kmer_baseline import KmerBaseline
 from dnabert2_jax.evaluation.metrics import classification_metrics
 from dnabert2_jax.genome.build import SpeciesSource, build_corpus
@@ -33,8 +34,14 @@ def quickstart(workdir: Path) -> None:
 
     Args:
         workdir: directory for everything that is made.
+
+    Raises:
+        UserError: the directory cannot be used, or holds a run of other settings.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir}: no directory can be made there ({error.strerror}); choose another --workdir") from error
     remark("1/6  corpus: chromosome I of three yeasts")
     corpus = _corpus(workdir / "corpus")
     remark("2/6  tokenizer")

@@ -199,7 +199,7 @@ def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()
         except OSError as error:
             raise UserError(f"{config}: cannot be read ({error.strerror}); give the path of a run's TOML file") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{config}: not TOML ({error})") from error
+            raise UserError(f"{config}: not TOML ({error}); mend that line (text stands in quotes)") from error
     for override in overrides:
         _apply(content, override)
     return parse_run(kind, content, str(config or "--set"))
@@ -275,11 +275,19 @@ def _explain(kind: type[Any], problem: Any) -> str:
     name = ".".join(path) or kind.__dataclass_fields__["command"].default
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         accepted = [field.name for field in fields(_section(kind, path[:-1]))]
-        return f"unknown key {name}{nearest(path[-1], accepted)}; accepted are {', '.join(accepted)}"
+        hint = _elsewhere(kind, path[-1]) or nearest(path[-1], accepted)
+        return f"unknown key {name}{hint}; accepted are {', '.join(accepted)}"
     if problem["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{name} is missing; add it to the file or give --set {name}=..."
     message = problem["msg"].removeprefix("Value error, ")
     return f"{name}: {message}" + ("" if isinstance(problem["input"], dict) else f", found {problem['input']!r}")
+
+
+def _elsewhere(kind: type[Any], key: str) -> str:
+    """A hint where a key belongs to another section."""
+    sections = {name: part for name, part in get_type_hints(kind).items() if is_dataclass(part)}
+    places = [f"{name}.{key}" for name, part in sections.items() if key in {field.name for field in fields(part)}]
+    return f"; did you mean {' or '.join(map(repr, places))}?" if places else ""
 
 
 def _section(kind: type[Any], path: Sequence[str]) -> type[Any]:

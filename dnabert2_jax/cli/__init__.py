@@ -3,6 +3,7 @@
 Heavy imports (jax, flax, orbax) stay inside the commands, so that ``dnabert2 --help`` answers at once.
 """
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -12,6 +13,10 @@ import typer
 
 from dnabert2_jax.cli import data, manage, train, use
 from dnabert2_jax.errors import UserError
+
+_INTERRUPTED = 130
+_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors of the system that no code can mend: a full disk, a place without the right to write."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,13 +39,37 @@ def main() -> NoReturn:
     sys.exit(_run(app))
 
 
-def _run(command: Callable[[], Any]) -> int:
+def _run(command: Callable[[], Any]) -> int | str | None:
     try:
         command()
+    except SystemExit as end:  # Typer ends by itself, after Ctrl-C with the code 130
+        if end.code == _INTERRUPTED:
+            _say("interrupted; the same command again goes on from the last checkpoint of a run, or starts anew")
+        return end.code
     except UserError as error:
-        print(f"dnabert2: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("dnabert2: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        _say(str(error))
+    except Exception as error:
+        if (explanation := _explain(error)) is None:
+            raise
+        _say(explanation)
+    return 2
+
+
+def _say(message: str) -> None:
+    print("dnabert2:", *message.splitlines(), file=sys.stderr)
+
+
+def _explain(error: Exception) -> str | None:
+    """What to do about a machine that is too small or a place that is closed; None where the fault is the program's."""
+    what = (str(error) or type(error).__name__).splitlines()[0]
+    jax = sys.modules.get("jax")
+    of_device = jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in what
+    if of_device or isinstance(error, MemoryError):
+        return (
+            f"not enough memory ({what}); make batches smaller: of a run by training.batch_size, or in more parts by "
+            "training.accumulate (in another --workdir), else by --batch-tokens, --batch-size or --sample-bases"
+        )
+    if isinstance(error, OSError) and error.errno in _CLOSED:
+        place = error.filename or "a file"
+        return f"{place} could not be used ({error.strerror}); make room or choose another place, and run it again"
+    return None

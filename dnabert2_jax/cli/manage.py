@@ -203,7 +203,7 @@ def _read_run(path: Path, overrides: Any, command: str | None) -> tuple[dict[str
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); give a run's TOML file or workdir") from error
         except ValueError as error:
-            raise UserError(f"{path}: not TOML ({error})") from error
+            raise UserError(f"{path}: not TOML ({error}); mend that line (text stands in quotes)") from error
     wanted = command or content.get("command")
     if wanted not in kinds:
         found = "no command is named in it" if wanted is None else f"command {wanted!r} is unknown"

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from dnabert2_jax.config import PrecisionOption
-from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
 
 commands = typer.Typer()
@@ -79,10 +78,10 @@ def evaluate(
     from dnabert2_jax.data.tables import read_table
     from dnabert2_jax.evaluation.metrics import classification_metrics, save_metrics
     from dnabert2_jax.inference.classify import Classifier
+    from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.training.start import resolve_compute
 
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no directory {out.parent}; make it first")
+    check_output(out, (".json",))
     table = read_table(data)
     classifier = Classifier.load(model, resolve_compute(precision), base)
     probabilities = classifier.score(table, batch_size=batch_size, max_tokens=max_tokens)

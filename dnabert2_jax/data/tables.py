@@ -161,7 +161,7 @@ def _find_columns(path: Path, header: list[str], sequence: str, label: str) -> t
             elif len(header) == 1:
                 remedy = "separate the columns by commas or tabs"
             else:
-                remedy = "rename a column or say which one to use" + nearest(name, header)
+                remedy = f"rename the column that holds it{nearest(name, header)}"
             raise UserError(f"{path}: no column {name!r}; the header has {', '.join(map(repr, header))}; {remedy}")
         if header.count(name) > 1:
             raise UserError(f"{path}: {header.count(name)} columns are called {name!r}; rename all but one")

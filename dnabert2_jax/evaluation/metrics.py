@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -99,9 +100,15 @@ def save_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Write metrics as JSON; the file appears whole or not at all.
 
     Raises:
+        UserError: the file cannot be written.
         ValueError: a number is not finite, which JSON cannot say.
     """
     text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{path} could not be written ({error.strerror}); make room or choose another place") from error

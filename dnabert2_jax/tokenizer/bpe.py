@@ -7,6 +7,7 @@ what pretraining reads. :meth:`Tokenizer.encode` puts the letters policy before 
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +84,23 @@ class Tokenizer:
         return cls(file.read_bytes(), source=str(file))
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``tokenizer.model`` into ``directory``, which is made if need be, and return the file's path."""
+        """Write ``tokenizer.model`` into ``directory``, which is made if need be, and return the file's path.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         file = Path(directory) / MODEL_FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(self._model)
+        partial = file.with_name(f"{file.name}.partial")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(self._model)
+            partial.replace(file)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise UserError(
+                f"{file} could not be written ({error.strerror}); make room or choose another directory"
+            ) from error
         return file
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:

@@ -33,7 +33,7 @@ _REMEDIES = {
     ".": "this looks like an alignment: remove the gaps",
     "X": "write N for a masked or unknown base",
     "[": "special tokens are not sequence; they are added by the tokenizer",
-    **dict.fromkeys("EFIJLOPQZ*", "this looks like protein"),
+    **dict.fromkeys("EFIJLOPQZ*", "this looks like protein: give the DNA that codes for it"),
     **dict.fromkeys(" \t\r\n", "remove white space from the sequence"),
 }
 

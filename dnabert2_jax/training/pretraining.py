@@ -46,7 +46,6 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
         raise UserError(f"{run.model.path} is a {base.kind}; pretraining goes on from a masked_lm model directory")
     compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat)
     corpus = Corpus.open(run.data.corpus)
-    directory = Workdir(workdir, run_to_dict(run))
 
     def rows(split: Split) -> PretrainingRows:
         return PretrainingRows(
@@ -61,6 +60,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
 
     train_rows = rows("train")
     held_out = validation_batches(rows("validation"), plan.batch_size, run.data.validation_rows)
+    directory = Workdir(workdir, run_to_dict(run))
 
     network = masked_lm(config, compute)
     loss, optimizer = mlm_loss(network), make_optimizer(run.optimizer, plan.steps)
