@@ -6,8 +6,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
-"""Where progress and remarks go; results go to standard output."""
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""Where progress and remarks go; results go to standard output. Brackets and colons in names are no markup."""
 
 if not console.is_terminal:
     console.width = 140  # a file has no width of its own, and 80 columns squeeze tables until names are cut
@@ -34,7 +34,7 @@ class ProgressBar:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 TimeRemainingColumn(),
                 console=console,
             )
@@ -69,4 +69,4 @@ class ProgressBar:
 
 def remark(text: str) -> None:
     """One line about what was found or done, for the person at the terminal."""
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)

@@ -185,16 +185,21 @@ def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Complete
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
-def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 60) -> None:
-    """SIGKILL as soon as the condition holds; fails where the process ends by itself, or nothing happens."""
+def wait_until(process: "subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 60) -> None:
+    """Returns as soon as the condition holds; fails where the process ends by itself, or nothing happens."""
     deadline = time.monotonic() + timeout
-    try:
-        while not condition():
-            assert process.poll() is None, f"ended before it could be killed:\n{process.communicate()[1]}"
-            assert time.monotonic() < deadline, "the moment to kill at never came"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    while not condition():
+        assert process.poll() is None, f"ended too early:\n{process.communicate()[1]}"
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"the moment waited for never came:\n{process.communicate()[1]}")
+
+
+def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+    """SIGKILL as soon as the condition holds."""
+    wait_until(process, condition)
+    process.kill()
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 

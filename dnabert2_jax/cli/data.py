@@ -1,5 +1,6 @@
 """``dnabert2 tokenizer`` and ``dnabert2 corpus``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,8 @@ corpus = typer.Typer(no_args_is_help=True, help="Build and inspect corpora.")
 
 def results() -> Console:
     """Standard output for tables: as wide as the terminal, or wide enough not to shorten anything in a file or a pipe."""
-    screen = Console(highlight=False)
-    return screen if screen.is_terminal else Console(highlight=False, width=200)
+    console = partial(Console, highlight=False, markup=False, emoji=False)
+    return console() if console().is_terminal else console(width=200)
 
 
 @tokenizer.command(

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dnabert2_jax.data.tables import read_table
+from dnabert2_jax.data.classification import encode_table, evaluation_batches
+from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.metrics import classification_metrics
 from dnabert2_jax.hashing import file_sha256
-from dnabert2_jax.inference.classify import Classifier
+from dnabert2_jax.inference.classify import Classifier, make_predict, predict_rows
 from dnabert2_jax.model_directory import load_adapter, load_model, tree_sha256
 from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.runs import run_to_dict
 from dnabert2_jax.training.finetuning import Finetuned, finetune
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
@@ -173,11 +175,16 @@ class TestLora:
         assert not [name for name in names if "encoder" in name or "embeddings" in name]
         assert {name.split(".")[1] for name in names if name.startswith("trainable.")} == {"adapter", "pooler", "classifier"}
 
-    def test_the_merged_model_scores_as_the_adapter(self, home, lora):
-        merged, merged_scores = score(lora.model, home / "test.csv")
-        adapted, _ = score(lora.adapter, home / "test.csv")
-        np.testing.assert_allclose(merged, adapted, rtol=0, atol=2e-5)
-        assert merged_scores["confusion_matrix"] == lora.test["confusion_matrix"]
+    def test_the_merged_model_scores_as_the_adapter_beside_its_base(self, home, lora):
+        adapter, data = load_adapter(lora.adapter), read_table(home / "test.csv")
+        encoded = encode_table(data, adapter.base.tokenizer, LabelSet(adapter.labels), 512)
+        predict = make_predict(sequence_classifier(adapter.base.config, 2), adapter.lora)
+        params = jax.device_put({**adapter.params, "encoder": adapter.base.params["encoder"]})
+        unmerged = predict_rows(predict, params, evaluation_batches(encoded, 8, (24,)))
+        for directory in (lora.model, lora.adapter):
+            merged, scores = score(directory, home / "test.csv")
+            np.testing.assert_allclose(merged, unmerged, rtol=0, atol=2e-5)
+            assert scores["confusion_matrix"] == lora.test["confusion_matrix"]
 
     def test_the_merged_encoder_is_another_than_the_base(self, home, lora):
         model, adapter = load_model(lora.model), load_adapter(lora.adapter)
