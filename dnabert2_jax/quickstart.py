@@ -134,12 +134,13 @@ def _row(name: str, result: Finetuned) -> dict[str, Any]:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     grid = Grid(
-        title="Coding strand of 150 bases of yeast: scores on S. cerevisiae, whose labels no model saw",
+        title="Coding strand of 150 bases: scores on S. cerevisiae, whose labels no model saw",
         caption="parameters are those that learn",
-        box=box.SIMPLE,  # 80 columns suffice
+        box=box.SIMPLE,
+        pad_edge=False,  # 80 columns suffice
     )
     for heading in ("model", "MCC", "macro F1", "accuracy", "parameters", "seconds"):
-        grid.add_column(heading, justify="left" if heading == "model" else "right")
+        grid.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for row in rows:
         scores = (f"{row[name]:.3f}" for name in ("mcc", "macro_f1", "accuracy"))
         grid.add_row(row["model"], *scores, f"{row['trained_parameters']:,}", f"{row['seconds']:.0f}")
