@@ -137,7 +137,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         title="Coding strand of 150 bases: scores on S. cerevisiae, whose labels no model saw",
         caption="parameters are those that learn",
         box=box.SIMPLE,
-        pad_edge=False,  # 80 columns suffice
+        padding=(0, 1, 0, 0),  # 80 columns suffice
     )
     for heading in ("model", "MCC", "macro F1", "accuracy", "parameters", "seconds"):
         grid.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
