@@ -5,6 +5,7 @@ Heavy imports (jax, flax, orbax) stay inside the commands, so that ``dnabert2 --
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -36,18 +37,28 @@ app.add_typer(manage.commands)
 def main() -> NoReturn:
     """Run the command line: a user's error is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    sys.exit(_run(app))
+    code = _run(app)
+    try:
+        sys.stdout.flush()
+    except OSError:  # said already; without a place to go, what is left cannot disturb the interpreter's end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _run(command: Callable[[], Any]) -> int | str | None:
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()  # a full disk shows here at the latest
     except SystemExit as end:  # Typer ends by itself, after Ctrl-C with the code 130
         if end.code == _INTERRUPTED:
             _say("interrupted; the same command again goes on from the last checkpoint of a run, or starts anew")
         return end.code
     except UserError as error:
         _say(str(error))
+    except BrokenPipeError:  # who reads has seen enough, as in `dnabert2 ... | head`
+        return 1
     except Exception as error:
         if (explanation := _explain(error)) is None:
             raise
@@ -70,6 +81,6 @@ def _explain(error: Exception) -> str | None:
             "training.accumulate (in another --workdir), else by --batch-tokens, --batch-size or --sample-bases"
         )
     if isinstance(error, OSError) and error.errno in _CLOSED:
-        place = error.filename or "a file"
+        place = error.filename or "the output"
         return f"{place} could not be used ({error.strerror}); make room or choose another place, and run it again"
     return None

@@ -1,0 +1,318 @@
+"""Mistakes that people make, as data: what was typed, in which state of the files, and what the program says."""
+
+import gzip
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnabert2_jax.genome import SpeciesSource, build_corpus
+from dnabert2_jax.runs import run_to_dict
+from dnabert2_jax.tokenizer.training import train_bpe
+from dnabert2_jax.training.workdir import Workdir
+from tests.genome.helpers import random_dna, write_fasta
+from tests.helpers import pretrain_run, write_table
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake and what it leads to.
+
+    Attributes:
+        did: what somebody did, as the guide calls it.
+        command: what was typed, in a folder that :func:`home` describes.
+        says: the line on standard error; "..." stands for anything.
+        made: how the files of the folder came to be wrong.
+        remarks: the work had begun: lines about what was read come before the message.
+    """
+
+    did: str
+    command: str
+    says: str
+    made: Callable[[], object] = lambda: None
+    remarks: bool = False
+
+
+def text(path: str, content: str | bytes) -> Callable[[], object]:
+    data = content.encode() if isinstance(content, str) else content
+    return lambda: (Path(path).parent.mkdir(parents=True, exist_ok=True), Path(path).write_bytes(data))
+
+
+def table(path: str, *rows: tuple[str, ...], header: str = "sequence,label") -> Callable[[], object]:
+    return lambda: write_table(Path(path), [*rows], header)
+
+
+def corpus_of(path: str, bases: int) -> None:
+    source = write_fasta(Path("phage.fa"), {"chr": random_dna(bases, 0)})
+    build_corpus([SpeciesSource("phage", [source])], Path(path))
+
+
+def flip_a_byte(path: str) -> None:
+    data = bytearray(Path(path).read_bytes())
+    data[len(data) // 2] ^= 1
+    Path(path).write_bytes(data)
+
+
+def cut_short(path: str) -> None:
+    compressed = gzip.compress(Path(path).read_bytes())
+    Path(f"{path}.gz").write_bytes(compressed[: len(compressed) // 2])
+
+
+def change_run(old: str, new: str, run: str = "pretrain.toml") -> None:
+    content = Path(run).read_text()
+    assert content.count(old) == 1
+    Path("run.toml").write_text(content.replace(old, new))
+
+
+MISTAKES = [
+    # Files
+    Mistake(
+        "a path with a typing error",
+        "corpus build frist.fa --out new",
+        "frist.fa does not exist; a FASTA file is wanted, plain or compressed: check the path",
+    ),
+    Mistake(
+        "a directory where a file is wanted",
+        "predict --model classifier --data corpus --out predictions.csv",
+        "corpus is a directory; a FASTA, CSV or TSV file is wanted",
+    ),
+    Mistake(
+        "`.gz` in the name of a file that is not compressed",
+        "corpus build first.fa.gz --out new",
+        "first.fa.gz, record 1: cannot be read or decompressed (Not a gzipped file...); accepted are plain, .gz ...: "
+        "check the suffix, or download the file again",
+        lambda: shutil.copy("first.fa", "first.fa.gz"),
+    ),
+    Mistake(
+        "half a download",
+        "corpus build first.fa.gz --out new",
+        "first.fa.gz, record 1: the compressed file is cut short...; download or compress it again",
+        lambda: cut_short("first.fa"),
+    ),
+    Mistake(
+        "half a compressed table",
+        "finetune --config finetune.toml --workdir run --set data.train=train.csv.gz",
+        "train.csv.gz: damaged gzip file (...); copy or download it again",
+        lambda: cut_short("train.csv"),
+    ),
+    Mistake(
+        "an empty FASTA file",
+        "embed --model base --data empty.fa --out vectors.npz",
+        "empty.fa: no FASTA record; the file is empty or blank: check how it was made",
+        text("empty.fa", ""),
+    ),
+    Mistake(
+        "RNA",
+        "embed --model base --data rna.fa --out vectors.npz",
+        "rna.fa, record 'mir21', position 1: 'U' is not a DNA letter; accepted are A C G T ...; this looks like RNA: "
+        "write T for U",
+        text("rna.fa", ">mir21\nUAGCUUAUCAGACUGAUGUUGA\n"),
+    ),
+    Mistake(
+        "protein",
+        "corpus build protein.fa --out new",
+        "protein.fa, record 1 (HBB), position 4: 'L' is not a DNA letter; accepted are A C G T ...; this looks like "
+        "protein: give the DNA that codes for it",
+        text("protein.fa", ">HBB human\n" + 3 * "MVHLTPEEKSAVTALWGKVNVDEVGGEALGRLLVVYPWTQRF\n"),
+    ),
+    Mistake(
+        "sequencing reads",
+        "predict --model classifier --data reads.fastq --out predictions.csv",
+        "reads.fastq: this looks like FASTQ; accepted are FASTA, CSV and TSV: convert it to FASTA first",
+        text("reads.fastq", "@read\nACGT\n+\nIIII\n"),
+    ),
+    Mistake(
+        "a directory for the result that is not there",
+        "predict --model classifier --data genes.fa --out results/predictions.csv",
+        "results/predictions.csv: there is no directory results; make it first",
+    ),
+    Mistake(
+        "a result in a format that is not offered",
+        "embed --model base --data genes.fa --out vectors.xlsx",
+        "vectors.xlsx: a file name that ends in '.xlsx' names no format; accepted are .npz, .parquet, .h5",
+    ),
+    # Corpora and tokenizers
+    Mistake(
+        "a corpus that exists already",
+        "corpus build second.fa --out corpus",
+        "corpus exists; a corpus is never overwritten: choose another directory or remove it first",
+    ),
+    Mistake(
+        "a corpus too small for a validation block",
+        "pretrain --config pretrain.toml --workdir run --set data.corpus=small",
+        "small: the validation split is empty (...); build the corpus with a larger validation_fraction or a smaller "
+        "validation_block",
+        lambda: corpus_of("small", 5_000),
+    ),
+    Mistake(
+        "a vocabulary larger than the sample allows",
+        "tokenizer train --corpus corpus --out new --vocab-size 100000",
+        "vocab_size is 100000, but this sample of ... bases has only ... pieces of up to 32 bases; give a larger sample or "
+        "a vocab_size of at most ...",
+    ),
+    # Tables
+    Mistake(
+        "another name for a column",
+        "finetune --config finetune.toml --workdir run --set data.train=table.csv",
+        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename the column that holds it; did you mean "
+        "'lable'?",
+        table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), header="sequence,lable"),
+    ),
+    Mistake(
+        "another name for the column of sequences",
+        "predict --model classifier --data table.csv --out predictions.csv",
+        "table.csv: there is no column 'sequence'; the header has 'id', 'seq'; accepted are FASTA files, and tables with a "
+        "column 'sequence' ...: rename a column or say which one to use; did you mean 'seq'?",
+        table("table.csv", ("1", "ACGTACGT"), header="id,seq"),
+    ),
+    Mistake(
+        "a table without header",
+        "finetune --config finetune.toml --workdir run --set data.train=table.csv",
+        "table.csv: no column 'sequence'; the header has 'ACGTACGT', '0'; the first line holds a sequence: put the header "
+        "line sequence,label before it",
+        table("table.csv", ("ACGGACGT", "1"), header="ACGTACGT,0"),
+    ),
+    Mistake(
+        "a spreadsheet saved as such",
+        "finetune --config finetune.toml --workdir run --set data.train=table.xlsx",
+        "table.xlsx, line 1: byte 0xb5 is not UTF-8; save the table as UTF-8 text (CSV or TSV)",
+        text("table.xlsx", b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xb5\xe0"),
+    ),
+    Mistake(
+        "a label that is text among numbers",
+        "finetune --config finetune.toml --workdir run --set data.train=table.csv",
+        "table.csv, line 4: label 'promoter' stands beside labels such as '0' (line 2); use integers only or names only",
+        table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), ("ACCCACGT", "promoter")),
+    ),
+    Mistake(
+        "labels with a decimal point",
+        "finetune --config finetune.toml --workdir run --set data.train=table.csv",
+        "table.csv, line 2: label '0.0' is a number but not a class; accepted are the integers 0, 1, 2, ... or names; write "
+        "1 for 1.0, and put continuous values into classes first",
+        table("table.csv", ("ACGTACGT", "0.0"), ("ACGGACGT", "1.0")),
+    ),
+    Mistake(
+        "a test label that train lacks",
+        "finetune --config finetune.toml --workdir run --set data.test=table.csv",
+        "table.csv, line 3: label 'Rich' is not a class of the training table (plain, rich); did you mean 'rich'?; correct "
+        "it, remove the row, or add training rows of that class",
+        table("table.csv", ("ACGTACGT", "plain"), ("ACGGACGT", "Rich")),
+    ),
+    Mistake(
+        "one class only",
+        "finetune --config finetune.toml --workdir run --set data.train=table.csv",
+        "table.csv: all 2 rows have the label '1'; a classifier needs rows of at least two classes",
+        table("table.csv", ("ACGTACGT", "1"), ("ACGGACGT", "1")),
+    ),
+    Mistake(
+        "a row without sequence",
+        "finetune --config finetune.toml --workdir run --set data.train=table.csv",
+        "table.csv, line 3: column 'sequence' is empty; fill in the sequence or remove the row",
+        table("table.csv", ("ACGTACGT", "1"), ("", "0")),
+    ),
+    # Models
+    Mistake(
+        "the run's directory instead of the model in it",
+        "embed --model run --data genes.fa --out vectors.npz",
+        ".../run is not the directory of a model that dnabert2_jax wrote: it holds no config.json; name .../run/model",
+        lambda: shutil.copytree("base", "run/model"),
+        remarks=True,
+    ),
+    Mistake(
+        "a model that another program wrote",
+        "finetune --config finetune.toml --workdir run --set model.path=foreign",
+        ".../foreign is not the directory of a model that dnabert2_jax wrote: it holds no manifest.json; name that "
+        "of a model",
+        text("foreign/config.json", '{"architectures": ["BertForMaskedLM"]}'),
+    ),
+    Mistake(
+        "a file of a model that was changed or damaged",
+        "embed --model base --data genes.fa --out vectors.npz",
+        ".../base/model.safetensors is damaged: sha256 ..., ... was written; restore .../base from a copy or make it again",
+        lambda: flip_a_byte("base/model.safetensors"),
+        remarks=True,
+    ),
+    Mistake(
+        "the tokenizer of another model put in its place",
+        "predict --model classifier --data genes.fa --out predictions.csv",
+        ".../classifier/tokenizer.model is damaged: ...; restore .../classifier from a copy or make it again",
+        lambda: train_bpe([random_dna(20_000, 5)], vocab_size=80).save("classifier"),
+        remarks=True,
+    ),
+    Mistake(
+        "an adapter on another base",
+        "predict --model adapter --base other --data genes.fa --out predictions.csv",
+        ".../adapter: the adapter was trained on a base whose encoder has sha256 ..., but that of .../other has ...; name "
+        "the base it was trained on",
+        remarks=True,
+    ),
+    Mistake(
+        "a pretrained model where a classifier is wanted",
+        "predict --model base --data genes.fa --out predictions.csv",
+        "base is a masked_lm; prediction needs a classifier: train one with `dnabert2 finetune`",
+        remarks=True,
+    ),
+    # Runs
+    Mistake(
+        "an unknown key in a run",
+        "pretrain --config run.toml --workdir run",
+        "run.toml: unknown key training.step; did you mean 'steps'?; accepted are steps, batch_size, ...",
+        lambda: change_run("\nsteps =", "\nstep ="),
+    ),
+    Mistake(
+        "a key in the wrong section",
+        "finetune --config finetune.toml --workdir run --set training.learning_rate=1e-4",
+        "finetune.toml: unknown key training.learning_rate; did you mean 'optimizer.learning_rate'?; accepted are ...",
+    ),
+    Mistake(
+        "text without quotes in a run",
+        "pretrain --config run.toml --workdir run",
+        "run.toml: not TOML (... (at line 7, column 10)); mend that line (text stands in quotes)",
+        lambda: change_run('"corpus"', "corpus"),
+    ),
+    Mistake(
+        "the run of another command",
+        "finetune --config pretrain.toml --workdir run",
+        "pretrain.toml: this is a run of `dnabert2 pretrain`, not of `dnabert2 finetune`",
+    ),
+    Mistake(
+        "no steps",
+        "pretrain --config pretrain.toml --workdir run --set training.steps=0",
+        "pretrain.toml: training.steps: Input should be greater than or equal to 1, found 0",
+    ),
+    Mistake(
+        "a number that is none",
+        "finetune --config finetune.toml --workdir run --set optimizer.learning_rate=0,001",
+        "finetune.toml: optimizer.learning_rate: Input should be a valid number, ..., found '0,001'",
+    ),
+    Mistake(
+        "an adapter for random weights",
+        "finetune --config run.toml --workdir run --set training.method=lora",
+        "run.toml: finetune: training.method lora needs model.path: an adapter is trained on a model directory",
+        lambda: change_run('path = "base"', 'size = "1m"\ntokenizer = "tokenizer"', "finetune.toml"),
+    ),
+    Mistake(
+        "a workdir that is a file",
+        "pretrain --config pretrain.toml --workdir notes.txt",
+        "notes.txt: cannot be used as a run's directory (File exists); choose another --workdir",
+        text("notes.txt", "remember the milk"),
+    ),
+    Mistake(
+        "a workdir where nobody can write",
+        "finetune --config finetune.toml --workdir /proc/run",
+        "/proc/run: cannot be used as a run's directory (...); choose another --workdir",
+    ),
+    Mistake(
+        "a workdir that holds something else",
+        "pretrain --config pretrain.toml --workdir corpus",
+        "corpus is not empty and holds no run; choose another --workdir",
+    ),
+    Mistake(
+        "a workdir of other settings",
+        "pretrain --config pretrain.toml --workdir run --set seed=2",
+        "run holds a run with other settings: seed was 1 and is now 2; choose another --workdir, or the settings it was "
+        "started with",
+        lambda: Workdir(Path("run"), run_to_dict(pretrain_run(Path("base"), Path("corpus")))),
+    ),
+]
+"""The mistakes that are found before any work begins; nothing is written."""
