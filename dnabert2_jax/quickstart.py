@@ -135,11 +135,11 @@ def _row(name: str, result: Finetuned) -> dict[str, Any]:
 def _show(rows: list[dict[str, Any]]) -> None:
     grid = Grid(
         title="Coding strand of 150 bases: scores on S. cerevisiae, whose labels no model saw",
-        caption="parameters are those that learn",
+        caption="trained: parameters that learned",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),  # 80 columns suffice
     )
-    for heading in ("model", "MCC", "macro F1", "accuracy", "parameters", "seconds"):
+    for heading in ("model", "MCC", "macro F1", "accuracy", "trained", "seconds"):
         grid.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for row in rows:
         scores = (f"{row[name]:.3f}" for name in ("mcc", "macro_f1", "accuracy"))
