@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnabert2_jax.data.tables import _read_text, _records
+from dnabert2_jax.data.tables import read_text, read_records
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.fasta import read_fasta
 from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
@@ -133,7 +133,7 @@ def _read_fasta(path: Path) -> Sequences:
 
 
 def _read_table(path: Path, sequence_column: str, name_column: str | None) -> Sequences:
-    records = _records(path, _read_text(path))
+    records = read_records(path, read_text(path))
     if not records:
         raise UserError(f"{path}: the file is empty; accepted are FASTA, and tables that start with a header")
     _, header = records[0]

@@ -70,7 +70,7 @@ def read_table(path: Path, *, sequence_column: str = "sequence", label_column: s
             fields than the header, an empty sequence or label, or a letter that is not DNA.
     """
     path = Path(path)
-    records = _records(path, _read_text(path))
+    records = read_records(path, read_text(path))
     if not records:
         raise UserError(f"{path}: the file is empty; a table starts with a header such as sequence,label")
     _, header = records[0]
@@ -107,7 +107,7 @@ def read_table(path: Path, *, sequence_column: str = "sequence", label_column: s
     return Table(path, texts[0], texts[1] if len(texts) == 2 else None, labels, lines, letters, ignored)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The whole file as text, unpacked and without byte order mark; line ends stay as they are."""
     try:
         data = path.read_bytes()
@@ -127,7 +127,7 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _records(path: Path, text: str) -> list[tuple[int, list[str]]]:
+def read_records(path: Path, text: str) -> list[tuple[int, list[str]]]:
     """The line each record starts on and its fields, the header first; blank lines hold nothing and are passed over."""
     header = text.lstrip("\r\n").partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", strict=True)
