@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnabert2_jax.data.tables import read_text, read_records
+from dnabert2_jax.data.tables import read_records, read_text
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.fasta import read_fasta
 from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
