@@ -24,6 +24,12 @@ def promotion():
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """A report takes seconds to draw; the runs that several tests share have written theirs."""
+    monkeypatch.setattr("dnabert2_jax.training.pretraining.report_pretraining", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     path = tmp_path_factory.mktemp("pretraining")
