@@ -11,7 +11,7 @@ from dnabert2_jax.errors import UserError, nearest
 PrecisionOption = Literal["auto", "float32", "bfloat16"]
 """Compute precision as users give it; ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU."""
 
-STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Pydantic settings of every configuration here: an unknown key is an error, never ignored."""
 
 
