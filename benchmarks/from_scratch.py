@@ -46,8 +46,8 @@ def main() -> None:
             "optimizer": {"learning_rate": options.learning_rate},
             "training": {"epochs": options.epochs},
         }
-        name = "_".join(task.parts[-2:])
-        result = finetune(parse_run(FinetuneRun, content, "benchmark"), options.workdir / name)
+        name = "/".join(task.parts[-2:])
+        result = finetune(parse_run(FinetuneRun, content, "benchmark"), options.workdir / name.replace("/", "_"))
         results.append(
             {
                 "task": name,
@@ -63,7 +63,7 @@ def main() -> None:
         kmer, scratch = (f"{row[key]:.3f}" for key in ("kmer_mcc", "scratch_mcc"))
         seconds = [f"{row[key]:.0f}" for key in ("kmer_seconds", "scratch_seconds")]
         table.add_row(row["task"], f"{row['train_rows']:,}", kmer, seconds[0], scratch, seconds[1])
-    Console().print(table)
+    Console(width=100).print(table)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
         print(f"saved {options.json}")

@@ -8,7 +8,6 @@ learned from context.
 
 import argparse
 import json
-import platform
 import resource
 import time
 from pathlib import Path
@@ -100,9 +99,9 @@ def main() -> None:
     print(
         f"unigram entropy of the tokens: {entropy:.3f} nats; uniform over the vocabulary: {np.log(tokenizer.vocab_size):.3f}"
     )
-    Console().print(table)
+    Console(width=100).print(table)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{seconds:.0f} s; {speed:,.0f} real tokens/s (median); peak memory {memory:,.0f} MB; {platform.processor()}")
+    print(f"{seconds:.0f} s; {speed:,.0f} real tokens/s (median); peak memory {memory:,.0f} MB")
     if options.json:
         result = {
             "unigram_entropy": entropy,
