@@ -73,7 +73,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     remark(
         f"{count_parameters(params):,} parameters; {len(corpus.species)} species, windows of "
         f"{train_rows.windows.window_bases:,} bases for rows of {run.data.tokens_per_row} tokens; "
-        f"{sum(len(batch.masked_weights) for batch in held_out):,} held-out rows"
+        f"{sum(np.count_nonzero(batch.masked_weights.any(1)) for batch in held_out):,} held-out rows"
     )
     base_hash = tree_sha256(base.params["encoder"]) if base else "random weights"
     identity = {"corpus": corpus.hash, "tokenizer": tokenizer.sha256, "base": base_hash}
