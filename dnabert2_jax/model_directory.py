@@ -37,13 +37,11 @@ from safetensors.numpy import load_file, save_file
 
 from dnabert2_jax.config import EncoderConfig, LoraConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.hashing import file_sha256
+from dnabert2_jax.manifest import FORMAT, MANIFEST, manifest_files, verify_manifest, write_json, write_manifest
 from dnabert2_jax.tokenizer.bpe import Tokenizer
 from dnabert2_jax.types import Tree
 from dnabert2_jax.version import __version__
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 MODEL, ADAPTER = "config.json", "adapter.json"
 
 ModelKind = Literal["masked_lm", "classifier"]
@@ -114,11 +112,11 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> SavedModel:
     with _replacing(path, MODEL) as new:
         save_file(tensors, new / "model.safetensors")
         model.tokenizer.save(new)
-        _write_json(
+        write_json(
             new / MODEL,
             {"format": FORMAT, "kind": model.kind, "encoder": model.config.to_dict(), "labels": list(model.labels)},
         )
-        _write_json(new / "provenance.json", model.provenance)
+        write_json(new / "provenance.json", model.provenance)
     return replace(model, path=path)
 
 
@@ -185,8 +183,8 @@ def save_adapter(path: str | os.PathLike[str], adapter: SavedAdapter) -> SavedAd
             "base_path": os.path.relpath(adapter.base.path, path),
             "base_absolute_path": str(adapter.base.path),
         }
-        _write_json(new / ADAPTER, header)
-        _write_json(new / "provenance.json", adapter.provenance)
+        write_json(new / ADAPTER, header)
+        write_json(new / "provenance.json", adapter.provenance)
     return replace(adapter, path=path)
 
 
@@ -308,71 +306,8 @@ def tree_sha256(tree: Tree) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(directory: Path) -> None:
-    """Write ``manifest.json``: size and SHA-256 of every file below ``directory``. Call it when all else is written.
-
-    Every file is on the disk before the manifest is, and the manifest appears as a whole or not at all.
-
-    Raises:
-        OSError: a file cannot be read, or the manifest not written.
-    """
-    files = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path != directory / MANIFEST:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            files[path.relative_to(directory).as_posix()] = {"size": path.stat().st_size, "sha256": digest}
-    _write_json(directory / MANIFEST, {"format": FORMAT, "files": files})
-
-
-def verify_manifest(directory: Path) -> None:
-    """Compare every file with ``manifest.json``; files that it does not list are no concern of it.
-
-    Raises:
-        UserError: the manifest or a file that it lists is missing or damaged; the message names the file.
-    """
-    for name, expected in _manifest_files(directory).items():
-        path = directory / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing, its manifest lists it; restore {directory} from a copy or make it again")
-        size = path.stat().st_size
-        if size != expected["size"]:
-            raise UserError(
-                f"{path} is damaged: {size} bytes, {expected['size']} were written; "
-                f"restore {directory} from a copy or make it again"
-            )
-        found = file_sha256(path)
-        if found != expected["sha256"]:
-            raise UserError(
-                f"{path} is damaged: sha256 {found}, {expected['sha256']} was written; "
-                f"restore {directory} from a copy or make it again"
-            )
-
-
-def _manifest_files(directory: Path) -> dict[str, dict[str, Any]]:
-    path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-        return {name: {"size": int(entry["size"]), "sha256": entry["sha256"]} for name, entry in manifest["files"].items()}
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; restore {directory} from a copy or make it again") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore {directory} from a copy or make it again") from error
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_bytes())
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _read_header(directory: Path, name: str) -> dict[str, Any]:
@@ -480,7 +415,7 @@ def _check_replaceable(path: Path, marker: str) -> None:
     kind = "a model" if marker == MODEL else "an adapter"
     if not (path / marker).is_file() or not (path / MANIFEST).is_file():
         raise UserError(f"{path} exists and is not the directory of {kind}; choose another path, or remove it first")
-    ours = {MANIFEST, *_manifest_files(path)}
+    ours = {MANIFEST, *manifest_files(path)}
     foreign = [
         name
         for file in sorted(path.rglob("*"))

@@ -15,13 +15,13 @@ from dnabert2_jax.evaluation.kmer_baseline import KmerBaseline
 from dnabert2_jax.evaluation.metrics import classification_metrics
 from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus
+from dnabert2_jax.manifest import write_json
 from dnabert2_jax.progress import remark
 from dnabert2_jax.runs import FinetuneRun, PretrainRun, parse_run
 from dnabert2_jax.tokenizer.bpe import MODEL_FILE
 from dnabert2_jax.tokenizer.training import SENTENCE_BASES, sample_corpus, train_bpe
 from dnabert2_jax.training.finetuning import Finetuned, finetune
 from dnabert2_jax.training.pretraining import pretrain
-from dnabert2_jax.training.workdir import write_json
 
 VOCAB_SIZE = 256
 SIZE = "1m"

@@ -32,7 +32,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import MANIFEST, verify_manifest, write_manifest
+from dnabert2_jax.manifest import MANIFEST, verify_manifest, write_manifest
 
 _STEP = re.compile(r"step_(\d{8,})")
 _CONTENTS = "contents.json"

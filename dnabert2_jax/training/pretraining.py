@@ -104,7 +104,8 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
                 if step % plan.save_every == 0 or last:
                     checkpoints.save(step, state, {"records": step * plan.batch_size, "identity": identity})
 
-    scores = evaluate(eval_step, state, held_out)
+    if first == plan.steps:  # the run was complete already: nothing above has scored it
+        scores = evaluate(eval_step, state, held_out)
     directory.write_json("validation.json", scores)
     provenance = make_provenance(
         ["dnabert2", "pretrain"],

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.manifest import write_json
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -51,14 +52,6 @@ class Workdir:
     def write_json(self, name: str, content: Any) -> Path:
         """Write a JSON file into the directory, whole or not at all."""
         return write_json(self.path / name, content)
-
-
-def write_json(file: Path, content: Any) -> Path:
-    """Write JSON next to ``file`` and move it there, so that a kill leaves the old file or the new one."""
-    partial = file.with_name(_partial_name(file))
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, file)
-    return file
 
 
 class MetricsLog:

@@ -22,11 +22,11 @@ from dnabert2_jax.evaluation.report import report_finetuning, write_report
 from dnabert2_jax.evaluation.report.data import notes_on, tables_report
 from dnabert2_jax.evaluation.report.embeddings import embed_test_rows
 from dnabert2_jax.evaluation.report.page import Section, grid, page, settings
+from dnabert2_jax.manifest import write_json
 from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.runs import run_to_dict
 from dnabert2_jax.training.finetuning import finetune
 from dnabert2_jax.training.pretraining import pretrain
-from dnabert2_jax.training.workdir import write_json
 from tests.helpers import (
     finetune_run,
     pretrain_run,

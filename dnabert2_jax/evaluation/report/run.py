@@ -28,8 +28,9 @@ from dnabert2_jax.evaluation.report.sections import (
     use_section,
 )
 from dnabert2_jax.genome.corpus import Corpus
+from dnabert2_jax.manifest import write_json
 from dnabert2_jax.runs import FinetuneRun, PretrainRun, parse_run, run_to_dict
-from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog, write_json
+from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
 
 REPORT_FILE = "report.html"
 DATA_FILE = "data_report.json"
