@@ -1,0 +1,118 @@
+"""Which blocks of keys a block of queries has to visit: exact skipping, shared by all backends.
+
+ALiBi takes ``slope * |i - j|`` off every score, so a key far enough away weighs less than float32 can hold. Let S bound
+|scale * q.k| in one row and head. A query's own key scores at least -S and a key at distance r at most S - slope * r; beyond
+
+    R = (2 S + ln 2^25 + ln L) / slope
+
+each of the L keys has at most 2^-25 / L of the own key's weight. Dropping them all drops at most 2^-25 of the softmax's
+mass, which moves the output by at most 2^-24 max|v|: the mass once, and the renormalisation once. S comes from the rows'
+norms (Cauchy-Schwarz), so it costs one pass over q and k and no gradient.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_MARGIN = float(25 * np.log(2))
+
+_NORM_SLACK = 1.0 + 1e-4
+"""Norms are summed in float32, which errs by well under 1e-4 of the sum; the bound must not be a rounding too small."""
+
+
+class BlockRanges(NamedTuple):
+    """For each batch row, head and block of queries, the blocks of keys ``start <= block < stop`` to visit.
+
+    Both int32 [B, H, n]; ``start == stop`` where nothing is visible. Visibility is symmetric, so with the block sizes
+    swapped the same function gives the blocks of queries that a block of keys has to visit in the backward pass.
+    """
+
+    start: jax.Array
+    stop: jax.Array
+
+
+def score_bound(q: jax.Array, k: jax.Array, segment_ids: jax.Array, scale: float, *, layout: str = "bhtd") -> jax.Array:
+    """S: an upper bound of |scale * q.k| over all pairs of real tokens, per row and head; no gradient flows through it.
+
+    Args:
+        q: queries, in ``layout``.
+        k: keys, in ``layout``.
+        segment_ids: 0 at padding, [B, T]; padding may hold anything but takes no part.
+        scale: factor of the dot products.
+        layout: order of the axes of q and k (b batch, t tokens, h heads, d head width).
+
+    Returns:
+        float32 [B, H].
+    """
+    real = segment_ids > 0
+
+    def longest(x: jax.Array) -> jax.Array:
+        x = jax.lax.stop_gradient(x).astype(jnp.float32)
+        squares = jnp.einsum(f"{layout},{layout}->bht", x, x)
+        return jnp.sqrt(jnp.where(real[:, None, :], squares, 0.0).max(axis=-1))
+
+    return abs(scale) * _NORM_SLACK * longest(q) * longest(k)
+
+
+def skip_radius(bound: jax.Array, slopes: jax.Array, tokens: int) -> jax.Array:
+    """R in tokens: keys farther than this from a query are dropped.
+
+    Args:
+        bound: S from :func:`score_bound`, [B, H].
+        slopes: ALiBi slopes, [H].
+        tokens: L, keys in a row.
+
+    Returns:
+        int32 [B, H], at most ``tokens``, which means that nothing is dropped; so are heads without a positive slope and
+        scores without a finite bound.
+    """
+    radius = (2.0 * bound + _MARGIN + float(np.log(tokens))) / jnp.where(slopes > 0, slopes, 1.0)
+    local = (slopes > 0) & (radius < tokens)  # false for NaN, too
+    return jnp.where(local, jnp.ceil(jnp.where(local, radius, 0.0)), tokens).astype(jnp.int32)
+
+
+def block_ranges(segment_ids: jax.Array, radius: jax.Array | None, heads: int, block: int, other: int) -> BlockRanges:
+    """The blocks of ``other`` tokens within the radius and within the segments of each block of ``block`` tokens.
+
+    Args:
+        segment_ids: 0 at padding, else the sequence's number in its row, [B, T], T a multiple of both block sizes. Any order
+            of the numbers is served; a sequence that lies in one piece, numbers ascending, gets the narrowest ranges.
+        radius: R from :func:`skip_radius`, int32 [B, H]; None switches the skipping by distance off.
+        heads: H.
+        block: tokens of a block that visits: queries in the forward pass.
+        other: tokens of a visited block: keys in the forward pass.
+    """
+    batch, tokens = segment_ids.shape
+    if tokens % block or tokens % other:
+        raise ValueError(f"{tokens} tokens are not whole blocks of {block} and of {other}")
+
+    low, high = _number_span(segment_ids, block)
+    other_low, other_high = _number_span(segment_ids, other)
+    # Spans of numbers that do not meet share no sequence. [B, n, m] booleans, reduced as they are made.
+    meets = (low[:, :, None] <= other_high[:, None, :]) & (other_low[:, None, :] <= high[:, :, None])
+    index = jnp.arange(tokens // other, dtype=jnp.int32)
+    start = jnp.where(meets, index, tokens // other).min(axis=-1)
+    stop = jnp.where(meets, index + 1, 0).max(axis=-1)
+
+    start, stop = (jnp.broadcast_to(x[:, None, :], (batch, heads, tokens // block)) for x in (start, stop))
+    if radius is not None:
+        first = jnp.arange(0, tokens, block, dtype=jnp.int32)
+        reach = radius[:, :, None]
+        start = jnp.maximum(start, jax.lax.div(jnp.maximum(first - reach, 0), jnp.int32(other)))
+        stop = jnp.minimum(stop, jax.lax.div(first + (block - 1) + reach, jnp.int32(other)) + 1)
+    return BlockRanges(jnp.minimum(start, stop), stop)
+
+
+def _number_span(segment_ids: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
+    """Smallest and largest sequence number in each block, [B, n] each; a block of padding has a span that meets none."""
+    numbers = segment_ids.reshape(segment_ids.shape[0], -1, block)
+    largest = np.iinfo(np.int32).max
+    return jnp.where(numbers > 0, numbers, largest).min(axis=-1), numbers.max(axis=-1)
+
+
+def visited_share(ranges: BlockRanges) -> jax.Array:
+    """Visited blocks over all blocks of a square grid of equal blocks, float32 scalar."""
+    visited = (ranges.stop - ranges.start).astype(jnp.float32).sum()
+    return visited / (ranges.start.size * ranges.start.shape[-1])
