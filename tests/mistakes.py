@@ -314,5 +314,25 @@ MISTAKES = [
         "started with",
         lambda: Workdir(Path("run"), run_to_dict(pretrain_run(Path("base"), Path("corpus")))),
     ),
+    Mistake(
+        "a misspelt command",
+        "pretrian --config pretrain.toml --workdir run",
+        "No such command 'pretrian'. Did you mean 'pretrain'?; dnabert2 --help lists what is accepted",
+    ),
+    Mistake(
+        "a misspelt option",
+        "predict --modle classifier --data genes.fa --out p.csv",
+        "No such option: --modle (Possible options: --model); dnabert2 predict --help lists what is accepted",
+    ),
+    Mistake(
+        "an option left out",
+        "pretrain --config pretrain.toml",
+        "Missing option '--workdir'; dnabert2 pretrain --help lists what is accepted",
+    ),
+    Mistake(
+        "a value that an option does not know",
+        "embed --model base --data genes.fa --out v.npz --pooling avg",
+        "Invalid value for '--pooling': 'avg' is not one of 'mean', 'cls', 'max', ...; dnabert2 embed --help lists ...",
+    ),
 ]
 """The mistakes that are found before any work begins; nothing is written."""

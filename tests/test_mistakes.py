@@ -114,27 +114,6 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(mistake, home, dnabert2):
     assert everything(home) == before
 
 
-@pytest.mark.parametrize(
-    ("command", "says"),
-    [
-        ("predict --modle classifier --data genes.fa --out p.csv", "No such option: --modle (Possible options: --model)"),
-        ("pretrian --config pretrain.toml --workdir run", "No such command 'pretrian'. Did you mean 'pretrain'?"),
-        ("pretrain --config pretrain.toml", "Missing option '--workdir'"),
-        ("embed --model base --data genes.fa --out v.npz --pooling avg", "'avg' is not one of 'mean', 'cls', 'max'"),
-    ],
-)
-def test_what_typer_refuses_names_the_nearest_word(command, says, home, dnabert2, monkeypatch):
-    """The command line library has a form of its own: usage, and the message in a frame."""
-    monkeypatch.setenv("COLUMNS", "120")
-    before = everything(home)
-    code, out, errors = dnabert2(command)
-    assert code == 2
-    assert out == ""
-    assert re.match(r"Usage: .*dnabert2 ", errors[0])
-    assert says in "\n".join(errors)
-    assert everything(home) == before
-
-
 # --- a machine that is too small
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -37,7 +37,7 @@ app.add_typer(manage.commands)
 def main() -> NoReturn:
     """Run the command line: a user's error is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    code = _run(app)
+    code = _run(lambda: app(prog_name="dnabert2", standalone_mode=False))
     try:
         sys.stdout.flush()
     except OSError:  # said already; without a place to go, what is left cannot disturb the interpreter's end
@@ -45,18 +45,21 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def _run(command: Callable[[], Any]) -> int | str | None:
+def _run(command: Callable[[], int | None]) -> int | None:
+    """What Typer returns (None, or a code: of a help page 0, of Ctrl-C 130), or the code of the error that was said."""
     try:
         try:
-            command()
+            code = command()
         finally:
             sys.stdout.flush()  # a full disk shows here at the latest
-    except SystemExit as end:  # Typer ends by itself, after Ctrl-C with the code 130
-        if end.code == _INTERRUPTED:
+        if code == _INTERRUPTED:
             _say("interrupted; the same command again goes on from the last checkpoint of a run, or starts anew")
-        return end.code
+        return code
     except UserError as error:
         _say(str(error))
+    except typer.TyperException as error:  # a command line that Typer cannot read
+        if usage := error.format_message():  # empty where the help page was wanted, which is printed already
+            _say(_with_advice(usage, error))
     except BrokenPipeError:  # who reads has seen enough, as in `dnabert2 ... | head`
         return 1
     except Exception as error:
@@ -64,6 +67,13 @@ def _run(command: Callable[[], Any]) -> int | str | None:
             raise
         _say(explanation)
     return 2
+
+
+def _with_advice(usage: str, error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "dnabert2"
+    usage = usage.replace("Value error, ", "").rstrip(".")
+    return f"{usage}; {path} --help lists what is accepted"
 
 
 def _say(message: str) -> None:
