@@ -1,0 +1,355 @@
+"""Cycles of a whole compiled TPU program: every instruction is charged, hidden behind another one, or refused.
+
+* An instruction with the compiler's `estimated_cycles` costs those.
+* A `while` costs its body times its trips.
+* A Pallas call costs the largest of: bundles issued, cycles of the busiest matrix unit, HBM bytes at the memory's rate.
+* A copy or collective split into start and done costs what the work between the two does not hide. Copies share one queue at
+  the memory's rate, collectives one at the interconnect's.
+* Anything else costs its bytes at the memory's rate, and is listed.
+* A kind of instruction that is not known here is an error: a cost model that skips what it does not know flatters.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dnabert2_jax.aot.bundles import KernelCycles, Loop, kernel_cycles
+from dnabert2_jax.aot.chips import Chip
+from dnabert2_jax.aot.hlo import Array, Computation, Instruction, Module
+from dnabert2_jax.aot.mosaic import read_mosaic_call
+
+
+def _kinds(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+FREE = _kinds(
+    "add-dependency after-all bitcast constant get-tuple-element opt-barrier parameter partition-id replica-id tuple"
+)
+FREE_CUSTOM_CALLS = frozenset({"AllocateBuffer", "AssumeGatherIndicesInBound"})
+COLLECTIVES = _kinds("all-gather all-reduce all-to-all collective-broadcast collective-permute reduce-scatter")
+LAYOUT = _kinds(
+    "bitcast-convert broadcast concatenate copy dynamic-slice dynamic-update-slice iota pad reshape reverse slice transpose"
+)
+ARITHMETIC = _kinds(
+    "abs add and atan2 cbrt ceil clamp clz compare convert cosine count-leading-zeros divide erf exponential "
+    "exponential-minus-one floor gather is-finite log log-plus-one logistic map maximum minimum multiply negate not or "
+    "popcnt power reduce reduce-precision reduce-window remainder rng rng-bit-generator rng-get-and-update-state "
+    "round-nearest-afz round-nearest-even rsqrt scatter select select-and-scatter shift-left shift-right-arithmetic "
+    "shift-right-logical sign sine sort sqrt stochastic-convert subtract tan tanh xor"
+)
+MATMUL = frozenset({"convolution", "dot"})
+
+MATMULS, FUSIONS, COPIES, KERNELS, EXPOSED, REST = CLASSES = (
+    "matrix products",
+    "other fusions",
+    "copies and layouts",
+    "kernels",
+    "exposed collectives",
+    "other operations",
+)
+
+
+class UnknownInstruction(ValueError):
+    """The program has an instruction that the cost model has no rule for."""
+
+
+@dataclass(frozen=True)
+class KernelRun:
+    """What only the running program knows of a Pallas kernel.
+
+    Attributes:
+        iterations: for each loop with trips that depend on data, in the order of the schedule: trips summed over the call.
+        hbm_bytes: bytes between HBM and VMEM over the call, where the blocks do not tell.
+    """
+
+    iterations: Sequence[float] = ()
+    hbm_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The charge for one instruction.
+
+    Attributes:
+        name: the instruction's.
+        opcode: its kind; for a fusion or custom call, too.
+        kind: one of :data:`CLASSES`.
+        cycles: of one run.
+        runs: how often the program runs it.
+        estimated: the compiler or the schedule gave the cycles; False where bytes did.
+        source: where it comes from in the user's program.
+    """
+
+    name: str
+    opcode: str
+    kind: str
+    cycles: float
+    runs: int
+    estimated: bool
+    source: str
+
+    @property
+    def total(self) -> float:
+        """Cycles over the whole program."""
+        return self.cycles * self.runs
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The parts of the charge for one Pallas call, in cycles of one run.
+
+    Attributes:
+        name: the instruction's.
+        grid: of the call.
+        loops: trips of each loop of the schedule over the call.
+        bundles: VLIW bundles issued, predicated regions as if always taken.
+        matrix: cycles of the busiest matrix unit.
+        hbm: cycles of the memory.
+        hbm_exact: False where the number of fetches is an upper bound or a guess.
+        runs: how often the program runs it.
+    """
+
+    name: str
+    grid: tuple[int, ...]
+    loops: tuple[float, ...]
+    bundles: float
+    matrix: float
+    hbm: float
+    hbm_exact: bool
+    runs: int
+
+    @property
+    def cycles(self) -> float:
+        """The charge."""
+        return max(self.bundles, self.matrix, self.hbm)
+
+    @property
+    def bottleneck(self) -> str:
+        """What sets the charge."""
+        return max(("bundles", "matrix", "hbm"), key=lambda part: float(getattr(self, part)))
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective, bytes and cycles of one run."""
+
+    name: str
+    opcode: str
+    group: int
+    bytes: float
+    hidden: float
+    exposed: float
+    runs: int
+
+
+@dataclass
+class Account:
+    """Everything that a program is charged for."""
+
+    costs: list[Cost] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    collectives: list[Collective] = field(default_factory=list)
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of one call on each chip."""
+        return sum(cost.total for cost in self.costs)
+
+    @property
+    def by_class(self) -> dict[str, float]:
+        """Cycles by :data:`CLASSES`."""
+        totals = dict.fromkeys(CLASSES, 0.0)
+        for cost in self.costs:
+            totals[cost.kind] += cost.total
+        return totals
+
+    @property
+    def without_estimate(self) -> list[Cost]:
+        """Instructions charged by their bytes, the dearest first."""
+        return sorted((c for c in self.costs if c.cycles and not c.estimated), key=lambda c: -c.total)
+
+
+def account(
+    module: Module, chip: Chip, schedules: Mapping[str, Loop], kernels: Mapping[str, KernelRun] | None = None
+) -> Account:
+    """Charge a whole program.
+
+    Args:
+        module: the scheduled program.
+        chip: what it was compiled for.
+        schedules: the schedule of each Pallas call, by the instruction's name.
+        kernels: by the name given to `pallas_call`.
+
+    Raises:
+        UnknownInstruction: a kind of instruction without a rule, or a loop whose trips are not in the program.
+        ValueError: a kernel's loops need `kernels`; see :func:`dnabert2_jax.aot.bundles.kernel_cycles`.
+    """
+    accountant = _Accountant(module, chip, schedules, kernels or {})
+    accountant.charge(module.entry, 1)
+    return accountant.account
+
+
+@dataclass
+class _Transfer:
+    """A copy or collective under way."""
+
+    start: Instruction
+    duration: float
+    finish: float
+
+
+@dataclass
+class _Accountant:
+    module: Module
+    chip: Chip
+    schedules: Mapping[str, Loop]
+    hints: Mapping[str, KernelRun]
+    account: Account = field(default_factory=Account)
+
+    def charge(self, computation: Computation, runs: int) -> float:
+        """Charge each instruction of a computation that runs `runs` times; returns the cycles of one run."""
+        clock = 0.0
+        queue_free: defaultdict[bool, float] = defaultdict(float)  # by "is a collective"
+        under_way: dict[str, _Transfer] = {}
+        for instruction in computation:
+            base, _, phase = instruction.opcode.rpartition("-")
+            if phase == "start":
+                is_collective = base in COLLECTIVES
+                duration = self._transfer_cycles(computation, instruction, base)
+                finish = max(clock, queue_free[is_collective]) + duration
+                queue_free[is_collective] = finish
+                under_way[instruction.name] = _Transfer(instruction, duration, finish)
+            elif phase == "done":
+                transfer = self._transfer_of(under_way, computation, instruction)
+                exposed = max(0.0, transfer.finish - clock)
+                self._finish(computation, transfer, base, exposed, runs)
+                clock += exposed
+            elif phase != "update":
+                clock += self._charge_one(computation, instruction, runs)
+        return clock
+
+    def _charge_one(self, computation: Computation, instruction: Instruction, runs: int) -> float:
+        opcode = instruction.opcode
+        if opcode in FREE or (opcode == "custom-call" and instruction.custom_call_target in FREE_CUSTOM_CALLS):
+            return 0.0
+        if opcode == "while":
+            trips = self.module.trip_count(computation, instruction)
+            if trips is None:
+                raise UnknownInstruction(f"{instruction.name}: a while loop whose trips are not constants of the program")
+            return trips * self.charge(self.module.computations[instruction.called("body") or ""], runs * trips)
+        if opcode == "call":
+            return self.charge(self.module.computations[instruction.called("to_apply") or ""], runs)
+        if opcode == "conditional":
+            return self._charge_conditional(instruction, runs)
+        if opcode == "custom-call" and instruction.custom_call_target == "tpu_custom_call":
+            return self._charge_kernel(computation, instruction, runs)
+        if opcode in COLLECTIVES:
+            duration = self._transfer_cycles(computation, instruction, opcode)
+            self._finish(computation, _Transfer(instruction, duration, 0.0), opcode, duration, runs)
+            return duration
+        kind = self._kind(instruction)
+        estimate = instruction.estimated_cycles
+        cycles = (
+            self._bytes(computation, instruction) / self.chip.hbm_bytes_per_cycle if estimate is None else float(estimate)
+        )
+        self._add(instruction, kind, cycles, runs, estimated=estimate is not None)
+        return cycles
+
+    def _charge_conditional(self, instruction: Instruction, runs: int) -> float:
+        """Only the dearest branch is charged."""
+        kept, results = self.account, []
+        for branch in instruction.branches:
+            self.account = Account()
+            results.append((self.charge(self.module.computations[branch], runs), self.account))
+        self.account = kept
+        cycles, dearest = max(results, key=lambda result: result[0])
+        kept.costs += dearest.costs
+        kept.kernels += dearest.kernels
+        kept.collectives += dearest.collectives
+        return cycles
+
+    def _charge_kernel(self, computation: Computation, instruction: Instruction, runs: int) -> float:
+        call = read_mosaic_call(instruction.backend_config)
+        hint = self.hints.get(call.name, KernelRun())
+        if instruction.name not in self.schedules:
+            raise UnknownInstruction(f"{instruction.name}: no schedule of this kernel; have {sorted(self.schedules)}")
+        cycles: KernelCycles = kernel_cycles(
+            self.schedules[instruction.name],
+            grid_steps=call.steps,
+            matrix_cycles=self.chip.matrix_cycles,
+            iterations=hint.iterations,
+            name=call.name,
+        )
+        moved, exact = call.hbm_bytes(computation.operand_arrays(instruction), instruction.shape)
+        if hint.hbm_bytes is not None:
+            moved, exact = hint.hbm_bytes, True
+        hbm = moved / self.chip.hbm_bytes_per_cycle
+        kernel = Kernel(instruction.name, call.grid, cycles.steps, cycles.bundles, cycles.matrix, hbm, exact, runs)
+        self.account.kernels.append(kernel)
+        self._add(instruction, KERNELS, kernel.cycles, runs, estimated=True)
+        return kernel.cycles
+
+    def _kind(self, instruction: Instruction) -> str:
+        if instruction.opcode == "fusion":
+            inside = {i.opcode for i in self.module.reachable(instruction.called("calls") or "")} - FREE - {"fusion"}
+            if inside & MATMUL:
+                return MATMULS
+            return COPIES if inside <= LAYOUT else FUSIONS
+        if instruction.opcode in MATMUL:
+            return MATMULS
+        if instruction.opcode in LAYOUT:
+            return COPIES
+        if instruction.opcode in ARITHMETIC:
+            return REST
+        target = f" to {instruction.custom_call_target!r}" if instruction.opcode == "custom-call" else ""
+        raise UnknownInstruction(
+            f"{instruction.name}: no rule for a {instruction.opcode}{target}; from {instruction.op_name}"
+        )
+
+    def _transfer_of(self, under_way: dict[str, _Transfer], computation: Computation, done: Instruction) -> _Transfer:
+        name = done.operands[0]
+        while name not in under_way and computation[name].opcode.endswith("-update"):
+            name = computation[name].operands[0]
+        if name not in under_way:
+            raise UnknownInstruction(f"{done.name}: its start is not in the same computation")
+        return under_way.pop(name)
+
+    def _transfer_cycles(self, computation: Computation, instruction: Instruction, base: str) -> float:
+        if base in COLLECTIVES:
+            return self._collective_bytes(computation, instruction, base) / self.chip.ici_bytes_per_cycle
+        if base not in LAYOUT:
+            raise UnknownInstruction(f"{instruction.name}: no rule for an asynchronous {base}")
+        return max(a.bytes for a in instruction.shape[1:2]) / self.chip.hbm_bytes_per_cycle
+
+    def _collective_bytes(self, computation: Computation, instruction: Instruction, base: str) -> float:
+        """Bytes that each chip sends over a ring."""
+        group = instruction.group_size
+        sent = float(sum(a.bytes for a in computation.operand_arrays(instruction)))
+        if base in ("collective-permute", "collective-broadcast"):
+            return sent
+        if group == 0:
+            raise UnknownInstruction(f"{instruction.name}: replica groups not understood: {instruction.attributes[:200]}")
+        passes = {"all-reduce": 2 * (group - 1) / group, "all-gather": group - 1.0}
+        return sent * passes.get(base, (group - 1) / group)
+
+    def _finish(self, computation: Computation, transfer: _Transfer, base: str, exposed: float, runs: int) -> None:
+        start = transfer.start
+        if base in COLLECTIVES:
+            moved = self._collective_bytes(computation, start, base)
+            hidden = transfer.duration - min(exposed, transfer.duration)
+            self.account.collectives.append(Collective(start.name, base, start.group_size, moved, hidden, exposed, runs))
+        self._add(start, EXPOSED if base in COLLECTIVES else COPIES, exposed, runs, estimated=False)
+
+    def _bytes(self, computation: Computation, instruction: Instruction) -> int:
+        """Bytes that an instruction moves through HBM; all its bytes where it works in VMEM alone."""
+        arrays: tuple[Array, ...] = (*computation.operand_arrays(instruction), *instruction.shape)
+        if instruction.opcode in ("dynamic-slice", "slice", "gather"):
+            arrays = (*instruction.shape, *instruction.shape)
+        elif instruction.opcode == "dynamic-update-slice":
+            arrays = 2 * computation[instruction.operands[1]].shape
+        return sum(a.bytes for a in arrays if a.space == 0) or sum(a.bytes for a in arrays)
+
+    def _add(self, instruction: Instruction, kind: str, cycles: float, runs: int, *, estimated: bool) -> None:
+        cost = Cost(instruction.name, instruction.opcode, kind, cycles, runs, estimated, instruction.op_name)
+        self.account.costs.append(cost)

@@ -1,0 +1,200 @@
+"""Compile a function for a TPU slice on a machine that has none, and account for its cycles and its memory."""
+
+import atexit
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dnabert2_jax.aot.account import CLASSES, Account, KernelRun, account
+from dnabert2_jax.aot.bundles import Loop, parse_bundles
+from dnabert2_jax.aot.chips import CHIPS, Chip
+from dnabert2_jax.aot.hlo import Module, parse_module
+from dnabert2_jax.errors import UserError
+
+_SCHEDULE = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes per device."""
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+
+    @property
+    def peak(self) -> int:
+        """What has to fit into the device at once."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries
+
+
+def memory_of(compiled: Any) -> Memory:
+    """Bytes per device of a compiled function."""
+    m = compiled.memory_analysis()
+    return Memory(m.argument_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes, m.temp_size_in_bytes)
+
+
+@dataclass(frozen=True)
+class TpuReport:
+    """What a program costs on one chip of a slice."""
+
+    topology: str
+    chip: Chip
+    memory: Memory
+    account: Account
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of one call."""
+        return self.account.cycles
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one call."""
+        return self.cycles / self.chip.clock_hz
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {
+            "topology": self.topology,
+            "cycles": self.cycles,
+            "seconds": self.seconds,
+            "classes": self.account.by_class,
+            "memory": {**asdict(self.memory), "peak": self.memory.peak, "hbm": self.chip.hbm_bytes},
+            "kernels": [{**asdict(k), "cycles": k.cycles, "bottleneck": k.bottleneck} for k in self.account.kernels],
+            "collectives": [asdict(c) for c in self.account.collectives],
+            "without_estimate": [asdict(c) for c in self.account.without_estimate],
+        }
+
+    def __str__(self) -> str:
+        total = self.cycles
+        lines = [f"{self.topology}: {total / 1e6:,.3f} M cycles, {1e3 * self.seconds:,.3f} ms a call"]
+        by_class = self.account.by_class
+        lines += [
+            f"  {kind:<22}{by_class[kind] / 1e6:>12,.3f} M {100 * by_class[kind] / (total or 1):>6.1f} %" for kind in CLASSES
+        ]
+        used, limit = self.memory.peak / 2**30, self.chip.hbm_bytes / 2**30
+        lines.append(
+            f"  memory {used:.2f} of {limit:.0f} GiB a chip, {self.memory.temporaries / 2**30:.2f} GiB of it temporary"
+        )
+        for k in self.account.kernels:
+            lines.append(
+                f"  kernel {k.name} x {k.runs}: {k.cycles:,.0f} cycles by {k.bottleneck} "
+                f"(bundles {k.bundles:,.0f}, matrix {k.matrix:,.0f}, hbm {k.hbm:,.0f}{'' if k.hbm_exact else '?'})"
+            )
+        for c in self.account.collectives:
+            lines.append(
+                f"  {c.opcode} {c.name} x {c.runs} over {c.group}: {c.bytes / 2**20:,.3f} MiB, "
+                f"{c.hidden:,.0f} cycles hidden, {c.exposed:,.0f} exposed"
+            )
+        unknown = self.account.without_estimate
+        if unknown:
+            lines.append(
+                f"  charged by bytes: {sum(c.total for c in unknown) / 1e6:,.3f} M cycles in {len(unknown)} instructions"
+            )
+            lines += [f"    {c.opcode} {c.name} x {c.runs}: {c.cycles:,.0f} cycles  {c.source}" for c in unknown[:12]]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class CompiledForTpu:
+    """A function compiled for a slice.
+
+    Attributes:
+        topology: the slice.
+        compiled: jax's compiled object; it cannot run here.
+        module: the scheduled program.
+        schedules: the loops of each Pallas kernel, by the name of its instruction.
+    """
+
+    topology: str
+    compiled: Any
+    module: Module
+    schedules: dict[str, Loop]
+
+    @property
+    def memory(self) -> Memory:
+        """Bytes per chip."""
+        return memory_of(self.compiled)
+
+    def report(self, kernels: Mapping[str, KernelRun] | None = None) -> TpuReport:
+        """The cost of one call, see :func:`dnabert2_jax.aot.account.account`.
+
+        Raises:
+            UserError: there are no figures for this generation.
+        """
+        generation = self.topology.partition(":")[0]
+        if generation not in CHIPS:
+            raise UserError(f"no cost model for {generation!r}; there is one for {', '.join(CHIPS)}")
+        chip = CHIPS[generation]
+        return TpuReport(self.topology, chip, self.memory, account(self.module, chip, self.schedules, kernels))
+
+
+def tpu_devices(topology: str) -> list[Any]:
+    """Devices of a slice such as ``v5e:4x4``, to make a mesh of.
+
+    Raises:
+        UserError: libtpu is not installed, or was loaded before this module could ask it for schedules.
+    """
+    _dump_directory()
+    from jax.experimental import topologies
+
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+
+
+def compile_for_tpu(function: Callable[..., Any], *arguments: Any, topology: str, **jit_options: Any) -> CompiledForTpu:
+    """Compile a function for a slice.
+
+    Args:
+        function: a function, jitted or not.
+        *arguments: trees of `jax.ShapeDtypeStruct`, their shardings over a mesh of :func:`tpu_devices`.
+        topology: the slice, as given to :func:`tpu_devices`.
+        **jit_options: for `jax.jit`, such as `donate_argnums`.
+
+    Raises:
+        UserError: see :func:`tpu_devices`.
+    """
+    dump = _dump_directory()
+    jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
+    compiled = jitted.lower(*arguments).compile()
+    module = parse_module(compiled.as_text())
+    calls = {i.name for c in module.computations.values() for i in c if i.custom_call_target == "tpu_custom_call"}
+    schedules = {}
+    for path in sorted(dump.iterdir()):
+        found = _SCHEDULE.match(path.name)
+        if found and found.group(1) in calls:
+            schedules[found.group(1)] = parse_bundles(path.read_text())
+        path.unlink()
+    return CompiledForTpu(topology, compiled, module, schedules)
+
+
+@cache
+def _dump_directory() -> Path:
+    """Where libtpu writes the schedules of this process; libtpu reads its options when it is loaded, once."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "compiling for a TPU needs libtpu, which is not installed here; run `make aot`, or pip install libtpu"
+        )
+    if not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")  # or jax would look for a TPU as soon as libtpu is there
+    directory = Path(tempfile.mkdtemp(prefix="dnabert2-schedules-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    options = f"--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {options}".strip()
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    }.items():
+        os.environ.setdefault(name, value)
+    return directory
