@@ -185,8 +185,8 @@ def _dump_directory() -> Path:
         raise UserError(
             "compiling for a TPU needs libtpu, which is not installed here; run `make aot`, or pip install libtpu"
         )
-    if not jax.config.jax_platforms:
-        jax.config.update("jax_platforms", "cpu")  # or jax would look for a TPU as soon as libtpu is there
+    if "JAX_PLATFORMS" not in os.environ:  # jax looks for a TPU as soon as libtpu is there
+        jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
     directory = Path(tempfile.mkdtemp(prefix="dnabert2-schedules-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     options = f"--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
