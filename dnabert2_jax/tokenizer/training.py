@@ -10,7 +10,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[att
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.genome.windows import Windows
-from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, Tokenizer
+from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, BpeTokenizer
 from dnabert2_jax.tokenizer.letters import clean_letters
 from dnabert2_jax.tokenizer.special import BASES, CLS, MASK, NUM_SPECIAL, PAD, SEP, SPECIAL_TOKENS, UNK
 
@@ -40,7 +40,7 @@ def train_bpe(
     vocab_size: int = DEFAULT_VOCAB_SIZE,
     max_piece_length: int = DEFAULT_MAX_PIECE_LENGTH,
     num_threads: int = 1,
-) -> Tokenizer:
+) -> BpeTokenizer:
     """Learn a BPE vocabulary: [UNK] [CLS] [SEP] [PAD] [MASK], then A C G T, then the merges in the order they were learnt.
 
     Letters go through the letters policy, and text is split at IUPAC codes. The same sequences give the same tokenizer, byte
@@ -102,7 +102,7 @@ def train_bpe(
             f"vocab_size is {vocab_size}, but this sample of {sum(map(len, sentences))} bases has only {possible} pieces of "
             f"up to {max_piece_length} bases; give a larger sample or a vocab_size of at most {possible}"
         )
-    return Tokenizer(_released_layout(proto).SerializeToString(deterministic=True))
+    return BpeTokenizer.from_pieces(_released_layout(proto))
 
 
 def sample_corpus(corpus: Corpus, *, sample_bases: int, window_bases: int, seed: int) -> Iterator[str]:
@@ -137,17 +137,11 @@ def _sentences(sequences: Iterable[str | bytes]) -> Iterator[str]:
             yield from (run[start : start + SENTENCE_BASES] for start in range(0, len(run), SENTENCE_BASES))
 
 
-def _released_layout(proto: ModelProto) -> ModelProto:
-    """Move A, C, G and T from the end, where SentencePiece puts single letters, to just behind the special tokens.
+def _released_layout(proto: ModelProto) -> list[str]:
+    """The pieces, with A, C, G and T moved from the end, where SentencePiece puts letters, to behind the special tokens.
 
-    Merges apply in the order of their scores, which stay with the pieces: segmentation does not change.
+    Merges apply in the order of their scores, which is the order they stand in: segmentation does not change.
     """
-    rank = {base: NUM_SPECIAL + number for number, base in enumerate(BASES)}
-    special, others = proto.pieces[:NUM_SPECIAL], proto.pieces[NUM_SPECIAL:]
-    letters = sorted((piece for piece in others if piece.piece in rank), key=lambda piece: rank[piece.piece])
-    merges = [piece for piece in others if piece.piece not in rank]
-    moved = ModelProto(pieces=[*special, *letters, *merges])
-    moved.trainer_spec.CopyFrom(proto.trainer_spec)
-    moved.trainer_spec.ClearField("num_threads")  # has no influence on the result, so it must have none on the hash
-    moved.normalizer_spec.CopyFrom(proto.normalizer_spec)
-    return moved
+    pieces = [piece.piece for piece in proto.pieces]
+    merges = [piece for piece in pieces[NUM_SPECIAL:] if len(piece) > 1]
+    return [*pieces[:NUM_SPECIAL], *BASES, *merges]

@@ -1,0 +1,200 @@
+"""What every tokenizer here offers, whatever its tokens are.
+
+Two layers, kept apart. *Raw* encoding takes sequence as it stands and returns the ids of that sequence alone; this is what
+pretraining reads. :meth:`Tokenizer.encode` puts the letters policy before it and the special tokens around it.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.tokenizer.letters import clean_letters
+from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK, with_template
+
+
+class Tokenizer(ABC):
+    """DNA to token ids and back; ids 0-4 are [UNK] [CLS] [SEP] [PAD] [MASK] in every tokenizer.
+
+    Pickles to the content of its file, so it can be sent to data workers.
+
+    Args:
+        pieces: the text of every id but those of the special tokens.
+        content: what :meth:`save` writes.
+
+    Attributes:
+        file_name: what its file is called.
+        pieces: the text of every id, special tokens included.
+        piece_lengths: bases by which each id moves on: 0 for [CLS], [SEP], [PAD] and [MASK], 1 for [UNK]. [vocab_size].
+        sha256: hex digest of the file that :meth:`save` writes.
+    """
+
+    file_name: ClassVar[str]
+    pieces: tuple[str, ...]
+    piece_lengths: NDArray[np.int32]
+    sha256: str
+
+    def __init__(self, pieces: Sequence[str], content: bytes) -> None:
+        self.pieces = (*SPECIAL_TOKENS, *pieces)
+        self.piece_lengths = np.array([0] * NUM_SPECIAL + [len(piece) for piece in pieces], np.int32)
+        self.piece_lengths[UNK] = 1
+        self.piece_lengths.flags.writeable = False
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._content = content
+
+    @staticmethod
+    def load(path: str | Path) -> "Tokenizer":
+        """Read a tokenizer of any kind.
+
+        Args:
+            path: ``tokenizer.model`` (BPE), ``tokenizer.json`` (BPE as Hugging Face's libraries write it: the file of the
+                released DNABERT-2) or ``kmer_tokenizer.json``; or a directory, of which the first of these is taken.
+
+        Raises:
+            UserError: the file is missing or damaged, or means something that this package could not reproduce exactly.
+        """
+        # The kinds of tokenizers import this module.
+        from dnabert2_jax.tokenizer.bpe import BpeTokenizer
+        from dnabert2_jax.tokenizer.hugging_face import TOKENIZER_JSON, read_tokenizer_json
+        from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+
+        readers = {
+            BpeTokenizer.file_name: BpeTokenizer,
+            TOKENIZER_JSON: read_tokenizer_json,
+            KmerTokenizer.file_name: KmerTokenizer.from_json,
+        }
+        path = Path(path)
+        candidates = [path / name for name in readers] if path.is_dir() else [path]
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            raise UserError(
+                f"{candidates[0]}: no such file; a tokenizer is one of {', '.join(readers)}, or a directory that holds one; "
+                "train one with `dnabert2 tokenizer train`"
+            )
+        by_suffix = read_tokenizer_json if file.suffix == ".json" else BpeTokenizer
+        return readers.get(file.name, by_suffix)(file.read_bytes(), source=str(file))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the tokenizer's file into ``directory``, which is made if need be, and return the file's path.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        return write_whole(Path(directory) / self.file_name, self._content)
+
+    def save_hugging_face(self, directory: str | Path) -> Path:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``, which Hugging Face's libraries load, into ``directory``.
+
+        Raises:
+            UserError: they cannot be written, or have no way to say what this tokenizer does.
+        """
+        raise UserError(
+            f"a {type(self).__name__} cannot be written as tokenizer.json, which knows no k-mers; take a byte-pair tokenizer"
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return len(self.pieces)
+
+    @abstractmethod
+    def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
+        """The ids of sequences as they stand, without special tokens: the fast path for pretraining.
+
+        Args:
+            sequences: upper-case A, C, G and T; any other character is an unknown one, see the tokenizer.
+            num_threads: cores to use where the tokenizer can use several, 1 or more.
+
+        Returns:
+            An array of shape [tokens] for each sequence.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Ids back to sequence: what is unknown becomes N, special tokens but [UNK] are skipped.
+
+        Raises:
+            UserError: an id outside the vocabulary.
+        """
+
+    def token_bases(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
+        """Bases that each token of a row stands for, [tokens]; the cumulative sum maps tokens to bases.
+
+        They add up to the bases of the sequence (of both, for a pair): each base belongs to one token.
+        """
+        return self.piece_lengths[np.asarray(ids, np.int64)]
+
+    def encode_raw(self, sequence: str) -> list[int]:
+        """The ids of one sequence as it stands, without special tokens; see :meth:`encode_raw_batch`."""
+        return self.encode_raw_batch([sequence])[0].tolist()
+
+    def encode(self, text: str, pair: str | None = None) -> list[int]:
+        """``[CLS] text [SEP]`` or ``[CLS] text [SEP] pair [SEP]`` as ids.
+
+        Lower case is taken as soft-masking and upper-cased, IUPAC codes are unknown bases. To count what was changed, call
+        :func:`~dnabert2_jax.tokenizer.letters.clean_letters` first.
+
+        Raises:
+            UserError: a letter that is neither a base nor an IUPAC code; names the argument and the position.
+        """
+        ids_a = self.encode_raw(_clean(text, "text"))
+        ids_b = None if pair is None else self.encode_raw(_clean(pair, "pair"))
+        return with_template(ids_a, ids_b).tolist()
+
+    def encode_batch(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, num_threads: int = 1
+    ) -> list[list[int]]:
+        """:meth:`encode` for many rows.
+
+        Args:
+            texts: the (first) sequences.
+            pairs: the second sequences, as many as there are texts.
+            num_threads: as for :meth:`encode_raw_batch`.
+
+        Raises:
+            UserError: a forbidden letter (names argument, row and position), or unequal numbers of texts and pairs.
+        """
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"texts has {len(texts)} rows and pairs {len(pairs)}; every text needs its pair")
+        clean_a = [_clean(text, f"texts[{row}]") for row, text in enumerate(texts)]
+        clean_b = [_clean(text, f"pairs[{row}]") for row, text in enumerate(pairs or ())]
+        ids_a = self.encode_raw_batch(clean_a, num_threads=num_threads)
+        ids_b = [None] * len(ids_a) if pairs is None else self.encode_raw_batch(clean_b, num_threads=num_threads)
+        return [with_template(a, b).tolist() for a, b in zip(ids_a, ids_b, strict=True)]
+
+    def _checked(self, ids: Iterable[int]) -> NDArray[np.int64]:
+        """``ids`` as an array, after a look at their range."""
+        array = np.fromiter(ids, np.int64)
+        outside = np.flatnonzero((array < 0) | (array >= self.vocab_size))
+        if outside.size:
+            at = outside[0]
+            raise UserError(f"ids[{at}] is {array[at]}; accepted are 0 to {self.vocab_size - 1}")
+        return array
+
+
+def write_whole(file: Path, content: bytes) -> Path:
+    """Write a file so that it is there in whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{file} could not be written ({error.strerror}); make room or choose another directory") from error
+    return file
+
+
+def _clean(text: str, argument: str) -> str:
+    return clean_letters(text, source="encode", record=argument)[0].tobytes().decode("ascii")
