@@ -1,163 +1,211 @@
-"""Attention by blocks in plain XLA: FlashAttention-2 (Dao 2023) as two nested loops; memory grows with T, not T^2.
+"""Attention by blocks in plain XLA: FlashAttention-2 (Dao 2023) as loops, in O(T) memory, over the blocks that matter only.
 
-Forward keeps a running maximum and sum for each block of queries. Backward recomputes the weights of each tile from the
-log-sum-exp of its rows; nothing is saved between the two but q, k, v, the output and that log-sum-exp.
+One row and head at a time, so that each visits no more blocks of keys than its own radius and segments ask for
+(:mod:`~dnabert2_jax.kernels.attention.skipping`). A CPU loses nothing by that: one tile's products keep its cores busy.
+Forward keeps a running maximum and sum for each block of queries. Backward recomputes the weights of the same tiles from the
+log-sum-exp of their rows; nothing is saved between the two but q, k, v, the output and that log-sum-exp.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
+
+from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 
 BLOCK = 256
-"""Tokens of a query or key block. 256 x 256 float32 scores of one head fill 256 KiB, which stays in a core's L2 cache."""
+"""Longest block in tokens: of queries, and of the keys that are visited or skipped together."""
 
-_FLOOR = -1e30
+WIDE = 4
+"""Key blocks in one step where as many are left: a large product runs on all cores, a small one does not."""
 
-_Running = tuple[jax.Array, jax.Array, jax.Array]  # maximum, sum and unnormalised output of a block of queries so far
+_FLOOR = -1e30  # where a running maximum starts
+_HIDDEN = -2e30  # score of a key that does not count: its weight is exactly 0, against the floor, too
 
-
-class _Block(NamedTuple):
-    """One block of queries or keys with what its tiles need."""
-
-    rows: tuple[jax.Array, ...]  # [B, H, block, ...] each
-    segments: jax.Array  # [B, block]
-    positions: jax.Array  # [block]
+_State = TypeVar("_State")
 
 
-def _split(arrays: tuple[jax.Array, ...], segment_ids: jax.Array, block: int) -> _Block:
-    """Cut [B, H, T, ...] arrays into blocks along T, block number first, for scanning."""
-    count = segment_ids.shape[1] // block
-
-    def cut(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x.reshape(*x.shape[:2], count, block, *x.shape[3:]), 2, 0)
-
-    segments = jnp.moveaxis(segment_ids.reshape(-1, count, block), 1, 0)
-    return _Block(tuple(cut(x) for x in arrays), segments, jnp.arange(count * block).reshape(count, block))
+def _block_length(tokens: int) -> int:
+    """Length of a block: the fewest blocks within BLOCK, then as short as cover the tokens, in whole vectors of 8."""
+    count = -(-tokens // BLOCK)
+    return -(-tokens // (count * 8)) * 8
 
 
-def _join(blocks: jax.Array) -> jax.Array:
-    """Undo :func:`_split` for one array: [n, B, H, block, ...] -> [B, H, n * block, ...]."""
-    x = jnp.moveaxis(blocks, 0, 2)
-    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+class _Head(NamedTuple):
+    """One head of one row, or all of them along a leading axis, in n blocks of ``block`` tokens."""
+
+    q: jax.Array  # [T, d]
+    k: jax.Array  # [T, d]
+    v: jax.Array  # [T, d]
+    segments: jax.Array  # [T]
+    slope: jax.Array  # []
+    start: jax.Array  # [n], first block of keys that a block of queries visits
+    stop: jax.Array  # [n], the one after its last
+
+    @property
+    def block(self) -> int:
+        return self.q.shape[0] // self.start.shape[0]
+
+    def scaled(self, scale: float) -> "_Head":
+        """In float32, in which everything is computed, and the scale in q, where it costs least."""
+        q, k, v = (x.astype(jnp.float32) for x in self[:3])
+        return self._replace(q=q * scale, k=k, v=v)
+
+    def take(self, x: jax.Array, first: jax.Array, blocks: int = 1) -> jax.Array:
+        """The tokens of ``blocks`` blocks of [T, ...]."""
+        return jax.lax.dynamic_slice_in_dim(x, first * self.block, blocks * self.block)
+
+    def add(self, x: jax.Array, first: jax.Array, update: jax.Array) -> jax.Array:
+        """[T, ...] with ``update`` added from block ``first`` on."""
+        at = first * self.block
+        here = jax.lax.dynamic_slice_in_dim(x, at, update.shape[0])
+        return jax.lax.dynamic_update_slice_in_dim(x, here + update, at, 0)
+
+    def scores(self, query: jax.Array, key: jax.Array, blocks: int) -> jax.Array:
+        """Biased scores [block, blocks * block] of block ``query`` and the key blocks from ``key`` on."""
+        position = jnp.arange(self.q.shape[0], dtype=jnp.float32)  # exact up to 16.7M tokens
+        distance = jnp.abs(self.take(position, query)[:, None] - self.take(position, key, blocks)[None])
+        scores = self.take(self.q, query) @ self.take(self.k, key, blocks).T - self.slope * distance
+        # Padding has another number as a key than as a query, so that it sees and is seen by nothing.
+        numbers = jnp.where(self.segments > 0, self.segments, -1)
+        visible = self.take(self.segments, query)[:, None] == self.take(numbers, key, blocks)[None]
+        return jnp.where(visible, scores, _HIDDEN)
+
+    def visit(self, query: jax.Array, tile: Callable[[jax.Array, int, _State], _State], state: _State) -> _State:
+        """Fold ``tile(first key block, blocks, state)`` over the key blocks that block ``query`` visits."""
+        start, stop = self.start[query], self.stop[query]
+        wide = min(WIDE, self.start.shape[0])
+        steps = jax.lax.div(stop - start, jnp.int32(wide))
+        state = jax.lax.fori_loop(0, steps, lambda n, state: tile(start + n * wide, wide, state), state)
+        return jax.lax.fori_loop(start + steps * wide, stop, lambda key, state: tile(key, 1, state), state)
 
 
-def _scores(
-    q: jax.Array, k: jax.Array, query: _Block, key: _Block, slopes: jax.Array, scale: float
-) -> tuple[jax.Array, jax.Array]:
-    """Biased scores [B, H, bq, bk] of one tile in float32, and which of them count [B, 1, bq, bk]."""
-    distance = jnp.abs(query.positions[:, None] - key.positions[None, :]).astype(jnp.float32)
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
-    scores = scores - slopes[None, :, None, None] * distance[None, None]
-    visible = (query.segments[:, :, None] == key.segments[:, None, :]) & (key.segments[:, None, :] > 0)
-    return scores, visible[:, None]
+def _heads(
+    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, skip: bool
+) -> _Head:
+    """All heads of all rows along one axis, B * H long."""
+    batch, heads, tokens, _ = q.shape
+    radius = skip_radius(score_bound(q, k, segment_ids, scale), slopes, tokens) if skip else None
+    ranges = block_ranges(segment_ids, radius, heads, _block_length(tokens), _block_length(tokens))
+    segments = jnp.broadcast_to(segment_ids[:, None], (batch, heads, tokens))
+    per_head = _Head(q, k, v, segments, jnp.broadcast_to(slopes, (batch, heads)), *ranges)
+    return _Head(*(x.reshape(batch * heads, *x.shape[2:]) for x in per_head))
 
 
-def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, block: int
-) -> tuple[jax.Array, jax.Array]:
-    queries, keys = _split((q,), segment_ids, block), _split((k, v), segment_ids, block)
+def _forward_head(head: _Head, scale: float) -> tuple[jax.Array, jax.Array]:
+    """Output [T, d] and log-sum-exp [T] of one head."""
+    dtype = head.v.dtype
+    head = head.scaled(scale)
+    rows = (head.block,)
 
-    def one_query_block(_: None, query: _Block) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        (q_block,) = query.rows
-
-        def one_tile(carry: _Running, key: _Block) -> tuple[_Running, None]:
-            maximum, total, output = carry
-            k_block, v_block = key.rows
-            scores, visible = _scores(q_block, k_block, query, key, slopes, scale)
-            new_maximum = jnp.maximum(maximum, jnp.where(visible, scores, _FLOOR).max(-1))
-            weights = jnp.where(visible, jnp.exp(scores - new_maximum[..., None]), 0.0)
+    def one_block(query: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def tile(key: jax.Array, blocks: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            maximum, total, output = state
+            scores = head.scores(query, key, blocks)
+            new_maximum = jnp.maximum(maximum, scores.max(-1))
+            weights = jnp.exp(scores - new_maximum[:, None])
             shrink = jnp.exp(maximum - new_maximum)
-            update = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(v.dtype), v_block, preferred_element_type=jnp.float32)
-            return (new_maximum, total * shrink + weights.sum(-1), output * shrink[..., None] + update), None
+            output = output * shrink[:, None] + weights @ head.take(head.v, key, blocks)
+            return new_maximum, total * shrink + weights.sum(-1), output
 
-        rows = q_block.shape[:3]
-        start = (jnp.full(rows, _FLOOR, jnp.float32), jnp.zeros(rows, jnp.float32), jnp.zeros(q_block.shape, jnp.float32))
-        (maximum, total, output), _ = jax.lax.scan(one_tile, start, keys)
+        start = (jnp.full(rows, _FLOOR), jnp.zeros(rows), jnp.zeros((*rows, head.v.shape[1])))
+        maximum, total, output = head.visit(query, tile, start)
         # Rows that see nothing (padding) have total 0: they get output 0 and a log-sum-exp that is finite.
         safe = jnp.where(total > 0, total, 1.0)
-        return None, ((output / safe[..., None]).astype(q.dtype), maximum + jnp.log(safe))
+        return (output / safe[:, None]).astype(dtype), maximum + jnp.log(safe)
 
-    _, (output, log_sum_exp) = jax.lax.scan(one_query_block, None, queries)
-    return _join(output), _join(log_sum_exp)
+    output, log_sum_exp = jax.lax.map(one_block, jnp.arange(head.start.shape[0]))
+    return output.reshape(head.v.shape), log_sum_exp.reshape(-1)
 
 
-def _backward(
-    residuals: tuple[jax.Array, ...],
-    slopes: jax.Array,
-    segment_ids: jax.Array,
-    d_output: jax.Array,
-    scale: float,
-    block: int,
+def _backward_head(
+    head: _Head, output: jax.Array, log_sum_exp: jax.Array, d_output: jax.Array, scale: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    q, k, v, output, log_sum_exp = residuals
+    """Gradients of q, k and v, [T, d] each."""
+    dtype = head.q.dtype
+    head = head.scaled(scale)
+    d_output = d_output.astype(jnp.float32)
     # FlashAttention-2, equation for D: the row sum of dO * O replaces the row sum of dP * P.
-    delta = jnp.einsum("bhqd,bhqd->bhq", d_output.astype(jnp.float32), output.astype(jnp.float32))
-    queries = _split((q, d_output, log_sum_exp, delta), segment_ids, block)
-    keys = _split((k, v), segment_ids, block)
+    delta = (d_output * output.astype(jnp.float32)).sum(-1)
 
-    def one_key_block(dq: jax.Array, key: _Block) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        k_block, v_block = key.rows
+    def one_block(d_keys: tuple[jax.Array, jax.Array], query: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        q, do, lse, row_delta = (head.take(x, query) for x in (head.q, d_output, log_sum_exp, delta))
 
-        def one_tile(carry: tuple[jax.Array, jax.Array], item: tuple[_Block, jax.Array]) -> tuple[Any, jax.Array]:
-            dk, dv = carry
-            query, dq_block = item
-            q_block, do_block, lse, row_delta = query.rows
-            scores, visible = _scores(q_block, k_block, query, key, slopes, scale)
-            weights = jnp.where(visible, jnp.exp(scores - lse[..., None]), 0.0)
-            tile = partial(jnp.einsum, preferred_element_type=jnp.float32)
-            d_weights = tile("bhqd,bhkd->bhqk", do_block, v_block)
-            d_scores = (weights * (d_weights - row_delta[..., None]) * scale).astype(q.dtype)
-            dk = dk + tile("bhqk,bhqd->bhkd", d_scores, q_block)
-            dv = dv + tile("bhqk,bhqd->bhkd", weights.astype(q.dtype), do_block)
-            return (dk, dv), dq_block + tile("bhqk,bhkd->bhqd", d_scores, k_block)
+        def tile(key: jax.Array, blocks: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            dk, dv, dq = state
+            weights = jnp.exp(head.scores(query, key, blocks) - lse[:, None])
+            d_scores = weights * (do @ head.take(head.v, key, blocks).T - row_delta[:, None])
+            dk, dv = head.add(dk, key, d_scores.T @ q), head.add(dv, key, weights.T @ do)
+            return dk, dv, dq + d_scores @ head.take(head.k, key, blocks)
 
-        zeros = jnp.zeros(k_block.shape, jnp.float32)
-        (dk, dv), dq = jax.lax.scan(one_tile, (zeros, zeros), (queries, dq))
-        return dq, (dk, dv)
+        dk, dv, dq = head.visit(query, tile, (*d_keys, jnp.zeros(q.shape)))
+        return (dk, dv), (dq * scale).astype(dtype)
 
-    dq_start = jnp.zeros(queries.rows[0].shape, jnp.float32)
-    dq, (dk, dv) = jax.lax.scan(one_key_block, dq_start, keys)
-    return _join(dq).astype(q.dtype), _join(dk).astype(k.dtype), _join(dv).astype(v.dtype)
+    zeros = jnp.zeros(head.k.shape)
+    (dk, dv), dq = jax.lax.scan(one_block, (zeros, zeros), jnp.arange(head.start.shape[0]))
+    return dq.reshape(head.q.shape), dk.astype(dtype), dv.astype(dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, block: int
+    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, skip: bool
 ) -> jax.Array:
-    return _forward(q, k, v, slopes, segment_ids, scale, block)[0]
+    return _attention_fwd(q, k, v, slopes, segment_ids, scale, skip)[0]
 
 
 def _attention_fwd(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, block: int
+    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, skip: bool
 ) -> tuple[jax.Array, Any]:
-    output, log_sum_exp = _forward(q, k, v, slopes, segment_ids, scale, block)
-    return output, ((q, k, v, output, log_sum_exp), slopes, segment_ids)
+    @sequential_vmap
+    def forward(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output, log_sum_exp = jax.lax.map(lambda head: _forward_head(head, scale), _heads(*inputs, scale, skip))
+        return output.reshape(inputs[0].shape), log_sum_exp.reshape(inputs[0].shape[:-1])
+
+    inputs = (q, k, v, slopes, segment_ids)
+    output, log_sum_exp = forward(*inputs)
+    return output, (inputs, output, log_sum_exp)
 
 
-def _attention_bwd(scale: float, block: int, saved: Any, d_output: jax.Array) -> tuple[Any, ...]:
-    residuals, slopes, segment_ids = saved
-    dq, dk, dv = _backward(residuals, slopes, segment_ids, d_output, scale, block)
+def _attention_bwd(scale: float, skip: bool, saved: Any, d_output: jax.Array) -> tuple[Any, ...]:
+    @sequential_vmap
+    def backward(inputs: Any, *rows: jax.Array) -> tuple[jax.Array, ...]:
+        heads = _heads(*inputs, scale, skip)
+        rows = tuple(x.reshape(-1, *x.shape[2:]) for x in rows)
+        gradients = jax.lax.map(lambda args: _backward_head(*args, scale), (heads, *rows))
+        return tuple(x.reshape(inputs[0].shape) for x in gradients)
+
+    inputs, output, log_sum_exp = saved
     # Slopes are constants of the architecture and segment ids are integers: neither has a gradient.
-    return dq, dk, dv, jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0)
+    slopes, segment_ids = inputs[3:]
+    nothing = (jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0))
+    return *backward(inputs, output, log_sum_exp, d_output), *nothing
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
 
 
 def blocked_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, *, scale: float, block: int = BLOCK
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    slopes: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    scale: float,
+    skip: bool = True,
 ) -> jax.Array:
     """What :func:`~.reference.reference_attention` computes, in O(T) memory forward and backward.
 
-    Arguments and result are the same; ``block`` is the tile's edge in tokens. Any T is padded up to whole blocks inside.
+    Arguments and result are the same. Products and sums are float32 whatever the dtype of q. Any T is padded up to whole
+    blocks inside. With ``skip`` off, keys are visited however far they are.
     """
     tokens = q.shape[2]
-    block = min(block, -(-tokens // 8) * 8)
-    padding = -tokens % block
+    padding = -tokens % _block_length(tokens)
     if padding:
         q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0))) for x in (q, k, v))
         segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)))
-    return _attention(q, k, v, slopes, segment_ids, scale, block)[:, :, :tokens]
+    return _attention(q, k, v, slopes, segment_ids, scale, skip)[:, :, :tokens]
