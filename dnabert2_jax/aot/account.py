@@ -4,14 +4,16 @@
 * A `while` costs its body times its trips.
 * A Pallas call costs the largest of: bundles issued, cycles of the busiest matrix unit, HBM bytes at the memory's rate.
 * A copy or collective split into start and done costs what the work between the two does not hide. Copies share one queue at
-  the memory's rate, collectives one at the interconnect's.
+  the memory's rate, collectives one at the interconnect's. A collective that the compiler threads through a chain of fusions
+  starts with the first of them and is done with the last.
 * Anything else costs its bytes at the memory's rate, and is listed.
 * A kind of instruction that is not known here is an error: a cost model that skips what it does not know flatters.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from dnabert2_jax.aot.bundles import KernelCycles, Loop, kernel_cycles
 from dnabert2_jax.aot.chips import Chip
@@ -26,7 +28,7 @@ def _kinds(names: str) -> frozenset[str]:
 FREE = _kinds(
     "add-dependency after-all bitcast constant get-tuple-element opt-barrier parameter partition-id replica-id tuple"
 )
-FREE_CUSTOM_CALLS = frozenset({"AllocateBuffer", "AssumeGatherIndicesInBound"})
+FREE_CUSTOM_CALLS = frozenset({"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast"})
 COLLECTIVES = _kinds("all-gather all-reduce all-to-all collective-broadcast collective-permute reduce-scatter")
 LAYOUT = _kinds(
     "bitcast-convert broadcast concatenate copy dynamic-slice dynamic-update-slice iota pad reshape reverse slice transpose"
@@ -77,7 +79,7 @@ class Cost:
         kind: one of :data:`CLASSES`.
         cycles: of one run.
         runs: how often the program runs it.
-        estimated: the compiler or the schedule gave the cycles; False where bytes did.
+        by_bytes: charged at the memory's rate, for want of an estimate.
         source: where it comes from in the user's program.
     """
 
@@ -86,7 +88,7 @@ class Cost:
     kind: str
     cycles: float
     runs: int
-    estimated: bool
+    by_bytes: bool
     source: str
 
     @property
@@ -165,9 +167,9 @@ class Account:
         return totals
 
     @property
-    def without_estimate(self) -> list[Cost]:
-        """Instructions charged by their bytes, the dearest first."""
-        return sorted((c for c in self.costs if c.cycles and not c.estimated), key=lambda c: -c.total)
+    def charged_by_bytes(self) -> list[Cost]:
+        """Instructions without an estimate, the dearest first."""
+        return sorted((c for c in self.costs if c.cycles and c.by_bytes), key=lambda c: -c.total)
 
 
 def account(
@@ -192,11 +194,43 @@ def account(
 
 @dataclass
 class _Transfer:
-    """A copy or collective under way."""
+    """A copy or collective under way; `collective` is None for a copy."""
 
-    start: Instruction
+    name: str
     duration: float
     finish: float
+    collective: Collective | None
+
+
+@dataclass
+class _Clock:
+    """Time within one run of a computation, and the transfers that run beside it."""
+
+    now: float = 0.0
+    under_way: dict[str, _Transfer] = field(default_factory=dict)
+    _queue_free: defaultdict[bool, float] = field(default_factory=lambda: defaultdict(float))  # by "is a collective"
+
+    def start(self, key: str, name: str, duration: float, collective: Collective | None) -> None:
+        """Put a transfer in its queue."""
+        queue = collective is not None
+        self._queue_free[queue] = max(self.now, self._queue_free[queue]) + duration
+        self.under_way[key] = _Transfer(name, duration, self._queue_free[queue], collective)
+
+    def wait(self, key: str) -> tuple[_Transfer, float]:
+        """Wait for a transfer; returns it and the cycles waited."""
+        transfer = self.under_way.pop(key)
+        exposed = max(0.0, transfer.finish - self.now)
+        self.now += exposed
+        return transfer, exposed
+
+
+class _Link(NamedTuple):
+    """One fusion of a chain that carries a collective: names of the first and last, and the collective in this one."""
+
+    first: str
+    last: str
+    body: Computation
+    collective: Instruction
 
 
 @dataclass
@@ -209,25 +243,25 @@ class _Accountant:
 
     def charge(self, computation: Computation, runs: int) -> float:
         """Charge each instruction of a computation that runs `runs` times; returns the cycles of one run."""
-        clock = 0.0
-        queue_free: defaultdict[bool, float] = defaultdict(float)  # by "is a collective"
-        under_way: dict[str, _Transfer] = {}
+        clock = _Clock()
+        chains = self._collective_chains(computation)
         for instruction in computation:
             base, _, phase = instruction.opcode.rpartition("-")
             if phase == "start":
-                is_collective = base in COLLECTIVES
-                duration = self._transfer_cycles(computation, instruction, base)
-                finish = max(clock, queue_free[is_collective]) + duration
-                queue_free[is_collective] = finish
-                under_way[instruction.name] = _Transfer(instruction, duration, finish)
+                clock.start(instruction.name, instruction.name, *self._transfer(computation, instruction, base, runs))
             elif phase == "done":
-                transfer = self._transfer_of(under_way, computation, instruction)
-                exposed = max(0.0, transfer.finish - clock)
-                self._finish(computation, transfer, base, exposed, runs)
-                clock += exposed
+                self._wait(clock, self._start_of(computation, instruction, clock), base, runs)
+            elif instruction.name in chains:
+                first, last, body, inner = chains[instruction.name]
+                if instruction.name == first:
+                    clock.start(first, first, *self._transfer(body, inner, inner.opcode, runs))
+                if instruction.estimated_cycles is not None:  # computes something of its own beside the collective
+                    clock.now += self._charge_one(computation, instruction, runs)
+                if instruction.name == last:
+                    self._wait(clock, first, inner.opcode, runs)
             elif phase != "update":
-                clock += self._charge_one(computation, instruction, runs)
-        return clock
+                clock.now += self._charge_one(computation, instruction, runs)
+        return clock.now
 
     def _charge_one(self, computation: Computation, instruction: Instruction, runs: int) -> float:
         opcode = instruction.opcode
@@ -245,15 +279,15 @@ class _Accountant:
         if opcode == "custom-call" and instruction.custom_call_target == "tpu_custom_call":
             return self._charge_kernel(computation, instruction, runs)
         if opcode in COLLECTIVES:
-            duration = self._transfer_cycles(computation, instruction, opcode)
-            self._finish(computation, _Transfer(instruction, duration, 0.0), opcode, duration, runs)
-            return duration
+            clock = _Clock()
+            clock.start(instruction.name, instruction.name, *self._transfer(computation, instruction, opcode, runs))
+            return self._wait(clock, instruction.name, opcode, runs)
         kind = self._kind(instruction)
         estimate = instruction.estimated_cycles
         cycles = (
             self._bytes(computation, instruction) / self.chip.hbm_bytes_per_cycle if estimate is None else float(estimate)
         )
-        self._add(instruction, kind, cycles, runs, estimated=estimate is not None)
+        self._add(instruction, kind, cycles, runs, by_bytes=estimate is None)
         return cycles
 
     def _charge_conditional(self, instruction: Instruction, runs: int) -> float:
@@ -287,12 +321,12 @@ class _Accountant:
         hbm = moved / self.chip.hbm_bytes_per_cycle
         kernel = Kernel(instruction.name, call.grid, cycles.steps, cycles.bundles, cycles.matrix, hbm, exact, runs)
         self.account.kernels.append(kernel)
-        self._add(instruction, KERNELS, kernel.cycles, runs, estimated=True)
+        self._add(instruction, KERNELS, kernel.cycles, runs)
         return kernel.cycles
 
     def _kind(self, instruction: Instruction) -> str:
         if instruction.opcode == "fusion":
-            inside = {i.opcode for i in self.module.reachable(instruction.called("calls") or "")} - FREE - {"fusion"}
+            inside = {i.opcode for _, i in self.module.reachable(instruction.called("calls") or "")} - FREE - {"fusion"}
             if inside & MATMUL:
                 return MATMULS
             return COPIES if inside <= LAYOUT else FUSIONS
@@ -307,39 +341,55 @@ class _Accountant:
             f"{instruction.name}: no rule for a {instruction.opcode}{target}; from {instruction.op_name}"
         )
 
-    def _transfer_of(self, under_way: dict[str, _Transfer], computation: Computation, done: Instruction) -> _Transfer:
+    def _start_of(self, computation: Computation, done: Instruction, clock: _Clock) -> str:
         name = done.operands[0]
-        while name not in under_way and computation[name].opcode.endswith("-update"):
+        while name not in clock.under_way and computation[name].opcode.endswith("-update"):
             name = computation[name].operands[0]
-        if name not in under_way:
+        if name not in clock.under_way:
             raise UnknownInstruction(f"{done.name}: its start is not in the same computation")
-        return under_way.pop(name)
+        return name
 
-    def _transfer_cycles(self, computation: Computation, instruction: Instruction, base: str) -> float:
-        if base in COLLECTIVES:
-            return self._collective_bytes(computation, instruction, base) / self.chip.ici_bytes_per_cycle
-        if base not in LAYOUT:
+    def _collective_chains(self, computation: Computation) -> dict[str, "_Link"]:
+        """Fusions with a collective inside; those of one channel are one collective."""
+        channels: defaultdict[str, list[tuple[str, Computation, Instruction]]] = defaultdict(list)
+        for fusion in computation:
+            if fusion.opcode == "fusion":
+                for body, inner in self.module.reachable(fusion.called("calls") or ""):
+                    if inner.opcode in COLLECTIVES:
+                        channels[inner.channel].append((fusion.name, body, inner))
+        return {
+            name: _Link(chain[0][0], chain[-1][0], body, inner) for chain in channels.values() for name, body, inner in chain
+        }
+
+    def _transfer(
+        self, computation: Computation, instruction: Instruction, base: str, runs: int
+    ) -> tuple[float, Collective | None]:
+        if base in LAYOUT:
+            moved = instruction.shape[-2].bytes  # of (operands, result, context)
+            return moved / self.chip.hbm_bytes_per_cycle, None
+        if base not in COLLECTIVES:
             raise UnknownInstruction(f"{instruction.name}: no rule for an asynchronous {base}")
-        return max(a.bytes for a in instruction.shape[1:2]) / self.chip.hbm_bytes_per_cycle
-
-    def _collective_bytes(self, computation: Computation, instruction: Instruction, base: str) -> float:
-        """Bytes that each chip sends over a ring."""
         group = instruction.group_size
         sent = float(sum(a.bytes for a in computation.operand_arrays(instruction)))
-        if base in ("collective-permute", "collective-broadcast"):
-            return sent
-        if group == 0:
+        rate = self.chip.ici_bytes_per_cycle
+        if base == "collective-permute":
+            rate /= 2  # one direction
+        elif group == 0:
             raise UnknownInstruction(f"{instruction.name}: replica groups not understood: {instruction.attributes[:200]}")
-        passes = {"all-reduce": 2 * (group - 1) / group, "all-gather": group - 1.0}
-        return sent * passes.get(base, (group - 1) / group)
+        else:
+            share = (group - 1) / group
+            sent *= {"all-reduce": 2 * share, "all-gather": group - 1.0}.get(base, share)
+        return sent / rate, Collective(instruction.name, base, group, sent, 0.0, 0.0, runs)
 
-    def _finish(self, computation: Computation, transfer: _Transfer, base: str, exposed: float, runs: int) -> None:
-        start = transfer.start
-        if base in COLLECTIVES:
-            moved = self._collective_bytes(computation, start, base)
-            hidden = transfer.duration - min(exposed, transfer.duration)
-            self.account.collectives.append(Collective(start.name, base, start.group_size, moved, hidden, exposed, runs))
-        self._add(start, EXPOSED if base in COLLECTIVES else COPIES, exposed, runs, estimated=False)
+    def _wait(self, clock: _Clock, key: str, base: str, runs: int) -> float:
+        transfer, exposed = clock.wait(key)
+        kind = COPIES
+        if transfer.collective is not None:
+            kind = EXPOSED
+            hidden = max(0.0, transfer.duration - exposed)
+            self.account.collectives.append(replace(transfer.collective, hidden=hidden, exposed=exposed))
+        self.account.costs.append(Cost(transfer.name, base, kind, exposed, runs, transfer.collective is None, ""))
+        return exposed
 
     def _bytes(self, computation: Computation, instruction: Instruction) -> int:
         """Bytes that an instruction moves through HBM; all its bytes where it works in VMEM alone."""
@@ -350,6 +400,6 @@ class _Accountant:
             arrays = 2 * computation[instruction.operands[1]].shape
         return sum(a.bytes for a in arrays if a.space == 0) or sum(a.bytes for a in arrays)
 
-    def _add(self, instruction: Instruction, kind: str, cycles: float, runs: int, *, estimated: bool) -> None:
-        cost = Cost(instruction.name, instruction.opcode, kind, cycles, runs, estimated, instruction.op_name)
+    def _add(self, instruction: Instruction, kind: str, cycles: float, runs: int, *, by_bytes: bool = False) -> None:
+        cost = Cost(instruction.name, instruction.opcode, kind, cycles, runs, by_bytes, instruction.op_name)
         self.account.costs.append(cost)

@@ -134,6 +134,12 @@ class Instruction:
         return name.group(1) if name else ""
 
     @property
+    def channel(self) -> str:
+        """Number that the parts of one collective share."""
+        channel = re.search(r"channel_id=(\d+)", self._attributes_head)
+        return channel.group(1) if channel else self.name
+
+    @property
     def group_size(self) -> int:
         """Devices in one group of a collective; 0 where the instruction does not say."""
         text = self._attributes_head
@@ -194,10 +200,10 @@ class Module:
     computations: dict[str, Computation]
     entry: Computation
 
-    def reachable(self, name: str) -> Iterator[Instruction]:
-        """Instructions of a computation and of every computation it calls."""
+    def reachable(self, name: str) -> Iterator[tuple[Computation, Instruction]]:
+        """Instructions of a fused computation and of every one fused into it, each with where it stands."""
         for instruction in self.computations[name]:
-            yield instruction
+            yield self.computations[name], instruction
             if called := instruction.called("calls"):
                 yield from self.reachable(called)
 

@@ -7,103 +7,21 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from dnabert2_jax.aot.account import CLASSES, Account, KernelRun, account
+from dnabert2_jax.aot.account import KernelRun, account
 from dnabert2_jax.aot.bundles import Loop, parse_bundles
-from dnabert2_jax.aot.chips import CHIPS, Chip
+from dnabert2_jax.aot.chips import CHIPS
 from dnabert2_jax.aot.hlo import Module, parse_module
+from dnabert2_jax.aot.report import Memory, TpuReport, memory_of
 from dnabert2_jax.errors import UserError
 
 _SCHEDULE = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes per device."""
-
-    arguments: int
-    outputs: int
-    aliased: int
-    temporaries: int
-
-    @property
-    def peak(self) -> int:
-        """What has to fit into the device at once."""
-        return self.arguments + self.outputs - self.aliased + self.temporaries
-
-
-def memory_of(compiled: Any) -> Memory:
-    """Bytes per device of a compiled function."""
-    m = compiled.memory_analysis()
-    return Memory(m.argument_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes, m.temp_size_in_bytes)
-
-
-@dataclass(frozen=True)
-class TpuReport:
-    """What a program costs on one chip of a slice."""
-
-    topology: str
-    chip: Chip
-    memory: Memory
-    account: Account
-
-    @property
-    def cycles(self) -> float:
-        """Cycles of one call."""
-        return self.account.cycles
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of one call."""
-        return self.cycles / self.chip.clock_hz
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
-        return {
-            "topology": self.topology,
-            "cycles": self.cycles,
-            "seconds": self.seconds,
-            "classes": self.account.by_class,
-            "memory": {**asdict(self.memory), "peak": self.memory.peak, "hbm": self.chip.hbm_bytes},
-            "kernels": [{**asdict(k), "cycles": k.cycles, "bottleneck": k.bottleneck} for k in self.account.kernels],
-            "collectives": [asdict(c) for c in self.account.collectives],
-            "without_estimate": [asdict(c) for c in self.account.without_estimate],
-        }
-
-    def __str__(self) -> str:
-        total = self.cycles
-        lines = [f"{self.topology}: {total / 1e6:,.3f} M cycles, {1e3 * self.seconds:,.3f} ms a call"]
-        by_class = self.account.by_class
-        lines += [
-            f"  {kind:<22}{by_class[kind] / 1e6:>12,.3f} M {100 * by_class[kind] / (total or 1):>6.1f} %" for kind in CLASSES
-        ]
-        used, limit = self.memory.peak / 2**30, self.chip.hbm_bytes / 2**30
-        lines.append(
-            f"  memory {used:.2f} of {limit:.0f} GiB a chip, {self.memory.temporaries / 2**30:.2f} GiB of it temporary"
-        )
-        for k in self.account.kernels:
-            lines.append(
-                f"  kernel {k.name} x {k.runs}: {k.cycles:,.0f} cycles by {k.bottleneck} "
-                f"(bundles {k.bundles:,.0f}, matrix {k.matrix:,.0f}, hbm {k.hbm:,.0f}{'' if k.hbm_exact else '?'})"
-            )
-        for c in self.account.collectives:
-            lines.append(
-                f"  {c.opcode} {c.name} x {c.runs} over {c.group}: {c.bytes / 2**20:,.3f} MiB, "
-                f"{c.hidden:,.0f} cycles hidden, {c.exposed:,.0f} exposed"
-            )
-        unknown = self.account.without_estimate
-        if unknown:
-            lines.append(
-                f"  charged by bytes: {sum(c.total for c in unknown) / 1e6:,.3f} M cycles in {len(unknown)} instructions"
-            )
-            lines += [f"    {c.opcode} {c.name} x {c.runs}: {c.cycles:,.0f} cycles  {c.source}" for c in unknown[:12]]
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -195,6 +113,7 @@ def _dump_directory() -> Path:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is opened, so several processes may compile at once
     }.items():
         os.environ.setdefault(name, value)
     return directory
