@@ -1,0 +1,214 @@
+"""Attention for TPUs: exact, in O(T) memory, with ALiBi and segments inside the tile and blocks skipped that do not matter.
+
+This file is what surrounds the kernels of :mod:`~.pallas_tpu_forward` and :mod:`~.pallas_tpu_backward`: padding to whole
+blocks, the block ranges, the gradient, batching and sharding. A kernel is opaque to XLA, so it is told here that rows and
+heads may be spread over devices and everything else may not.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
+from dnabert2_jax.kernels.attention.block_sizes import VMEM, TpuBlocks, tpu_blocks
+from dnabert2_jax.kernels.attention.pallas_tpu_backward import BackwardInputs, backward
+from dnabert2_jax.kernels.attention.pallas_tpu_forward import SAFE_BOUND, ForwardInputs, forward
+from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
+from dnabert2_jax.kernels.attention.target import current_target
+
+LAYOUT = "bhdt"
+
+_HEAD_DIM_UNIT = 16
+"""Rows of one register of bfloat16; a head is padded to whole registers."""
+
+
+class _Settings(NamedTuple):
+    """What is known when a call is traced."""
+
+    scale: float
+    skip: bool
+    blocks: TpuBlocks
+    vmem: int
+    interpret: Any
+
+
+def pallas_tpu_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    slopes: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    scale: float,
+    skip: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """softmax(scale * q k^T - slope |i - j|) v over the tokens of one's own segment.
+
+    Args:
+        q: queries, [B, H, d, T].
+        k: keys, [B, H, d, T].
+        v: values, [B, H, d, T].
+        slopes: ALiBi slopes, [H].
+        segment_ids: 0 at padding, else the sequence's number in its row, below 2^23, [B, T].
+        scale: factor of the dot products, positive.
+        skip: leave out blocks of keys that ALiBi makes irrelevant.
+
+    Returns:
+        The output, [B, H, d, T] in the dtype of ``q``, zeros at padding; and the log-sum-exp of the scores, float32
+        [B, H, T], of no meaning at padding.
+    """
+    target = current_target()
+    head_dim, tokens = q.shape[2:]
+    blocks = tpu_blocks(tokens)
+    settings = _Settings(scale, skip, blocks, VMEM[target.generation or "v5e"], target.interpret)
+    rows, columns = -head_dim % _HEAD_DIM_UNIT, blocks.tokens - tokens
+    if rows or columns:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, rows), (0, columns))) for x in (q, k, v))
+        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, columns)))
+    output, log_sum_exp = _attention(settings, q, k, v, slopes, segment_ids)
+    return output[:, :, :head_dim, :tokens], log_sum_exp[:, :, :tokens]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(settings: _Settings, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _attention_fwd(settings, *inputs)[0]
+
+
+def _attention_fwd(settings: _Settings, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    output, log_sum_exp, bound = _forward(settings)(*inputs)
+    return (output, log_sum_exp), (inputs, output, log_sum_exp, bound)
+
+
+def _attention_bwd(settings: _Settings, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
+    inputs, output, log_sum_exp, bound = saved
+    d_output, d_log_sum_exp = cotangents
+    # FlashAttention-2, equation for D: the row sum of dO * O replaces the row sum of dP * P. A cotangent of the log-sum-exp
+    # adds its own multiple of P to the gradient of the scores.
+    delta = jnp.einsum("bhdt,bhdt->bht", d_output.astype(jnp.float32), output.astype(jnp.float32)) - d_log_sum_exp
+    gradients = _backward(settings)(*inputs, log_sum_exp, bound, d_output, delta)
+    # Slopes are constants of the architecture and segment ids are integers: neither has a gradient.
+    slopes, segment_ids = inputs[3:]
+    return *gradients, jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0)
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+@cache
+def _forward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
+    """(q, k, v, slopes, segment ids) -> output [B, H, d, T], log-sum-exp [B, H, T] and the score bound S [B, H]."""
+    blocks = settings.blocks
+
+    def run(
+        q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        bound = score_bound(q, k, segment_ids, settings.scale, layout=LAYOUT)
+        inputs = ForwardInputs(
+            block_ranges(segment_ids, _radius(settings, bound, slopes), q.shape[1], blocks.queries, blocks.keys),
+            (bound <= SAFE_BOUND).astype(jnp.int32),
+            slopes,
+            *(q, k, v),
+            *tile.segment_features(segment_ids, q.dtype),
+            tile.key_bias(slopes, settings.scale, blocks.keys, q.dtype),
+        )
+        output, log_2_sum = forward(
+            inputs, scale=settings.scale, queries=blocks.queries, vmem=settings.vmem, interpret=settings.interpret
+        )
+        return output, log_2_sum[:, :, 0] / tile.LOG2_E, bound
+
+    return _foldable(_shardable(run, "bhdt,bhdt,bhdt,h,bt->bhdt,bht,bh"), "nnn-n")
+
+
+@cache
+def _backward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
+    """(q, k, v, slopes, segment ids, log-sum-exp, S, dO, delta) -> gradients of q, k and v."""
+    blocks = settings.blocks
+
+    def run(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        slopes: jax.Array,
+        segment_ids: jax.Array,
+        log_sum_exp: jax.Array,
+        bound: jax.Array,
+        d_output: jax.Array,
+        delta: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        radius = _radius(settings, bound, slopes)
+        inputs = BackwardInputs(
+            block_ranges(segment_ids, radius, q.shape[1], blocks.backward_keys, blocks.backward_queries),
+            slopes,
+            *(q, k, v, d_output),
+            log_sum_exp[:, :, None] * tile.LOG2_E,
+            delta[:, :, None],
+            *tile.segment_features(segment_ids, q.dtype),
+            tile.key_bias(slopes, settings.scale, blocks.backward_keys, q.dtype),
+        )
+        return backward(
+            inputs, scale=settings.scale, queries=blocks.backward_queries, vmem=settings.vmem, interpret=settings.interpret
+        )
+
+    return _foldable(_shardable(run, "bhdt,bhdt,bhdt,h,bt,bht,bh,bhdt,bht->bhdt,bhdt,bhdt"), "nnn-nnnnn")
+
+
+def _radius(settings: _Settings, bound: jax.Array, slopes: jax.Array) -> jax.Array | None:
+    return skip_radius(bound, slopes, settings.blocks.tokens) if settings.skip else None
+
+
+def _shardable(run: Callable[..., Any], equation: str) -> Callable[..., Any]:
+    """``run`` on each device's own rows and heads, whatever the sharding; other axes are gathered first.
+
+    Args:
+        run: a function of arrays to several arrays.
+        equation: axes of its arguments and results, as for an einsum: b rows, h heads; d and t stay whole.
+    """
+    arguments, results = (side.split(",") for side in equation.split("->"))
+
+    def partition(mesh: Any, argument_shapes: Any, _: Any) -> tuple[Any, ...]:
+        first = argument_shapes[0].sharding.spec
+        axes = {"b": first[0], "h": first[1]}
+
+        def sharding(letters: str) -> NamedSharding:
+            return NamedSharding(mesh, PartitionSpec(*(axes.get(letter) for letter in letters)))  # type: ignore[no-untyped-call]
+
+        return mesh, run, tuple(map(sharding, results)), tuple(map(sharding, arguments))
+
+    sharded = custom_partitioning(run)  # type: ignore[no-untyped-call]
+    sharded.def_partition(  # type: ignore[no-untyped-call]
+        partition=partition,
+        sharding_rule=" -> ".join(", ".join(" ".join(letters) for letters in side) for side in (arguments, results)),
+        need_replication_factors=("d", "t"),
+    )
+    return sharded
+
+
+def _foldable(run: Callable[..., Any], mapped: str) -> Callable[..., Any]:
+    """``run`` under `vmap` as one call with more rows, where a kernel would be called in a loop.
+
+    Args:
+        run: a function of arrays whose leading axis is rows.
+        mapped: one letter an argument; "-" for one without rows, which must not be mapped over.
+    """
+    folded = custom_vmap(run)
+
+    @folded.def_vmap
+    def _(size: int, batched: tuple[bool, ...], *arguments: jax.Array) -> tuple[Any, Any]:
+        def fold(x: jax.Array, is_batched: bool) -> jax.Array:
+            x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        if any(is_batched for is_batched, letter in zip(batched, mapped, strict=True) if letter == "-"):
+            raise NotImplementedError("attention cannot be mapped over slopes")
+        results = run(*(x if m == "-" else fold(x, b) for x, b, m in zip(arguments, batched, mapped, strict=True)))
+        results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return folded

@@ -1,0 +1,146 @@
+"""What the TPU kernels share: how ALiBi and segments get into a tile of scores, and the layout of the tile.
+
+Layout. q, k, v are token-minor, [head_dim, tokens], and a tile of scores is [keys, queries]. Then head_dim 64 fills no half
+registers, both products of the forward pass run without a transpose of the weights, and reductions over keys are sums of
+registers rather than of lanes.
+
+Bias. The matrix unit contracts 128 numbers at the cost of 64, so a tile's bias rides along as FEATURES more rows of q and k:
+
+* ALiBi. Away from the diagonal ``-slope |i - j|`` is a number of the query plus a number of the key. The key's part counts
+  from the key nearest to the block of queries, so that it is small where the weights are large, and is split into three
+  bfloat16 that add up to the float32. The query's part is subtracted with the softmax's reference, which costs nothing.
+  Blocks on the diagonal get their bias from a table of all differences instead (:func:`fill_distance_table`).
+* Segments. For each bit of the sequence's number there are two rows, the bit and its complement, that meet a large negative
+  number where the query's bit differs, and an exact zero where it does not. Padding has a row of its own.
+
+Scores are kept in units of log 2, because the hardware's exponential is 2^x.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+LANES = 128
+
+LOG2_E = math.log2(math.e)
+
+_BIAS_ROWS = 16  # one bfloat16 register: 8 rows for keys before the queries, 8 for keys behind; 3 of each are used
+_SEGMENT_ROWS = 48
+FEATURES = _BIAS_ROWS + _SEGMENT_ROWS
+
+SEGMENT_BITS = 23
+"""Sequence numbers of a row are below 2^23: two rows a bit, one for padding, in _SEGMENT_ROWS."""
+
+_HIDDEN = 2.0**120
+"""Taken off a score for each differing bit: 2^-x is then 0, and the sum over all bits is still finite in float32."""
+
+FLOOR = -(2.0**100)
+"""Where a running maximum starts: below every real score and above every hidden one."""
+
+BEFORE, BEHIND, DIAGONAL = 0, 1, 2
+"""Where the keys of a tile lie, seen from its queries."""
+
+
+def result(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """A result of `pallas_call`."""
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+    """Matrix product over ``axis_a`` of a and ``axis_b`` of b, summed in float32; float32 inputs are not rounded."""
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    dimensions = (((axis_a,), (axis_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+def repeat(trips: jax.Array, body: Callable[[jax.Array], None]) -> None:
+    """Run ``body(n)`` for n below ``trips``.
+
+    A part of a kernel that runs under a condition is such a loop, too: a schedule then tells how often each part runs.
+    """
+    jax.lax.fori_loop(0, trips, lambda n, _: body(n), None)
+
+
+def segment_features(segment_ids: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Rows of queries and of keys whose products are 0 within a sequence and hugely negative elsewhere.
+
+    Args:
+        segment_ids: 0 at padding, else the sequence's number in its row, below 2^23, [B, T].
+        dtype: of q and k.
+
+    Returns:
+        [B, 48, T] for the queries and for the keys.
+    """
+    bits = (segment_ids[:, None, :] >> jnp.arange(SEGMENT_BITS, dtype=segment_ids.dtype)[None, :, None]) & 1
+    padding = (segment_ids <= 0)[:, None, :].astype(bits.dtype)
+    key = jnp.concatenate([padding, bits, 1 - bits, jnp.zeros_like(padding)], axis=1)
+    query = jnp.concatenate([jnp.ones_like(padding), 1 - bits, bits, jnp.zeros_like(padding)], axis=1)
+    return query.astype(dtype) * jnp.asarray(-_HIDDEN, dtype), key.astype(dtype)
+
+
+def key_bias(slopes: jax.Array, scale: float, block: int, dtype: jnp.dtype) -> jax.Array:
+    """The keys' part of ALiBi within a block of keys, before the scores are scaled: [H, 16, block]."""
+    offset = jnp.arange(block, dtype=jnp.float32)
+    before = _split(slopes[:, None, None] / scale * (offset - (block - 1)))
+    behind = _split(slopes[:, None, None] / scale * -offset)
+    unused = jnp.zeros_like(jnp.concatenate([before, before], axis=1)[:, :5])
+    return jnp.concatenate([before, unused, behind, unused], axis=1).astype(dtype)
+
+
+def _split(x: jax.Array) -> jax.Array:
+    """[..., 1, n] float32 as three numbers of bfloat16 that add up to it, [..., 3, n]."""
+    pieces = []
+    for _ in range(3):
+        piece = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+        pieces.append(piece)
+        x = x - piece
+    return jnp.concatenate(pieces, axis=-2)
+
+
+def query_bias(side: jax.Array | int, block: int, dtype: jnp.dtype) -> jax.Array:
+    """Rows of queries that pick the keys' part for one side, [16, block]."""
+    row = jax.lax.broadcasted_iota(jnp.int32, (_BIAS_ROWS, block), 0)
+    return ((row >> 3) == side).astype(jnp.float32).astype(dtype)
+
+
+def query_shift(side: jax.Array, first_query: jax.Array, first_key: jax.Array, keys: int, queries: int) -> jax.Array:
+    """Distance in tokens of each query from the nearest key of a block beside its own, float32 [1, queries].
+
+    Added to the keys' part it makes the whole distance.
+    """
+    lane = jax.lax.broadcasted_iota(jnp.int32, (1, queries), 1)
+    before = first_query + lane - (first_key + (keys - 1))
+    behind = first_key - (first_query + lane)
+    return jnp.where(side == BEFORE, before, behind).astype(jnp.float32)
+
+
+def distance_table_shape(queries: int, keys: int) -> tuple[int, int]:
+    """Of the table of :func:`fill_distance_table` for blocks of these sizes."""
+    return 2 * max(queries, keys) - LANES, LANES
+
+
+def fill_distance_table(table: jax.Array, slope: jax.Array) -> None:
+    """Write ``-slope |difference|`` for every difference of positions that a block on the diagonal holds.
+
+    The bias depends on key - query alone, so 128 queries wide it is enough: a wider block reads it again from another row.
+    """
+    rows, lanes = table.shape
+    row = jax.lax.broadcasted_iota(jnp.int32, (rows, lanes), 0)
+    lane = jax.lax.broadcasted_iota(jnp.int32, (rows, lanes), 1)
+    table[...] = -slope * jnp.abs((row - lane - _table_origin(rows)).astype(jnp.float32))
+
+
+def _table_origin(rows: int) -> int:
+    """The row of the table in which key and query of lane 0 are at the same position."""
+    return (rows + LANES) // 2 - LANES
+
+
+def distance_bias(table: jax.Array, first_query: jax.Array, first_key: jax.Array, queries: int, keys: int) -> jax.Array:
+    """The bias of a tile on the diagonal from the table, [keys, queries]."""
+    origin = _table_origin(table.shape[0]) + first_key - first_query
+    columns = [table[pl.ds(pl.multiple_of(origin - start, LANES), keys), :] for start in range(0, queries, LANES)]
+    return jnp.concatenate(columns, axis=1)
