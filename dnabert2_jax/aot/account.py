@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from dnabert2_jax.aot.bundles import KernelCycles, Loop, kernel_cycles
+from dnabert2_jax.aot.bundles import Loop, kernel_cycles
 from dnabert2_jax.aot.chips import Chip
+from dnabert2_jax.aot.costs import COPIES, EXPOSED, FUSIONS, KERNELS, MATMULS, REST, Account, Collective, Cost, Kernel
 from dnabert2_jax.aot.hlo import Array, Computation, Instruction, Module
 from dnabert2_jax.aot.mosaic import read_mosaic_call
 
@@ -42,15 +43,6 @@ ARITHMETIC = _kinds(
 )
 MATMUL = frozenset({"convolution", "dot"})
 
-MATMULS, FUSIONS, COPIES, KERNELS, EXPOSED, REST = CLASSES = (
-    "matrix products",
-    "other fusions",
-    "copies and layouts",
-    "kernels",
-    "exposed collectives",
-    "other operations",
-)
-
 
 class UnknownInstruction(ValueError):
     """The program has an instruction that the cost model has no rule for."""
@@ -67,109 +59,6 @@ class KernelRun:
 
     iterations: Sequence[float] = ()
     hbm_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The charge for one instruction.
-
-    Attributes:
-        name: the instruction's.
-        opcode: its kind; for a fusion or custom call, too.
-        kind: one of :data:`CLASSES`.
-        cycles: of one run.
-        runs: how often the program runs it.
-        by_bytes: charged at the memory's rate, for want of an estimate.
-        source: where it comes from in the user's program.
-    """
-
-    name: str
-    opcode: str
-    kind: str
-    cycles: float
-    runs: int
-    by_bytes: bool
-    source: str
-
-    @property
-    def total(self) -> float:
-        """Cycles over the whole program."""
-        return self.cycles * self.runs
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The parts of the charge for one Pallas call, in cycles of one run.
-
-    Attributes:
-        name: the instruction's.
-        grid: of the call.
-        loops: trips of each loop of the schedule over the call.
-        bundles: VLIW bundles issued, predicated regions as if always taken.
-        matrix: cycles of the busiest matrix unit.
-        hbm: cycles of the memory.
-        hbm_exact: False where the number of fetches is an upper bound or a guess.
-        runs: how often the program runs it.
-    """
-
-    name: str
-    grid: tuple[int, ...]
-    loops: tuple[float, ...]
-    bundles: float
-    matrix: float
-    hbm: float
-    hbm_exact: bool
-    runs: int
-
-    @property
-    def cycles(self) -> float:
-        """The charge."""
-        return max(self.bundles, self.matrix, self.hbm)
-
-    @property
-    def bottleneck(self) -> str:
-        """What sets the charge."""
-        return max(("bundles", "matrix", "hbm"), key=lambda part: float(getattr(self, part)))
-
-
-@dataclass(frozen=True)
-class Collective:
-    """One collective, bytes and cycles of one run."""
-
-    name: str
-    opcode: str
-    group: int
-    bytes: float
-    hidden: float
-    exposed: float
-    runs: int
-
-
-@dataclass
-class Account:
-    """Everything that a program is charged for."""
-
-    costs: list[Cost] = field(default_factory=list)
-    kernels: list[Kernel] = field(default_factory=list)
-    collectives: list[Collective] = field(default_factory=list)
-
-    @property
-    def cycles(self) -> float:
-        """Cycles of one call on each chip."""
-        return sum(cost.total for cost in self.costs)
-
-    @property
-    def by_class(self) -> dict[str, float]:
-        """Cycles by :data:`CLASSES`."""
-        totals = dict.fromkeys(CLASSES, 0.0)
-        for cost in self.costs:
-            totals[cost.kind] += cost.total
-        return totals
-
-    @property
-    def charged_by_bytes(self) -> list[Cost]:
-        """Instructions without an estimate, the dearest first."""
-        return sorted((c for c in self.costs if c.cycles and c.by_bytes), key=lambda c: -c.total)
 
 
 def account(
@@ -306,10 +195,14 @@ class _Accountant:
     def _charge_kernel(self, computation: Computation, instruction: Instruction, runs: int) -> float:
         call = read_mosaic_call(instruction.backend_config)
         hint = self.hints.get(call.name, KernelRun())
-        if instruction.name not in self.schedules:
-            raise UnknownInstruction(f"{instruction.name}: no schedule of this kernel; have {sorted(self.schedules)}")
-        cycles: KernelCycles = kernel_cycles(
-            self.schedules[instruction.name],
+        schedule = self.schedules.get(instruction.name)
+        if schedule is None:
+            raise UnknownInstruction(
+                f"{instruction.name}: no schedule; the compiler writes it only if it compiles anew, in a process that "
+                "loaded libtpu through dnabert2_jax.aot"
+            )
+        cycles = kernel_cycles(
+            schedule,
             grid_steps=call.steps,
             matrix_cycles=self.chip.matrix_cycles,
             iterations=hint.iterations,
@@ -319,7 +212,19 @@ class _Accountant:
         if hint.hbm_bytes is not None:
             moved, exact = hint.hbm_bytes, True
         hbm = moved / self.chip.hbm_bytes_per_cycle
-        kernel = Kernel(instruction.name, call.grid, cycles.steps, cycles.bundles, cycles.matrix, hbm, exact, runs)
+        kernel = Kernel(
+            instruction.name,
+            call.name,
+            call.grid,
+            cycles.steps,
+            cycles.bundles,
+            cycles.matrix,
+            hbm,
+            exact,
+            instruction.scoped_vmem,
+            sum(loop.spills for loop in schedule.walk()),
+            runs,
+        )
         self.account.kernels.append(kernel)
         self._add(instruction, KERNELS, kernel.cycles, runs)
         return kernel.cycles

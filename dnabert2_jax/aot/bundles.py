@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 _DELAY_SLOTS = 4
 _BUNDLE = re.compile(r"^\s*(0|0x[0-9a-f]+)\s+([A-Z]{2})?\s*:\s(>*)")
-_MATRIX = re.compile(r"= (vmatmul|vdwg|vmatmul3)\S*\.(mxu\d)")
+_MATRIX = re.compile(r"= vmatmul\S*\.(mxu\d)")
+_SPILL = re.compile(r"vst \[vmem:\[#allocation\d+_spill\]")
 _EXIT = re.compile(r"scmp\.ge\.s32\.totalorder %\S+, (\d+) /\* loop exit test \*/")
 _BRANCH = re.compile(r"sbr\.rel.*?target = \$region(\d+)")
 
@@ -26,6 +27,7 @@ class Loop:
         trips: None where only the running program knows.
         is_grid: the loop over the steps of a Pallas grid.
         matrix: matrix instructions by unit, those of inner loops left out.
+        spills: vector registers stored for want of registers, those of inner loops left out.
         inner: loops inside this one, in order.
     """
 
@@ -34,6 +36,7 @@ class Loop:
     trips: int | None
     is_grid: bool = False
     matrix: dict[str, int] = field(default_factory=dict)
+    spills: int = 0
     inner: list["Loop"] = field(default_factory=list)
 
     @property
@@ -71,7 +74,8 @@ def parse_bundles(text: str) -> Loop:
         loop = enclosing[-1]
         if exit_test := _EXIT.search(bundle):
             loop.trips = int(exit_test.group(1))
-        for _, unit in _MATRIX.findall(bundle):
+        loop.spills += len(_SPILL.findall(bundle))
+        for unit in _MATRIX.findall(bundle):
             loop.matrix[unit] = loop.matrix.get(unit, 0) + 1
     return kernel
 

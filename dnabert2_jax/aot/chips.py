@@ -1,4 +1,4 @@
-"""Figures of the accelerators that programs are compiled for."""
+"""Figures of the accelerators that programs are compiled for, from their vendors' data sheets."""
 
 from dataclasses import dataclass
 
@@ -36,4 +36,107 @@ V5E = Chip(
     matrix_cycles=16,
 )
 
-CHIPS = {chip.name: chip for chip in [V5E]}
+V5P = Chip(
+    name="v5p",
+    clock_hz=1.75e9,
+    hbm_bytes=95 * 2**30,
+    hbm_bytes_per_cycle=1580,  # 2,765 GB/s
+    ici_bytes_per_cycle=103,  # 2 links of 90 GB/s
+    flops_per_cycle=262_144,  # two cores of four units: 459 TFLOP/s. A Pallas call is charged as if one core ran it.
+    matrix_cycles=16,
+)
+V6E = Chip(
+    name="v6e",
+    clock_hz=1.75e9,
+    hbm_bytes=32 * 2**30,
+    hbm_bytes_per_cycle=937,  # 1,640 GB/s
+    ici_bytes_per_cycle=103,  # 2 links of 90 GB/s
+    flops_per_cycle=524_288,  # 918 TFLOP/s
+    matrix_cycles=16,  # an instruction of 32 rows, two rows a cycle, 256 x 256 multiply-adds
+)
+
+CHIPS = {chip.name: chip for chip in [V5E, V5P, V6E]}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU, as XLA has to know it to compile for it.
+
+    Attributes:
+        name: as the driver reports it.
+        capability: CUDA compute capability, major and minor.
+        processors: streaming multiprocessors.
+        fp32_per_processor: float32 units of each.
+        clock_ghz: boost clock.
+        memory_bytes: size of the memory.
+        memory_bytes_per_second: rate of the memory.
+        l2_bytes: size of the last cache.
+        shared_bytes: shared memory of a multiprocessor.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    processors: int
+    fp32_per_processor: int
+    clock_ghz: float
+    memory_bytes: int
+    memory_bytes_per_second: float
+    l2_bytes: int
+    shared_bytes: int
+
+    @property
+    def target_config(self) -> str:
+        """XLA's description of a GPU, as a text proto."""
+        major, minor = self.capability
+        kib = 1024
+        return f"""
+            gpu_device_info {{
+              cuda_compute_capability {{ major: {major} minor: {minor} }}
+              core_count: {self.processors}
+              fpus_per_core: {self.fp32_per_processor}
+              clock_rate_ghz: {self.clock_ghz}
+              device_memory_size: {self.memory_bytes}
+              memory_bandwidth: {self.memory_bytes_per_second:.0f}
+              l2_cache_size: {self.l2_bytes}
+              shared_memory_per_core: {self.shared_bytes}
+              shared_memory_per_block: {48 * kib}
+              shared_memory_per_block_optin: {self.shared_bytes - kib}
+              registers_per_core_limit: {64 * kib}
+              registers_per_block_limit: {64 * kib}
+              threads_per_warp: 32
+              threads_per_block_limit: 1024
+              threads_per_core_limit: 2048
+              block_dim_limit_x: {2**31 - 1}
+              block_dim_limit_y: {2**16 - 1}
+              block_dim_limit_z: {2**16 - 1}
+            }}
+            platform_name: "CUDA"
+            dnn_version_info {{ major: 9 minor: 10 }}
+            device_description_str: "{self.name}"
+        """
+
+
+H100 = Gpu(
+    name="NVIDIA H100 80GB HBM3",
+    capability=(9, 0),
+    processors=132,
+    fp32_per_processor=128,
+    clock_ghz=1.98,
+    memory_bytes=80 * 10**9,
+    memory_bytes_per_second=3.35e12,
+    l2_bytes=50 * 2**20,
+    shared_bytes=228 * 1024,
+)
+A100 = Gpu(
+    name="NVIDIA A100-SXM4-80GB",
+    capability=(8, 0),
+    processors=108,
+    fp32_per_processor=64,
+    clock_ghz=1.41,
+    memory_bytes=80 * 10**9,
+    memory_bytes_per_second=2.04e12,
+    l2_bytes=40 * 2**20,
+    shared_bytes=164 * 1024,
+)
+
+GPUS = {"H100": H100, "A100": A100}

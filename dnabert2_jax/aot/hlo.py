@@ -109,6 +109,12 @@ class Instruction:
         cycles = self.backend_config.get("window_config", {}).get("estimated_cycles")
         return None if cycles is None else int(cycles)
 
+    @property
+    def scoped_vmem(self) -> int:
+        """Bytes of VMEM that the instruction takes while it runs."""
+        configs = self.backend_config.get("used_scoped_memory_configs", [])
+        return sum(int(c["size"]) for c in configs if c["memory_space"] == "1")
+
     def called(self, role: str) -> str | None:
         """Name of the computation called as `calls`, `body`, `condition`, `to_apply`."""
         return dict(_CALLED.findall(self._attributes_head)).get(role)

@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dnabert2_jax.aot.account import CLASSES, Account
 from dnabert2_jax.aot.chips import Chip
+from dnabert2_jax.aot.costs import CLASSES, Account
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def _kernel_lines(account: Account) -> list[str]:
         hbm = f"{k.hbm:,.0f}{'' if k.hbm_exact else '?'}"
         lines.append(
             f"  {k.name} x {k.runs}: {k.cycles:,.0f} by {k.bottleneck}; "
-            f"bundles {k.bundles:,.0f}, matrix {k.matrix:,.0f}, hbm {hbm}; grid {k.grid}"
+            f"bundles {k.bundles:,.0f}, matrix {k.matrix:,.0f}, hbm {hbm}; "
+            f"grid {k.grid}, VMEM {k.vmem / 2**20:.2f} MiB, {k.spills} spills"
         )
     return lines
 
@@ -113,7 +114,8 @@ def _collective_lines(account: Account) -> list[str]:
     for (opcode, group, sent), (runs, hidden, exposed) in sorted(groups.items(), key=lambda item: -item[1][2]):
         over = f" over {group}" if group else ""
         lines.append(
-            f"  {runs:,.0f} x {opcode}{over}: {sent / 2**20:,.3f} MiB; {_millions(hidden)} hidden, {_millions(exposed)} exposed"
+            f"  {runs:,.0f} x {opcode}{over}: {sent / 2**20:,.3f} MiB; "
+            f"{_millions(hidden)} hidden, {_millions(exposed)} exposed"
         )
     return lines
 
