@@ -1,8 +1,8 @@
 """Compile for accelerators that this machine does not have, and account for the whole call.
 
-For a TPU slice: cycles, memory, and what sets them; :func:`compile_for_tpu` and its ``report()``. For NVIDIA GPUs: memory, and
-the registers and spills of Pallas kernels; :func:`compile_for_gpu`. Nothing runs, so every figure is deterministic. What is
-counted, and what is not, is in docs/aot.md.
+For a TPU slice: cycles, memory, and what sets them; :func:`compile_for_tpu` and its ``report()``. For NVIDIA GPUs: memory,
+and the registers and spills of Pallas kernels; :func:`compile_for_gpu`. Nothing runs, so every figure is deterministic. What
+is counted, and what is not, is in docs/aot.md.
 """
 
 from dnabert2_jax.aot.account import KernelRun, UnknownInstruction

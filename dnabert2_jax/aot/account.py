@@ -74,10 +74,12 @@ def account(
 
     Raises:
         UnknownInstruction: a kind of instruction without a rule, or a loop whose trips are not in the program.
-        ValueError: a kernel's loops need `kernels`; see :func:`dnabert2_jax.aot.bundles.kernel_cycles`.
+        ValueError: `kernels` does not fit; see :func:`dnabert2_jax.aot.bundles.kernel_cycles`.
     """
     accountant = _Accountant(module, chip, schedules, kernels or {})
     accountant.charge(module.entry, 1)
+    if unused := set(kernels or {}) - {kernel.kernel for kernel in accountant.account.kernels}:
+        raise ValueError(f"the program has no Pallas call named {', '.join(sorted(unused))}")
     return accountant.account
 
 
@@ -141,15 +143,18 @@ class _Accountant:
             elif phase == "done":
                 self._wait(clock, self._start_of(computation, instruction, clock), base, runs)
             elif instruction.name in chains:
-                first, last, body, inner = chains[instruction.name]
-                if instruction.name == first:
-                    clock.start(first, first, *self._transfer(body, inner, inner.opcode, runs))
+                for first, _, body, inner in chains[instruction.name]:
+                    if instruction.name == first:
+                        clock.start(inner.channel, first, *self._transfer(body, inner, inner.opcode, runs))
                 if instruction.estimated_cycles is not None:  # computes something of its own beside the collective
                     clock.now += self._charge_one(computation, instruction, runs)
-                if instruction.name == last:
-                    self._wait(clock, first, inner.opcode, runs)
+                for _, last, _, inner in chains[instruction.name]:
+                    if instruction.name == last:
+                        self._wait(clock, inner.channel, inner.opcode, runs)
             elif phase != "update":
                 clock.now += self._charge_one(computation, instruction, runs)
+        if clock.under_way:
+            raise UnknownInstruction(f"{computation.name}: started but not done in it: {', '.join(clock.under_way)}")
         return clock.now
 
     def _charge_one(self, computation: Computation, instruction: Instruction, runs: int) -> float:
@@ -254,17 +259,19 @@ class _Accountant:
             raise UnknownInstruction(f"{done.name}: its start is not in the same computation")
         return name
 
-    def _collective_chains(self, computation: Computation) -> dict[str, "_Link"]:
-        """Fusions with a collective inside; those of one channel are one collective."""
-        channels: defaultdict[str, list[tuple[str, Computation, Instruction]]] = defaultdict(list)
+    def _collective_chains(self, computation: Computation) -> dict[str, list[_Link]]:
+        """The collectives inside each fusion; those of one channel are one collective."""
+        found: dict[str, list[tuple[str, Computation, Instruction]]] = defaultdict(list)
         for fusion in computation:
             if fusion.opcode == "fusion":
                 for body, inner in self.module.reachable(fusion.called("calls") or ""):
                     if inner.opcode in COLLECTIVES:
-                        channels[inner.channel].append((fusion.name, body, inner))
-        return {
-            name: _Link(chain[0][0], chain[-1][0], body, inner) for chain in channels.values() for name, body, inner in chain
-        }
+                        found[inner.channel].append((fusion.name, body, inner))
+        links: dict[str, list[_Link]] = defaultdict(list)
+        for chain in found.values():
+            for name, body, inner in chain:
+                links[name].append(_Link(chain[0][0], chain[-1][0], body, inner))
+        return links
 
     def _transfer(
         self, computation: Computation, instruction: Instruction, base: str, runs: int
