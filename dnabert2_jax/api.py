@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
+import jax
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dnabert2_jax.config import EncoderConfig, PrecisionOption
+from dnabert2_jax.convert.hugging_face import load_hugging_face
 from dnabert2_jax.data.sequences import given_sequences
+from dnabert2_jax.inference.arrays import ArrayOutputs
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
 from dnabert2_jax.inference.model import InferenceModel
@@ -26,7 +29,7 @@ from dnabert2_jax.training.start import resolve_compute
 
 
 class DNABERT2:
-    """A masked language model or a classifier, loaded from its directory with :meth:`load`.
+    """A masked language model or a classifier, loaded from its directory with :meth:`load` or :meth:`from_hf`.
 
     Sequences are text in either case; N and the other IUPAC codes become [UNK], and anything else is an error. Compiled
     functions stay with the object, so keep it for the next call.
@@ -34,6 +37,7 @@ class DNABERT2:
 
     def __init__(self, model: InferenceModel) -> None:
         self._model = model
+        self._arrays = ArrayOutputs(model)
 
     @classmethod
     def load(
@@ -57,6 +61,29 @@ class DNABERT2:
         """
         compute = resolve_compute(precision, attention)
         return cls(InferenceModel.load(Path(path), compute, None if base is None else Path(base)))
+
+    @classmethod
+    def from_hf(
+        cls, directory: str | Path, *, precision: PrecisionOption = "float32", attention: str = "auto"
+    ) -> "DNABERT2":
+        """Read the released DNABERT-2, or a model that somebody trained from it with PyTorch, as it lies on Hugging Face.
+
+        Needs neither torch nor transformers, and runs nothing that the directory holds. To use the model with the command
+        line or to train it further, write a model directory with ``dnabert2 convert from-hf``.
+
+        Args:
+            directory: ``config.json``, ``tokenizer.json``, and ``model.safetensors`` or ``pytorch_model.bin``.
+            precision: float32 gives the original's numbers; ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
+            attention: ``auto`` or the name of an attention backend.
+
+        Raises:
+            UserError: a file is missing, damaged or could run code; the parts do not belong together; it is another model;
+                no such backend.
+        """
+        compute = resolve_compute(precision, attention)
+        saved = load_hugging_face(Path(directory))
+        params = jax.device_put(saved.params)
+        return cls(InferenceModel(Path(directory), saved.kind, saved.config, params, saved.tokenizer, saved.labels, compute))
 
     def __repr__(self) -> str:
         return f"DNABERT2({str(self._model.path)!r}, kind={self.kind!r}, hidden_size={self.config.hidden_size})"
@@ -165,3 +192,65 @@ class DNABERT2:
                 outside the sequence, or ``top_k`` out of range.
         """
         return fill_mask(self._model, sequence, ranges, top_k=top_k)
+
+    def hidden_states(
+        self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Hidden states of the last block for token ids, as the original's ``BertModel`` gives them.
+
+        The rows are computed at once, without dropout, and a new shape [batch, tokens] is compiled first: for many sequences
+        of many lengths use :meth:`embed`.
+
+        Args:
+            input_ids: token ids, for example of ``model.tokenizer.encode``. [batch, tokens].
+            attention_mask: 1 at tokens, 0 at padding, [batch, tokens]; no padding where left out.
+            token_type_ids: 0 for the first sequence of a pair, 1 for the second, [batch, tokens]; zeros where left out.
+
+        Returns:
+            [batch, tokens, hidden_size]; zeros at padding.
+
+        Raises:
+            UserError: arrays of other shapes, ids out of range, or not enough memory.
+        """
+        return self._arrays.hidden_states(self._arrays.check(input_ids, attention_mask, token_type_ids))
+
+    def mlm_logits(
+        self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Logits of the MLM head at every position; the arguments are those of :meth:`hidden_states`.
+
+        Returns:
+            [batch, tokens, vocab_size]; at padding the head's answer to a hidden state of zeros, as in the original.
+
+        Raises:
+            UserError: not a masked language model, arrays of other shapes, ids out of range, or not enough memory.
+        """
+        return self._arrays.mlm_logits(self._arrays.check(input_ids, attention_mask, token_type_ids))
+
+    def pooled(
+        self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """The pooler's output, tanh(dense(hidden state of [CLS])); the arguments are those of :meth:`hidden_states`.
+
+        The released masked language model has no pooler: the original makes one up from random numbers.
+
+        Returns:
+            [batch, hidden_size].
+
+        Raises:
+            UserError: not a classifier, arrays of other shapes, ids out of range, or not enough memory.
+        """
+        return self._arrays.pooled(self._arrays.check(input_ids, attention_mask, token_type_ids))
+
+    def class_logits(
+        self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Logits of the classes, in the order of :attr:`labels`; the arguments are those of :meth:`hidden_states`.
+
+        Returns:
+            [batch, classes].
+
+        Raises:
+            UserError: not a classifier, arrays of other shapes, ids out of range, or not enough memory.
+        """
+        return self._arrays.class_logits(self._arrays.check(input_ids, attention_mask, token_type_ids))

@@ -1,0 +1,144 @@
+"""A Hugging Face directory as a model, and a model as a Hugging Face directory."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
+from dnabert2_jax.convert.settings import CONFIG, Settings, make_settings, read_settings
+from dnabert2_jax.convert.weights import FORMS, SAFETENSORS, open_weights
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.hashing import file_sha256
+from dnabert2_jax.manifest import MANIFEST, write_json
+from dnabert2_jax.model_directory import SavedModel, make_provenance
+from dnabert2_jax.tokenizer.bpe import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+
+RELEASED_SIZE = 468_354_983
+RELEASED_SHA256 = "7ff39ec77a484dd01070a41bfd6e95cdd7247bec80fe357ab43a4be33687aeba"
+"""The ``pytorch_model.bin`` of zhihan1996/DNABERT-2-117M, in bytes and as SHA-256."""
+
+
+def is_hugging_face_directory(path: Path) -> bool:
+    """Whether ``path`` holds a model in the Hugging Face layout rather than one of this project."""
+    weights = any((path / name).is_file() for name in FORMS)
+    return weights and (path / CONFIG).is_file() and not (path / MANIFEST).is_file()
+
+
+def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedModel:
+    """Read the released model, or one trained from it, without torch and without running anything.
+
+    The directory holds ``config.json`` of either generation, ``tokenizer.json``, and weights as ``model.safetensors`` or
+    ``pytorch_model.bin``, whole or in parts with an index. A checkpoint with ``classifier.*`` is a classifier; its labels are
+    those of ``id2label``, or class numbers.
+
+    Args:
+        directory: the directory.
+        command: how this was asked for, for the provenance.
+
+    Returns:
+        A model without path; :func:`~dnabert2_jax.model_directory.save_model` stores it.
+
+    Raises:
+        UserError: a file is missing, damaged or could run code; the parts do not belong together; or it is another model.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory; name the one with {CONFIG}, {TOKENIZER} and {SAFETENSORS}")
+    if (directory / MANIFEST).is_file():
+        raise UserError(f"{directory} is a model directory of dnabert2_jax already; use it as it is, with DNABERT2.load")
+    settings = read_settings(directory / CONFIG)
+    tokenizer = _read_tokenizer(directory, settings)
+    tensors, files = open_weights(directory)
+    shapes = {name: tensors.shapes[given] for name, given in plain_names(tensors.shapes, files[0]).items()}
+    kind = kind_of(shapes, files[0])
+    labels = _labels(directory, settings, shapes.get("classifier.weight", (0,))) if kind == "classifier" else ()
+    return SavedModel(
+        kind=kind,
+        config=settings.encoder,
+        params=from_theirs(tensors, settings.encoder, kind, len(labels), files[0]),
+        tokenizer=tokenizer,
+        labels=labels,
+        provenance=make_provenance(
+            command or ["DNABERT2.from_hf", str(directory)],
+            run_config={},
+            parents={file.name: file_sha256(file) for file in files},
+            metrics={},
+        ),
+    )
+
+
+def save_hugging_face(directory: Path, model: SavedModel) -> Path:
+    """Write a model in the Hugging Face layout, for PyTorch users: whole, or not at all.
+
+    ``model.safetensors`` has the original's names and loads in the original's code (``trust_remote_code=True``, which
+    fetches it from the Hub); beside it lie ``config.json``, ``tokenizer.json`` and ``tokenizer_config.json``.
+
+    Args:
+        directory: to be made; may exist if it is empty.
+        model: what to write.
+
+    Returns:
+        ``directory``.
+
+    Raises:
+        UserError: something is at ``directory`` already, or it cannot be written.
+    """
+    directory = directory.absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists; choose another directory, or remove it first")
+    partial = directory.with_name(f".{directory.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(to_theirs(model.params, model.kind), partial / SAFETENSORS, metadata={"format": "pt"})
+        model.tokenizer.save_hugging_face(partial)
+        write_json(partial / CONFIG, make_settings(model))
+        partial.replace(directory)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{directory} could not be written: {error}; make room or choose another place") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def describe_released(directory: Path) -> str:
+    """Whether the weights of ``directory`` are the released 117M, byte for byte."""
+    file = directory / "pytorch_model.bin"
+    released = f"the released DNABERT-2-117M has {RELEASED_SIZE:,} bytes and sha256 {RELEASED_SHA256}"
+    if not file.is_file():
+        return f"not compared, there is no {file.name}"
+    size = file.stat().st_size
+    if size == RELEASED_SIZE and file_sha256(file) == RELEASED_SHA256:
+        return f"{file.name} is the released DNABERT-2-117M, {size:,} bytes, sha256 {RELEASED_SHA256}"
+    return f"{file.name} has {size:,} bytes and sha256 {file_sha256(file)}, so it is another model or damaged: {released}"
+
+
+def _read_tokenizer(directory: Path, settings: Settings) -> Tokenizer:
+    if not (directory / TOKENIZER).is_file():
+        raise UserError(
+            f"{directory} holds no {TOKENIZER}; copy the one that the model was trained with into it (for a model trained "
+            "from DNABERT-2-117M that is the released one)"
+        )
+    tokenizer = Tokenizer.load(directory / TOKENIZER)
+    if tokenizer.vocab_size != settings.encoder.vocab_size:
+        raise UserError(
+            f"{directory / TOKENIZER}: has {tokenizer.vocab_size} pieces, but {CONFIG} has vocab_size "
+            f"{settings.encoder.vocab_size}; use the tokenizer that the model was trained with"
+        )
+    return tokenizer
+
+
+def _labels(directory: Path, settings: Settings, shape: tuple[int, ...]) -> tuple[str, ...]:
+    found = shape[0] if shape else 0
+    if settings.num_labels not in (None, found):
+        raise UserError(
+            f"{directory / CONFIG}: has {settings.num_labels} labels, but classifier.weight has the shape {shape}; weights "
+            "and configuration are of different models"
+        )
+    if found < 2:
+        raise UserError(f"{directory}: classifier.weight has the shape {shape}; a classifier here has at least two classes")
+    return settings.labels or tuple(map(str, range(found)))

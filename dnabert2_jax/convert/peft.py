@@ -1,0 +1,233 @@
+"""LoRA adapters in the layout of PEFT (Hugging Face): ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+PEFT keeps A as [r, in] and B as [out, r], each layer's apart, under the original's module names; here they are [N, in, r] and
+[N, r, out]. The pooler and the classifier, which are trained beside an adapter, are PEFT's ``modules_to_save``.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dnabert2_jax.config import LoraConfig, LoraTarget
+from dnabert2_jax.convert.names import CLASSIFIER, ENCODER
+from dnabert2_jax.convert.weights import SafetensorsFile
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.hashing import file_sha256
+from dnabert2_jax.manifest import write_json
+from dnabert2_jax.model_directory import SavedAdapter, SavedModel, flatten_tree, make_provenance, tree_sha256, unflatten_tree
+from dnabert2_jax.modeling.lora import target_shape
+from dnabert2_jax.types import Tree
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+_PREFIX = "base_model.model."
+"""What PEFT puts before the names of the model that it wraps."""
+
+MODULES: dict[LoraTarget, str] = {
+    target: row.theirs.removesuffix(".weight")
+    for target in ("Wqkv", "out", "gated_layers", "wo")
+    for row in ENCODER
+    if row.ours == f"encoder.layers.{target}.kernel"
+}
+"""The original's module of each target; ``{n}`` is the number of the layer."""
+
+_UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alpha_pattern", "layer_replication")
+"""Options that change what the matrices mean; an adapter that uses one of them is refused."""
+
+
+def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
+    """Write an adapter for ``PeftModel.from_pretrained``: whole, or not at all.
+
+    Args:
+        directory: to be made; may exist if it is empty.
+        adapter: what to write; its labels go into the file's metadata, which PEFT has no place for.
+
+    Returns:
+        ``directory``.
+
+    Raises:
+        UserError: something is at ``directory`` already, or it cannot be written.
+    """
+    directory = directory.absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists; choose another directory, or remove it first")
+    tensors: dict[str, NDArray[Any]] = {}
+    for target, pair in adapter.params["adapter"].items():
+        for n, (a, b) in enumerate(zip(pair["A"], pair["B"], strict=True)):
+            a_name, b_name = _names(target, n)
+            tensors[a_name], tensors[b_name] = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
+    heads = flatten_tree({name: part for name, part in adapter.params.items() if name != "adapter"})
+    for row in CLASSIFIER:
+        tensors[_PREFIX + row.theirs] = np.ascontiguousarray(heads[row.ours].T if row.transposed else heads[row.ours])
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": str(adapter.base.path) if adapter.base.path else None,
+        "r": adapter.lora.rank,
+        "lora_alpha": adapter.lora.alpha,
+        "lora_dropout": adapter.lora.dropout,
+        "target_modules": [MODULES[target].partition("{n}.")[2] for target in adapter.lora.targets],
+        "modules_to_save": ["pooler", "classifier"],
+        "bias": "none",
+        "inference_mode": True,
+    }
+    partial = directory.with_name(f".{directory.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt", "labels": json.dumps(adapter.labels)})
+        write_json(partial / CONFIG, settings)
+        partial.replace(directory)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{directory} could not be written: {error}; make room or choose another place") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) -> SavedAdapter:
+    """Read an adapter that PEFT saved for a sequence classifier.
+
+    Args:
+        directory: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        base: the model that it was trained on.
+        command: how this was asked for, for the provenance.
+
+    Returns:
+        The adapter without path; :func:`~dnabert2_jax.model_directory.save_adapter` stores it. Its labels are those that
+        :func:`save_peft` wrote, else class numbers.
+
+    Raises:
+        UserError: a file is missing or damaged, the adapter is of another kind, or its tensors are not those of ``base``;
+            the message lists all of them.
+    """
+    settings = _read_settings(directory / CONFIG)
+    file = SafetensorsFile(directory / WEIGHTS)
+    if not file.path.is_file():
+        raise UserError(f"{directory} holds no {WEIGHTS}; save the adapter with PEFT's save_pretrained()")
+    targets = tuple(target for target in MODULES if _names(target, 0)[0] in file.shapes)
+    if not targets:
+        raise UserError(
+            f"{file.path}: holds no LoRA matrices of DNABERT-2; expected are names like {_names('Wqkv', 0)[0]}, found are "
+            f"{', '.join(list(file.shapes)[:3]) or 'none'}, ..."
+        )
+    lora = _lora(directory / CONFIG, settings, targets)
+    heads = _heads(file, base)
+    expected = _shapes(base, lora) | heads
+    problems = [f"{name} is missing" for name in expected if name not in file.shapes]
+    problems += [f"{name} is unknown" for name in file.shapes if name not in expected]
+    problems += [
+        f"{name} has the shape {file.shapes[name]}, expected is {shape}"
+        for name, shape in expected.items()
+        if file.shapes.get(name, shape) != shape
+    ]
+    if problems:
+        raise UserError(f"{file.path}: not an adapter for {base.path} at rank {lora.rank}: {'; '.join(problems)}")
+    tensors = {name: file.read(name).astype(np.float32) for name in expected}
+    if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+        raise UserError(f"{file.path}: {', '.join(broken)} hold NaN or infinity; go back to a sound checkpoint")
+
+    adapter: Tree = {}
+    for target in targets:
+        pairs = [_names(target, n) for n in range(base.config.num_hidden_layers)]
+        adapter[target] = {
+            part: np.stack([tensors[pair[index]].T for pair in pairs]) for index, part in enumerate(("A", "B"))
+        }
+    given = {row.ours: tensors[_PREFIX + row.theirs] for row in CLASSIFIER if _PREFIX + row.theirs in heads}
+    flat = {row.ours: given[row.ours].T if row.transposed else given[row.ours] for row in CLASSIFIER if row.ours in given}
+    own = unflatten_tree(flat)
+    provenance = make_provenance(
+        command or ["load_peft", str(directory)],
+        run_config={},
+        parents={"peft": file_sha256(file.path), "base": tree_sha256(base.params["encoder"])},
+        metrics={},
+    )
+    return SavedAdapter(
+        base=base,
+        params={"adapter": adapter, "pooler": own.get("pooler") or base.params["pooler"], "classifier": own["classifier"]},
+        lora=lora,
+        labels=_labels(file, heads[f"{_PREFIX}classifier.bias"][0]),
+        provenance=provenance,
+    )
+
+
+def _names(target: LoraTarget, n: int) -> tuple[str, str]:
+    """PEFT's names of A and B."""
+    module = _PREFIX + MODULES[target].format(n=n)
+    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+        kind = settings.get("peft_type")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name the directory that PEFT wrote") from error
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not the settings of an adapter ({error}); save the adapter again") from error
+    if kind != "LORA":
+        raise UserError(f"{path}: peft_type is {kind!r}, accepted is 'LORA'")
+    used = [name for name in _UNSUPPORTED if settings.get(name)]
+    if settings.get("bias", "none") != "none":
+        used.append(f"bias={settings['bias']}")
+    if used:
+        raise UserError(
+            f"{path}: {', '.join(used)} cannot be expressed here; fold the adapter in with PEFT's merge_and_unload(), save the "
+            "model, and read it with `dnabert2 convert from-hf`"
+        )
+    return settings
+
+
+def _lora(path: Path, settings: Mapping[str, Any], targets: tuple[LoraTarget, ...]) -> LoraConfig:
+    try:
+        rank = settings["r"]
+        # Rank-stabilised LoRA (Kalajdzievski 2023) scales by alpha / sqrt(r) in place of alpha / r.
+        alpha = settings["lora_alpha"] * (rank**0.5 if settings.get("use_rslora") else 1)
+        return LoraConfig(rank=rank, alpha=alpha, dropout=settings["lora_dropout"], targets=targets)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path}: r, lora_alpha and lora_dropout are wanted as numbers: {error!r}") from error
+
+
+def _shapes(base: SavedModel, lora: LoraConfig) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for target in lora.targets:
+        inputs, outputs = target_shape(base.config, target)
+        for n in range(base.config.num_hidden_layers):
+            a, b = _names(target, n)
+            shapes[a], shapes[b] = (lora.rank, inputs), (outputs, lora.rank)
+    return shapes
+
+
+def _heads(file: SafetensorsFile, base: SavedModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the heads' tensors that the file must hold: the classifier, and the pooler unless the base has one."""
+    name, hidden = f"{_PREFIX}classifier.weight", base.config.hidden_size
+    if name not in file.shapes:
+        raise UserError(f"{file.path}: holds no {name}; train with task_type 'SEQ_CLS', whose adapters keep the classifier")
+    classes = file.shapes[name][0] if file.shapes[name] else 0
+    if classes < 2:
+        raise UserError(f"{file.path}: {name} has the shape {file.shapes[name]}; a classifier has at least two classes")
+    shapes: dict[str, tuple[int, ...]] = {name: (classes, hidden), f"{_PREFIX}classifier.bias": (classes,)}
+    pooler = {f"{_PREFIX}bert.pooler.dense.weight": (hidden, hidden), f"{_PREFIX}bert.pooler.dense.bias": (hidden,)}
+    if any(part in file.shapes for part in pooler):
+        return shapes | pooler
+    if "pooler" not in base.params:
+        raise UserError(
+            f"{file.path}: holds no pooler, and neither does {base.path}; train with modules_to_save=['pooler', 'classifier'], "
+            "or give the classifier as base that the adapter was trained on"
+        )
+    return shapes
+
+
+def _labels(file: SafetensorsFile, classes: int) -> tuple[str, ...]:
+    with safe_open(file.path, "numpy") as opened:
+        stored = (opened.metadata() or {}).get("labels")
+    labels = tuple(map(str, json.loads(stored))) if stored else ()
+    return labels if len(labels) == classes else tuple(map(str, range(classes)))

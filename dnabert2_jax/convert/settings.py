@@ -1,0 +1,135 @@
+"""``config.json`` of the Hugging Face layout: what in it makes a DNABERT-2, and what does not."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.model_directory import SavedModel
+from dnabert2_jax.tokenizer.special import PAD
+
+CONFIG = "config.json"
+
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_OTHERS = ("type_vocab_size", "hidden_dropout_prob", "layer_norm_eps", "initializer_range")
+_ONLY = {
+    # The generation of before 2024-02-22 has a model_type, later ones have none.
+    "model_type": ("bert", None),
+    "hidden_act": ("gelu", None),
+    # Says "absolute" in every released file and is not read by the original: positions enter by ALiBi alone.
+    "position_embedding_type": ("absolute", "alibi", None),
+    "problem_type": ("single_label_classification", None),
+    "tie_word_embeddings": (True, None),
+}
+_REMOTE_CODE = "zhihan1996/DNABERT-2-117M"
+_ARCHITECTURES = {"masked_lm": "BertForMaskedLM", "classifier": "BertForSequenceClassification"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a ``config.json`` says.
+
+    Attributes:
+        encoder: the sizes.
+        labels: class names by class number; None where there are none.
+        num_labels: the number of classes; None where it is not said.
+    """
+
+    encoder: EncoderConfig
+    labels: tuple[str, ...] | None
+    num_labels: int | None
+
+
+def read_settings(path: Path) -> Settings:
+    """Read a ``config.json`` of either generation.
+
+    Keys without meaning for the numbers are passed over: ``alibi_starting_size`` (a first guess at the longest row),
+    ``max_position_embeddings``, ``use_cache``, versions and names of classes.
+
+    Raises:
+        UserError: missing, not JSON, a size missing or impossible, or the settings of another architecture.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); download it into the directory") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a JSON object is wanted, found a {type(content).__name__}; download it again")
+    for key, accepted in _ONLY.items():
+        if content.get(key) not in accepted:
+            known = ", ".join(repr(value) for value in accepted if value is not None)
+            raise UserError(
+                f"{path}: {key} is {content[key]!r}, in DNABERT-2 it is {known}; this is another model, which cannot be read"
+            )
+    if missing := [key for key in _SIZES if key not in content]:
+        raise UserError(f"{path}: {', '.join(missing)} missing; take the config.json that belongs to the weights")
+    try:
+        encoder = EncoderConfig(**{key: content[key] for key in _SIZES + _OTHERS if key in content})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "sizes"
+        raise UserError(f"{path}: {where}: {first['msg']}, found {first['input']!r}; mend it") from error
+    if content.get("attention_probs_dropout_prob"):
+        logger.warning(
+            "%s: attention_probs_dropout_prob %s is left out: attention has no dropout here", path,
+            content["attention_probs_dropout_prob"],
+        )  # fmt: skip
+    return Settings(encoder, *_labels(path, content))
+
+
+def make_settings(model: SavedModel) -> dict[str, Any]:
+    """The ``config.json`` of a model: as the released one, with which the original's code (by ``auto_map``) loads it."""
+    modules = {
+        "AutoConfig": "configuration_bert.BertConfig",
+        "AutoModel": "bert_layers.BertModel",
+        "AutoModelForMaskedLM": "bert_layers.BertForMaskedLM",
+        "AutoModelForSequenceClassification": "bert_layers.BertForSequenceClassification",
+    }
+    settings: dict[str, Any] = {
+        "architectures": [_ARCHITECTURES[model.kind]],
+        "auto_map": {name: f"{_REMOTE_CODE}--{module}" for name, module in modules.items()},
+        **model.config.to_dict(),
+        "alibi_starting_size": 512,
+        "attention_probs_dropout_prob": 0.0,
+        "classifier_dropout": None,
+        "hidden_act": "gelu",
+        "max_position_embeddings": 512,
+        "pad_token_id": PAD,
+        "position_embedding_type": "absolute",
+        "torch_dtype": "float32",
+    }
+    if model.labels:
+        settings["id2label"] = {str(number): label for number, label in enumerate(model.labels)}
+        settings["label2id"] = {label: number for number, label in enumerate(model.labels)}
+    return settings
+
+
+def _labels(path: Path, content: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, int | None]:
+    """Class names and their number. The names that transformers makes up (LABEL_0, ...) become class numbers."""
+    count, names = content.get("num_labels"), content.get("id2label")
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise UserError(f"{path}: num_labels is {count!r}, a number from 1 is wanted; mend it")
+    if names is None:
+        return None, count
+    if not isinstance(names, dict) or set(names) != {str(n) for n in range(len(names))}:
+        raise UserError(
+            f'{path}: id2label is {names!r}, wanted is a name for each class: {{"0": "no", "1": "yes"}}; mend it'
+        )
+    if count is not None and count != len(names):
+        raise UserError(f"{path}: num_labels is {count}, but id2label names {len(names)} classes; mend one of them")
+    labels = [str(names[str(n)]) for n in range(len(names))]
+    if labels == [f"LABEL_{n}" for n in range(len(labels))]:
+        labels = [str(n) for n in range(len(labels))]
+    if len(set(labels)) != len(labels):
+        raise UserError(f"{path}: id2label names two classes alike: {', '.join(labels)}; give each its own name")
+    return tuple(labels), len(labels)

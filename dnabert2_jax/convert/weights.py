@@ -1,0 +1,125 @@
+"""The weights of a Hugging Face directory, in whichever of its forms they lie there."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from dnabert2_jax.convert.torch_pickle import TensorReader, open_pickled_tensors
+from dnabert2_jax.errors import UserError
+
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+FORMS = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
+"""Files that weights are looked for in, the first one that exists; an index names the files that share them."""
+
+_LFS = b"version https://git-lfs"
+
+
+@dataclass
+class SafetensorsFile:
+    """The tensors of one safetensors file.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor by name.
+
+        Raises:
+            UserError: damaged.
+        """
+        try:
+            with safe_open(self.path, "numpy") as file:
+                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{self.path}: not a sound safetensors file ({error}); copy or download it again") from error
+
+    def read(self, name: str) -> NDArray[Any]:
+        """One tensor, in the dtype of the file.
+
+        Raises:
+            UserError: damaged, or of a type that numpy lacks.
+        """
+        try:
+            with safe_open(self.path, "numpy") as file:
+                return file.get_tensor(name)
+        except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"{self.path}: tensor {name} cannot be read ({error}); copy or download it again") from error
+
+
+@dataclass
+class ShardedTensors:
+    """Tensors that an index spreads over several files.
+
+    Attributes:
+        readers: the file of each tensor.
+    """
+
+    readers: dict[str, TensorReader]
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor by name, in the order of the index."""
+        return {name: reader.shapes[name] for name, reader in self.readers.items()}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """One tensor, in the dtype of its file."""
+        return self.readers[name].read(name)
+
+
+def open_weights(directory: Path) -> tuple[TensorReader, Sequence[Path]]:
+    """The weights of ``directory``, and the files that hold them.
+
+    Raises:
+        UserError: there are none, or they are damaged or could run code.
+    """
+    form = next((name for name in FORMS if (directory / name).is_file()), None)
+    if form is None:
+        raise UserError(f"{directory} holds no weights; accepted are {', '.join(FORMS)}: download one of them into it")
+    path = directory / form
+    if not form.endswith(".index.json"):
+        return _open_file(path), [path]
+    shards = _shards(path)
+    readers = {file: _open_file(directory / file) for file in sorted(set(shards.values()))}
+    for name, file in shards.items():
+        if name not in readers[file].shapes:
+            raise UserError(f"{directory / file}: tensor {name} is missing, which {path} says is in it; download both again")
+    listed = sum(len(reader.shapes) for reader in readers.values())
+    if listed != len(shards):
+        raise UserError(f"{path}: lists {len(shards)} tensors, its files hold {listed}; download them again")
+    return ShardedTensors({name: readers[file] for name, file in shards.items()}), [directory / file for file in readers]
+
+
+def _open_file(path: Path) -> TensorReader:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); download it into the directory") from error
+    if start == _LFS:
+        raise UserError(f"{path}: a pointer of Git LFS, not the weights; get them with `git lfs pull`, or download the file")
+    reader = SafetensorsFile(path) if path.suffix == ".safetensors" else open_pickled_tensors(path)
+    if not reader.shapes:
+        raise UserError(f"{path}: holds no tensors; download it again")
+    return reader
+
+
+def _shards(path: Path) -> dict[str, str]:
+    """File name by tensor name."""
+    try:
+        shards = json.loads(path.read_bytes())["weight_map"]
+        sound = all(isinstance(file, str) and Path(file).name == file and file not in ("", "..") for file in shards.values())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not an index of weights ({error!r}); download it again") from error
+    if not sound:
+        raise UserError(f"{path}: names files outside its directory; an index lists files beside it: download it again")
+    return shards
