@@ -1,17 +1,23 @@
 """Speed of embedding sequences of mixed lengths in real tokens/s: packed by length, sorted by length, and in file order.
 
-    python benchmarks/embedding.py [FASTA] [--size 1m | --model DIR] [--sequences 2000] [--json FILE]
+    python benchmarks/embedding.py [FASTA] [--size 1m | --model DIR] [--sequences 2000] [--torch PYTHON] [--json FILE]
 
 Sequences of 100 to 3,000 bases are cut from the FASTA file, or from the package's sample data. "in file order" pads each
 batch of --rows rows to its longest row, as a plain loop would; "sorted" does the same after sorting by length; "packed" is
 what `dnabert2 embed` does. All three round widths up alike and run the same jitted function. A first round of each
-includes compilation; then they take turns, --repeats times, and the best round counts.
+includes compilation; then they take turns, --repeats times, and the best round counts. With --torch, an interpreter that has
+torch and multimolecule, PyTorch takes its turn on an encoder of the same size and the batches in file order, float32.
 """
 
 import argparse
 import json
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.config import NAMED_SIZES, named_size
+from dnabert2_jax.config import NAMED_SIZES, EncoderConfig, named_size
 from dnabert2_jax.data.packing import PackedBatch, PackedBatches, Plan, TokenRow, pack, padded_width
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.genome.fasta import read_fasta
@@ -29,6 +35,8 @@ from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, r
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.start import resolve_compute
+
+FILE_ORDER, PYTORCH = "in file order", "PyTorch, in file order"
 
 
 def cut_sequences(fasta: list[Path], count: int, shortest: int, longest: int) -> list[str]:
@@ -51,6 +59,33 @@ def padded(rows: list[TokenRow], order: np.ndarray, rows_per_batch: int) -> Pack
     return PackedBatches(rows, batches)
 
 
+@contextmanager
+def torch_process(python: Path, config: EncoderConfig, batches: PackedBatches) -> Iterator[Callable[[], float]]:
+    """A function that lets PyTorch embed the batches once, in a process of its own, and returns its seconds."""
+    sizes = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "intermediate_size": config.intermediate_size,
+    }
+    worker = Path(__file__).with_name("embedding_torch.py")
+    with tempfile.NamedTemporaryFile(suffix=".npz") as stored:
+        np.savez(stored, *[batch.tokens.input_ids for batch in batches])
+        stored.flush()
+        command = [python, worker, stored.name, json.dumps(sizes)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+
+            def seconds() -> float:
+                print("go", file=process.stdin, flush=True)
+                return float(process.stdout.readline())
+
+            yield seconds
+            process.stdin.close()
+
+
 def random_model(size: str, sequences: list[str], precision: str) -> InferenceModel:
     tokenizer = train_bpe(sequences, vocab_size=4096)
     config = named_size(size, tokenizer.vocab_size)
@@ -69,6 +104,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="rows of a padded batch")
     parser.add_argument("--batch-tokens", type=int, help="tokens of a packed batch")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--torch", type=Path, metavar="PYTHON", help="interpreter with torch and multimolecule")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
@@ -83,7 +119,7 @@ def main() -> None:
     ways = {
         "packed": pack(rows, args.batch_tokens or default_batch_tokens()),
         "sorted": padded(rows, np.argsort(lengths, kind="stable"), args.rows),
-        "in file order": padded(rows, np.arange(len(rows)), args.rows),
+        FILE_ORDER: padded(rows, np.arange(len(rows)), args.rows),
     }
 
     # A model of its own for each way, so that none finds the functions that another one compiled.
@@ -100,27 +136,35 @@ def main() -> None:
             pass
         return time.perf_counter() - start
 
-    first_round = {way: seconds(way) for way in ways}
-    times = {way: [] for way in ways}
-    for _ in range(args.repeats):
-        for way in ways:
-            times[way].append(seconds(way))
+    with ExitStack() as stack:
+        run_once = {way: partial(seconds, way) for way in ways}
+        if args.torch:
+            ways[PYTORCH] = ways[FILE_ORDER]
+            run_once[PYTORCH] = stack.enter_context(torch_process(args.torch, model.config, ways[FILE_ORDER]))
+        first_round = {way: once() for way, once in run_once.items()}
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(args.repeats):
+            for way, once in run_once.items():
+                times[way].append(once())
 
-    table = Table("batches", "real tokens/s", "padding", "shapes", "first, s", "best, s")
+    table = Table("batches", "real tokens/s", "ratio to the last", "padding", "shapes", "first, s", "best, s")
     results = []
+    slowest = min(times[list(ways)[-1]])
     for way, batches in ways.items():
-        speed = batches.real_tokens / min(times[way])
+        best = min(times[way])
         result = {
             "batches": way,
-            "tokens_per_s": speed,
+            "tokens_per_s": batches.real_tokens / best,
+            "ratio": slowest / best,
             "padding_share": batches.padding_share,
             "shapes": len(batches.shapes),
             "first_round_s": first_round[way],
             "seconds": times[way],
         }
         results.append(result)
-        numbers = (f"{speed:,.0f}", f"{result['padding_share']:.1%}", str(result["shapes"]), f"{first_round[way]:.1f}")
-        table.add_row(way, *numbers, f"{min(times[way]):.1f}")
+        speeds = f"{result['tokens_per_s']:,.0f}", f"{result['ratio']:.2f}x"
+        shapes = f"{result['padding_share']:.1%}", str(result["shapes"])
+        table.add_row(way, *speeds, *shapes, f"{first_round[way]:.1f}", f"{best:.1f}")
     console = Console()
     console.print(
         f"{len(rows):,} sequences of {args.bases[0]:,} to {args.bases[1]:,} bases, {lengths.sum():,} tokens; "

@@ -24,3 +24,11 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"development data not here ({SHARED}); set DNABERT2_SHARED to its folder")
     return SHARED
+
+
+@pytest.fixture
+def torch_python() -> str:
+    """An interpreter with torch, multimolecule, peft and safetensors, for comparisons; the test is skipped without it."""
+    if python := os.environ.get("DNABERT2_TORCH_PYTHON"):
+        return python
+    pytest.skip("no PyTorch to compare with; set DNABERT2_TORCH_PYTHON to an interpreter that has multimolecule and peft")
