@@ -1,7 +1,7 @@
 """LoRA adapters in the layout of PEFT (Hugging Face): ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-PEFT keeps A as [r, in] and B as [out, r], each layer's apart, under the original's module names; here they are [N, in, r] and
-[N, r, out]. The pooler and the classifier, which are trained beside an adapter, are PEFT's ``modules_to_save``.
+PEFT keeps A as [r, in] and B as [out, r], each layer's apart, under the original's module names; here they are stacked as
+[N, in, r] and [N, r, out]. The pooler and the classifier, which are trained beside an adapter, are PEFT's ``modules_to_save``.
 """
 
 import json
@@ -180,8 +180,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
         used.append(f"bias={settings['bias']}")
     if used:
         raise UserError(
-            f"{path}: {', '.join(used)} cannot be expressed here; fold the adapter in with PEFT's merge_and_unload(), save the "
-            "model, and read it with `dnabert2 convert from-hf`"
+            f"{path}: {', '.join(used)} cannot be expressed here; fold the adapter in with PEFT's merge_and_unload(), "
+            "save the model, and read it with `dnabert2 convert from-hf`"
         )
     return settings
 
@@ -220,8 +220,8 @@ def _heads(file: SafetensorsFile, base: SavedModel) -> dict[str, tuple[int, ...]
         return shapes | pooler
     if "pooler" not in base.params:
         raise UserError(
-            f"{file.path}: holds no pooler, and neither does {base.path}; train with modules_to_save=['pooler', 'classifier'], "
-            "or give the classifier as base that the adapter was trained on"
+            f"{file.path}: holds no pooler, and neither does {base.path}; train with modules_to_save=['pooler', "
+            "'classifier'], or give the classifier as base that the adapter was trained on"
         )
     return shapes
 

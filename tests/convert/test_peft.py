@@ -125,7 +125,7 @@ def test_a_damaged_file_and_a_wrong_directory(base, written, tmp_path):
     with pytest.raises(UserError, match="not a sound safetensors file"):
         load_peft(written, base)
     (written / WEIGHTS).unlink()
-    with pytest.raises(UserError, match="holds no adapter_model.safetensors"):
+    with pytest.raises(UserError, match=r"holds no adapter_model\.safetensors"):
         load_peft(written, base)
     with pytest.raises(UserError, match="cannot be read"):
         load_peft(tmp_path, base)
