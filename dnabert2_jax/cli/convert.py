@@ -38,3 +38,33 @@ def to_hf(
 
     save_hugging_face(out, load_model(model))
     print(f"saved {out}")
+
+
+@convert.command("from-peft", epilog="Example: dnabert2 convert from-peft lora_promoters runs/adapter --base runs/released")
+def from_peft(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory that PEFT saved.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Adapter directory to write.")],
+    base: Annotated[Path, typer.Option(help="Model directory that the adapter was trained on.")],
+) -> None:
+    """Read a LoRA adapter that PEFT saved for a sequence classifier."""
+    from dnabert2_jax.convert.peft import load_peft
+    from dnabert2_jax.model_directory import load_model, save_adapter
+
+    command = ["dnabert2", "convert", "from-peft", str(directory), str(out), "--base", str(base)]
+    saved = save_adapter(out, load_peft(directory, load_model(base), command))
+    remark(f"rank {saved.lora.rank}, scale {saved.lora.scale:g}, on {', '.join(saved.lora.targets)}")
+    print(f"saved {out}")
+
+
+@convert.command("to-peft", epilog="Example: dnabert2 convert to-peft runs/promoters/adapter runs/promoters_peft")
+def to_peft(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Adapter directory.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make.")],
+    base: Annotated[Path | None, typer.Option(help="The adapter's base, if it is not where the adapter says.")] = None,
+) -> None:
+    """Write a LoRA adapter for PyTorch users, who load it with PEFT."""
+    from dnabert2_jax.convert.peft import save_peft
+    from dnabert2_jax.model_directory import load_adapter, load_model
+
+    save_peft(out, load_adapter(adapter, load_model(base) if base else None))
+    print(f"saved {out}")

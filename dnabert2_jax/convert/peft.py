@@ -1,7 +1,7 @@
 """LoRA adapters in the layout of PEFT (Hugging Face): ``adapter_config.json`` and ``adapter_model.safetensors``.
 
 PEFT keeps A as [r, in] and B as [out, r], each layer's apart, under the original's module names; here they are stacked as
-[N, in, r] and [N, r, out]. The pooler and the classifier, which are trained beside an adapter, are PEFT's ``modules_to_save``.
+[N, in, r] and [N, r, out]. The pooler and the classifier, trained beside an adapter, are PEFT's ``modules_to_save``.
 """
 
 import json
