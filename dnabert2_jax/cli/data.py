@@ -11,7 +11,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar, console, remark
 from dnabert2_jax.tokenizer.letters import Ambiguous
 
-tokenizer = typer.Typer(no_args_is_help=True, help="Train and inspect tokenizers.")
+tokenizer = typer.Typer(no_args_is_help=True, help="Train, inspect and export tokenizers.")
 corpus = typer.Typer(no_args_is_help=True, help="Build and inspect corpora.")
 
 
@@ -45,18 +45,46 @@ def tokenizer_train(
     print(f"saved {file}")
 
 
+@tokenizer.command("kmer", epilog="Example: dnabert2 tokenizer kmer --k 6 --stride 1 --out runs/overlapping6")
+def tokenizer_kmer(
+    out: Annotated[Path, typer.Option(help="Directory for kmer_tokenizer.json.")],
+    k: Annotated[int, typer.Option(help="Bases of a k-mer, 3 to 6.")] = 6,
+    stride: Annotated[
+        int | None, typer.Option(help="1: k-mers overlap, as in DNABERT; k: one after the other [default: k].")
+    ] = None,
+) -> None:
+    """Write a k-mer tokenizer, to compare byte pairs with; it takes the place of a trained one in every run."""
+    from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+
+    made = KmerTokenizer(k, k if stride is None else stride)
+    file = made.save(out)
+    remark(f"{made.vocab_size:,} ids")
+    print(f"saved {file}")
+
+
+@tokenizer.command("export", epilog="Example: dnabert2 tokenizer export runs/tokenizer --out runs/hugging_face")
+def tokenizer_export(
+    tokenizer: Annotated[Path, typer.Argument(help="Byte-pair tokenizer, or a model directory with one.")],
+    out: Annotated[Path, typer.Option(help="Directory for tokenizer.json and tokenizer_config.json.")],
+) -> None:
+    """Write a byte-pair tokenizer for Hugging Face's libraries, which give the same ids with it."""
+    from dnabert2_jax.tokenizer.base import Tokenizer
+
+    print(f"saved {Tokenizer.load(tokenizer).save_hugging_face(out)}")
+
+
 @tokenizer.command(
     "encode",
     epilog="Example: dnabert2 tokenizer encode --tokenizer runs/tokenizer ACGTTGCATATA; or --fasta genes.fa > genes.tsv",
 )
 def tokenizer_encode(
-    tokenizer: Annotated[Path, typer.Option(help="Tokenizer directory, or a model directory.")],
+    tokenizer: Annotated[Path, typer.Option(help="Tokenizer (tokenizer.json, too) or its directory, or a model directory.")],
     sequence: Annotated[list[str] | None, typer.Argument(metavar="SEQUENCE...", help="DNA, in either case.")] = None,
     fasta: Annotated[Path | None, typer.Option(help="Or the records of a FASTA file, plain or compressed.")] = None,
 ) -> None:
     """Print sequences as tokens, tab-separated: name, bases, tokens, ids and pieces, [CLS] and [SEP] included."""
     from dnabert2_jax.genome.fasta import read_fasta
-    from dnabert2_jax.tokenizer.bpe import Tokenizer
+    from dnabert2_jax.tokenizer.base import Tokenizer
     from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
     from dnabert2_jax.tokenizer.special import with_template
 
@@ -71,9 +99,13 @@ def tokenizer_encode(
     counts = LetterCounts()
     print("name\tbases\ttokens\tids\tpieces")
     for name, text in records:
-        letters, seen = clean_letters(text, source=str(fasta or "command line"), record=name)
+        source = str(fasta or "command line")
+        letters, seen = clean_letters(text, source=source, record=name)
         counts.add(seen)
-        ids = with_template(loaded.encode_raw(letters.tobytes().decode("ascii"))).tolist()
+        try:
+            ids = with_template(loaded.encode_raw(letters.tobytes().decode("ascii"))).tolist()
+        except UserError as error:  # too short for the tokenizer, which does not know what it was given
+            raise UserError(f"{source}, {name}: {error}") from error
         pieces = " ".join(loaded.pieces[token] for token in ids)
         print(f"{name}\t{len(letters)}\t{len(ids)}\t{' '.join(map(str, ids))}\t{pieces}")
     if counts.lower_case:
@@ -84,21 +116,23 @@ def tokenizer_encode(
 
 @tokenizer.command("info", epilog="Example: dnabert2 tokenizer info runs/tokenizer")
 def tokenizer_info(
-    tokenizer: Annotated[Path, typer.Argument(help="Tokenizer directory, or a model directory.")],
+    tokenizer: Annotated[
+        Path, typer.Argument(help="Tokenizer (tokenizer.json, too) or its directory, or a model directory.")
+    ],
 ) -> None:
     """Print what a tokenizer's pieces are, by their length in bases."""
     from collections import Counter
 
     from rich.table import Table
 
-    from dnabert2_jax.tokenizer.bpe import Tokenizer
+    from dnabert2_jax.tokenizer.base import Tokenizer
     from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS
 
     loaded = Tokenizer.load(tokenizer)
     pieces = loaded.pieces[NUM_SPECIAL:]
     print(f"{loaded.vocab_size:,} ids: {' '.join(SPECIAL_TOKENS)} are 0 to {NUM_SPECIAL - 1}, the others are DNA")
     print(f"sha256 {loaded.sha256}")
-    table = Table("bases", "pieces", "share", "examples, earliest merges first")
+    table = Table("bases", "pieces", "share", "examples, in the order of their ids")
     for length, count in sorted(Counter(map(len, pieces)).items()):
         examples = [piece for piece in pieces if len(piece) == length][: max(1, 48 // (length + 1))]
         table.add_row(str(length), f"{count:,}", f"{count / len(pieces):.1%}", " ".join(examples))

@@ -1,5 +1,6 @@
 import pickle
 import re
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def defined(tokenizer: KmerTokenizer, sequence: str) -> list[str]:
     return [token if set(token) <= set("ACGTN") else "[UNK]" for token in tokens]
 
 
+def pieces_of(tokenizer: KmerTokenizer, ids: Iterable[int]) -> list[str]:
+    return [tokenizer.pieces[token] for token in ids]
+
+
 @every_tokenizer
 def test_vocabulary(tokenizer: KmerTokenizer):
     letters = () if tokenizer.overlapping else tuple("ACGTN")
@@ -50,15 +55,14 @@ def test_vocabulary(tokenizer: KmerTokenizer):
 @example(["", "ACGTACNACGTACGTA", "", "ACGTAC", "NNNNNN", "acgtacgt", "\U0001f9ecACGTAC ACGTACGT"])
 def test_tokens_are_those_of_the_definition(tokenizer: KmerTokenizer, sequences: list[str]):
     rows = tokenizer.encode_raw_batch(sequences)
-    assert [[tokenizer.pieces[token] for token in row] for row in rows] == [defined(tokenizer, s) for s in sequences]
+    assert [pieces_of(tokenizer, row) for row in rows] == [defined(tokenizer, s) for s in sequences]
     assert all(row.dtype == np.int32 for row in rows)
 
 
 def test_example_of_the_nucleotide_transformer():
     # The second example of its README's section on tokenization; [CLS] is put in front there, too.
     tokenizer = KmerTokenizer(6, 6)
-    ids = tokenizer.encode_raw("ACGTGTACNTGCACGGANCGACTAGTCTGA")
-    assert [tokenizer.pieces[token] for token in ids] == [
+    assert pieces_of(tokenizer, tokenizer.encode_raw("ACGTGTACNTGCACGGANCGACTAGTCTGA")) == [
         "ACGTGT",
         "A",
         "C",
@@ -75,7 +79,7 @@ def test_example_of_the_nucleotide_transformer():
 def test_example_of_dnabert():
     # Ji et al. (2021) cut this sequence into 3-mers as their example.
     tokenizer = KmerTokenizer(3, 1)
-    assert [tokenizer.pieces[token] for token in tokenizer.encode("ATGGCT")] == [
+    assert pieces_of(tokenizer, tokenizer.encode("ATGGCT")) == [
         "[CLS]",
         "ATG",
         "TGG",
