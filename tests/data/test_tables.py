@@ -1,14 +1,19 @@
 import csv
 import gzip
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.data.tables import LabelSet, load_splits, read_table
+from dnabert2_jax.data.sequences import Sequences, read_sequences
+from dnabert2_jax.data.tables import LabelSet, Table, load_splits, read_table
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.tokenizer.letters import AMBIGUITY_CODES
+from tests.mutations import damaged
 
 
 def write(folder: Path, text: str | bytes, name: str = "table.csv") -> Path:
@@ -202,6 +207,52 @@ def test_pairs_and_single_sequences_do_not_mix(tmp_path):
     test = write(tmp_path, "sequence1,sequence2,label\nA,A,0\n", "test.csv")
     with pytest.raises(UserError, match=r"train\.csv has one sequence a row and .*test\.csv has two"):
         load_splits(train, train, test)
+
+
+SINGLE = b'sequence,note,label\nACGT,"a\nb",a\n"GGNA",,b\r\nacgt,x,a\n'
+PAIRS = b"\xef\xbb\xbfsequence1\tsequence2\tlabel\nACGT\tAC\t0\nGG\tT\t1\n"
+
+
+def read_or_refused(read: Callable[[Path], Table | Sequences], path: Path) -> Table | Sequences | None:
+    """What the file holds, or None where it is refused; whatever else happens fails the test."""
+    try:
+        return read(path)
+    except UserError as error:
+        refusal = str(error)
+    assert str(path) in refusal
+    return None
+
+
+@settings(max_examples=400)
+@given(damaged(SINGLE) | damaged(PAIRS))
+@example(SINGLE)
+@example(PAIRS)
+@example(b'sequence,lab"el\nAC,1\n')
+@example(b"sequence,label\nAC\0,1\n")
+@example(b"sequence,label\rAC,1\rGT,0\r")
+def test_a_damaged_table_is_read_whole_or_refused(tmp_path_factory, content: bytes):
+    path = write(tmp_path_factory.getbasetemp(), content, "damaged.csv")
+    for read in (read_table, read_sequences):
+        table = read_or_refused(read, path)
+        if table is not None:
+            columns = [table.sequences, *([table.pairs] if table.pairs is not None else [])]
+            letters = "".join("".join(column) for column in columns)
+            assert all(all(column) and len(column) == len(table) for column in columns)
+            assert set(letters) <= {*"ACGT", *AMBIGUITY_CODES}
+            # Every letter comes from the file, and none is left out: each row has its number of fields.
+            assert table.letters.bases == len(letters) <= len(content)
+            if isinstance(table, Table):
+                assert len(table.lines) == len(table)
+                assert table.lines == sorted(set(table.lines))
+                assert 1 < table.lines[-1] <= 1 + len(re.findall(b"\r\n|\n|\r", content))
+
+
+@settings(max_examples=100)
+@given(damaged(gzip.compress(SINGLE, mtime=0)))
+def test_a_damaged_gzip_table_is_refused_or_unharmed(tmp_path_factory, content: bytes):
+    path = write(tmp_path_factory.getbasetemp(), content, "damaged.csv.gz")
+    table = read_or_refused(read_table, path)
+    assert table is None or table.labels == ["a", "b", "a"]
 
 
 def test_sample_table():
