@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.adapters import merged
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.hashing import hash64
-from dnabert2_jax.kernels.attention import AUTO, BACKENDS, choose_backend
+from dnabert2_jax.kernels.attention import BACKENDS, explain_choice
 from dnabert2_jax.model_directory import SavedModel, is_adapter_directory, load_adapter, load_model
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.models import (
@@ -57,10 +57,9 @@ def devices() -> list[str]:
 
 def attention_choice(tokens: int) -> tuple[str, str]:
     """The backend that ``auto`` takes for rows of ``tokens`` tokens, and why."""
-    chosen = choose_backend(AUTO, tokens).name
-    before = list(BACKENDS)[: list(BACKENDS).index(chosen)]
-    refused = [f"{name} does not serve: {BACKENDS[name].refuses(tokens)}" for name in before]
-    return chosen, "; ".join(refused) or "first in order, and it serves"
+    chosen, refusals = explain_choice(tokens)
+    refused = [f"{name} does not serve: {reason}" for name, reason in refusals.items()]
+    return chosen.name, "; ".join(refused) or "first in order, and it serves"
 
 
 def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str]]:

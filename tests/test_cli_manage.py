@@ -326,8 +326,9 @@ def test_doctor_says_what_runs_where(dnabert2, refused):
     assert code == 0
     assert out.startswith(f"versions   python {sys.version.split()[0]}")
     assert "cpu" in out
-    assert "128 tokens: reference (first in order, and it serves)" in out
-    assert "8,192 tokens: blocked (reference does not serve: 8192 tokens are over 512)" in out
+    assert "128 tokens: reference (pallas_tpu does not serve: it runs on TPUs, and this is a cpu)" in out
+    assert "8,192 tokens: blocked (" in out
+    assert "; reference does not serve: 8192 tokens are over 512)" in out
     refused("doctor", "--base", "x", words=("--base belongs to an adapter",))
 
 
@@ -356,15 +357,15 @@ def test_doctor_finds_a_backend_that_is_wrong_and_passes_over_one_that_cannot_ru
     def elsewhere(*arguments, **options):
         raise UserError("needs an accelerator")
 
-    monkeypatch.setitem(BACKENDS, "elsewhere", Backend("elsewhere", "bhtd", elsewhere, lambda tokens: "no"))
+    monkeypatch.setitem(BACKENDS, "elsewhere", Backend("elsewhere", "bhtd", elsewhere))
     code, out, _ = dnabert2("doctor", "--model", folder / "base")
     assert code == 0
     assert "elsewhere attention: does not serve here: needs an accelerator" in out
 
-    def wrong(q, k, v, slopes, segment_ids, *, scale):
-        return reference_attention(q, k, v, jnp.zeros_like(slopes), segment_ids, scale=scale)
+    def wrong(q, k, v, slopes, segment_ids, **options):
+        return reference_attention(q, k, v, jnp.zeros_like(slopes), segment_ids, **options)
 
-    monkeypatch.setitem(BACKENDS, "wrong", Backend("wrong", "bhtd", wrong, lambda tokens: None))
+    monkeypatch.setitem(BACKENDS, "wrong", Backend("wrong", "bhtd", wrong))
     refused("doctor", "--model", folder / "base", words=("wrong attention differs from the reference",))
 
 

@@ -1,6 +1,23 @@
 """Attention with ALiBi: one function, several backends."""
 
 from dnabert2_jax.kernels.attention.alibi import alibi_slopes
-from dnabert2_jax.kernels.attention.api import AUTO, BACKENDS, attention, choose_backend, projected_attention
+from dnabert2_jax.kernels.attention.api import (
+    AUTO,
+    BACKENDS,
+    attention,
+    choose_backend,
+    explain_choice,
+    projected_attention,
+)
+from dnabert2_jax.kernels.attention.target import tracing_for
 
-__all__ = ["AUTO", "BACKENDS", "alibi_slopes", "attention", "choose_backend", "projected_attention"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "alibi_slopes",
+    "attention",
+    "choose_backend",
+    "explain_choice",
+    "projected_attention",
+    "tracing_for",
+]

@@ -1,34 +1,63 @@
 """One attention function, ordered backends.
 
-A backend says in which layout it wants q, k and v and why it cannot serve a call. ``auto`` takes the first that can serve;
+A backend says in which layout it wants q, k and v and why it cannot serve a call. ``auto`` takes the first that serves well;
 one asked for by name fails loudly instead of falling back.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import jax
 import jax.numpy as jnp
 
 from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.kernels.attention.block_sizes import longest_row
 from dnabert2_jax.kernels.attention.blocked import blocked_attention
 from dnabert2_jax.kernels.attention.reference import reference_attention
+from dnabert2_jax.kernels.attention.target import Target, current_target
 
 AUTO = "auto"
 
 _DENSE_LIMIT = 512
 """Longest row in tokens for which ``auto`` lets the dense backend build its T x T scores."""
 
+_LARGEST_HEAD_DIM = 128
+
 
 class AttentionFunction(Protocol):
-    """What a backend computes: q, k, v in the backend's layout, slopes [H] and segment ids [B, T] to the layout of q."""
+    """What a backend computes: q, k, v in the backend's layout, slopes [H] and segment ids [B, T] to the layout of q.
+
+    Returns the output in the dtype of ``q`` and the log-sum-exp of the scores, float32 [B, H, T].
+    """
 
     def __call__(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, *, scale: float
-    ) -> jax.Array:
-        """The attention output, in the dtype of ``q``."""
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        slopes: jax.Array,
+        segment_ids: jax.Array,
+        *,
+        scale: float,
+        skip: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Attention, see :func:`attention`."""
         ...
+
+
+class Call(NamedTuple):
+    """What decides whether a backend can serve.
+
+    Attributes:
+        target: what the call is traced for.
+        tokens: of a row.
+        head_dim: width of a head.
+    """
+
+    target: Target
+    tokens: int
+    head_dim: int
 
 
 @dataclass(frozen=True)
@@ -39,42 +68,89 @@ class Backend:
         name: how users ask for it.
         layout: order of the axes of q, k, v and the output, as einsum letters (b batch, t tokens, h heads, d head width).
         run: the function.
-        refuses: given the tokens of a row, why ``auto`` should not pick this backend, or None.
+        cannot: why it cannot serve a call at all, or None.
+        should_not: why ``auto`` takes a later backend for a call that this one could serve, or None.
     """
 
     name: str
     layout: str
     run: AttentionFunction
-    refuses: Callable[[int], str | None]
+    cannot: Callable[[Call], str | None] = lambda call: None
+    should_not: Callable[[Call], str | None] = lambda call: None
+
+    def refuses(self, call: Call) -> str | None:
+        """Why ``auto`` does not take this backend, or None."""
+        return self.cannot(call) or self.should_not(call)
+
+
+def _pallas_tpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+    from dnabert2_jax.kernels.attention.pallas_tpu import pallas_tpu_attention  # a third of a second to import
+
+    return pallas_tpu_attention(*arrays, **options)
+
+
+def _not_on_tpu(call: Call) -> str | None:
+    target, tokens, head_dim = call
+    if target.platform != "tpu" and not target.interpret:
+        return f"it runs on TPUs, and this is a {target.platform}"
+    if head_dim > _LARGEST_HEAD_DIM:
+        return f"heads of {head_dim} are wider than {_LARGEST_HEAD_DIM}"
+    limit = longest_row(target.generation, head_dim)
+    if tokens > limit:
+        return f"rows of {tokens:,} tokens do not fit the on-chip memory, which holds {limit:,} of a TPU {target.generation}"
+    return None
 
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
+        Backend("pallas_tpu", "bhdt", _pallas_tpu, cannot=_not_on_tpu),
         Backend(
             "reference",
             "bhtd",
             reference_attention,
-            lambda tokens: f"{tokens} tokens are over {_DENSE_LIMIT}" if tokens > _DENSE_LIMIT else None,
+            should_not=lambda call: f"{call.tokens} tokens are over {_DENSE_LIMIT}" if call.tokens > _DENSE_LIMIT else None,
         ),
-        Backend("blocked", "bhtd", blocked_attention, lambda tokens: None),
+        Backend("blocked", "bhtd", blocked_attention),
     )
 }
 
 
-def choose_backend(implementation: str, tokens: int) -> Backend:
-    """The backend that serves rows of ``tokens`` tokens.
+class Choice(NamedTuple):
+    """A backend, and the reasons why those before it were passed over."""
+
+    backend: Backend
+    refusals: dict[str, str]
+
+
+def explain_choice(tokens: int, head_dim: int = 64) -> Choice:
+    """What ``auto`` takes for rows of ``tokens`` tokens and heads of ``head_dim``, and why not an earlier backend."""
+    call = Call(current_target(), tokens, head_dim)
+    refusals: dict[str, str] = {}
+    for backend in BACKENDS.values():
+        reason = backend.refuses(call)
+        if reason is None:
+            return Choice(backend, refusals)
+        refusals[backend.name] = reason
+    raise UserError(f"no attention backend serves {tokens} tokens, head width {head_dim}: {refusals}")  # pragma: no cover
+
+
+def choose_backend(implementation: str, tokens: int, head_dim: int = 64) -> Backend:
+    """The backend that serves rows of ``tokens`` tokens and heads of ``head_dim``.
 
     Raises:
-        UserError: ``implementation`` is neither ``"auto"`` nor the name of a backend.
+        UserError: ``implementation`` is neither ``"auto"`` nor the name of a backend, or that backend cannot serve.
     """
-    if implementation != AUTO:
-        if implementation not in BACKENDS:
-            accepted = [AUTO, *BACKENDS]
-            hint = nearest(implementation, accepted)
-            raise UserError(f"attention backend {implementation!r} is unknown; accepted are {', '.join(accepted)}{hint}")
-        return BACKENDS[implementation]
-    return next(backend for backend in BACKENDS.values() if backend.refuses(tokens) is None)
+    if implementation == AUTO:
+        return explain_choice(tokens, head_dim).backend
+    if implementation not in BACKENDS:
+        accepted = [AUTO, *BACKENDS]
+        hint = nearest(implementation, accepted)
+        raise UserError(f"attention backend {implementation!r} is unknown; accepted are {', '.join(accepted)}{hint}")
+    backend = BACKENDS[implementation]
+    if reason := backend.cannot(Call(current_target(), tokens, head_dim)):
+        raise UserError(f"attention backend {implementation!r} cannot serve: {reason}; use 'auto' or another backend")
+    return backend
 
 
 def projected_attention(
@@ -85,6 +161,7 @@ def projected_attention(
     *,
     head_dim: int,
     implementation: str = AUTO,
+    skip: bool = True,
 ) -> jax.Array:
     """Attention between the two projections of a block, which write and read the layout that the kernel wants.
 
@@ -98,10 +175,40 @@ def projected_attention(
         segment_ids: 0 at padding, else the sequence's number in its row, [B, T].
         head_dim: d, for the factor 1 / sqrt(d).
         implementation: ``"auto"`` or a backend's name.
+        skip: leave out keys that ALiBi makes irrelevant, see :func:`attention`.
     """
-    backend = choose_backend(implementation, segment_ids.shape[1])
+    backend = choose_backend(implementation, segment_ids.shape[1], head_dim)
     q, k, v = project_in(backend.layout)
-    return project_out(backend.run(q, k, v, slopes, segment_ids, scale=head_dim**-0.5), backend.layout)
+    output, _ = backend.run(q, k, v, slopes, segment_ids, scale=head_dim**-0.5, skip=skip)
+    return project_out(output, backend.layout)
+
+
+@overload
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    slopes: jax.Array,
+    *,
+    segment_ids: jax.Array | None = None,
+    implementation: str = AUTO,
+    skip: bool = True,
+    return_log_sum_exp: Literal[False] = False,
+) -> jax.Array: ...
+
+
+@overload
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    slopes: jax.Array,
+    *,
+    segment_ids: jax.Array | None = None,
+    implementation: str = AUTO,
+    skip: bool = True,
+    return_log_sum_exp: Literal[True],
+) -> tuple[jax.Array, jax.Array]: ...
 
 
 def attention(
@@ -112,7 +219,9 @@ def attention(
     *,
     segment_ids: jax.Array | None = None,
     implementation: str = AUTO,
-) -> jax.Array:
+    skip: bool = True,
+    return_log_sum_exp: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Self-attention with symmetric ALiBi: softmax(q k^T / sqrt(d) - slope |i - j|) v, softmax in float32.
 
     Args:
@@ -122,12 +231,16 @@ def attention(
         slopes: ALiBi slopes, [H]; see :func:`~dnabert2_jax.kernels.attention.alibi.alibi_slopes`.
         segment_ids: 0 at padding, else the sequence's number in its row, [B, T]; all one sequence where left out.
         implementation: ``"auto"`` or a backend's name.
+        skip: leave out the keys that ALiBi makes irrelevant, which moves the output by at most 2^-24 of the largest value
+            (:mod:`~dnabert2_jax.kernels.attention.skipping`); ``reference`` never does.
+        return_log_sum_exp: return the logarithm of the softmax's denominator, too.
 
     Returns:
-        [B, T, H, d] in the dtype of ``q``; zeros at padding.
+        [B, T, H, d] in the dtype of ``q``; zeros at padding. With ``return_log_sum_exp`` also float32 [B, T, H], of no
+        meaning at padding.
 
     Raises:
-        UserError: unknown backend.
+        UserError: unknown backend, or one that cannot serve.
         ValueError: shapes that do not belong together.
     """
     if not (q.ndim == 4 and q.shape == k.shape == v.shape and slopes.shape == (q.shape[2],)):
@@ -137,16 +250,11 @@ def attention(
         )
     if segment_ids is None:
         segment_ids = jnp.ones(q.shape[:2], jnp.int32)
-
-    def into(layout: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_, k_, v_ = (jnp.einsum(f"bthd->{layout}", x) for x in (q, k, v))
-        return q_, k_, v_
-
-    return projected_attention(
-        into,
-        lambda o, layout: jnp.einsum(f"{layout}->bthd", o),
-        jnp.asarray(slopes, jnp.float32),
-        segment_ids,
-        head_dim=q.shape[3],
-        implementation=implementation,
+    backend = choose_backend(implementation, q.shape[1], q.shape[3])
+    q, k, v = (jnp.einsum(f"bthd->{backend.layout}", x) for x in (q, k, v))
+    slopes = jnp.asarray(slopes, jnp.float32)
+    output, log_sum_exp = backend.run(
+        q, k, v, slopes, segment_ids, scale=q.shape[backend.layout.index("d")] ** -0.5, skip=skip
     )
+    output = jnp.einsum(f"{backend.layout}->bthd", output)
+    return (output, jnp.swapaxes(log_sum_exp, 1, 2)) if return_log_sum_exp else output

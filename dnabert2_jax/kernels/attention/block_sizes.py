@@ -35,7 +35,7 @@ VMEM: dict[str, int] = {"v4": 16 * _MIB, "v5e": 128 * _MIB, "v5p": 64 * _MIB, "v
 """Bytes of on-chip memory a core has, by generation."""
 
 _CYCLES: dict[int, float] = {128: 120.0, 256: 82.0, 384: 60.0, 512: 50.0}
-"""Cycles per 128 x 128 tile of the forward pass on v5e, by the size of both blocks: what short blocks cost against padding."""
+"""Cycles per 128 x 128 tile of the forward pass on v5e, by size of both blocks: what short ones cost against padding."""
 
 
 def tpu_blocks(tokens: int) -> TpuBlocks:
@@ -46,3 +46,8 @@ def tpu_blocks(tokens: int) -> TpuBlocks:
 
     block = min(_CYCLES, key=lambda size: padded(size) ** 2 * _CYCLES[size])
     return TpuBlocks(padded(block), block, block, block // 2 if block % (2 * LANES) == 0 else block, block)
+
+
+def longest_row(generation: str, head_dim: int) -> int:
+    """Longest row in tokens that the kernels of a generation hold on the chip, forward and backward."""
+    return VMEM[generation or "v5e"] * 3 // 4 // (12 * head_dim)

@@ -1,8 +1,7 @@
 """Attention for TPUs: exact, in O(T) memory, with ALiBi and segments inside the tile and blocks skipped that do not matter.
 
 This file is what surrounds the kernels of :mod:`~.pallas_tpu_forward` and :mod:`~.pallas_tpu_backward`: padding to whole
-blocks, the block ranges, the gradient, batching and sharding. A kernel is opaque to XLA, so it is told here that rows and
-heads may be spread over devices and everything else may not.
+blocks, the block ranges, the gradient, batching and sharding.
 """
 
 from collections.abc import Callable
@@ -12,14 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import custom_vmap
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
 from dnabert2_jax.kernels.attention.block_sizes import VMEM, TpuBlocks, tpu_blocks
 from dnabert2_jax.kernels.attention.pallas_tpu_backward import BackwardInputs, backward
 from dnabert2_jax.kernels.attention.pallas_tpu_forward import SAFE_BOUND, ForwardInputs, forward
+from dnabert2_jax.kernels.attention.sharding import mappable, per_shard
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 from dnabert2_jax.kernels.attention.target import current_target
 
@@ -83,7 +80,7 @@ def _attention(settings: _Settings, *inputs: jax.Array) -> tuple[jax.Array, jax.
 
 def _attention_fwd(settings: _Settings, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
     output, log_sum_exp, bound = _forward(settings)(*inputs)
-    return (output, log_sum_exp), (inputs, output, log_sum_exp, bound)
+    return (output, log_sum_exp * settings.scale), (inputs, output, log_sum_exp, bound)
 
 
 def _attention_bwd(settings: _Settings, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
@@ -103,7 +100,7 @@ _attention.defvjp(_attention_fwd, _attention_bwd)
 
 @cache
 def _forward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids) -> output [B, H, d, T], log-sum-exp [B, H, T] and the score bound S [B, H]."""
+    """(q, k, v, slopes, segment ids) -> output [B, H, d, T], log-sum-exp over scale [B, H, T] and the bound S [B, H]."""
     blocks = settings.blocks
 
     def run(
@@ -118,17 +115,17 @@ def _forward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
             *tile.segment_features(segment_ids, q.dtype),
             tile.key_bias(slopes, settings.scale, blocks.keys, q.dtype),
         )
-        output, log_2_sum = forward(
+        output, log_sum_exp = forward(
             inputs, scale=settings.scale, queries=blocks.queries, vmem=settings.vmem, interpret=settings.interpret
         )
-        return output, log_2_sum[:, :, 0] / tile.LOG2_E, bound
+        return output, log_sum_exp[:, :, 0], bound
 
-    return _foldable(_shardable(run, "bhdt,bhdt,bhdt,h,bt->bhdt,bht,bh"), "nnn-n")
+    return mappable(per_shard(run, "bhdt,bhdt,bhdt,h,bt->bhdt,bht,bh"))
 
 
 @cache
 def _backward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids, log-sum-exp, S, dO, delta) -> gradients of q, k and v."""
+    """(q, k, v, slopes, segment ids, log-sum-exp over scale, S, dO, delta) -> gradients of q, k and v."""
     blocks = settings.blocks
 
     def run(
@@ -147,7 +144,7 @@ def _backward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
             block_ranges(segment_ids, radius, q.shape[1], blocks.backward_keys, blocks.backward_queries),
             slopes,
             *(q, k, v, d_output),
-            log_sum_exp[:, :, None] * tile.LOG2_E,
+            log_sum_exp[:, :, None],
             delta[:, :, None],
             *tile.segment_features(segment_ids, q.dtype),
             tile.key_bias(slopes, settings.scale, blocks.backward_keys, q.dtype),
@@ -156,59 +153,8 @@ def _backward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
             inputs, scale=settings.scale, queries=blocks.backward_queries, vmem=settings.vmem, interpret=settings.interpret
         )
 
-    return _foldable(_shardable(run, "bhdt,bhdt,bhdt,h,bt,bht,bh,bhdt,bht->bhdt,bhdt,bhdt"), "nnn-nnnnn")
+    return mappable(per_shard(run, "bhdt,bhdt,bhdt,h,bt,bht,bh,bhdt,bht->bhdt,bhdt,bhdt"))
 
 
 def _radius(settings: _Settings, bound: jax.Array, slopes: jax.Array) -> jax.Array | None:
     return skip_radius(bound, slopes, settings.blocks.tokens) if settings.skip else None
-
-
-def _shardable(run: Callable[..., Any], equation: str) -> Callable[..., Any]:
-    """``run`` on each device's own rows and heads, whatever the sharding; other axes are gathered first.
-
-    Args:
-        run: a function of arrays to several arrays.
-        equation: axes of its arguments and results, as for an einsum: b rows, h heads; d and t stay whole.
-    """
-    arguments, results = (side.split(",") for side in equation.split("->"))
-
-    def partition(mesh: Any, argument_shapes: Any, _: Any) -> tuple[Any, ...]:
-        first = argument_shapes[0].sharding.spec
-        axes = {"b": first[0], "h": first[1]}
-
-        def sharding(letters: str) -> NamedSharding:
-            return NamedSharding(mesh, PartitionSpec(*(axes.get(letter) for letter in letters)))  # type: ignore[no-untyped-call]
-
-        return mesh, run, tuple(map(sharding, results)), tuple(map(sharding, arguments))
-
-    sharded = custom_partitioning(run)  # type: ignore[no-untyped-call]
-    sharded.def_partition(  # type: ignore[no-untyped-call]
-        partition=partition,
-        sharding_rule=" -> ".join(", ".join(" ".join(letters) for letters in side) for side in (arguments, results)),
-        need_replication_factors=("d", "t"),
-    )
-    return sharded
-
-
-def _foldable(run: Callable[..., Any], mapped: str) -> Callable[..., Any]:
-    """``run`` under `vmap` as one call with more rows, where a kernel would be called in a loop.
-
-    Args:
-        run: a function of arrays whose leading axis is rows.
-        mapped: one letter an argument; "-" for one without rows, which must not be mapped over.
-    """
-    folded = custom_vmap(run)
-
-    @folded.def_vmap
-    def _(size: int, batched: tuple[bool, ...], *arguments: jax.Array) -> tuple[Any, Any]:
-        def fold(x: jax.Array, is_batched: bool) -> jax.Array:
-            x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
-
-        if any(is_batched for is_batched, letter in zip(batched, mapped, strict=True) if letter == "-"):
-            raise NotImplementedError("attention cannot be mapped over slopes")
-        results = run(*(x if m == "-" else fold(x, b) for x, b, m in zip(arguments, batched, mapped, strict=True)))
-        results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
-        return results, jax.tree.map(lambda _: True, results)
-
-    return folded

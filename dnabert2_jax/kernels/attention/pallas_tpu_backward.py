@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
-from dnabert2_jax.kernels.attention.pallas_tpu_tile import BEFORE, BEHIND, DIAGONAL, LOG2_E, dot, repeat
+from dnabert2_jax.kernels.attention.pallas_tpu_tile import BEFORE, BEHIND, DIAGONAL, repeat
 from dnabert2_jax.kernels.attention.skipping import BlockRanges
 
 
@@ -26,7 +26,7 @@ class BackwardInputs(NamedTuple):
     k: jax.Array  # [B, H, d, T]
     v: jax.Array  # [B, H, d, T]
     d_output: jax.Array  # [B, H, d, T]
-    log_sum_exp: jax.Array  # in units of log 2, float32 [B, H, 1, T]
+    log_sum_exp: jax.Array  # over scale, float32 [B, H, 1, T]
     delta: jax.Array  # row sums of dO * O, float32 [B, H, 1, T]
     query_segments: jax.Array  # [B, 48, T]
     key_segments: jax.Array  # [B, 48, T]
@@ -62,13 +62,16 @@ def _kernel(
     *,
     scale: float,
     queries: int,
+    interpret: bool,
 ) -> None:
+    dot = functools.partial(tile.dot, interpret=interpret)
     head, row, block = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     heads, blocks = pl.num_programs(0), pl.num_programs(2)
     keys = k_ref.shape[3]
     query_blocks = q_ref.shape[3] // queries
     dtype = q_ref.dtype
-    slope = slopes_ref[head] * LOG2_E
+    slope = slopes_ref[head] / scale
+    to_exponent = tile.exponent_scale(scale)
     step = (row * heads + head) * blocks + block
     start, stop = start_ref[step], stop_ref[step]
     first_key = block * keys
@@ -92,10 +95,10 @@ def _kernel(
         at = tokens(query_block)
         q, d_output = q_ref[0, 0, :, at], d_output_ref[0, 0, :, at]
         rows = jnp.concatenate([q, tile.query_bias(side, queries, dtype), query_segments_ref[0, :, at]], axis=0)
-        scores = dot(keys_ref[...], rows, 1, 0) * (scale * LOG2_E)
+        differences = dot(keys_ref[...], rows, 1, 0) - (log_sum_exp_ref[0, 0, :, at] + shift)
         if bias is not None:
-            scores = scores + bias
-        weights = jnp.exp2(scores - (log_sum_exp_ref[0, 0, :, at] + shift))
+            differences = differences + bias
+        weights = jnp.exp2(differences * to_exponent)
         d_weights = dot(values_ref[...], d_output, 1, 0)
         d_scores = (weights * (d_weights - delta_ref[0, 0, :, at])).astype(dtype)
         dv_sum_ref[...] += dot(d_output, weights.astype(dtype), 1, 1)
@@ -154,7 +157,7 @@ def backward(
 
     dtype = inputs.q.dtype
     return pl.pallas_call(
-        functools.partial(_kernel, scale=scale, queries=queries),
+        functools.partial(_kernel, interpret=bool(interpret), scale=scale, queries=queries),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(heads, batch, tokens // keys),

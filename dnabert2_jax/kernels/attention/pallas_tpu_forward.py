@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
-from dnabert2_jax.kernels.attention.pallas_tpu_tile import BEFORE, BEHIND, DIAGONAL, FLOOR, LOG2_E, dot, repeat
+from dnabert2_jax.kernels.attention.pallas_tpu_tile import BEFORE, BEHIND, DIAGONAL, FLOOR, repeat
 from dnabert2_jax.kernels.attention.skipping import BlockRanges
 
 SAFE_BOUND = 32.0
@@ -63,12 +63,15 @@ def _kernel(
     reference_ref: Any,
     *,
     scale: float,
+    interpret: bool,
 ) -> None:
+    dot = functools.partial(tile.dot, interpret=interpret)
     head, row, block = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     heads, blocks = pl.num_programs(0), pl.num_programs(2)
     queries, keys = q_ref.shape[3], key_bias_ref.shape[2]
     dtype = q_ref.dtype
-    slope = slopes_ref[head] * LOG2_E
+    slope = slopes_ref[head] / scale
+    to_exponent = tile.exponent_scale(scale)
     step = (row * heads + head) * blocks + block
     start, stop = start_ref[step], stop_ref[step]
     bounded = bounded_ref[row * heads + head] == 1
@@ -90,14 +93,14 @@ def _kernel(
 
     def scores(key_block: jax.Array, side: jax.Array | int) -> jax.Array:
         rows = jnp.concatenate([q, tile.query_bias(side, queries, dtype), query_segments_ref[0]], axis=0)
-        return dot(keys_ref[tokens(key_block), :], rows, 1, 0) * (scale * LOG2_E)
+        return dot(keys_ref[tokens(key_block), :], rows, 1, 0)
 
-    def add(key_block: jax.Array, exponents: jax.Array) -> None:
-        weights = jnp.exp2(exponents)
+    def add(key_block: jax.Array, differences: jax.Array) -> None:
+        weights = jnp.exp2(differences * to_exponent)
         weight_ref[...] += jnp.sum(weights.reshape(-1, 8, queries), axis=0)
         sum_ref[...] += dot(v_ref[0, 0, :, tokens(key_block)], weights.astype(dtype), 1, 0)
 
-    own = jnp.sum(q.astype(jnp.float32) * own_k_ref[0, 0].astype(jnp.float32), axis=0, keepdims=True) * (scale * LOG2_E)
+    own = jnp.sum(q.astype(jnp.float32) * own_k_ref[0, 0].astype(jnp.float32), axis=0, keepdims=True)
     reference_ref[...] = jnp.where(bounded, own, FLOOR)
     diagonal_start = jnp.clip(jax.lax.div(first_query, keys), start, stop)
     diagonal_stop = jnp.clip(jax.lax.div(first_query + queries - 1, keys) + 1, start, stop)
@@ -113,18 +116,18 @@ def _kernel(
     def across(n: jax.Array) -> None:
         key_block = diagonal_start + n
         bias = tile.distance_bias(table_ref, first_query, key_block * keys, queries, keys)
-        add(key_block, scores(key_block, DIAGONAL) + bias - own)
+        add(key_block, scores(key_block, DIAGONAL) - own + bias)
 
     def unbounded(n: jax.Array) -> None:
         key_block = start + n
-        exponents = scores(key_block, DIAGONAL) - slope * _distances(first_query, key_block * keys, queries, keys)
+        biased = scores(key_block, DIAGONAL) - slope * _distances(first_query, key_block * keys, queries, keys)
         old = reference_ref[...]
-        new = jnp.maximum(old, jnp.max(exponents, axis=0, keepdims=True))
-        shrink = jnp.exp2(old - new)
+        new = jnp.maximum(old, jnp.max(biased, axis=0, keepdims=True))
+        shrink = jnp.exp2((old - new) * to_exponent)
         reference_ref[...] = new
         weight_ref[...] *= shrink
         sum_ref[...] *= shrink
-        add(key_block, exponents - new)
+        add(key_block, biased - new)
 
     repeat(jnp.where(bounded, stop - start - on_diagonal, 0), beside)
     repeat(jnp.where(bounded, on_diagonal, 0), across)
@@ -134,7 +137,7 @@ def _kernel(
     weight = jnp.sum(weight_ref[...], axis=0, keepdims=True)
     weight = jnp.where(weight > 0, weight, 1.0)
     output_ref[0, 0] = (sum_ref[...] / weight).astype(output_ref.dtype)
-    log_sum_exp_ref[0, 0] = reference_ref[...] + jnp.log2(weight)
+    log_sum_exp_ref[0, 0] = reference_ref[...] + jnp.log2(weight) / to_exponent
 
 
 def _distances(first_query: jax.Array, first_key: jax.Array, queries: int, keys: int) -> jax.Array:
@@ -146,7 +149,7 @@ def _distances(first_query: jax.Array, first_key: jax.Array, queries: int, keys:
 def forward(
     inputs: ForwardInputs, *, scale: float, queries: int, vmem: int, interpret: Any = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Attention output [B, H, d, T] and log-sum-exp in units of log 2, float32 [B, H, 1, T].
+    """Attention output [B, H, d, T] and log-sum-exp over scale, float32 [B, H, 1, T].
 
     Args:
         inputs: the arrays.
@@ -161,7 +164,7 @@ def forward(
     of_row = pl.BlockSpec((1, 1, head_dim, tokens), lambda h, b, i, *_: (b, h, 0, 0))
     segments = tile.FEATURES - inputs.key_bias.shape[1]
     return pl.pallas_call(
-        functools.partial(_kernel, scale=scale),
+        functools.partial(_kernel, interpret=bool(interpret), scale=scale),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=4,
             grid=(heads, batch, tokens // queries),

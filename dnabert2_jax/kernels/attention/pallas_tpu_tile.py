@@ -13,7 +13,9 @@ Bias. The matrix unit contracts 128 numbers at the cost of 64, so a tile's bias 
 * Segments. For each bit of the sequence's number there are two rows, the bit and its complement, that meet a large negative
   number where the query's bit differs, and an exact zero where it does not. Padding has a row of its own.
 
-Scores are kept in units of log 2, because the hardware's exponential is 2^x.
+Scores and biases are kept as the products q.k come, before the softmax's scale, until the reference is subtracted: scores
+that matter are near it, so that the difference is exact however large they are. Then one factor, :func:`exponent_scale`,
+turns differences into exponents of 2, which is what the hardware computes.
 """
 
 import math
@@ -25,8 +27,6 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 LANES = 128
-
-LOG2_E = math.log2(math.e)
 
 _BIAS_ROWS = 16  # one bfloat16 register: 8 rows for keys before the queries, 8 for keys behind; 3 of each are used
 _SEGMENT_ROWS = 48
@@ -50,11 +50,18 @@ def result(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
-def dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+def dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int, *, interpret: bool) -> jax.Array:
     """Matrix product over ``axis_a`` of a and ``axis_b`` of b, summed in float32; float32 inputs are not rounded."""
+    if interpret:  # XLA has no such products of bfloat16 for CPUs; those of the same numbers in float32 are as exact
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     dimensions = (((axis_a,), (axis_b,)), ((), ()))
     return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+def exponent_scale(scale: float) -> float:
+    """2^(this * x) = e^(scale * x)."""
+    return scale * math.log2(math.e)
 
 
 def repeat(trips: jax.Array, body: Callable[[jax.Array], None]) -> None:
@@ -119,14 +126,20 @@ def query_shift(side: jax.Array, first_query: jax.Array, first_key: jax.Array, k
 
 
 def distance_table_shape(queries: int, keys: int) -> tuple[int, int]:
-    """Of the table of :func:`fill_distance_table` for blocks of these sizes."""
+    """Of the table of :func:`fill_distance_table` for blocks of these sizes.
+
+    The bias depends on key - query alone, so one register's width of queries will do: a wider block reads further rows.
+    """
     return 2 * max(queries, keys) - LANES, LANES
 
 
 def fill_distance_table(table: jax.Array, slope: jax.Array) -> None:
     """Write ``-slope |difference|`` for every difference of positions that a block on the diagonal holds.
 
-    The bias depends on key - query alone, so 128 queries wide it is enough: a wider block reads it again from another row.
+    Args:
+        table: of :func:`distance_table_shape`.
+        slope: ALiBi slope over the softmax's scale.
+
     """
     rows, lanes = table.shape
     row = jax.lax.broadcasted_iota(jnp.int32, (rows, lanes), 0)

@@ -5,8 +5,15 @@ import jax.numpy as jnp
 
 
 def reference_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, *, scale: float
-) -> jax.Array:
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    slopes: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    scale: float,
+    skip: bool = True,
+) -> tuple[jax.Array, jax.Array]:
     """softmax(scale * q k^T - slope |i - j|) v over the tokens of one's own segment.
 
     Args:
@@ -16,10 +23,13 @@ def reference_attention(
         slopes: ALiBi slopes, [H].
         segment_ids: 0 at padding, else the sequence's number in its row, [B, T].
         scale: factor of the dot products.
+        skip: ignored; the definition visits every key.
 
     Returns:
-        [B, H, T, d] in the dtype of ``q``; zeros at padding.
+        The output, [B, H, T, d] in the dtype of ``q``, zeros at padding; and the log-sum-exp of the scores, float32
+        [B, H, T], of no meaning at padding.
     """
+    del skip
     position = jnp.arange(q.shape[2])
     distance = jnp.abs(position[:, None] - position[None, :]).astype(jnp.float32)
     scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
@@ -29,4 +39,5 @@ def reference_attention(
     scores = jnp.where(visible[:, None], scores, -1e30)
     weights = jax.nn.softmax(scores, axis=-1)
     output = jnp.einsum("bhqk,bhkd->bhqd", weights, v.astype(jnp.float32))
-    return jnp.where((segment_ids > 0)[:, None, :, None], output, 0.0).astype(q.dtype)
+    output = jnp.where((segment_ids > 0)[:, None, :, None], output, 0.0).astype(q.dtype)
+    return output, jax.nn.logsumexp(scores, axis=-1)
