@@ -7,14 +7,15 @@ log-sum-exp of their rows; nothing is saved between the two but q, k, v, the out
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
 
+from dnabert2_jax.kernels.attention.sharding import per_shard
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 
 BLOCK = 256
@@ -26,7 +27,7 @@ WIDE = 4
 _FLOOR = -1e30  # where a running maximum starts
 _HIDDEN = -2e30  # score of a key that does not count: its weight is exactly 0, against the floor, too
 
-_State = TypeVar("_State")
+_Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def _block_length(tokens: int) -> int:
@@ -60,10 +61,10 @@ class _Head(NamedTuple):
         return jax.lax.dynamic_slice_in_dim(x, first * self.block, blocks * self.block)
 
     def add(self, x: jax.Array, first: jax.Array, update: jax.Array) -> jax.Array:
-        """[T, ...] with ``update`` added from block ``first`` on."""
+        """[d, T] with ``update`` [d, tokens] added from block ``first`` on."""
         at = first * self.block
-        here = jax.lax.dynamic_slice_in_dim(x, at, update.shape[0])
-        return jax.lax.dynamic_update_slice_in_dim(x, here + update, at, 0)
+        here = jax.lax.dynamic_slice_in_dim(x, at, update.shape[1], axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(x, here + update, at, axis=1)
 
     def scores(self, query: jax.Array, key: jax.Array, blocks: int) -> jax.Array:
         """Biased scores [block, blocks * block] of block ``query`` and the key blocks from ``key`` on."""
@@ -75,7 +76,7 @@ class _Head(NamedTuple):
         visible = self.take(self.segments, query)[:, None] == self.take(numbers, key, blocks)[None]
         return jnp.where(visible, scores, _HIDDEN)
 
-    def visit(self, query: jax.Array, tile: Callable[[jax.Array, int, _State], _State], state: _State) -> _State:
+    def visit(self, query: jax.Array, tile: Callable[[jax.Array, int, _Three], _Three], state: _Three) -> _Three:
         """Fold ``tile(first key block, blocks, state)`` over the key blocks that block ``query`` visits."""
         start, stop = self.start[query], self.stop[query]
         wide = min(WIDE, self.start.shape[0])
@@ -85,14 +86,14 @@ class _Head(NamedTuple):
 
 
 def _heads(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, skip: bool
+    scale: float, skip: bool, q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array
 ) -> _Head:
-    """All heads of all rows along one axis, B * H long."""
+    """All heads of all rows along one axis, B * H long, and the blocks that each visits."""
     batch, heads, tokens, _ = q.shape
     radius = skip_radius(score_bound(q, k, segment_ids, scale), slopes, tokens) if skip else None
     ranges = block_ranges(segment_ids, radius, heads, _block_length(tokens), _block_length(tokens))
     segments = jnp.broadcast_to(segment_ids[:, None], (batch, heads, tokens))
-    per_head = _Head(q, k, v, segments, jnp.broadcast_to(slopes, (batch, heads)), *ranges)
+    per_head = (q, k, v, segments, jnp.broadcast_to(slopes, (batch, heads)), *ranges)
     return _Head(*(x.reshape(batch * heads, *x.shape[2:]) for x in per_head))
 
 
@@ -100,10 +101,9 @@ def _forward_head(head: _Head, scale: float) -> tuple[jax.Array, jax.Array]:
     """Output [T, d] and log-sum-exp [T] of one head."""
     dtype = head.v.dtype
     head = head.scaled(scale)
-    rows = (head.block,)
 
     def one_block(query: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def tile(key: jax.Array, blocks: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def tile(key: jax.Array, blocks: int, state: _Three) -> _Three:
             maximum, total, output = state
             scores = head.scores(query, key, blocks)
             new_maximum = jnp.maximum(maximum, scores.max(-1))
@@ -112,7 +112,9 @@ def _forward_head(head: _Head, scale: float) -> tuple[jax.Array, jax.Array]:
             output = output * shrink[:, None] + weights @ head.take(head.v, key, blocks)
             return new_maximum, total * shrink + weights.sum(-1), output
 
-        start = (jnp.full(rows, _FLOOR), jnp.zeros(rows), jnp.zeros((*rows, head.v.shape[1])))
+        # "like" the inputs in the axes of a mesh, too, over which they vary inside shard_map: loops insist on it.
+        q = head.take(head.q, query)
+        start = (jnp.full_like(q[:, 0], _FLOOR), jnp.zeros_like(q[:, 0]), jnp.zeros_like(q))
         maximum, total, output = head.visit(query, tile, start)
         # Rows that see nothing (padding) have total 0: they get output 0 and a log-sum-exp that is finite.
         safe = jnp.where(total > 0, total, 1.0)
@@ -122,70 +124,83 @@ def _forward_head(head: _Head, scale: float) -> tuple[jax.Array, jax.Array]:
     return output.reshape(head.v.shape), log_sum_exp.reshape(-1)
 
 
-def _backward_head(
-    head: _Head, output: jax.Array, log_sum_exp: jax.Array, d_output: jax.Array, scale: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of q, k and v, [T, d] each."""
+def _backward_head(head: _Head, rows: tuple[jax.Array, ...], scale: float) -> _Three:
+    """Gradients of q, k and v, [T, d] each, from the rows of the log-sum-exp, of dO and of delta."""
+    log_sum_exp, d_output, delta = rows
     dtype = head.q.dtype
     head = head.scaled(scale)
     d_output = d_output.astype(jnp.float32)
-    # FlashAttention-2, equation for D: the row sum of dO * O replaces the row sum of dP * P.
-    delta = (d_output * output.astype(jnp.float32)).sum(-1)
 
     def one_block(d_keys: tuple[jax.Array, jax.Array], query: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         q, do, lse, row_delta = (head.take(x, query) for x in (head.q, d_output, log_sum_exp, delta))
 
-        def tile(key: jax.Array, blocks: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def tile(key: jax.Array, blocks: int, state: _Three) -> _Three:
             dk, dv, dq = state
             weights = jnp.exp(head.scores(query, key, blocks) - lse[:, None])
             d_scores = weights * (do @ head.take(head.v, key, blocks).T - row_delta[:, None])
-            dk, dv = head.add(dk, key, d_scores.T @ q), head.add(dv, key, weights.T @ do)
+            # Head width first: a CPU's product with a tile is half as fast where the tile has to be transposed.
+            dk, dv = head.add(dk, key, q.T @ d_scores), head.add(dv, key, do.T @ weights)
             return dk, dv, dq + d_scores @ head.take(head.k, key, blocks)
 
-        dk, dv, dq = head.visit(query, tile, (*d_keys, jnp.zeros(q.shape)))
+        dk, dv, dq = head.visit(query, tile, (*d_keys, jnp.zeros_like(q)))
         return (dk, dv), (dq * scale).astype(dtype)
 
-    zeros = jnp.zeros(head.k.shape)
+    zeros = jnp.zeros_like(head.k.T)
     (dk, dv), dq = jax.lax.scan(one_block, (zeros, zeros), jnp.arange(head.start.shape[0]))
-    return dq.reshape(head.q.shape), dk.astype(dtype), dv.astype(dtype)
+    return dq.reshape(head.q.shape), dk.T.astype(dtype), dv.T.astype(dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, skip: bool
-) -> jax.Array:
-    return _attention_fwd(q, k, v, slopes, segment_ids, scale, skip)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attention(scale: float, skip: bool, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _forward(scale, skip)(*inputs)
 
 
-def _attention_fwd(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, scale: float, skip: bool
-) -> tuple[jax.Array, Any]:
-    @sequential_vmap
-    def forward(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output, log_sum_exp = jax.lax.map(lambda head: _forward_head(head, scale), _heads(*inputs, scale, skip))
-        return output.reshape(inputs[0].shape), log_sum_exp.reshape(inputs[0].shape[:-1])
-
-    inputs = (q, k, v, slopes, segment_ids)
-    output, log_sum_exp = forward(*inputs)
-    return output, (inputs, output, log_sum_exp)
+def _attention_fwd(scale: float, skip: bool, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    results = _forward(scale, skip)(*inputs)
+    return results, (inputs, results)
 
 
-def _attention_bwd(scale: float, skip: bool, saved: Any, d_output: jax.Array) -> tuple[Any, ...]:
-    @sequential_vmap
-    def backward(inputs: Any, *rows: jax.Array) -> tuple[jax.Array, ...]:
-        heads = _heads(*inputs, scale, skip)
-        rows = tuple(x.reshape(-1, *x.shape[2:]) for x in rows)
-        gradients = jax.lax.map(lambda args: _backward_head(*args, scale), (heads, *rows))
-        return tuple(x.reshape(inputs[0].shape) for x in gradients)
-
-    inputs, output, log_sum_exp = saved
+def _attention_bwd(scale: float, skip: bool, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
+    inputs, (output, log_sum_exp) = saved
+    d_output, d_log_sum_exp = cotangents
+    # FlashAttention-2, equation for D: the row sum of dO * O replaces the row sum of dP * P. The log-sum-exp's derivative
+    # is P itself, so that its cotangent goes in with the other sign.
+    delta = jnp.einsum("bhtd,bhtd->bht", d_output.astype(jnp.float32), output.astype(jnp.float32)) - d_log_sum_exp
+    gradients = _backward(scale, skip)(*inputs, log_sum_exp, d_output, delta)
     # Slopes are constants of the architecture and segment ids are integers: neither has a gradient.
     slopes, segment_ids = inputs[3:]
-    nothing = (jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0))
-    return *backward(inputs, output, log_sum_exp, d_output), *nothing
+    return *gradients, jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0)
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+@cache
+def _forward(scale: float, skip: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(q, k, v, slopes, segment ids) -> output [B, H, T, d] and log-sum-exp [B, H, T]."""
+
+    def run(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output, log_sum_exp = jax.lax.map(lambda head: _forward_head(head, scale), _heads(scale, skip, *inputs))
+        return output.reshape(inputs[0].shape), log_sum_exp.reshape(inputs[0].shape[:-1])
+
+    return _mappable(per_shard(run, "bhtd,bhtd,bhtd,h,bt->bhtd,bht"))
+
+
+@cache
+def _backward(scale: float, skip: bool) -> Callable[..., _Three]:
+    """(q, k, v, slopes, segment ids, log-sum-exp, dO, delta) -> gradients of q, k and v."""
+
+    def run(*arguments: jax.Array) -> tuple[jax.Array, ...]:
+        heads, rows = _heads(scale, skip, *arguments[:5]), tuple(x.reshape(-1, *x.shape[2:]) for x in arguments[5:])
+        gradients = jax.lax.map(lambda x: _backward_head(x[0], x[1], scale), (heads, rows))
+        return tuple(x.reshape(arguments[0].shape) for x in gradients)
+
+    return _mappable(per_shard(run, "bhtd,bhtd,bhtd,h,bt,bht,bhtd,bht->bhtd,bhtd,bhtd"))
+
+
+def _mappable(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Under vmap, one call after the other, as rows and heads take turns: each loop keeps its own length."""
+    return sequential_vmap(run)  # type: ignore[no-untyped-call]
 
 
 def blocked_attention(
@@ -197,7 +212,7 @@ def blocked_attention(
     *,
     scale: float,
     skip: bool = True,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """What :func:`~.reference.reference_attention` computes, in O(T) memory forward and backward.
 
     Arguments and result are the same. Products and sums are float32 whatever the dtype of q. Any T is padded up to whole
@@ -208,4 +223,5 @@ def blocked_attention(
     if padding:
         q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0))) for x in (q, k, v))
         segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)))
-    return _attention(q, k, v, slopes, segment_ids, scale, skip)[:, :, :tokens]
+    output, log_sum_exp = _attention(scale, skip, q, k, v, slopes, segment_ids)
+    return output[:, :, :tokens], log_sum_exp[:, :, :tokens]
