@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.adapters import merged
+from dnabert2_jax.convert.hugging_face import describe_released, is_hugging_face_directory, load_hugging_face
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.hashing import hash64
 from dnabert2_jax.kernels.attention import BACKENDS, explain_choice
@@ -63,7 +64,7 @@ def attention_choice(tokens: int) -> tuple[str, str]:
 
 
 def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Check a model or adapter directory, one (check, finding) after the other.
+    """Check a model or adapter directory, or one in the Hugging Face layout; one (check, finding) after the other.
 
     Args:
         path: the directory.
@@ -76,6 +77,10 @@ def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str
         adapter = load_adapter(path, None if base is None else load_model(base))
         yield "manifest, base and finite weights", f"ok, an adapter on {adapter.base.path}; checked merged into it"
         model = merged(adapter)
+    elif is_hugging_face_directory(path):
+        yield "released weights", describe_released(path)
+        model = load_hugging_face(path)
+        yield "tensors and finite weights", f"ok, none is missing, unknown or of another shape; a {model.kind}"
     else:
         model = load_model(path)
         yield "manifest and finite weights", f"ok, every file has its hash; a {model.kind}"

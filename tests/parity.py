@@ -50,20 +50,22 @@ def of_kind(tensors: dict[str, NDArray[np.float32]], kind: str) -> dict[str, NDA
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(others)}
 
 
-def inputs(seed: int) -> dict[str, dict[str, NDArray[np.int32]]]:
-    """Ids and masks: rows of 20, 13 and 1 tokens, a batch of one, and a row of 700; labels of the MLM for the first."""
-    batches = {}
-    for number, (name, lengths) in enumerate({"rows": (20, 13, 1), "one": (9,), "long": (700,)}.items()):
-        ids = np.full((len(lengths), max(lengths)), _PAD, np.int32)
-        for row, length in enumerate(lengths):
-            ids[row, :length] = _integers(_SPECIAL, _VOCABULARY, length, seed, number, row)
-            ids[row, [0, length - 1]] = _CLS, _SEP
-        ids[:, 0] = _CLS
-        batches[name] = {"input_ids": ids, "attention_mask": (ids != _PAD).astype(np.int32)}
+def inputs(heads: int) -> dict[str, dict[str, NDArray[np.int32]]]:
+    """Ids and masks of each batch: rows of 20, 13 and 1 tokens, with labels for the MLM, and one row of 700 by itself."""
+    batches = {"rows": _batch((20, 13, 1), heads)}
     labels = np.full(batches["rows"]["input_ids"].shape, -100, np.int32)
     labels[0, [2, 5, 11]], labels[1, [1, 12]] = (17, 0, 63), (0, 40)  # 0, the id of [UNK], is a label like any other
     batches["rows"]["labels"] = labels
-    return batches
+    return batches if heads == 8 else batches | {"long": _batch((700,), heads)}
+
+
+def _batch(lengths: tuple[int, ...], seed: int) -> dict[str, NDArray[np.int32]]:
+    ids = np.full((len(lengths), max(lengths)), _PAD, np.int32)
+    for row, length in enumerate(lengths):
+        tokens = _SPECIAL + uniform(seed, length, np.arange(length)) * (_VOCABULARY - _SPECIAL)
+        tokens[-1], tokens[0] = _SEP, _CLS
+        ids[row, :length] = tokens
+    return {"input_ids": ids, "attention_mask": (ids != _PAD).astype(np.int32)}
 
 
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -110,7 +112,3 @@ def _draw(name: str, shape: tuple[int, ...], key: NDArray[np.uint64]) -> NDArray
     else:
         numbers /= 2 if "Wqkv" in name or "embeddings" in name else 4
     return numbers.reshape(shape).astype(np.float32)
-
-
-def _integers(low: int, high: int, count: int, *words: int) -> NDArray[np.int32]:
-    return (low + uniform(*words, np.arange(count)) * (high - low)).astype(np.int32)

@@ -33,8 +33,8 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
     """Read the released model, or one trained from it, without torch and without running anything.
 
     The directory holds ``config.json`` of either generation, ``tokenizer.json``, and weights as ``model.safetensors`` or
-    ``pytorch_model.bin``, whole or in parts with an index. A checkpoint with ``classifier.*`` is a classifier; its labels are
-    those of ``id2label``, or class numbers.
+    ``pytorch_model.bin``, whole or in parts with an index. A checkpoint with ``classifier.*`` is a classifier, and its
+    labels are those of ``id2label`` or class numbers.
 
     Args:
         directory: the directory.

@@ -224,7 +224,7 @@ def _advice(names: Iterable[str]) -> str | None:
     """What to do about names that other programs write; None where nothing is known."""
     names = list(names)
     if any(".lora_" in name for name in names):
-        return "this holds a LoRA adapter: fold it in with PEFT's merge_and_unload() and save the model"
+        return "this holds a LoRA adapter: read what PEFT's save_pretrained writes with `dnabert2 convert from-peft`"
     if any(".self.query." in name for name in names):
         return "query, key and value apart are BERT's or multimolecule's layout: save the model with the original's code"
     stem = next((name for name in names if name.endswith("embeddings.word_embeddings.weight")), WORD)

@@ -77,8 +77,8 @@ def read_settings(path: Path) -> Settings:
         encoder = EncoderConfig(**{key: content[key] for key in _SIZES + _OTHERS if key in content})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "sizes"
-        raise UserError(f"{path}: {where}: {first['msg']}, found {first['input']!r}; mend it") from error
+        found = f"{first['loc'][0]}: {first['msg']}, found {first['input']!r}" if first["loc"] else first["ctx"]["error"]
+        raise UserError(f"{path}: {found}; take the config.json that belongs to the weights") from error
     if content.get("attention_probs_dropout_prob"):
         logger.warning(
             "%s: attention_probs_dropout_prob %s is left out: attention has no dropout here", path,

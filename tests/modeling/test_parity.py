@@ -6,7 +6,7 @@ table and outputs through the methods that users call.
 """
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -31,6 +31,9 @@ from tests.helpers import tiny_tokenizer
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
 HEADS = (8, 12)
 
+# Compiling takes most of the time here; LLVM's optimisation changes how fast these programs are, not what they compute.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 class Case:
     """Weights, batches with the outputs that PyTorch gives, and a loss with its gradients.
@@ -53,7 +56,7 @@ class Case:
         compute = Compute(precision, backend)
         networks = masked_lm(self.config, compute), sequence_classifier(self.config, self.num_labels, compute)
 
-        @jax.jit
+        @jit
         def outputs(params, tokens):
             language, classifier = networks[0].bind(params["masked_lm"]), networks[1].bind(params["classifier"])
             hidden = language.hidden_states(tokens)
@@ -77,8 +80,6 @@ def committed(heads):
     case = Case(settings, tensors, len(parity.LABELS))
     golden = np.load(parity.CASES / f"heads{heads}.npz")
     for name, batch in parity.inputs(heads).items():
-        if (heads, name) == (8, "long"):
-            continue  # 12 heads have all eight of these slopes
         tokens = TokenBatch(batch["input_ids"], batch["attention_mask"], np.zeros_like(batch["input_ids"]))
         expected = {key.removeprefix(f"{name}/"): golden[key] for key in golden if key.startswith(f"{name}/")}
         case.batches[name] = (tokens, expected, list(parity.LONG_POSITIONS) if name == "long" else slice(None))
@@ -137,8 +138,6 @@ def worst(found, expected):
 def test_outputs(case, backend, precision, record_property):
     outputs = case.outputs(backend, precision)
     for name, (tokens, expected, positions) in case.batches.items():
-        if precision == "bfloat16" and name in ("one", "long"):
-            continue  # what bfloat16 costs does not depend on the shape
         found = serving(lambda tokens=tokens: outputs(tokens), backend)
         assert expected.keys() <= found.keys()
         for output, wanted in expected.items():
@@ -164,7 +163,7 @@ def test_loss_and_gradients(case, backend, record_property):
     batch = MlmBatch(case.masked, where, labels, weights, np.zeros(shape[0], np.uint32))
     objective = mlm_loss(masked_lm(case.config, Compute("float32", backend)))
 
-    @jax.jit
+    @jit
     def mean(params):
         def loss(params):
             sums = objective(params, {}, batch, False)
@@ -215,12 +214,13 @@ def test_public_methods():
 def test_dropout_is_off_in_evaluation_and_on_in_training():
     case = committed(8)
     assert case.config.hidden_dropout_prob == 0.1
-    tokens, expected, _ = case.batches["one"]
+    tokens, expected, _ = case.batches["rows"]
+    real = tokens.segment_ids > 0
     network = masked_lm(case.config)
-    hidden = jax.jit(lambda params, seeds: network.bind(params).encoder(tokens, dropout_seeds=seeds))
-    evaluated, trained = (np.asarray(hidden(case.params["masked_lm"], seeds)) for seeds in (None, np.zeros(1, np.uint32)))
-    assert worst(evaluated, expected["hidden"]) <= 2e-5
-    assert worst(trained, expected["hidden"]) > 0.1
+    hidden = jit(lambda params, seeds: network.bind(params).encoder(tokens, dropout_seeds=seeds))
+    evaluated, trained = (np.asarray(hidden(case.params["masked_lm"], seeds)) for seeds in (None, np.zeros(3, np.uint32)))
+    assert worst(evaluated[real], expected["hidden"][real]) <= 2e-5
+    assert worst(trained[real], expected["hidden"][real]) > 0.1
 
 
 def test_label_zero_counts():
