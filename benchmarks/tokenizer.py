@@ -1,18 +1,26 @@
-"""Speed of raw BPE encoding in Mbp/s, on real windows: what feeds pretraining.
+"""Speed of raw encoding in Mbp/s, on real windows: what feeds pretraining; and the ids beside those of `tokenizers`.
 
-    python benchmarks/tokenizer.py [FASTA ...] [--tokenizer DIR] [--json FILE]
+    python benchmarks/tokenizer.py [FASTA ...] [--tokenizer PATH] [--offsets BASES ...] [--json FILE]
 
 Without FASTA files it reads the package's sample data; without a tokenizer it trains one of 4096 pieces on what it reads.
 "threads" is Tokenizer.encode_raw_batch(num_threads=...); "Python threads" calls it from that many threads at once, as data
 workers do, which helps only because SentencePiece releases the GIL.
+
+Where Hugging Face's `tokenizers` is installed, the tokenizer is exported, and `tokenizers` encodes the same windows, by
+`encode_batch` and by `encode_batch_fast`, which leaves out where tokens begin. With --offsets both encode every sequence
+whole, as it stands in the file with lower case and N, cut into windows from each of the offsets on, and it is counted where
+the ids are equal.
 """
 
 import argparse
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dnaio
 import numpy as np
@@ -20,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.letters import clean_letters
 from dnabert2_jax.tokenizer.training import train_bpe
 
@@ -29,10 +38,13 @@ def read_fasta(paths: list[Path]) -> list[str]:
     sequences = []
     for path in paths:
         with dnaio.open(path) as reader:
-            for record in reader:
-                letters, _ = clean_letters(record.sequence, source=str(path), record=record.name)
-                sequences.append(letters.tobytes().decode("ascii"))
+            sequences += [record.sequence for record in reader]
     return sequences
+
+
+def cleaned(sequences: list[str]) -> list[str]:
+    letters = (clean_letters(sequence, source="benchmark", record="sequence")[0] for sequence in sequences)
+    return [codes.tobytes().decode("ascii") for codes in letters]
 
 
 def draw_windows(sequences: list[str], window_bases: int, total_bases: int) -> list[str]:
@@ -43,14 +55,47 @@ def draw_windows(sequences: list[str], window_bases: int, total_bases: int) -> l
     return [usable[contig][(at := rng.integers(starts[contig])) : at + window_bases] for contig in contigs]
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """The best wall time of ``run``: what the code can do, whatever else the machine is busy with."""
+def cut(sequence: str, window_bases: int, offset: int) -> list[str]:
+    return [sequence[at : at + window_bases] for at in range(offset, len(sequence), window_bases)]
+
+
+def hugging_face(tokenizer: Tokenizer) -> Any | None:
+    """The tokenizer as `tokenizers` reads it; None where that is not installed, or knows no such tokenizer."""
+    try:
+        import tokenizers
+    except ImportError:
+        return None
+    if not isinstance(tokenizer, BpeTokenizer):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return tokenizers.Tokenizer.from_file(str(tokenizer.save_hugging_face(folder)))
+
+
+def their_ids(theirs: Any, windows: list[str], threads: int, call: str = "encode_batch_fast") -> list[list[int]]:
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    return [encoding.ids for encoding in getattr(theirs, call)(windows, add_special_tokens=False)]
+
+
+def agreement(tokenizer: Tokenizer, theirs: Any, sequences: list[str], window_bases: int, offset: int) -> dict[str, int]:
+    """Windows, their bases, and how many of them get the same ids from both."""
+    count = {"window_bases": window_bases, "offset": offset, "windows": 0, "bases": 0, "equal": 0}
+    for sequence in sequences:
+        windows = cut(sequence, window_bases, offset)
+        ours = tokenizer.encode_raw_batch(windows, num_threads=2)
+        count["windows"] += len(windows)
+        count["bases"] += sum(map(len, windows))
+        count["equal"] += sum(a.tolist() == b for a, b in zip(ours, their_ids(theirs, windows, 2), strict=True))
+    return count
+
+
+def seconds(run: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """The best wall time of ``run`` and the best time of all cores together: what the code can do on a busy machine."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        times.append((time.perf_counter() - start, time.process_time() - cpu_start))
+    return min(wall for wall, _ in times), min(cpu for _, cpu in times)
 
 
 def main() -> None:
@@ -60,16 +105,20 @@ def main() -> None:
     parser.add_argument("--window-bases", type=int, nargs="+", default=[150, 650, 10_000])
     parser.add_argument("--megabases", type=float, default=4.0, help="how much to encode in each measurement")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--offsets", type=int, nargs="+", default=[], help="compare ids of all windows from these bases on")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
-    sequences = read_fasta(args.fasta or list(sample_data.fasta_files().values()))
+    os.environ["RAYON_NUM_THREADS"] = "2"  # of `tokenizers`, read once
+    raw_sequences = read_fasta(args.fasta or list(sample_data.fasta_files().values()))
+    sequences = cleaned(raw_sequences)
     start = time.perf_counter()
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else train_bpe(draw_windows(sequences, 1000, 4_000_000))
-    console = Console()
+    console = Console(width=120)
     console.print(f"tokenizer of {tokenizer.vocab_size} pieces ready after {time.perf_counter() - start:.1f} s")
 
-    table = Table("window, bases", "bases/token", "how", "Mbp/s", "M tokens/s")
+    theirs = hugging_face(tokenizer)
+    table = Table("window, bases", "bases/token", "how", "Mbp/s", "M tokens/s", "Mbp/s a core")
     results = []
     for window_bases in args.window_bases:
         windows = draw_windows(sequences, window_bases, int(args.megabases * 1e6))
@@ -82,16 +131,36 @@ def main() -> None:
                 "2 threads": lambda rows=windows: tokenizer.encode_raw_batch(rows, num_threads=2),
                 "2 Python threads": lambda rows=halves, pool=pool: list(pool.map(tokenizer.encode_raw_batch, rows)),
             }
+            if theirs is not None:
+                ways |= {
+                    f"tokenizers.{call}, {threads}": lambda rows=windows, n=threads, call=call: their_ids(
+                        theirs, rows, n, call
+                    )
+                    for call in ("encode_batch", "encode_batch_fast")
+                    for threads in (1, 2)
+                }
             for how, run in ways.items():
-                speed = bases / seconds(run, args.repeats) / 1e6
+                speed, of_a_core = (bases / taken / 1e6 for taken in seconds(run, args.repeats))
                 row = {"window_bases": window_bases, "bases_per_token": bases / tokens, "how": how, "mbp_per_s": speed}
-                results.append(row)
-                table.add_row(
-                    str(window_bases), f"{bases / tokens:.2f}", how, f"{speed:.2f}", f"{speed * tokens / bases:.2f}"
-                )
+                results.append(row | {"mbp_per_s_a_core": of_a_core})
+                numbers = (bases / tokens, speed, speed * tokens / bases, of_a_core)
+                cells = [f"{number:.2f}" for number in numbers]
+                table.add_row(str(window_bases), cells[0], how, *cells[1:])
     console.print(table)
+    compared = []
+    if args.offsets and theirs is None:
+        console.print("no comparison of ids: it needs a byte-pair tokenizer, and `tokenizers` installed")
+    for window_bases in args.window_bases if theirs is not None else ():
+        for offset in args.offsets:
+            count = agreement(tokenizer, theirs, raw_sequences, window_bases, offset)
+            compared.append(count)
+            console.print(
+                f"windows of {window_bases:,} bases from base {offset:,} on: {count['equal']:,} of {count['windows']:,} "
+                f"windows ({count['bases']:,} bases) get the same ids from `tokenizers`"
+            )
     if args.json:
-        args.json.write_text(json.dumps({"tokenizer": tokenizer.sha256, "results": results}, indent=2) + "\n")
+        content = {"tokenizer": tokenizer.sha256, "results": results, "agreement": compared}
+        args.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

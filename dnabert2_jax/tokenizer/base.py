@@ -8,6 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from operator import index
 from pathlib import Path
 from typing import ClassVar
 
@@ -54,10 +55,11 @@ class Tokenizer(ABC):
 
         Args:
             path: ``tokenizer.model`` (BPE), ``tokenizer.json`` (BPE as Hugging Face's libraries write it: the file of the
-                released DNABERT-2) or ``kmer_tokenizer.json``; or a directory, of which the first of these is taken.
+                released DNABERT-2) or ``kmer_tokenizer.json``; or a directory that holds one of these.
 
         Raises:
-            UserError: the file is missing or damaged, or means something that this package could not reproduce exactly.
+            UserError: the file is missing or damaged, or means something that this package could not reproduce exactly; or a
+                directory holds several tokenizers that are not the same.
         """
         # The kinds of tokenizers import this module.
         from dnabert2_jax.tokenizer.bpe import BpeTokenizer
@@ -71,14 +73,21 @@ class Tokenizer(ABC):
         }
         path = Path(path)
         candidates = [path / name for name in readers] if path.is_dir() else [path]
-        file = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if file is None:
+        files = [candidate for candidate in candidates if candidate.is_file()]
+        if not files:
             raise UserError(
                 f"{candidates[0]}: no such file; a tokenizer is one of {', '.join(readers)}, or a directory that holds one; "
                 "train one with `dnabert2 tokenizer train`"
             )
-        by_suffix = read_tokenizer_json if file.suffix == ".json" else BpeTokenizer
-        return readers.get(file.name, by_suffix)(file.read_bytes(), source=str(file))
+        found = []
+        for file in files:
+            by_suffix = read_tokenizer_json if file.suffix == ".json" else BpeTokenizer
+            found.append(readers.get(file.name, by_suffix)(file.read_bytes(), source=str(file)))
+            if found[-1].pieces != found[0].pieces:
+                raise UserError(
+                    f"{path} holds two tokenizers, {files[0].name} and {file.name}; name the file of one of them"
+                )
+        return found[0]
 
     def save(self, directory: str | Path) -> Path:
         """Write the tokenizer's file into ``directory``, which is made if need be, and return the file's path.
@@ -170,7 +179,7 @@ class Tokenizer(ABC):
 
     def _checked(self, ids: Iterable[int]) -> NDArray[np.int64]:
         """``ids`` as an array, after a look at their range."""
-        array = np.fromiter(ids, np.int64)
+        array = np.fromiter(map(index, ids), np.int64)
         outside = np.flatnonzero((array < 0) | (array >= self.vocab_size))
         if outside.size:
             at = outside[0]

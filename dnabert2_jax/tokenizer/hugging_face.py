@@ -43,15 +43,19 @@ _POST_PROCESSOR = {
 _PRE_TOKENIZER = {"type": "Whitespace"}
 
 
-class _AddedToken(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _AddedToken(_Strict):
     id: int
     content: str
 
 
-class _Bpe(BaseModel):
+class _Bpe(_Strict):
     """The ``model`` section; a key unknown here could change the ids, so there must be none."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
     type: Literal["BPE"]
     vocab: dict[str, int]
@@ -65,7 +69,7 @@ class _Bpe(BaseModel):
     ignore_merges: Literal[False] = False
 
 
-class _TokenizerJson(BaseModel):
+class _TokenizerJson(_Strict):
     bpe: _Bpe = Field(alias="model")  # pydantic keeps names that start with "model" to itself
     added_tokens: list[_AddedToken]
     normalizer: None

@@ -15,6 +15,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome import read_fasta
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, BpeTokenizer
+from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import BASES, SPECIAL_TOKENS, with_template
 from dnabert2_jax.tokenizer.training import train_bpe
 
@@ -108,6 +109,17 @@ def test_an_export_comes_back_the_same_in_every_form(tokenizer, exported: Path, 
     renamed.write_bytes((exported / "tokenizer.json").read_bytes())
     assert Tokenizer.load(renamed).sha256 == tokenizer.sha256
     assert Tokenizer.load(read.save(tmp_path)).sha256 == tokenizer.sha256
+
+
+def test_a_directory_with_two_tokenizers_is_refused_unless_they_are_the_same(tokenizer, exported: Path, tmp_path: Path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((exported / name).read_bytes())
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).sha256 == tokenizer.sha256
+    KmerTokenizer(6, 6).save(tmp_path)
+    with pytest.raises(UserError, match=r"two tokenizers, tokenizer\.model and kmer_tokenizer\.json; name the file"):
+        Tokenizer.load(tmp_path)
+    assert isinstance(Tokenizer.load(tmp_path / "kmer_tokenizer.json"), KmerTokenizer)
 
 
 def test_the_newer_spelling_of_merges_and_the_settings_of_a_call_are_understood(tokenizer, exported: Path, tmp_path: Path):
