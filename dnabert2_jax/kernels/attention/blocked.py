@@ -78,11 +78,16 @@ class _Head(NamedTuple):
 
     def visit(self, query: jax.Array, tile: Callable[[jax.Array, int, _Three], _Three], state: _Three) -> _Three:
         """Fold ``tile(first key block, blocks, state)`` over the key blocks that block ``query`` visits."""
-        start, stop = self.start[query], self.stop[query]
-        wide = min(WIDE, self.start.shape[0])
-        steps = jax.lax.div(stop - start, jnp.int32(wide))
-        state = jax.lax.fori_loop(0, steps, lambda n, state: tile(start + n * wide, wide, state), state)
-        return jax.lax.fori_loop(start + steps * wide, stop, lambda key, state: tile(key, 1, state), state)
+        first, stop = self.start[query], self.stop[query]
+        for blocks in sorted({min(WIDE, self.start.shape[0]), 1}, reverse=True):
+
+            def step(n: jax.Array, state: _Three, first: jax.Array = first, blocks: int = blocks) -> _Three:
+                return tile(first + n * blocks, blocks, state)
+
+            steps = jax.lax.div(stop - first, jnp.int32(blocks))
+            state = jax.lax.fori_loop(0, steps, step, state)
+            first = first + steps * blocks
+        return state
 
 
 def _heads(
