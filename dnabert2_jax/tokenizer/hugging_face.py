@@ -99,8 +99,8 @@ def read_tokenizer_json(content: bytes, *, source: str) -> BpeTokenizer:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         # The input of these two is the file, or most of it.
-        found = "" if first["type"] in ("json_invalid", "missing") else f" (found {_short(first['input'])})"
-        raise refuse(f"{where}: {first['msg']}{found}", "the layout of the released model") from error
+        value = "" if first["type"] in ("json_invalid", "missing") else f" (found {_short(first['input'])})"
+        raise refuse(f"{where}: {first['msg']}{value}", "the layout of the released model") from error
     for key, found, accepted in (
         ("added_tokens", [(token.id, token.content) for token in file.added_tokens], list(enumerate(SPECIAL_TOKENS))),
         ("pre_tokenizer", file.pre_tokenizer, _PRE_TOKENIZER),
