@@ -1,7 +1,7 @@
 """Attention for TPUs: exact, in O(T) memory, with ALiBi and segments inside the tile and blocks skipped that do not matter.
 
-This file is what surrounds the kernels of :mod:`~.pallas_tpu_forward` and :mod:`~.pallas_tpu_backward`: padding to whole
-blocks, the block ranges, the gradient, batching and sharding.
+This file is what surrounds the kernels of :mod:`~.pallas_tpu_forward`, :mod:`~.pallas_tpu_backward` and, for rows up to 128
+tokens, :mod:`~.pallas_tpu_short`: padding to whole blocks, the block ranges, the gradient, batching and sharding.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,10 @@ from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
 from dnabert2_jax.kernels.attention.block_sizes import VMEM, TpuBlocks, tpu_blocks
 from dnabert2_jax.kernels.attention.pallas_tpu_backward import BackwardInputs, backward
 from dnabert2_jax.kernels.attention.pallas_tpu_forward import SAFE_BOUND, ForwardInputs, forward
+from dnabert2_jax.kernels.attention.pallas_tpu_rows import longest_rows, row_delta
+from dnabert2_jax.kernels.attention.pallas_tpu_short import short_backward, short_forward
 from dnabert2_jax.kernels.attention.sharding import mappable, per_shard
-from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
+from dnabert2_jax.kernels.attention.skipping import block_ranges, bound_of_norms, skip_radius
 from dnabert2_jax.kernels.attention.target import current_target
 
 LAYOUT = "bhdt"
@@ -79,17 +81,13 @@ def _attention(settings: _Settings, *inputs: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _attention_fwd(settings: _Settings, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    output, log_sum_exp, bound = _forward(settings)(*inputs)
+    output, log_sum_exp, *bound = _forward(settings)(*inputs)
     return (output, log_sum_exp * settings.scale), (inputs, output, log_sum_exp, bound)
 
 
 def _attention_bwd(settings: _Settings, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
     inputs, output, log_sum_exp, bound = saved
-    d_output, d_log_sum_exp = cotangents
-    # FlashAttention-2, equation for D: the row sum of dO * O replaces the row sum of dP * P. A cotangent of the log-sum-exp
-    # adds its own multiple of P to the gradient of the scores.
-    delta = jnp.einsum("bhdt,bhdt->bht", d_output.astype(jnp.float32), output.astype(jnp.float32)) - d_log_sum_exp
-    gradients = _backward(settings)(*inputs, log_sum_exp, bound, d_output, delta)
+    gradients = _backward(settings)(*inputs, output, log_sum_exp, *cotangents, *bound)
     # Slopes are constants of the architecture and segment ids are integers: neither has a gradient.
     slopes, segment_ids = inputs[3:]
     return *gradients, jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0)
@@ -100,60 +98,61 @@ _attention.defvjp(_attention_fwd, _attention_bwd)
 
 @cache
 def _forward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids) -> output [B, H, d, T], log-sum-exp over scale [B, H, T] and the bound S [B, H]."""
-    blocks = settings.blocks
+    """(q, k, v, slopes, segment ids) -> output, log-sum-exp over scale [B, H, T] and, of long rows, the bound S [B, H]."""
+    blocks, scale, interpret = settings.blocks, settings.scale, settings.interpret
 
-    def run(
+    def short(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output, log_sum_exp = short_forward(*inputs, scale=scale, interpret=interpret)
+        return output, log_sum_exp[:, :, 0]
+
+    def long(
         q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        bound = score_bound(q, k, segment_ids, settings.scale, layout=LAYOUT)
+        bound = bound_of_norms(*longest_rows(q, k, segment_ids, interpret=interpret), scale)
         inputs = ForwardInputs(
             block_ranges(segment_ids, _radius(settings, bound, slopes), q.shape[1], blocks.queries, blocks.keys),
             (bound <= SAFE_BOUND).astype(jnp.int32),
             slopes,
             *(q, k, v),
             *tile.segment_features(segment_ids, q.dtype),
-            tile.key_bias(slopes, settings.scale, blocks.keys, q.dtype),
+            tile.key_bias(slopes, scale, blocks.keys, q.dtype),
         )
-        output, log_sum_exp = forward(
-            inputs, scale=settings.scale, queries=blocks.queries, vmem=settings.vmem, interpret=settings.interpret
-        )
+        output, log_sum_exp = forward(inputs, scale=scale, queries=blocks.queries, vmem=settings.vmem, interpret=interpret)
         return output, log_sum_exp[:, :, 0], bound
 
-    return mappable(per_shard(run, "bhdt,bhdt,bhdt,h,bt->bhdt,bht,bh"))
+    if blocks.tokens == tile.LANES:
+        return mappable(per_shard(short, "bhdt,bhdt,bhdt,h,bt->bhdt,bht"))
+    return mappable(per_shard(long, "bhdt,bhdt,bhdt,h,bt->bhdt,bht,bh"))
 
 
 @cache
 def _backward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids, log-sum-exp over scale, S, dO, delta) -> gradients of q, k and v."""
-    blocks = settings.blocks
+    """(q, k, v, slopes, segment ids, O, log-sum-exp over scale, dO, d log-sum-exp and, of long rows, S) -> dQ, dK, dV."""
+    blocks, scale, interpret = settings.blocks, settings.scale, settings.interpret
+    equation = "bhdt,bhdt,bhdt,h,bt,bhdt,bht,bhdt,bht"
 
-    def run(
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        slopes: jax.Array,
-        segment_ids: jax.Array,
-        log_sum_exp: jax.Array,
-        bound: jax.Array,
-        d_output: jax.Array,
-        delta: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def short(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        q, k, v, slopes, segment_ids, output, log_sum_exp, d_output, d_log_sum_exp = arrays
+        inputs = (q, k, v, slopes, segment_ids, output, log_sum_exp[:, :, None], d_output, d_log_sum_exp[:, :, None])
+        return short_backward(*inputs, scale=scale, interpret=interpret)
+
+    def long(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        q, k, v, slopes, segment_ids, output, log_sum_exp, d_output, d_log_sum_exp, bound = arrays
         radius = _radius(settings, bound, slopes)
         inputs = BackwardInputs(
             block_ranges(segment_ids, radius, q.shape[1], blocks.backward_keys, blocks.backward_queries),
             slopes,
             *(q, k, v, d_output),
             log_sum_exp[:, :, None],
-            delta[:, :, None],
+            row_delta(d_output, output, d_log_sum_exp[:, :, None], interpret=interpret),
             *tile.segment_features(segment_ids, q.dtype),
-            tile.key_bias(slopes, settings.scale, blocks.backward_keys, q.dtype),
+            tile.key_bias(slopes, scale, blocks.backward_keys, q.dtype),
         )
-        return backward(
-            inputs, scale=settings.scale, queries=blocks.backward_queries, vmem=settings.vmem, interpret=settings.interpret
-        )
+        return backward(inputs, scale=scale, queries=blocks.backward_queries, vmem=settings.vmem, interpret=interpret)
 
-    return mappable(per_shard(run, "bhdt,bhdt,bhdt,h,bt,bht,bh,bhdt,bht->bhdt,bhdt,bhdt"))
+    if blocks.tokens == tile.LANES:
+        return mappable(per_shard(short, equation + "->bhdt,bhdt,bhdt"))
+    return mappable(per_shard(long, equation + ",bh->bhdt,bhdt,bhdt"))
 
 
 def _radius(settings: _Settings, bound: jax.Array, slopes: jax.Array) -> jax.Array | None:

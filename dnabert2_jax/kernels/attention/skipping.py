@@ -53,7 +53,12 @@ def score_bound(q: jax.Array, k: jax.Array, segment_ids: jax.Array, scale: float
         squares = jnp.einsum(f"{layout},{layout}->bht", x, x)
         return jnp.sqrt(jnp.where(real[:, None, :], squares, 0.0).max(axis=-1))
 
-    return abs(scale) * _NORM_SLACK * longest(q) * longest(k)
+    return bound_of_norms(longest(q), longest(k), scale)
+
+
+def bound_of_norms(longest_q: jax.Array, longest_k: jax.Array, scale: float) -> jax.Array:
+    """S from the largest norms of a query and of a key."""
+    return abs(scale) * _NORM_SLACK * longest_q * longest_k
 
 
 def skip_radius(bound: jax.Array, slopes: jax.Array, tokens: int) -> jax.Array:
