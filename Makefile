@@ -2,6 +2,7 @@
 #     make test PYTHON=python3.12 VENV=.venv312
 PYTHON ?= python3
 VENV ?= .venv
+AOT_VENV ?= .venv-aot
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test test-all check links docs dist clean
+.PHONY: help quickstart install dev test test-all aot check links docs dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,10 @@ test: $(VENV)/.dev ## all tests but the slow ones, with coverage
 
 test-all: $(VENV)/.dev ## all tests
 	$(PYTEST) --cov=dnabert2_jax --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+aot: ## tests that compile for TPUs and GPUs without having any, in $(AOT_VENV), which takes 2 GB
+	@$(MAKE) --no-print-directory $(AOT_VENV)/.aot VENV=$(AOT_VENV)
+	JAX_PLATFORMS=cpu $(AOT_VENV)/bin/python -m pytest -m aot $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## lint, format, types and links inside the repository
 	$(BIN)/ruff check .
@@ -46,7 +51,7 @@ dist: $(VENV)/.dev ## wheel and source archive in dist/, the wheel tried in an e
 	tools/try_wheel.sh $(PYTHON) dist/*.whl
 
 clean: ## remove what the targets made; runs/ stays
-	rm -rf $(VENV) build dist site *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(AOT_VENV) build dist site *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -65,3 +70,8 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml requirements.txt
 	@echo "installing dnabert2_jax, its requirements and the development tools in $(VENV) ..."
 	@$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/.package
+
+$(VENV)/.aot: $(VENV)/.created pyproject.toml requirements.txt
+	@echo "installing dnabert2_jax, libtpu and the CUDA compiler in $(VENV) ..."
+	@$(PIP_INSTALL) --editable ".[test,aot]"
+	@touch $@

@@ -81,8 +81,9 @@ class CompiledForGpu:
         return "\n".join(lines)
 
 
-def gpu_devices(gpu: str, count: int = 1) -> list[Any]:
-    """Devices of one machine with `count` GPUs, to make a mesh of.
+@cache
+def gpu_devices(gpu: str, count: int = 1) -> tuple[Any, ...]:
+    """Devices of one machine with `count` GPUs, to make a mesh of; the same ones at every call.
 
     Raises:
         UserError: no such GPU, or jax's CUDA plugin or the assembler is not installed.
@@ -93,7 +94,7 @@ def gpu_devices(gpu: str, count: int = 1) -> list[Any]:
     from jax.experimental import topologies
 
     config = GPUS[gpu].target_config
-    return list(topologies.get_topology_desc(platform="cuda", target_config=config, topology=f"1x{count}x1").devices)
+    return tuple(topologies.get_topology_desc(platform="cuda", target_config=config, topology=f"1x{count}x1").devices)
 
 
 def compile_for_gpu(function: Callable[..., Any], *arguments: Any, gpu: str, **jit_options: Any) -> CompiledForGpu:

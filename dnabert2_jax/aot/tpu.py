@@ -58,16 +58,17 @@ class CompiledForTpu:
         return TpuReport(self.topology, chip, self.memory, account(self.module, chip, self.schedules, kernels))
 
 
-def tpu_devices(topology: str) -> list[Any]:
-    """Devices of a slice such as ``v5e:4x4``, to make a mesh of.
+@cache
+def tpu_devices(topology: str) -> tuple[Any, ...]:
+    """Devices of a slice such as ``v5e:4x4``, to make a mesh of; the same ones at every call.
 
     Raises:
-        UserError: libtpu is not installed, or was loaded before this module could ask it for schedules.
+        UserError: libtpu is not installed.
     """
     _dump_directory()
     from jax.experimental import topologies
 
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
 
 
 def compile_for_tpu(function: Callable[..., Any], *arguments: Any, topology: str, **jit_options: Any) -> CompiledForTpu:
