@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from dnabert2_jax.cli import convert, data, manage, train, use
+from dnabert2_jax.cli import convert, data, gue, manage, train, use
 from dnabert2_jax.errors import UserError
 
 _INTERRUPTED = 130
@@ -30,6 +30,8 @@ app.add_typer(data.corpus, name="corpus")
 app.add_typer(train.commands)
 app.add_typer(use.commands)
 app.add_typer(convert.convert, name="convert")
+app.add_typer(gue.gue, name="gue")
+app.add_typer(gue.commands)
 app.add_typer(manage.adapters, name="adapters")
 app.add_typer(manage.config, name="config")
 app.add_typer(manage.commands)

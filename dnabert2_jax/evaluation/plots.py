@@ -98,7 +98,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT, *,
     ]
     if not any("loss" in line for line in lines):
         raise UserError("the run has no measurements yet: draw its curves after the first line of metrics.jsonl")
-    figure, axes = _figure(theme, 6.0, heights=(3.0, 3.0, 1.2, 1.2))
+    figure, axes = new_figure(theme, 6.0, heights=(3.0, 3.0, 1.2, 1.2))
     for axis, (label, series) in zip(axes, panels, strict=True):
         drawn = 0
         for number, (name, key) in enumerate(series.items()):
@@ -147,7 +147,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], th
     counts = np.asarray(matrix, np.int64)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = len(classes)
-    figure, (axis,) = _figure(theme, _WIDTH * 0.85, heights=(1,), grid=False)
+    figure, (axis,) = new_figure(theme, _WIDTH * 0.85, heights=(1,), grid=False)
     figure.set_layout_engine("compressed")  # the constrained one loses the label of an axis whose aspect is fixed
     scale = LinearSegmentedColormap.from_list("share", [theme.ground, theme.shade])
     image = axis.imshow(share, cmap=scale, vmin=0, vmax=1)
@@ -183,7 +183,7 @@ def roc_curves(
         classes: their names, C of them.
         theme: colours.
     """
-    figure, (axis,) = _figure(theme, _WIDTH, heights=(1,))
+    figure, (axis,) = new_figure(theme, _WIDTH, heights=(1,))
     axis.plot([0, 1], [0, 1], color=theme.muted, lw=1, ls="--")
     curves = []
     for name, positive, score in _one_vs_rest(labels, probabilities, classes):
@@ -200,7 +200,7 @@ def precision_recall_curves(
     labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], theme: Theme = LIGHT
 ) -> Figure:
     """Precision against recall; arguments as :func:`roc_curves`. With two classes, the dashed line is that of chance."""
-    figure, (axis,) = _figure(theme, _WIDTH, heights=(1,))
+    figure, (axis,) = new_figure(theme, _WIDTH, heights=(1,))
     curves = []
     for name, positive, score in _one_vs_rest(labels, probabilities, classes):
         precision, recall, _ = precision_recall_curve(positive, score)
@@ -222,7 +222,7 @@ def token_lengths(lengths: Mapping[str, Sequence[Sequence[int]]], max_tokens: in
         max_tokens: the limit above which rows are cut, drawn where some row is longer.
         theme: colours.
     """
-    figure, (axis,) = _figure(theme, 3.2, heights=(1,))
+    figure, (axis,) = new_figure(theme, 3.2, heights=(1,))
     pairs = {name: np.asarray(rows, np.int64).reshape(-1, 2) for name, rows in lengths.items()}
     every = np.concatenate([rows[:, 0] for rows in pairs.values()])
     low, high = int(every.min()), int(every.max())
@@ -269,7 +269,7 @@ def embedding_map(
         points, axis_names, title = _umap(embeddings)
     names = sorted(set(groups), key=_natural)
     columns = 2 if max(map(len, names)) > 14 else 3
-    figure, (axis,) = _figure(theme, 4.2 + 0.19 * -(-len(names) // columns), heights=(1,))
+    figure, (axis,) = new_figure(theme, 4.2 + 0.19 * -(-len(names) // columns), heights=(1,))
     of_row = np.asarray(groups)
     for number, name in enumerate(names):
         chosen = points[of_row == name]
@@ -279,7 +279,7 @@ def embedding_map(
     axis.set_xlabel(axis_names[0])
     axis.set_ylabel(axis_names[1])
     axis.set_title(f"{title}, {len(points):,} rows", color=theme.ink, fontsize=10, loc="left")
-    _legend_below(figure, theme, columns=columns)
+    legend_below(figure, theme, columns=columns)
     return figure
 
 
@@ -320,7 +320,7 @@ def _draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, A
     title = measure if named is curves else f"{measure}: best, median, worst of {len(curves)}"
     figure = axis.get_figure(root=True)
     assert figure is not None
-    _legend_below(figure, theme, columns=1 if len(named) == 1 else 2, title=title)
+    legend_below(figure, theme, columns=1 if len(named) == 1 else 2, title=title)
 
 
 def _unit_square(axis: Axes) -> None:
@@ -338,7 +338,7 @@ def _short(name: str, most: int = 22) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _figure(theme: Theme, height: float, *, heights: tuple[float, ...], grid: bool = True) -> tuple[Figure, list[Axes]]:
+def new_figure(theme: Theme, height: float, *, heights: tuple[float, ...], grid: bool = True) -> tuple[Figure, list[Axes]]:
     """A figure with panels one below the other; no pyplot, whose global state would outlive the picture."""
     figure = Figure(figsize=(_WIDTH, height), facecolor=theme.ground, layout="constrained")
     axes = list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
@@ -359,7 +359,7 @@ def _legend(axis: Axes, theme: Theme) -> None:
     axis.legend(fontsize=9, frameon=False, labelcolor=theme.ink)
 
 
-def _legend_below(figure: Figure, theme: Theme, *, columns: int, title: str | None = None) -> None:
+def legend_below(figure: Figure, theme: Theme, *, columns: int, title: str | None = None) -> None:
     """A legend under the axes, where it hides nothing however many entries it has."""
     style: dict[str, Any] = {"fontsize": 9, "title_fontsize": 9, "frameon": False, "labelcolor": theme.ink}
     legend = figure.legend(loc="outside lower center", ncols=columns, title=title, columnspacing=1.4, **style)

@@ -87,7 +87,7 @@ def score_section(run: Material, test: dict[str, Any]) -> Section:
         for c, name in enumerate(classes)
     ]
     header = ("class", "rows", "predicted", "precision", "recall", "F1", "AUROC", "average precision")
-    return Section("scores", "Test scores", _pictures(run.workdir, shown) + "<h3>By class</h3>" + grid(header, rows))
+    return Section("scores", "Test scores", draw_pictures(run.workdir, shown) + "<h3>By class</h3>" + grid(header, rows))
 
 
 def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[str, str]:
@@ -103,7 +103,7 @@ def curve_section(run: Material, kept_step: int | None) -> Section:
     curves: list[Drawing] = [
         ("training_curves", caption, lambda theme: plots.training_curves(run.lines, theme, kept_step=kept_step))
     ]
-    return Section("training", "Training", _pictures(run.workdir, curves))
+    return Section("training", "Training", draw_pictures(run.workdir, curves))
 
 
 def tables_section(run: Material, data: TablesReport) -> Section:
@@ -149,7 +149,7 @@ def tables_section(run: Material, data: TablesReport) -> Section:
     ]
     body = grid(("", *tables), rows) + "<h3>Labels</h3>" + grid(("label", *tables), classes)
     body += "<h3>Rows that tables share</h3>" + grid(("", "rows", "other label", "lines"), shared)
-    body += "<h3>Length</h3>" + _pictures(run.workdir, histogram)
+    body += "<h3>Length</h3>" + draw_pictures(run.workdir, histogram)
     body += settings((name, table["path"]) for name, table in tables.items())
     return Section("data", "Data", body)
 
@@ -221,7 +221,7 @@ def record_sections(run: Material) -> list[Section]:
     return sections
 
 
-def _pictures(workdir: Path, drawings: list[Drawing]) -> str:
+def draw_pictures(workdir: Path, drawings: list[Drawing]) -> str:
     """Draw each picture for both colour schemes; the light one also becomes a PNG file of its own."""
     folder = workdir / PICTURES
     shown = []

@@ -1,0 +1,72 @@
+"""``dnabert2 gue`` and ``dnabert2 flops``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dnabert2_jax.cli.data import results
+from dnabert2_jax.cli.train import Set
+from dnabert2_jax.evaluation.gue.catalogue import Mode
+
+commands = typer.Typer()
+gue = typer.Typer(no_args_is_help=True, help="Run the GUE benchmark, and report it.")
+
+Workdir = Annotated[Path, typer.Option(help="The benchmark's directory; the same one again goes on.")]
+
+
+@gue.command("run", epilog="Example: dnabert2 gue run --data GUE --model runs/released --workdir runs/gue --tasks 'tf/*'")
+def run(
+    data: Annotated[Path, typer.Option(help="Directory at or above the data sets, as in GUE/EMP/H3/train.csv.")],
+    model: Annotated[Path, typer.Option(help="Model directory to start from.")],
+    workdir: Workdir,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Data set or glob, as in 'prom/*'; may be given many times. [default: all]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each data set.")] = 3,
+    mode: Annotated[
+        Mode, typer.Option(help="parity: as the original, rows cut at its lengths; recommended: whole rows, no collapse.")
+    ] = "recommended",
+    max_train_rows: Annotated[
+        int | None, typer.Option(min=2, help="Learn from at most so many rows; the report says so. [default: all]")
+    ] = None,
+    keep_models: Annotated[bool, typer.Option(help="Keep the fine-tuned models (470 MB each of the 117M).")] = True,
+    set_: Set = None,
+) -> None:
+    """Fine-tune on every data set that is there, several seeds each, and compare with the published scores.
+
+    What fails is recorded and the rest goes on; a killed benchmark goes on where it was.
+    """
+    from dnabert2_jax.evaluation.gue.runner import GueRun, run_gue
+
+    page = run_gue(
+        GueRun(
+            data=data,
+            model=model,
+            workdir=workdir,
+            tasks=tuple(tasks or ()),
+            seeds=seeds,
+            mode=mode,
+            max_train_rows=max_train_rows,
+            overrides=tuple(set_ or ()),
+            keep_models=keep_models,
+        )
+    )
+    print(f"saved {page}")
+
+
+@gue.command("report", epilog="Example: dnabert2 gue report --workdir runs/gue")
+def report(workdir: Workdir) -> None:
+    """Make the benchmark's page again from its records; prints the scores as well."""
+    from rich.table import Table
+
+    from dnabert2_jax.evaluation.gue.report import write_gue_report
+    from dnabert2_jax.evaluation.gue.summary import score_rows, summarize
+
+    page = write_gue_report(workdir)
+    header, rows = score_rows([task for task in summarize(workdir)["tasks"] if task["scores"]])
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    results().print(table)
+    print(f"saved {page}")

@@ -1,0 +1,150 @@
+"""What GUE is: its 28 data sets and the 8 of GUE+, their sizes, published fine-tuning settings and published scores.
+
+``tasks.csv`` and ``published_scores.csv`` hold the facts. Scores are those of the paper's table 6, MCC x 100 and for
+virus/covid macro F1 x 100; settings are those of the original's ``finetune/scripts/run_dnabert2.sh`` (4 devices x 8 rows).
+GUE+ has no public settings, and its empty cells are facts that are not public or not certain.
+"""
+
+import csv
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+Suite = Literal["GUE", "GUE+", "other"]
+Metric = Literal["mcc", "macro_f1"]
+Mode = Literal["parity", "recommended"]
+"""How data sets are run: ``parity`` as the original did, ``recommended`` as is better founded; see ``presets.py``."""
+
+METRIC_NAMES: dict[str, str] = {"mcc": "MCC", "macro_f1": "macro F1"}
+REFERENCE = "DNABERT-2"
+"""The published model that everything is set beside."""
+
+SPLITS = ("train", "dev", "test")
+
+_FLAT_GROUPS = {"tf": ("tf", "human_tf"), "mouse": ("mouse",), "splice": ("splice",), "virus": ("virus",)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the original fine-tunes on a data set; the defaults are for data sets without published settings.
+
+    Attributes:
+        max_tokens: longer rows are cut; None where no limit is published.
+        epochs: passes over the training table.
+        max_steps: optimizer steps, whatever the epochs; None: as many as the epochs take.
+        batch_size: rows of a step, over all devices.
+        learning_rate: peak.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: of AdamW.
+        evaluate_every: steps between evaluations on the dev table.
+    """
+
+    max_tokens: int | None = None
+    epochs: int = 3
+    max_steps: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 3e-5
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    evaluate_every: int = 200
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set.
+
+    Attributes:
+        name: group and name, as in ``prom/prom_300_tata``.
+        suite: where it belongs; ``other`` is a task that is no part of the benchmark.
+        what: what is predicted, a few words.
+        metric: the published one.
+        rows: published rows of each table, where they are known.
+        settings: the original's, or the defaults.
+        published: score x 100 by model.
+    """
+
+    name: str
+    suite: Suite = "other"
+    what: str = ""
+    metric: Metric = "mcc"
+    rows: dict[str, int] = field(default_factory=dict)
+    settings: Settings = Settings()
+    published: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def has_published_settings(self) -> bool:
+        """Whether ``settings`` are the original's."""
+        return self.suite == "GUE"
+
+
+@cache
+def catalogue() -> dict[str, Task]:
+    """Every data set of GUE and GUE+ by name."""
+    scores = {
+        row.pop("task"): {model: float(score) for model, score in row.items()} for row in _rows("published_scores.csv")
+    }
+    return {row["task"]: _task(row, scores.get(row["task"], {})) for row in _rows("tasks.csv")}
+
+
+def published_models() -> list[str]:
+    """The ten models whose scores are published."""
+    return list(catalogue()["EMP/H3"].published)
+
+
+def identify(directory: Path) -> Task | None:
+    """The data set that a directory holds, by its name and its parent's under any spelling that circulates; or None."""
+    parts = directory.resolve().parts
+    for name in ("_".join(parts[-2:]), parts[-1]):
+        if (task := _names().get(_plain(name))) is not None:
+            return task
+    return None
+
+
+@cache
+def _names() -> dict[str, Task]:
+    """Data sets by plain name: EMP/H3 is emp_h3 and h3; tf/0 is tf_0, tf0 and human_tf_0, and never 0 alone."""
+    names: dict[str, Task] = {}
+    for task in catalogue().values():
+        group, name = task.name.split("/")
+        spellings = {f"{prefix}{joint}{name}" for prefix in _FLAT_GROUPS.get(group, (group,)) for joint in ("_", "")}
+        if not name.isdecimal() and group != "species":
+            spellings.add(name)
+        if group == "species":
+            spellings |= {f"{name}_species", f"{name}_species_{ {'fungi': 20, 'virus': 40}[name] }"}
+        if name in ("reconstructed", "HeLa-S3"):
+            spellings |= {"splice", "splice_site"} if name == "reconstructed" else {"HeLa", "EPI_HeLa"}
+        names |= {_plain(spelling): task for spelling in spellings}
+    return names
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _task(row: dict[str, str], published: dict[str, float]) -> Task:
+    def number(key: str) -> int | None:
+        return int(row[key]) if row[key] else None
+
+    rows = {split: count for split in SPLITS if (count := number(f"{split}_rows")) is not None}
+    settings = Settings()
+    if row["epochs"]:
+        settings = Settings(
+            max_tokens=number("max_tokens"),
+            epochs=int(row["epochs"]),
+            max_steps=number("max_steps"),
+            batch_size=int(row["batch_size"]),
+            learning_rate=float(row["learning_rate"]),
+            warmup_steps=int(row["warmup_steps"]),
+            weight_decay=float(row["weight_decay"]),
+            evaluate_every=int(row["evaluate_every"]),
+        )
+    suite: Suite = "GUE" if row["suite"] == "GUE" else "GUE+"
+    metric: Metric = "macro_f1" if row["metric"] == "macro_f1" else "mcc"
+    return Task(row["task"], suite, row["what"], metric, rows, settings, published)
+
+
+def _rows(file: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(files(__package__).joinpath(file).read_text(encoding="utf-8").splitlines()))

@@ -1,0 +1,93 @@
+"""A data set's run in two modes: ``parity`` does what the original did, ``recommended`` what is better founded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.evaluation.gue.catalogue import Mode, Task
+from dnabert2_jax.runs import FinetuneRun, load_run
+
+MODES: dict[Mode, dict[str, dict[str, Any]]] = {
+    "parity": {},
+    "recommended": {},
+}
+"""What the modes set beyond the published settings, by section of the run."""
+
+_FIXED = ("seed", "command", "data.train", "data.dev", "data.test", "model.path", "model.size")
+_ROUND = 8
+
+
+def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict[str, dict[str, Any]]:
+    """The sections ``data``, ``optimizer`` and ``training`` of a fine-tuning run.
+
+    Args:
+        task: the data set, with its published settings.
+        mode: see :data:`Mode`.
+        longest_row: tokens of the longest row of any table, special tokens included.
+        train_rows: rows to learn from; they turn the original's steps into epochs and evaluations of an epoch.
+    """
+    settings = task.settings
+    steps_of_epoch = -(-train_rows // settings.batch_size)
+    epochs = settings.epochs
+    if settings.max_steps is not None:
+        epochs = max(1, round(settings.max_steps / steps_of_epoch))
+    evaluations = max(1, round(steps_of_epoch / settings.evaluate_every))
+    whole = -(-longest_row // _ROUND) * _ROUND
+    limit = whole if mode == "recommended" or settings.max_tokens is None else settings.max_tokens
+    content: dict[str, dict[str, Any]] = {
+        "data": {"max_tokens": limit},
+        "optimizer": {
+            "learning_rate": settings.learning_rate,
+            "warmup_steps": settings.warmup_steps,
+            "weight_decay": settings.weight_decay,
+        },
+        "training": {
+            "epochs": epochs,
+            "batch_size": settings.batch_size,
+            "evaluations_per_epoch": evaluations,
+            "patience": epochs * evaluations,
+        },
+    }
+    for section, values in MODES[mode].items():
+        content[section] = {**content.get(section, {}), **values}
+    return content
+
+
+def write_run(
+    file: Path,
+    content: dict[str, dict[str, Any]],
+    *,
+    seed: int,
+    model: Path,
+    tables: dict[str, Path],
+    overrides: tuple[str, ...],
+) -> FinetuneRun:
+    """Write the run as the TOML file that `dnabert2 finetune` takes, and read it back with the overrides.
+
+    Raises:
+        UserError: an override that is not accepted, or that is not the caller's to choose.
+    """
+    check_overrides(overrides)
+    sections = {
+        "model": {"path": str(model)},
+        **content,
+        "data": {**{split: str(path) for split, path in tables.items()}, **content["data"]},
+    }
+    lines = ['command = "finetune"', f"seed = {seed}"]
+    for name, values in sections.items():
+        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return load_run(FinetuneRun, file, overrides)
+
+
+def check_overrides(overrides: tuple[str, ...]) -> None:
+    """Refuse overrides of what the benchmark itself varies.
+
+    Raises:
+        UserError: names the key.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in _FIXED:
+            raise UserError(f"--set {override}: `gue run` gives every run its {key}; use --seeds, --data and --model")

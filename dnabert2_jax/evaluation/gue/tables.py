@@ -1,0 +1,167 @@
+"""A data set made ready for its runs: read, counted, capped where that is asked for, and given its floor."""
+
+import csv
+import time
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.data.classification import RawEncoder, encode_table
+from dnabert2_jax.data.tables import Splits, Table, load_splits
+from dnabert2_jax.evaluation.gue.catalogue import SPLITS
+from dnabert2_jax.evaluation.gue.discovery import FoundTask
+from dnabert2_jax.evaluation.kmer_baseline import KmerBaseline
+from dnabert2_jax.evaluation.metrics import ClassificationMetrics, classification_metrics
+from dnabert2_jax.evaluation.report.data import TablesReport, tables_report
+from dnabert2_jax.hashing import file_sha256, hash64
+
+_CAP = 0xCA9  # keeps the draw of a capped table apart from every other use of a seed
+_NO_LIMIT = 2**30
+
+
+class TaskData(TypedDict):
+    """What is known of a data set before any run; JSON-ready.
+
+    Attributes:
+        directory: where it lies.
+        sha256: of each table.
+        remarks: where its rows differ from the published ones.
+        report: the counts of the whole tables, rows cut as the original cuts them.
+        leaked_lines: lines of the test table whose sequence the train or the dev table has, too.
+        longest_row: tokens of the longest row, special tokens included.
+        train_rows: rows that runs learn from.
+        train: the table of those rows: the data set's own, or a capped one beside this record.
+        kmer: scores of the k-mer regression on the test table, learned from the same rows.
+        kmer_clean: the same without leaked rows; None where no row is left.
+        kmer_seconds: what it took.
+    """
+
+    directory: str
+    sha256: dict[str, str]
+    remarks: list[str]
+    report: TablesReport
+    leaked_lines: list[int]
+    longest_row: int
+    train_rows: int
+    train: str
+    kmer: ClassificationMetrics
+    kmer_clean: ClassificationMetrics | None
+    kmer_seconds: float
+
+
+def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_rows: int | None) -> TaskData:
+    """Read and count the tables, and fit the k-mer regression.
+
+    Args:
+        found: the data set.
+        tokenizer: that of the model.
+        folder: gets ``train.csv`` where rows are capped.
+        max_train_rows: rows to learn from, at most.
+
+    Raises:
+        UserError: the tables cannot be used; the message names file and line.
+    """
+    splits = load_splits(*(found.tables[split] for split in SPLITS))
+    limit = found.task.settings.max_tokens or _NO_LIMIT
+    encoded = {split: encode_table(getattr(splits, split), tokenizer, splits.labels, limit) for split in SPLITS}
+    longest = max(int(table.full_lengths.max()) for table in encoded.values())
+    if limit == _NO_LIMIT:
+        encoded = {split: replace(table, max_tokens=longest) for split, table in encoded.items()}
+    leaked = leaked_lines(splits)
+    train, train_path = splits.train, found.tables["train"]
+    if max_train_rows is not None and max_train_rows < len(train):
+        train = _rows(train, capped_rows(train.labels, max_train_rows))
+        train_path = folder / "train.csv"
+        _write(train_path, train)
+    began = time.monotonic()
+    kmer = KmerBaseline().fit(train, splits.dev, splits.labels)
+    probabilities = kmer.predict_proba(splits.test)
+    labels, names = splits.labels.encode(splits.test), splits.labels.names
+    return TaskData(
+        directory=str(found.directory),
+        sha256=table_hashes(found),
+        remarks=list(found.remarks),
+        report=tables_report(splits, encoded),
+        leaked_lines=leaked,
+        longest_row=longest,
+        train_rows=len(train),
+        train=str(train_path),
+        kmer=classification_metrics(labels, probabilities, names),
+        kmer_clean=scores_without(labels, probabilities, names, np.array(splits.test.lines), leaked),
+        kmer_seconds=time.monotonic() - began,
+    )
+
+
+def table_hashes(found: FoundTask) -> dict[str, str]:
+    """SHA-256 of each table's file."""
+    return {split: file_sha256(found.tables[split]) for split in SPLITS}
+
+
+def leaked_lines(splits: Splits) -> list[int]:
+    """Lines of the test table whose sequence (pair) the train or the dev table has, too."""
+    seen = {*_keys(splits.train), *_keys(splits.dev)}
+    return [line for line, key in zip(splits.test.lines, _keys(splits.test), strict=True) if key in seen]
+
+
+def scores_without(
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    names: tuple[str, ...] | list[str],
+    lines: NDArray[np.integer],
+    leaked: list[int],
+) -> ClassificationMetrics | None:
+    """The scores of the rows whose line is not among the leaked ones; None where no row is left.
+
+    Args:
+        labels: class numbers, [rows].
+        probabilities: [rows, C].
+        names: of the classes.
+        lines: of the file, [rows].
+        leaked: lines to leave out.
+    """
+    kept = ~np.isin(lines, leaked)
+    return classification_metrics(labels[kept], probabilities[kept], names) if kept.any() else None
+
+
+def capped_rows(labels: list[str], rows: int) -> list[int]:
+    """Row numbers of a sample in file order: the same share of every class, and of each at least one where ``rows`` allows.
+
+    The sample depends on the row numbers and the labels alone, so that every seed and every model learns from the same one.
+    """
+    draw = np.argsort(hash64(0, _CAP, np.arange(len(labels))), kind="stable")
+    total, taken = Counter(labels), Counter[str]()
+    share = {}
+    for row in draw:
+        label = labels[row]
+        share[int(row)] = taken[label] / total[label]
+        taken[label] += 1
+    return sorted(sorted(share, key=share.__getitem__)[:rows])
+
+
+def _keys(table: Table) -> list[Hashable]:
+    return list(zip(table.sequences, table.pairs, strict=True)) if table.pairs is not None else list(table.sequences)
+
+
+def _rows(table: Table, rows: list[int]) -> Table:
+    return replace(
+        table,
+        sequences=[table.sequences[row] for row in rows],
+        pairs=None if table.pairs is None else [table.pairs[row] for row in rows],
+        labels=[table.labels[row] for row in rows],
+        lines=[table.lines[row] for row in rows],
+    )
+
+
+def _write(path: Path, table: Table) -> None:
+    columns: dict[str, Any] = {"sequence": table.sequences}
+    if table.pairs is not None:
+        columns = {"sequence1": table.sequences, "sequence2": table.pairs}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*columns, "label"])
+        writer.writerows(zip(*columns.values(), table.labels, strict=True))
