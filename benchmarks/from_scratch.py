@@ -41,7 +41,7 @@ def main() -> None:
         kmer = classification_metrics(splits.labels.encode(splits.test), probabilities, splits.labels.names)
         kmer_seconds = time.monotonic() - began
         content = {
-            "model": {"size": options.size, "tokenizer": str(options.tokenizer), "remat": True},
+            "model": {"size": options.size, "tokenizer": str(options.tokenizer), "remat": "full"},
             "data": dict(zip(("train", "dev", "test"), map(str, files), strict=True)),
             "optimizer": {"learning_rate": options.learning_rate},
             "training": {"epochs": options.epochs},

@@ -61,7 +61,7 @@ def main() -> None:
     run = parse_run(
         PretrainRun,
         {
-            "model": {"size": options.size, "tokenizer": str(tokenizer_path), "remat": True},
+            "model": {"size": options.size, "tokenizer": str(tokenizer_path), "remat": "full"},
             "data": {"corpus": str(corpus_path), "tokens_per_row": options.tokens},
             "optimizer": {
                 "learning_rate": options.learning_rate,

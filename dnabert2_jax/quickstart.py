@@ -82,7 +82,7 @@ def _pretraining(corpus: Path, tokenizer: Path) -> PretrainRun:
         PretrainRun,
         {
             "seed": _SEED,
-            "model": {"size": SIZE, "tokenizer": str(tokenizer), "remat": True},
+            "model": {"size": SIZE, "tokenizer": str(tokenizer), "remat": "full"},
             "data": {"corpus": str(corpus), "tokens_per_row": 64, "validation_rows": 256},
             "optimizer": {"learning_rate": 2e-3, "warmup_steps": 100, "weight_decay": 0.01},
             "training": {"steps": 1000, "batch_size": 32, "evaluate_every": 500, "save_every": 500, "log_every": 25},
@@ -96,7 +96,7 @@ def _finetuning(model: dict[str, Any], method: str) -> FinetuneRun:
         FinetuneRun,
         {
             "seed": _SEED,
-            "model": {**model, "remat": True},
+            "model": {**model, "remat": "full"},
             "data": {split: str(sample_data.table(split)) for split in ("train", "dev", "test")},
             "optimizer": {"learning_rate": 1e-3 if method == "full" else 3e-3},
             "training": {"method": method, "epochs": 3, "padded_lengths": 2},

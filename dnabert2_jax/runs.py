@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from dnabert2_jax.config import STRICT, LoraConfig, PrecisionOption
 from dnabert2_jax.data.masking import MaskingConfig
 from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.parallel import MeshOptions
 from dnabert2_jax.training.optimizer import OptimizerConfig
 
 
@@ -26,8 +27,10 @@ class ModelOptions:
         tokenizer: tokenizer directory for ``size``; ``path`` brings its own.
         precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU.
         attention: ``auto`` or the name of an attention backend.
-        remat: compute activations again in the backward pass: much less memory for a third more arithmetic. Small models on
-            a CPU even gain time, since keeping activations costs them more than computing them.
+        remat: activations that the backward pass computes again: ``none``, ``attention`` (those of each block's attention)
+            or ``full`` (much less memory for a third more arithmetic; small models on a CPU even gain time, since keeping
+            activations costs them more than computing them).
+        unroll: blocks in one turn of the loop over them; more makes longer programs that may run faster.
     """
 
     path: Path | None = None
@@ -35,7 +38,8 @@ class ModelOptions:
     tokenizer: Path | None = None
     precision: PrecisionOption = "auto"
     attention: str = "auto"
-    remat: bool = False
+    remat: Literal["none", "attention", "full"] = "none"
+    unroll: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelOptions":
@@ -103,6 +107,7 @@ class PretrainRun:
     masking: MaskingConfig = MaskingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: Steps = Steps()
+    mesh: MeshOptions = MeshOptions()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

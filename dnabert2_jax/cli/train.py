@@ -21,14 +21,35 @@ Set = Annotated[
     epilog="Example: dnabert2 pretrain --config configs/pretrain_3m.toml --workdir runs/pretrain "
     "--set data.corpus=runs/corpus"
 )
-def pretrain(workdir: WorkdirOption, config: Config = None, set_: Set = None) -> None:
-    """Pretrain an encoder by masked language modelling. Started again with the same command, a killed run goes on."""
+def pretrain(
+    workdir: WorkdirOption,
+    config: Config = None,
+    set_: Set = None,
+    coordinator: Annotated[
+        str | None, typer.Option(envvar="JAX_COORDINATOR_ADDRESS", help="Several processes: HOST:PORT of process 0.")
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(envvar="JAX_NUM_PROCESSES", min=1, help="Several processes: how many.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(envvar="JAX_PROCESS_ID", min=0, help="Several processes: which one this is.")
+    ] = None,
+) -> None:
+    """Pretrain an encoder by masked language modelling. Started again with the same command, a killed run goes on.
+
+    On several hosts, start the same command on each. TPU pods and Slurm are recognised; elsewhere the last three options say
+    how the processes find each other. Scripts for all of these are in launch/.
+    """
+    from dnabert2_jax.processes import is_first, start_processes
     from dnabert2_jax.runs import PretrainRun, load_run
 
     run = load_run(PretrainRun, config, set_ or ())
+    start_processes(coordinator, num_processes, process_id)
     from dnabert2_jax.training.pretraining import pretrain as pretrain_run
 
     model = pretrain_run(run, workdir)
+    if not is_first():
+        return
     scores = model.provenance["metrics"]
     remark(
         f"held-out loss {scores['loss']:.4f} nats a token, perplexity {scores['perplexity']:.1f}, "

@@ -89,36 +89,53 @@ class PretrainingRows:
         return mask_rows(tokens, self._masking, seed=self._seed, records=index, vocab_size=self._tokenizer.vocab_size)
 
 
-def training_batches(rows: PretrainingRows, batch_size: int, first_step: int, last_step: int) -> Iterator[MlmBatch]:
+def training_batches(
+    rows: PretrainingRows,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    here: NDArray[np.integer] | None = None,
+) -> Iterator[MlmBatch]:
     """Batches of the steps ``first_step`` to ``last_step - 1``, prepared ahead of the model in the background.
 
     Step s holds the records s * batch_size to (s + 1) * batch_size - 1, whoever asks: a run goes on from its step number,
     and no iterator state needs saving.
+
+    Args:
+        rows: what makes them.
+        batch_size: rows of a step, over all processes.
+        first_step: the first one.
+        last_step: the one after the last.
+        here: the rows of each batch that this process makes; None: all.
     """
     if first_step >= last_step:
         return iter(())
+    own = np.arange(batch_size) if here is None else here
     steps = grain.MapDataset.range(first_step, last_step)
 
     def one_step(step: Any) -> MlmBatch:
-        return rows.batch(np.arange(batch_size) + int(step) * batch_size)
+        return rows.batch(own + int(step) * batch_size)
 
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=_PREFETCHED_BATCHES)
     return iter(steps.map(one_step).to_iter_dataset(options))
 
 
-def validation_batches(rows: PretrainingRows, batch_size: int, max_rows: int) -> list[MlmBatch]:
+def validation_batches(
+    rows: PretrainingRows, batch_size: int, max_rows: int, here: NDArray[np.integer] | None = None
+) -> list[MlmBatch]:
     """Up to ``max_rows`` held-out rows, spread evenly over the split, in whole batches; the same ones at every evaluation.
 
-    The last batch repeats rows with weight 0 where the split has too few.
+    The last batch repeats rows with weight 0 where the split has too few. ``here``: as in :func:`training_batches`.
     """
+    own = np.arange(batch_size) if here is None else here
     available = rows.windows.epoch_size
     chosen = np.unique(np.linspace(0, available - 1, min(max_rows, available)).astype(np.int64))
     batches = []
     for start in range(0, len(chosen), batch_size):
         records = chosen[start : start + batch_size]
         fill = batch_size - len(records)
-        batch = rows.batch(np.concatenate([records, np.repeat(records[-1:], fill)]))
+        batch = rows.batch(np.concatenate([records, np.repeat(records[-1:], fill)])[own])
         weights = np.array(batch.masked_weights)
-        weights[len(records) :] = 0
+        weights[own >= len(records)] = 0
         batches.append(batch._replace(masked_weights=weights))
     return batches

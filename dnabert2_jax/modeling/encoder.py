@@ -11,9 +11,11 @@ from flax import nnx
 from dnabert2_jax.config import EncoderConfig, LoraConfig
 from dnabert2_jax.kernels.attention import AUTO, alibi_slopes, projected_attention
 from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, dropout, gelu, normal, parameter
+from dnabert2_jax.parallel import keep_rows_spread, keep_whole
 from dnabert2_jax.types import TokenBatch, Tree
 
 Precision = Literal["float32", "bfloat16"]
+Remat = Literal["none", "attention", "full"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,16 @@ class Compute:
     Attributes:
         precision: dtype of activations and matrix products; weights, LayerNorm statistics and softmax stay float32.
         attention: ``"auto"`` or the name of an attention backend.
-        remat: compute a block's activations again in the backward pass instead of keeping them.
+        remat: what the backward pass computes again instead of keeping it: nothing, the attention of a block with its two
+            projections, or the whole block.
+        unroll: blocks in one turn of the loop over them: more makes longer programs, and lets one block's traffic run beside
+            the next one's arithmetic.
     """
 
     precision: Precision = "float32"
     attention: str = AUTO
-    remat: bool = False
+    remat: Remat = "none"
+    unroll: int = 1
 
 
 class LayerAdapter:
@@ -64,7 +70,8 @@ class Embeddings(nnx.Module):
 
     def __call__(self, tokens: TokenBatch, dtype: Any, seeds: jax.Array | None) -> jax.Array:
         """[B, T] ids -> [B, T, D]."""
-        x = self.word[...][tokens.input_ids] + self.token_type[...][tokens.token_type_ids]
+        word, token_type = keep_whole(self.word[...]), keep_whole(self.token_type[...])
+        x = word[tokens.input_ids] + token_type[tokens.token_type_ids]
         return dropout(self.norm(x.astype(dtype)), self.rate, seeds, 0)
 
 
@@ -88,28 +95,35 @@ class Block(nnx.Module):
         seeds: jax.Array | None,
         site: jax.Array,
         adapter: LayerAdapter,
-        attention: str,
+        compute: Compute,
     ) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
-        config, rate = self.config, self.config.hidden_dropout_prob
-        heads = config.num_attention_heads
+        rate = self.config.hidden_dropout_prob
+
+        def attend(x: jax.Array) -> jax.Array:
+            return self._attend(x, segment_ids, adapter, compute.attention)
+
+        attended = (jax.checkpoint(attend, prevent_cse=False) if compute.remat == "attention" else attend)(x)
+        x = self.attention_norm(x + dropout(attended, rate, seeds, site + jnp.uint32(_SITE_ATTENTION)))
+        gate, value = jnp.split(self.gated_layers(x, adapter.get("gated_layers", _SITE_GATED)), 2, axis=-1)
+        fed = self.wo(gelu(gate) * value, adapter.get("wo", _SITE_WO))
+        return self.feed_forward_norm(x + dropout(fed, rate, seeds, site + jnp.uint32(_SITE_FEED_FORWARD)))
+
+    def _attend(self, x: jax.Array, segment_ids: jax.Array, adapter: LayerAdapter, implementation: str) -> jax.Array:
+        heads = self.config.num_attention_heads
 
         def project_in(layout: str) -> tuple[jax.Array, jax.Array, jax.Array]:
             q, k, v = self.Wqkv.heads(x, layout, 3, heads, adapter.get("Wqkv", _SITE_WQKV))
             return q, k, v
 
-        attended = projected_attention(
+        return projected_attention(
             project_in,
             lambda o, layout: self.out.from_heads(o, layout, heads, adapter.get("out", _SITE_OUT)),
             jnp.asarray(alibi_slopes(heads)),
             segment_ids,
-            head_dim=config.head_dim,
-            implementation=attention,
+            head_dim=self.config.head_dim,
+            implementation=implementation,
         )
-        x = self.attention_norm(x + dropout(attended, rate, seeds, site + jnp.uint32(_SITE_ATTENTION)))
-        gate, value = jnp.split(self.gated_layers(x, adapter.get("gated_layers", _SITE_GATED)), 2, axis=-1)
-        fed = self.wo(gelu(gate) * value, adapter.get("wo", _SITE_WO))
-        return self.feed_forward_norm(x + dropout(fed, rate, seeds, site + jnp.uint32(_SITE_FEED_FORWARD)))
 
 
 def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -150,17 +164,18 @@ class Encoder(nnx.Module):
         Returns:
             [B, T, D] in the compute dtype. Values at padding carry no meaning.
         """
-        x = self.embeddings(tokens, jnp.dtype(self.compute.precision), dropout_seeds)
+        x = keep_rows_spread(self.embeddings(tokens, jnp.dtype(self.compute.precision), dropout_seeds))
         graphdef, state = nnx.split(self.layers)
 
         def one_layer(x: jax.Array, scanned: tuple[Any, Tree | None, jax.Array]) -> tuple[jax.Array, None]:
             layer_state, layer_adapter, site = scanned
             block = nnx.merge(graphdef, layer_state)
             matrices = LayerAdapter(layer_adapter, lora, dropout_seeds, site)
-            return block(x, tokens.segment_ids, dropout_seeds, site, matrices, self.compute.attention), None
+            x = block(x, tokens.segment_ids, dropout_seeds, site, matrices, self.compute)
+            return keep_rows_spread(x), None
 
-        if self.compute.remat:
+        if self.compute.remat == "full":
             one_layer = jax.checkpoint(one_layer, prevent_cse=False)  # a scan's body needs no barrier against CSE
         sites = jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32) * jnp.uint32(_SITES_A_BLOCK)
-        x, _ = jax.lax.scan(one_layer, x, (state, adapter, sites))
+        x, _ = jax.lax.scan(one_layer, x, (state, adapter, sites), unroll=self.compute.unroll)
         return x

@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +27,15 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.manifest import MANIFEST, verify_manifest, write_manifest
+from dnabert2_jax.processes import on_first
 
 _STEP = re.compile(r"step_(\d{8,})")
 _CONTENTS = "contents.json"
-_ABSENT, _FAILED = -1, -2
+_ABSENT = -1
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class Checkpoints:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._lock: int | None = None
-        _on_first_process(self._open)
+        on_first(self._open)
         # Weights hardly compress, and training wants the cores that zstd would take.
         self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -150,7 +149,7 @@ class Checkpoints:
             UserError: all checkpoints are damaged, or names, shapes or dtypes are not as expected; they are listed.
         """
         self.wait()
-        step = _on_first_process(self._newest_whole)
+        step = on_first(self._newest_whole)
         if step == _ABSENT:
             return None
         path = self._path(step)
@@ -274,22 +273,6 @@ class Checkpoints:
         name = f"damaged_{self._path(step).name}"
         candidates = [self.directory / name, *(self.directory / f"{name}_{n}" for n in range(2, 1000))]
         return next(path for path in candidates if not path.exists())
-
-
-def _on_first_process(work: Callable[[], int]) -> int:
-    """``work()`` of process 0, known to all; where it raises a UserError, every process raises one."""
-    result, failure = 0, None
-    if jax.process_index() == 0:
-        try:
-            result = work()
-        except UserError as error:
-            result, failure = _FAILED, error
-    result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))
-    if failure is not None:
-        raise failure
-    if result == _FAILED:
-        raise UserError("process 0 could not use the checkpoints; its own message says why")
-    return result
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

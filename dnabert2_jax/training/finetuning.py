@@ -83,7 +83,7 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
     began = time.monotonic()
     plan = run.training
     config, tokenizer, base = starting_point(run.model)
-    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat)
+    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat, unroll=run.model.unroll)
     splits = load_splits(run.data.train, run.data.dev, run.data.test)
     directory = Workdir(workdir, run_to_dict(run))
     train, dev, test = (

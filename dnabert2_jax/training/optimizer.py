@@ -1,5 +1,7 @@
 """AdamW with linear warm-up and linear decay, as the paper trains."""
 
+from typing import Literal
+
 import jax
 import optax
 from pydantic import Field
@@ -16,7 +18,9 @@ class OptimizerConfig:
     Attributes:
         learning_rate: peak, reached after the warm-up; falls linearly to 0 at the last step.
         warmup_steps: steps of linear warm-up.
-        weight_decay: decoupled, times the learning rate; not on biases and LayerNorm.
+        weight_decay: decoupled; not on biases and LayerNorm. A step takes this share of a weight, times ``decay_scaling``.
+        decay_scaling: ``learning_rate`` is the AdamW of PyTorch and Optax; ``schedule``, the learning rate over its peak, is
+            Loshchilov and Hutter's own formula and Composer's DecoupledAdamW: there the peak does not change the decay.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         epsilon: added to the root of the second moment.
@@ -26,6 +30,7 @@ class OptimizerConfig:
     learning_rate: float = Field(default=5e-4, gt=0)
     warmup_steps: int = Field(default=30_000, ge=0)
     weight_decay: float = Field(default=1e-5, ge=0)
+    decay_scaling: Literal["learning_rate", "schedule"] = "learning_rate"
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.98, ge=0, lt=1)
     epsilon: float = Field(default=1e-6, gt=0)
@@ -50,6 +55,7 @@ def decayed(params: Tree) -> Tree:
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
     """Clipping, then AdamW on the schedule."""
+    by_peak = config.learning_rate if config.decay_scaling == "schedule" else 1.0
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -57,7 +63,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
             b1=config.beta1,
             b2=config.beta2,
             eps=config.epsilon,
-            weight_decay=config.weight_decay,
+            weight_decay=config.weight_decay / by_peak,  # optax multiplies it by the rate
             mask=decayed,
         ),
     )

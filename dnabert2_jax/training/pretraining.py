@@ -14,6 +14,8 @@ from dnabert2_jax.evaluation.report import report_pretraining
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model, tree_sha256
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
+from dnabert2_jax.parallel import make_layout, make_mesh
+from dnabert2_jax.processes import gather, is_first
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.runs import PretrainRun, run_to_dict
 from dnabert2_jax.training.checkpoint import Checkpoints
@@ -21,7 +23,7 @@ from dnabert2_jax.training.objectives import Sums, mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.start import resolve_compute, starting_point
 from dnabert2_jax.training.step import TrainState, init_state, make_eval_step, make_train_step
-from dnabert2_jax.training.workdir import MetricsLog, Workdir
+from dnabert2_jax.training.workdir import MetricsLog, open_workdir
 
 
 def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
@@ -35,7 +37,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
         workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/`` and at the end ``model/`` and ``report.html``.
 
     Returns:
-        The model as saved in ``workdir/model``.
+        The model as process 0 saves it in ``workdir/model``.
 
     Raises:
         UserError: a path, a setting or the directory cannot be used; the loss stopped being a number.
@@ -44,7 +46,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     config, tokenizer, base = starting_point(run.model)
     if base is not None and base.kind != "masked_lm":
         raise UserError(f"{run.model.path} is a {base.kind}; pretraining goes on from a masked_lm model directory")
-    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat)
+    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat, unroll=run.model.unroll)
     corpus = Corpus.open(run.data.corpus)
 
     def rows(split: Split) -> PretrainingRows:
@@ -58,22 +60,29 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
             reverse_complement=run.data.reverse_complement,
         )
 
-    train_rows = rows("train")
-    held_out = validation_batches(rows("validation"), plan.batch_size, run.data.validation_rows)
-    directory = Workdir(workdir, run_to_dict(run))
-
     network = masked_lm(config, compute)
+    layout = make_layout(run.mesh, make_mesh(run.mesh), network, config)
+    layout.check_batch(plan.batch_size, plan.accumulate)
+    here = layout.rows_here(plan.batch_size)
+    train_rows, validation_rows = rows("train"), rows("validation")
+    held_out = [
+        layout.batch(batch, plan.batch_size)
+        for batch in validation_batches(validation_rows, plan.batch_size, run.data.validation_rows, here)
+    ]
+    directory = open_workdir(workdir, run_to_dict(run))
+
     loss, optimizer = mlm_loss(network), make_optimizer(run.optimizer, plan.steps)
-    train_step = make_train_step(loss, optimizer, accumulate=plan.accumulate)
-    eval_step = make_eval_step(loss)
+    train_step = make_train_step(loss, optimizer, accumulate=plan.accumulate, layout=layout)
+    eval_step = make_eval_step(loss, layout)
     schedule = run.optimizer.schedule(plan.steps)
 
-    params = network.init(run.seed) if base is None else jax.device_put(base.params)
-    state = init_state(params, optimizer)
+    params = layout.init(network, run.seed) if base is None else layout.place(base.params)
+    state = init_state(params, optimizer, layout)
     remark(
         f"{count_parameters(params):,} parameters; {len(corpus.species)} species, windows of "
         f"{train_rows.windows.window_bases:,} bases for rows of {run.data.tokens_per_row} tokens; "
-        f"{sum(np.count_nonzero(batch.masked_weights.any(1)) for batch in held_out):,} held-out rows"
+        f"{min(run.data.validation_rows, validation_rows.windows.epoch_size):,} held-out rows; mesh of "
+        + " x ".join(f"{size} ({axis})" for axis, size in layout.mesh.shape.items())
     )
     base_hash = tree_sha256(base.params["encoder"]) if base else "random weights"
     identity = {"corpus": corpus.hash, "tokenizer": tokenizer.sha256, "base": base_hash}
@@ -89,9 +98,10 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
         first = int(state.step)
         meter = _Meter()
         with MetricsLog(directory, first) as log, ProgressBar("pretraining", plan.steps, first) as bar:
-            for step, batch in enumerate(training_batches(train_rows, plan.batch_size, first, plan.steps), first + 1):
-                state, metrics = train_step(state, {}, batch)
-                meter.add(metrics, int(np.count_nonzero(batch.tokens.segment_ids)))
+            batches = training_batches(train_rows, plan.batch_size, first, plan.steps, here)
+            for step, batch in enumerate(batches, first + 1):
+                state, metrics = train_step(state, {}, layout.batch(batch, plan.batch_size))
+                meter.add(metrics, int(np.count_nonzero(batch.tokens.segment_ids)) * plan.batch_size // len(here))
                 bar.advance(figures=meter.figures)
                 last = step == plan.steps
                 if step % plan.log_every == 0 or last:
@@ -116,10 +126,12 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     model = SavedModel(
         kind="masked_lm",
         config=config,
-        params=jax.device_get(state.trainable),
+        params=gather(state.trainable),
         tokenizer=tokenizer,
         provenance=provenance,
     )
+    if not is_first():
+        return model
     saved = save_model(directory.model, model)
     report_pretraining(directory.path, corpus)
     return saved

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
+from dnabert2_jax.parallel import Layout
 from dnabert2_jax.training.objectives import Loss, Sums
 from dnabert2_jax.types import Tree
 
@@ -40,46 +42,75 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[[TrainState, Tree, Any], tuple[TrainState, StepMetrics]]
 
 
-def init_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:
-    """State before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+def init_state(trainable: Tree, optimizer: optax.GradientTransformation, layout: Layout | None = None) -> TrainState:
+    """State before the first step; with a layout, on its devices, as ``trainable`` has to be already."""
+    if layout is None:
+        return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+    shardings = state_shardings(trainable, optimizer, layout)
+    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)()
+    return TrainState(step, trainable, jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trainable))
 
 
-def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int = 1) -> TrainStep:
+def state_shardings(trainable: Tree, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
+    """The sharding of every array of a state. ``trainable`` may be abstract."""
+    whole: Any = PartitionSpec()  # type: ignore[no-untyped-call]
+    return layout.shardings(TrainState(whole, layout.params, layout.optimizer_specs(optimizer, trainable)))
+
+
+def make_train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int = 1, layout: Layout | None = None
+) -> TrainStep:
     """``step(state, frozen, batch) -> (state, metrics)``, jitted; the old state's buffers are reused.
 
     Args:
         loss: sums over a batch.
         optimizer: how gradients become updates.
         accumulate: the batch is cut into this many parts, one after the other, for memory; the result is that of the whole.
+        layout: how devices share the step, in which case state and batch lie on them; None: one device.
     """
 
-    def step(state: TrainState, frozen: Tree, batch: Any) -> tuple[TrainState, StepMetrics]:
+    def gradient_sums(trainable: Tree, frozen: Tree, batch: Any) -> tuple[Tree, Sums]:
         def objective(trainable: Tree, part: Any) -> tuple[jax.Array, Sums]:
             sums = loss(trainable, frozen, part, True)
             return sums.loss, sums
 
         gradient = jax.grad(objective, has_aux=True)
         if accumulate == 1:
-            gradients, sums = gradient(state.trainable, batch)
-        else:
-            parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+            return gradient(trainable, batch)
 
-            def add_part(total: tuple[Tree, Sums], part: Any) -> tuple[tuple[Tree, Sums], None]:
-                return jax.tree.map(jnp.add, total, gradient(state.trainable, part)), None
+        def add_part(total: tuple[Tree, Sums], part: Any) -> tuple[tuple[Tree, Sums], None]:
+            return jax.tree.map(jnp.add, total, gradient(trainable, part)), None
 
-            zeros = jax.tree.map(jnp.zeros_like, state.trainable), Sums(*[jnp.zeros(())] * 3)
-            (gradients, sums), _ = jax.lax.scan(add_part, zeros, parts)
+        # Part i has the rows i, i + accumulate, ...: every device then has as many of each part, and none moves.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+        zeros = jax.tree.map(jnp.zeros_like, trainable), Sums(*[jnp.zeros(())] * 3)
+        return jax.lax.scan(add_part, zeros, parts)[0]
 
+    everywhere = gradient_sums if layout is None else layout.add_up(gradient_sums, gradients=True)
+
+    def step(state: TrainState, frozen: Tree, batch: Any) -> tuple[TrainState, StepMetrics]:
+        gradients, sums = everywhere(state.trainable, frozen, batch)
         gradients = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1.0), gradients)
         updates, moments = optimizer.update(gradients, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics = StepMetrics(sums, optax.tree.norm(gradients))
         return TrainState(state.step + 1, trainable, moments), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if layout is None:
+        return jax.jit(step, donate_argnums=0)
+
+    def with_layout(state: TrainState, frozen: Tree, batch: Any) -> tuple[TrainState, StepMetrics]:
+        state, metrics = step(state, frozen, batch)
+        shardings = state_shardings(state.trainable, optimizer, layout)
+        return jax.tree.map(jax.lax.with_sharding_constraint, state, shardings), metrics
+
+    return jax.jit(with_layout, donate_argnums=0)
 
 
-def make_eval_step(loss: Loss) -> Callable[[Tree, Tree, Any], Sums]:
+def make_eval_step(loss: Loss, layout: Layout | None = None) -> Callable[[Tree, Tree, Any], Sums]:
     """``step(trainable, frozen, batch) -> sums``, jitted, dropout off."""
-    return jax.jit(lambda trainable, frozen, batch: loss(trainable, frozen, batch, False))
+
+    def sums(trainable: Tree, frozen: Tree, batch: Any) -> Sums:
+        return loss(trainable, frozen, batch, False)
+
+    return jax.jit(sums if layout is None else layout.add_up(sums, gradients=False))

@@ -4,20 +4,26 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
+
+import jax
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.manifest import write_json
+from dnabert2_jax.processes import is_first, on_first
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+
+FREE = ("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.attention")
+"""Settings that a run may go on with changed: how the work is divided, not what it is."""
 
 
 class Workdir:
     """The directory of one run.
 
     Started again with the same run, it goes on; with another one it is refused, so that no run continues from the weights of
-    different settings.
+    different settings. What does not change the result but for rounding (:data:`FREE`) may differ.
 
     Args:
         path: made if it does not exist.
@@ -39,7 +45,15 @@ class Workdir:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if file.exists():
-                _refuse_differences(path, _read_run(file), run)
+                before = _read_run(file)
+                _refuse_differences(path, before, run, FREE if is_first() else ())
+                if before != run:
+                    write_json(file, run)
+            elif not is_first():
+                raise UserError(
+                    f"{path}: process {jax.process_index()} does not see the {RUN_FILE} that process 0 wrote there; "
+                    "--workdir must be on a file system that all processes share"
+                )
             elif any(entry.name != _partial_name(file) for entry in path.iterdir()):
                 raise UserError(f"{path} is not empty and holds no run; choose another --workdir")
             else:
@@ -49,13 +63,30 @@ class Workdir:
                 f"{path}: cannot be used as a run's directory ({error.strerror}); choose another --workdir"
             ) from error
 
-    def write_json(self, name: str, content: Any) -> Path:
-        """Write a JSON file into the directory, whole or not at all."""
-        return write_json(self.path / name, content)
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file into the directory, whole or not at all; only process 0 does."""
+        if is_first():
+            write_json(self.path / name, content)
+
+
+def open_workdir(path: Path, run: dict[str, Any]) -> Workdir:
+    """The directory of a run, in each of its processes: process 0 makes it, and the others find the same run there.
+
+    Raises:
+        UserError: as :class:`Workdir`; or processes that see different directories, or were given different runs.
+    """
+
+    def make() -> None:
+        Workdir(path, run)
+
+    on_first(make)
+    return Workdir(path, run)
 
 
 class MetricsLog:
     """``metrics.jsonl``: one JSON object a line, each with its ``step``. A context manager that closes the file.
+
+    Only process 0 writes; in the others it does nothing.
 
     Args:
         workdir: the run's directory.
@@ -64,6 +95,9 @@ class MetricsLog:
 
     def __init__(self, workdir: Workdir, step: int) -> None:
         self.path = workdir.path / METRICS_FILE
+        self._file: TextIO | None = None
+        if not is_first():
+            return
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
         partial = self.path.with_name(_partial_name(self.path))
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -72,7 +106,8 @@ class MetricsLog:
 
     def write(self, step: int, **values: float | str) -> None:
         """Append one line."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -80,7 +115,8 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     @staticmethod
     def read(workdir: Path) -> list[dict[str, Any]]:
@@ -105,12 +141,12 @@ def _read_run(file: Path) -> dict[str, Any]:
     return run
 
 
-def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:
     before, after = _flat(old), _flat(new)
     changed = [
         f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and not key.startswith(free)
     ]
     if changed:
         raise UserError(

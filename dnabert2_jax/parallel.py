@@ -1,0 +1,318 @@
+"""Many devices as one: the mesh, where parameters, moments and rows lie on it, and the processes that share it.
+
+A mesh has three axes, of any sizes. Rows of a batch are spread over ``data`` and ``fsdp``. Weights are whole along ``data``,
+cut along their hidden axis over ``fsdp`` (Zhao et al. 2023) and along heads, inner channels or vocabulary over ``tensor``
+(Shoeybi et al. 2019). Which axis of a parameter is which is declared with the parameter
+(:func:`dnabert2_jax.modeling.layers.parameter`); :data:`RULES` say where each goes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass as validated
+
+from dnabert2_jax.config import STRICT, EncoderConfig
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.types import Tree
+
+if TYPE_CHECKING:  # the modules import this one
+    from dnabert2_jax.modeling.models import Network
+
+AXES = ("data", "fsdp", "tensor")
+"""Names of the mesh axes, the one with the most traffic last: neighbouring devices get it."""
+
+ROWS = P(("data", "fsdp"))  # type: ignore[no-untyped-call]
+"""How the rows of a batch are spread."""
+
+RULES: Mapping[str, str | None] = {
+    "vocab": "tensor",
+    "heads": "tensor",
+    "intermediate": "tensor",
+    "hidden": "fsdp",
+    "hidden_out": "tensor",
+    "classes": None,
+    "type": None,
+    "layers": None,
+}
+"""The mesh axis of each logical axis; None: whole on every device."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class MeshOptions:
+    """How devices share the work. It changes what is computed by rounding only: a run may go on with another mesh.
+
+    Attributes:
+        data: devices along the axis that spreads rows; -1 takes all that the other two leave.
+        fsdp: devices along the axis that spreads rows, and weights and moments too: memory for traffic.
+        tensor: devices along the axis that spreads heads and inner channels; it divides the number of heads.
+        shard_optimizer: spread Adam's moments over ``data`` (ZeRO stage 1, Rajbhandari et al. 2020).
+        bfloat16_reduction: add gradients over ``data`` in bfloat16, at half the traffic of float32. Without fsdp and tensor
+            only: with them XLA adds each gradient where it arises, in the precision it is computed in.
+    """
+
+    data: int = Field(default=-1, ge=-1)
+    fsdp: int = Field(default=1, ge=1)
+    tensor: int = Field(default=1, ge=1)
+    shard_optimizer: bool = False
+    bfloat16_reduction: bool = False
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "MeshOptions":
+        if self.data == 0:
+            raise ValueError("data is a number of devices, or -1 for all that fsdp and tensor leave; found 0")
+        if self.bfloat16_reduction and self.fsdp * self.tensor > 1:
+            raise ValueError("bfloat16_reduction is for fsdp = 1 and tensor = 1; set it to false")
+        return self
+
+
+def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh on ``devices`` (default: all of all processes).
+
+    One process may leave devices unused: a mesh smaller than the machine takes the first ones.
+
+    Raises:
+        UserError: the numbers do not go into the devices that there are.
+    """
+    devices = jax.devices() if devices is None else devices
+    inner = options.fsdp * options.tensor
+    data = len(devices) // inner if options.data == -1 else options.data
+    size, unused = data * inner, len(devices) - data * inner
+    if size == 0 or unused < 0 or (unused and (options.data == -1 or jax.process_count() > 1)):
+        wanted = "data" if options.data == -1 else str(options.data)
+        raise UserError(
+            f"mesh: {wanted} (data) x {options.fsdp} (fsdp) x {options.tensor} (tensor) does not fit the {len(devices)} "
+            f"devices of {jax.process_count()} process(es); their product must be that number (data = -1 takes what is left)"
+        )
+    return jax.make_mesh((data, options.fsdp, options.tensor), AXES, (AxisType.Auto,) * 3, devices=devices[:size])
+
+
+def partition_spec(
+    name: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh, rules: Mapping[str, str | None] = RULES
+) -> P:
+    """Where each axis of a parameter goes.
+
+    A vector (bias, LayerNorm) stays whole along ``fsdp``: gathering it would cost more time than it costs memory.
+
+    Args:
+        name: of the parameter, for messages.
+        shape: its shape.
+        axes: its logical axes.
+        mesh: the mesh.
+        rules: mesh axis by logical axis.
+
+    Raises:
+        ValueError: an axis that no rule knows, or two that go to one mesh axis.
+        UserError: a size that the devices do not divide.
+    """
+    if unknown := [axis for axis in axes if axis not in rules]:
+        raise ValueError(f"parameter {name}: no rule for its axes {unknown}; RULES know {', '.join(rules)}")
+    is_vector = len([axis for axis in axes if axis != "layers"]) == 1
+    spec = [None if is_vector and rules[axis] == "fsdp" else rules[axis] for axis in axes]
+    used = [axis for axis in spec if axis is not None]
+    if len(set(used)) < len(used):
+        goes = ", ".join(f"{axis} to {place}" for axis, place in zip(axes, spec, strict=True))
+        raise ValueError(f"parameter {name}: two of its axes collide on one mesh axis ({goes})")
+    for axis, size, place in zip(axes, shape, spec, strict=True):
+        if place is not None and size % mesh.shape[place]:
+            raise UserError(
+                f"mesh: {place} = {mesh.shape[place]} does not divide the {axis} axis of {name}, which has size {size}; "
+                f"choose another mesh.{place}"
+            )
+    return P(*spec)  # type: ignore[no-untyped-call]
+
+
+def _spread_over_data(shape: tuple[int, ...], spec: P, mesh: Mesh) -> P:
+    """``spec`` with ``data`` on the largest axis that has room for it; unchanged where none has."""
+    places = list(spec)
+    for free_only in (True, False):  # an axis of its own, or else together with fsdp or tensor
+        for index in sorted(range(len(shape)), key=lambda i: -shape[i]):
+            taken = mesh.shape[places[index]] if places[index] else 1
+            if (taken == 1 or not free_only) and shape[index] % (taken * mesh.shape["data"]) == 0:
+                places[index] = "data" if taken == 1 else (places[index], "data")
+                return P(*places)  # type: ignore[no-untyped-call]
+    return spec
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything of a training step lies.
+
+    Attributes:
+        mesh: the devices.
+        params: partition spec of every parameter.
+        moments: partition spec of every parameter's moments.
+        bfloat16_reduction: see :class:`MeshOptions`.
+    """
+
+    mesh: Mesh
+    params: Tree
+    moments: Tree
+    bfloat16_reduction: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Does every device hold whole parameters?"""
+        return self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] == 1
+
+    def shardings(self, specs: Any) -> Any:
+        """Partition specs as shardings on this mesh."""
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=_is_spec)
+
+    def check_batch(self, batch_size: int, accumulate: int) -> None:
+        """Refuse a batch that is not cut evenly.
+
+        Raises:
+            UserError: with the numbers.
+        """
+        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        if batch_size % (shards * accumulate):
+            raise UserError(
+                f"training.batch_size {batch_size} is not a multiple of data x fsdp x accumulate = "
+                f"{shards // self.mesh.shape['fsdp']} x {self.mesh.shape['fsdp']} x {accumulate}; change one of them"
+            )
+
+    def optimizer_specs(self, optimizer: optax.GradientTransformation, trainable: Tree) -> Any:
+        """Partition specs of the optimizer's state: moments as ``moments``, counters whole."""
+        return optax.tree.map_params(
+            optimizer,
+            lambda _, spec: spec,
+            jax.eval_shape(optimizer.init, trainable),
+            self.moments,
+            transform_non_params=lambda _: P(),  # type: ignore[no-untyped-call]
+        )
+
+    def init(self, network: "Network[Any]", seed: int) -> Tree:
+        """Initial parameters on the mesh; no device holds more than its part."""
+        return jax.jit(network.init, static_argnums=0, out_shardings=self.shardings(self.params))(seed)
+
+    def place(self, params: Tree) -> Tree:
+        """Host arrays, the same ones in every process, as parameters on the mesh."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index]),
+            params,
+            self.shardings(self.params),
+        )
+
+    def rows_here(self, batch_size: int) -> NDArray[np.int64]:
+        """The rows of a batch that this process's devices hold, in order."""
+        indices = NamedSharding(self.mesh, ROWS).addressable_devices_indices_map((batch_size,))
+        own = [np.arange(batch_size)[index] for index in indices.values() if index is not None]
+        return np.unique(np.concatenate(own))
+
+    def batch(self, rows: Any, batch_size: int) -> Any:
+        """A batch over all processes, leaves [batch_size, ...], from each one's :meth:`rows_here`, [rows here, ...]."""
+        here, sharding = self.rows_here(batch_size), NamedSharding(self.mesh, ROWS)
+
+        def spread(leaf: NDArray[Any]) -> jax.Array:
+            def part(index: tuple[slice, ...] | None) -> NDArray[Any]:
+                assert index is not None
+                return leaf[np.searchsorted(here, np.arange(batch_size)[index[0]])]
+
+            return jax.make_array_from_callback((batch_size, *leaf.shape[1:]), sharding, part)
+
+        return jax.tree.map(spread, rows)
+
+    def add_up(self, function: Callable[..., Any], *, gradients: bool) -> Callable[..., Any]:
+        """``function(trainable, frozen, batch)`` over the rows of all devices.
+
+        Where parameters are whole, each device works on its rows by itself, and the results are added once at the end. With
+        fsdp or tensor, XLA divides the work and adds where it must.
+
+        Args:
+            function: sums over the rows of ``batch``.
+            gradients: its result is (gradients, sums) instead of sums; the gradients arrive spread like the moments.
+        """
+        if not self.whole:
+
+            def divided(*arguments: Any) -> Any:
+                with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for kernels that XLA cannot divide
+                    result = function(*arguments)
+                if not gradients:
+                    return result
+                constrained = jax.tree.map(jax.lax.with_sharding_constraint, result[0], self.shardings(self.moments))
+                return constrained, result[1]
+
+            return divided
+
+        whole = P()  # type: ignore[no-untyped-call]
+
+        def on_each_device(trainable: Tree, frozen: Tree, batch: Any) -> Any:
+            result = function(trainable, frozen, batch)
+            if not gradients:
+                return jax.lax.psum(result, "data")  # type: ignore[no-untyped-call]
+            sums = jax.lax.psum(result[1], "data")  # type: ignore[no-untyped-call]
+            return jax.tree.map(self._reduce, result[0], self.moments), sums
+
+        return jax.shard_map(
+            on_each_device,
+            mesh=self.mesh,
+            in_specs=(whole, whole, ROWS),
+            out_specs=(self.moments, whole) if gradients else whole,
+            check_vma=False,
+        )
+
+    def _reduce(self, gradient: jax.Array, spec: P) -> jax.Array:
+        sent = gradient.astype(jnp.bfloat16) if self.bfloat16_reduction else gradient
+        if "data" in spec:
+            axis = list(spec).index("data")
+            total = jax.lax.psum_scatter(sent, "data", scatter_dimension=axis, tiled=True)  # type: ignore[no-untyped-call]
+        else:
+            total = jax.lax.psum(sent, "data")  # type: ignore[no-untyped-call]
+        return total.astype(gradient.dtype)
+
+
+def keep_rows_spread(x: jax.Array) -> jax.Array:
+    """Activations [B, ...] with rows over ``data`` and ``fsdp`` and everything else whole.
+
+    Left to itself, XLA lets the sharding of a weight spill into activations, and moves those instead of the weight. Without
+    effect outside of a step that XLA divides.
+    """
+    return _constrain(x, ROWS)
+
+
+def keep_whole(x: jax.Array) -> jax.Array:
+    """A weight as one whole on every device, for lookups: XLA divides a gather badly. Without effect elsewhere, too."""
+    return _constrain(x, P())  # type: ignore[no-untyped-call]
+
+
+def _constrain(x: jax.Array, spec: P) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    divided = mesh.axis_names == AXES and set(mesh.axis_types) == {AxisType.Auto}
+    return jax.lax.with_sharding_constraint(x, spec) if divided else x  # type: ignore[no-untyped-call]
+
+
+def make_layout(options: MeshOptions, mesh: Mesh, network: "Network[Any]", config: EncoderConfig) -> Layout:
+    """The layout of a network's training on a mesh.
+
+    Raises:
+        UserError: a parameter, or the heads, cannot be divided.
+    """
+    if config.num_attention_heads % mesh.shape["tensor"]:
+        raise UserError(
+            f"mesh: tensor = {mesh.shape['tensor']} does not divide the {config.num_attention_heads} attention heads of "
+            "this model; choose another mesh.tensor"
+        )
+    abstract, axes = network.abstract(), network.axes()
+
+    def spec(path: Any, leaf: Any, names: tuple[str, ...]) -> P:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return partition_spec(name, leaf.shape, names, mesh)
+
+    params = jax.tree_util.tree_map_with_path(spec, abstract, axes)
+    moments = params
+    if options.shard_optimizer:
+        moments = jax.tree.map(lambda leaf, spec: _spread_over_data(leaf.shape, spec, mesh), abstract, params)
+    return Layout(mesh, params, moments, options.bfloat16_reduction)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, P)

@@ -1,0 +1,90 @@
+"""The processes of a run: how they find each other, what only the first one does, and how it gathers what they share.
+
+Everything rests on ``jax.distributed``: it knows TPU pods (Compute Engine and GKE), Slurm steps and Open MPI by their
+environment; anywhere else, say where process 0 is, how many there are and which one this is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.progress import console
+
+_FAILED = -2
+
+
+def start_processes(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Join the other processes of this run, if there are any; to be called before anything else of jax.
+
+    Progress and remarks of all processes but the first are silenced: they would say the same again.
+
+    Args:
+        coordinator: ``host:port`` of process 0, where it will listen.
+        num_processes: of the run.
+        process_id: number of this one, from 0.
+
+    Raises:
+        UserError: some of the three are given, and not all; or they do not fit together.
+    """
+    given = {"coordinator": coordinator, "num-processes": num_processes, "process-id": process_id}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if not missing:
+        if process_id not in range(num_processes or 0):
+            raise UserError(f"--process-id {process_id}: the ids of {num_processes} processes are 0 to {num_processes - 1}")  # type: ignore[operator]
+        if ":" not in str(coordinator):
+            raise UserError(f"--coordinator {coordinator}: give the host of process 0 and a free port, as in node0:12355")
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif len(missing) < len(given):
+        raise UserError(
+            f"{' and '.join(missing)} missing: a run of several processes needs {', '.join(f'--{n}' for n in given)}"
+        )
+    else:
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            if "coordinator_address should be defined" not in str(error):
+                raise
+            return  # no cluster around this process
+    console.quiet = not is_first()
+
+
+def is_first() -> bool:
+    """Is this the process that writes logs, reports and models?"""
+    return jax.process_index() == 0
+
+
+def on_first(work: Callable[[], int | None]) -> int:
+    """``work()`` of process 0, while the others wait; its result (None: 0) is known to all.
+
+    Raises:
+        UserError: in every process, where ``work`` raises one.
+    """
+    result, failure = 0, None
+    if is_first():
+        try:
+            result = work() or 0
+        except UserError as error:
+            result, failure = _FAILED, error
+    result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))
+    if failure is not None:
+        raise failure
+    if result == _FAILED:
+        raise UserError("process 0 could not go on; its own message says why")
+    return result
+
+
+def gather(tree: Any) -> Any:
+    """A tree of arrays on the host, whole, in every process; one array at a time is whole on the devices."""
+
+    def whole(x: jax.Array) -> np.ndarray:
+        if x.is_fully_addressable:
+            return np.asarray(jax.device_get(x))
+        everywhere = NamedSharding(x.sharding.mesh, PartitionSpec())  # type: ignore[attr-defined, no-untyped-call]
+        return np.asarray(jax.jit(lambda x: x, out_shardings=everywhere)(x))
+
+    return jax.tree.map(whole, tree)
