@@ -12,6 +12,9 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import BACKENDS, alibi_slopes, attention, choose_backend, tracing_for
 from dnabert2_jax.kernels.attention.shapes import TEST_SHAPES, AttentionShape
 
+INTERPRETED = {"pallas_tpu": ("tpu", "v5e"), "pallas_gpu": ("gpu",)}
+"""Kernels for machines that are not here, and what their interpreter is told to be."""
+
 TOLERANCE = {jnp.float32: 2e-6, jnp.bfloat16: 2e-2}
 
 
@@ -79,12 +82,12 @@ def compiled(backend, slopes):
 
 def jit(backend, function):
     """`jax.jit`; a kernel in its interpreter is a large program that runs once, and not worth optimising."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if backend == "pallas_tpu" else None)
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if backend in INTERPRETED else None)
 
 
 def attend(backend, q, k, v, slopes, **options):
     """`attention` by one backend, a Pallas kernel in its interpreter."""
-    with tracing_for("tpu", "v5e", interpret=True) if backend == "pallas_tpu" else nullcontext():
+    with tracing_for(*INTERPRETED[backend], interpret=True) if backend in INTERPRETED else nullcontext():
         return attention(q, k, v, jnp.asarray(slopes), implementation=backend, **options)
 
 

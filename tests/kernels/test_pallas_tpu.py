@@ -111,7 +111,7 @@ def test_a_distance_is_the_sum_of_its_parts():
 def test_what_it_refuses_and_what_auto_says():
     with pytest.raises(UserError, match="it runs on TPUs, and this is a cpu"):
         choose_backend("pallas_tpu", 128)
-    assert explain_choice(128).refusals == {"pallas_tpu": "it runs on TPUs, and this is a cpu"}
+    assert explain_choice(128).refusals["pallas_tpu"] == "it runs on TPUs, and this is a cpu"
     with tracing_for("tpu", "v5e"):
         assert choose_backend("auto", 128).name == "pallas_tpu"
         assert choose_backend("auto", 131072, 64).name == "pallas_tpu"

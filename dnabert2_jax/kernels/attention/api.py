@@ -4,6 +4,7 @@ A backend says in which layout it wants q, k and v and why it cannot serve a cal
 one asked for by name fails loudly instead of falling back.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, overload
@@ -23,6 +24,9 @@ _DENSE_LIMIT = 512
 """Longest row in tokens for which ``auto`` lets the dense backend build its T x T scores."""
 
 _LARGEST_HEAD_DIM = 128
+
+_AMPERE = 8
+"""The first generation of GPUs (major compute capability) with matrix units for bfloat16."""
 
 
 class AttentionFunction(Protocol):
@@ -91,7 +95,7 @@ def _pallas_tpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Arra
 
 def _not_on_tpu(call: Call) -> str | None:
     target, tokens, head_dim = call
-    if target.platform != "tpu" and not target.interpret:
+    if target.platform != "tpu":
         return f"it runs on TPUs, and this is a {target.platform}"
     if head_dim > _LARGEST_HEAD_DIM:
         return f"heads of {head_dim} are wider than {_LARGEST_HEAD_DIM}"
@@ -101,10 +105,31 @@ def _not_on_tpu(call: Call) -> str | None:
     return None
 
 
+def _pallas_gpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+    from dnabert2_jax.kernels.attention.pallas_gpu import pallas_gpu_attention
+
+    return pallas_gpu_attention(*arrays, **options)
+
+
+def _not_on_gpu(call: Call) -> str | None:
+    target, _, head_dim = call
+    if target.platform != "gpu":
+        return f"it runs on NVIDIA GPUs, and this is a {target.platform}"
+    if head_dim > _LARGEST_HEAD_DIM:
+        return f"heads of {head_dim} are wider than {_LARGEST_HEAD_DIM}"
+    major = target.generation.partition(".")[0]
+    if major and (not major.isdecimal() or int(major) < _AMPERE):
+        return f"it wants compute capability {_AMPERE}.0 (Ampere) or later, and this GPU has {target.generation}"
+    if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
+        return f"jax {jax.__version__} has no Triton lowering any more"
+    return None
+
+
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("pallas_tpu", "bhdt", _pallas_tpu, cannot=_not_on_tpu),
+        Backend("pallas_gpu", "bthd", _pallas_gpu, cannot=_not_on_gpu),
         Backend(
             "reference",
             "bhtd",

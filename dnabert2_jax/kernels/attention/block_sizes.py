@@ -51,3 +51,48 @@ def tpu_blocks(tokens: int) -> TpuBlocks:
 def longest_row(generation: str, head_dim: int) -> int:
     """Longest row in tokens that the kernels of a generation hold on the chip, forward and backward."""
     return VMEM[generation or "v5e"] * 3 // 4 // (12 * head_dim)
+
+
+class GpuBlocks(NamedTuple):
+    """One kernel's blocks and what it asks of the compiler.
+
+    Attributes:
+        own: tokens of the block that a program writes.
+        other: tokens of a block that it visits.
+        warps: of 32 threads, which share a program's work.
+        stages: blocks on their way from memory at a time.
+    """
+
+    own: int
+    other: int
+    warps: int
+    stages: int
+
+
+class GpuPasses(NamedTuple):
+    """Blocks of the three GPU kernels."""
+
+    forward: GpuBlocks
+    query_gradient: GpuBlocks
+    key_gradient: GpuBlocks
+
+    @property
+    def unit(self) -> int:
+        """Tokens of the longest block, of which a row has a whole number when it is padded."""
+        return max(size for blocks in self for size in (blocks.own, blocks.other))
+
+
+_GPU: dict[int, GpuPasses] = {
+    64: GpuPasses(GpuBlocks(128, 64, 4, 3), GpuBlocks(128, 64, 4, 2), GpuBlocks(128, 64, 4, 2)),
+    128: GpuPasses(GpuBlocks(128, 64, 4, 3), GpuBlocks(128, 64, 4, 2), GpuBlocks(128, 64, 4, 2)),
+    256: GpuPasses(GpuBlocks(128, 64, 8, 2), GpuBlocks(128, 64, 8, 2), GpuBlocks(128, 64, 8, 2)),
+    512: GpuPasses(GpuBlocks(64, 32, 8, 2), GpuBlocks(64, 32, 8, 2), GpuBlocks(64, 32, 8, 2)),
+}
+"""By the bytes of a token's head."""
+
+
+def gpu_blocks(tokens: int, row_bytes: int) -> GpuPasses:
+    """The blocks that serve rows of ``tokens`` tokens with ``row_bytes`` bytes of each head."""
+    shortest = max(16, 1 << (tokens - 1).bit_length())
+    passes = _GPU[min(size for size in _GPU if size >= row_bytes)]
+    return GpuPasses(*(b._replace(own=min(b.own, shortest), other=min(b.other, shortest)) for b in passes))

@@ -19,7 +19,8 @@ class Target:
 
     Attributes:
         platform: ``cpu``, ``gpu`` or ``tpu``.
-        generation: of a TPU, as in the names of topologies: ``v4``, ``v5e``, ``v5p``, ``v6e``, ...; else empty.
+        generation: of a TPU, as in the names of topologies: ``v4``, ``v5e``, ``v5p``, ``v6e``, ...; of a GPU, its compute
+            capability: ``8.0``, ``9.0``, ...; empty where it is not known.
         interpret: run Pallas kernels in an interpreter: False, True, or ``pltpu.InterpretParams``.
     """
 
@@ -31,9 +32,13 @@ class Target:
 _override: ContextVar[Target | None] = ContextVar("dnabert2_jax_target", default=None)
 
 
-def _generation(device_kind: str) -> str:
-    """``TPU v5 lite`` -> ``v5e``, ``TPU v5`` -> ``v5p``, ``TPU v4`` -> ``v4``."""
-    _, _, name = device_kind.partition(" ")
+def _generation(device: Any) -> str:
+    """``TPU v5 lite`` -> ``v5e``, ``TPU v5`` -> ``v5p``, ``TPU v4`` -> ``v4``; an H100 -> ``9.0``."""
+    if device.platform == "gpu":
+        return str(device.compute_capability)
+    if device.platform != "tpu":
+        return ""
+    _, _, name = device.device_kind.partition(" ")
     base, _, lite = name.partition(" ")
     return base + "e" if lite == "lite" else {"v5": "v5p"}.get(base, base)
 
@@ -44,7 +49,7 @@ def current_target() -> Target:
     if chosen is not None:
         return chosen
     device = jax.devices()[0]
-    return Target(device.platform, _generation(device.device_kind) if device.platform == "tpu" else "")
+    return Target(device.platform, _generation(device))
 
 
 @contextmanager
@@ -55,7 +60,7 @@ def tracing_for(platform: str, generation: str = "", *, interpret: Any = False) 
 
     Args:
         platform: ``cpu``, ``gpu`` or ``tpu``.
-        generation: of a TPU, as in the names of topologies.
+        generation: of a TPU, as in the names of topologies; of a GPU, its compute capability.
         interpret: run Pallas kernels in an interpreter: True, or ``pltpu.InterpretParams`` to look for races.
     """
     token = _override.set(Target(platform, generation, interpret))

@@ -1,0 +1,308 @@
+"""The three GPU kernels, for Pallas' lowering through Triton: forward, gradient of queries, gradients of keys and values.
+
+Each program owns one block of tokens of one head and loops over the blocks that it has to visit; nobody else writes what it
+writes, so results repeat bitwise. Scores are kept in bits (times log2 e), because a GPU computes 2^x.
+
+Almost all of a long row's tiles are *inner* ones: whole blocks of one sequence, entirely before or entirely behind the
+diagonal. There |i - j| is linear, so that the bias falls into a part of each key and a part of each query. The first goes
+into the multiplication that scales the product, the second into the softmax's own subtraction: an inner tile pays nothing
+for ALiBi, and compares no segments. The other tiles (diagonal, ends of sequences, padding) are *edge* tiles.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks
+
+_FLOOR = -1e30  # where a running maximum starts
+_HIDDEN = -2e30  # score of a key that does not count: its weight is exactly 0, against the floor, too
+_BITS = float(np.log2(np.e))
+
+_EDGE, _KEYS_BEFORE, _KEYS_BEHIND = 0, 1, -1
+"""Kinds of tiles: keys all before their queries, all behind them, or neither."""
+
+BOUNDS = 6
+"""Numbers that say which blocks a block visits: see :class:`GpuInputs`."""
+
+
+class GpuInputs(NamedTuple):
+    """What all kernels read.
+
+    Attributes:
+        q: queries, [B, T, H, d], d a power of two.
+        k: keys, as q.
+        v: values, as q.
+        slopes: ALiBi slopes, float32 [H].
+        segment_ids: 0 at padding, else the sequence's number in its row, int32 [B, P]: T padded to whole blocks.
+        bounds: int32 [B, H, n, 6], ascending: a block visits blocks 0 to 5 of these, of which those from 1 to 2 are inner
+            and lie before it, and those from 3 to 4 are inner and lie behind it.
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    slopes: jax.Array
+    segment_ids: jax.Array
+    bounds: jax.Array
+
+
+def _positions(first: jax.Array | int, count: int) -> jax.Array:
+    return first + jax.lax.iota(jnp.int32, count)
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[m, n] x [n, p] -> float32 [m, p]; float32 is not rounded to TF32."""
+    return jax.lax.dot(a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+
+
+class _Rows(NamedTuple):
+    """A row's tokens of one array, of which blocks are read."""
+
+    ref: Any  # [T, d]
+    block: int
+    ragged: bool  # T is not whole blocks
+
+    def take(self, index: jax.Array, kind: int = _EDGE) -> jax.Array:
+        """Block ``index``, [block, d], zeros beyond the end; an inner tile never gets there."""
+        first = index * self.block
+        at = self.ref.at[pl.ds(first, self.block), :]
+        if not self.ragged or kind != _EDGE:
+            return plgpu.load(at)
+        inside = _positions(first, self.block) < self.ref.shape[0]
+        return plgpu.load(at, mask=inside[:, None], other=0.0)
+
+    def put(self, index: jax.Array, value: jax.Array) -> None:
+        """Write block ``index``, nothing beyond the end."""
+        first = index * self.block
+        at = self.ref.at[pl.ds(first, self.block), :]
+        inside = _positions(first, self.block) < self.ref.shape[0]
+        plgpu.store(at, value.astype(self.ref.dtype), mask=inside[:, None] if self.ragged else None)
+
+
+class _Head(NamedTuple):
+    """What turns products q.k of one head into scores."""
+
+    scale: float
+    slope: jax.Array  # in bits
+    segments: Any  # reference to [P]
+
+    def scores(
+        self, kind: int, products: jax.Array, first_query: jax.Array, first_key: jax.Array, *, key_axis: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Scores in bits but for a term of each query, and that term, which is still to be subtracted."""
+
+        def of_keys(x: jax.Array) -> jax.Array:
+            return jnp.expand_dims(x, 1 - key_axis)
+
+        def of_queries(x: jax.Array) -> jax.Array:
+            return jnp.expand_dims(x, key_axis)
+
+        keys, queries = products.shape[key_axis], products.shape[1 - key_axis]
+        scaled = products * (self.scale * _BITS)
+        # Both counted from the first key, which keeps them small and exact.
+        key = _positions(0, keys).astype(jnp.float32)
+        query = _positions(first_query - first_key, queries).astype(jnp.float32)
+        if kind != _EDGE:
+            return scaled + of_keys(key * (kind * self.slope)), query * (kind * self.slope)
+        scores = scaled - self.slope * jnp.abs(of_queries(query) - of_keys(key))
+        numbers = plgpu.load(self.segments.at[pl.ds(first_key, keys)])
+        # Padding has another number as a key than as a query, so that it sees and is seen by nothing.
+        numbers = jnp.where(numbers > 0, numbers, -1)
+        visible = of_queries(plgpu.load(self.segments.at[pl.ds(first_query, queries)])) == of_keys(numbers)
+        return jnp.where(visible, scores, _HIDDEN), jnp.zeros(queries, jnp.float32)
+
+
+def _visit(bounds: Any, before: int, tile: Callable[[int, jax.Array, Any], Any], state: Any) -> Any:
+    """Fold ``tile(kind, block, state)`` over the blocks to visit; ``before`` is the kind of inner tiles before one's own."""
+    start, inner_start, own_start, own_stop, inner_stop, stop = (bounds[n] for n in range(BOUNDS))
+
+    def edge(n: jax.Array, state: Any) -> Any:
+        block = start + n
+        block = block + jnp.where(block >= inner_start, own_start - inner_start, 0)
+        block = block + jnp.where(block >= own_stop, inner_stop - own_stop, 0)
+        return tile(_EDGE, block, state)
+
+    # Three loops and not five: what they hold is compiled as often.
+    edges = (stop - start) - (own_start - inner_start) - (inner_stop - own_stop)
+    state = jax.lax.fori_loop(0, edges, edge, state)
+    state = jax.lax.fori_loop(inner_start, own_start, partial(tile, before), state)
+    return jax.lax.fori_loop(own_stop, inner_stop, partial(tile, -before), state)
+
+
+class _Call(NamedTuple):
+    """What is fixed when a kernel is built; ``own`` tokens of a program's block, ``other`` of a block that it visits."""
+
+    scale: float
+    own: int
+    other: int
+    ragged: bool
+
+    def head(self, slope: Any, segments: Any) -> _Head:
+        return _Head(self.scale, slope[...] * _BITS, segments)
+
+    def mine(self, ref: Any) -> _Rows:
+        return _Rows(ref, self.own, self.ragged)
+
+    def others(self, ref: Any) -> _Rows:
+        return _Rows(ref, self.other, self.ragged)
+
+
+def _forward_kernel(
+    call: _Call, q: Any, k: Any, v: Any, slope: Any, segments: Any, bounds: Any, output: Any, log_sum_exp: Any
+) -> None:
+    head, index = call.head(slope, segments), pl.program_id(0)
+    queries = call.mine(q).take(index)
+
+    def tile(kind: int, block: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        maximum, total, weighted = state
+        products = _dot(queries, call.others(k).take(block, kind).T)
+        scores, shift = head.scores(kind, products, index * call.own, block * call.other, key_axis=1)
+        new_maximum = jnp.maximum(maximum, scores.max(axis=1) - shift)
+        weights = jnp.exp2(scores - (new_maximum + shift)[:, None])
+        shrink = jnp.exp2(maximum - new_maximum)
+        values = call.others(v).take(block, kind)
+        weighted = weighted * shrink[:, None] + _dot(weights.astype(values.dtype), values)
+        return new_maximum, total * shrink + weights.sum(axis=1), weighted
+
+    zeros = jnp.zeros(call.own, jnp.float32)
+    maximum, total, weighted = _visit(
+        bounds, _KEYS_BEFORE, tile, (zeros + _FLOOR, zeros, jnp.zeros(queries.shape, jnp.float32))
+    )
+    # Rows that see nothing (padding) have total 0: they get output 0 and a log-sum-exp that is finite.
+    total = jnp.where(total > 0, total, 1.0)
+    call.mine(output).put(index, weighted / total[:, None])
+    log_sum_exp[...] = maximum + jnp.log2(total)
+
+
+def _query_gradient_kernel(
+    call: _Call,
+    q: Any,
+    k: Any,
+    v: Any,
+    slope: Any,
+    segments: Any,
+    bounds: Any,
+    d_output: Any,
+    log_sum_exp: Any,
+    delta: Any,
+    dq: Any,
+) -> None:
+    head, index = call.head(slope, segments), pl.program_id(0)
+    mine = pl.ds(index * call.own, call.own)
+    queries, d_rows = call.mine(q).take(index), call.mine(d_output).take(index)
+    reference, row_delta = plgpu.load(log_sum_exp.at[mine]), plgpu.load(delta.at[mine])
+
+    def tile(kind: int, block: jax.Array, gradient: jax.Array) -> jax.Array:
+        keys = call.others(k).take(block, kind)
+        scores, shift = head.scores(kind, _dot(queries, keys.T), index * call.own, block * call.other, key_axis=1)
+        weights = jnp.exp2(scores - (reference + shift)[:, None])
+        d_weights = _dot(d_rows, call.others(v).take(block, kind).T)
+        d_scores = weights * (d_weights - row_delta[:, None])
+        return gradient + _dot(d_scores.astype(keys.dtype), keys)
+
+    gradient = _visit(bounds, _KEYS_BEFORE, tile, jnp.zeros(queries.shape, jnp.float32))
+    call.mine(dq).put(index, gradient * call.scale)
+
+
+def _key_gradient_kernel(
+    call: _Call,
+    q: Any,
+    k: Any,
+    v: Any,
+    slope: Any,
+    segments: Any,
+    bounds: Any,
+    d_output: Any,
+    log_sum_exp: Any,
+    delta: Any,
+    dk: Any,
+    dv: Any,
+) -> None:
+    head, index = call.head(slope, segments), pl.program_id(0)
+    keys, values = call.mine(k).take(index), call.mine(v).take(index)
+
+    def tile(kind: int, block: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        d_keys, d_values = state
+        queries, d_rows = call.others(q).take(block, kind), call.others(d_output).take(block, kind)
+        theirs = pl.ds(block * call.other, call.other)
+        reference, row_delta = plgpu.load(log_sum_exp.at[theirs]), plgpu.load(delta.at[theirs])
+        # Keys first: the weights are then the left side of both products without a transpose.
+        scores, shift = head.scores(kind, _dot(keys, queries.T), block * call.other, index * call.own, key_axis=0)
+        weights = jnp.exp2(scores - (reference + shift)[None, :])
+        d_values = d_values + _dot(weights.astype(d_rows.dtype), d_rows)
+        d_scores = weights * (_dot(values, d_rows.T) - row_delta[None, :])
+        return d_keys + _dot(d_scores.astype(queries.dtype), queries), d_values
+
+    zeros = jnp.zeros(keys.shape, jnp.float32)
+    d_keys, d_values = _visit(bounds, _KEYS_BEHIND, tile, (zeros, zeros))
+    call.mine(dk).put(index, d_keys * call.scale)
+    call.mine(dv).put(index, d_values)
+
+
+def _launch(
+    kernel: Callable[..., None],
+    name: str,
+    inputs: GpuInputs,
+    rows: tuple[jax.Array, ...],
+    *,
+    scale: float,
+    blocks: GpuBlocks,
+    outputs: int,
+    log_sum_exp: bool = False,
+    interpret: Any,
+) -> tuple[jax.Array, ...]:
+    """One program for each block, head and row of the batch; blocks of a head are neighbours, so that they share its cache.
+
+    Args:
+        kernel: one of those above.
+        name: of the kernel.
+        inputs: read by all kernels.
+        rows: more to read: like q, or [B, H, P].
+        scale: factor of the products.
+        blocks: sizes for this kernel.
+        outputs: arrays like q that it writes.
+        log_sum_exp: whether it writes [B, H, P], too.
+        interpret: run in Pallas' interpreter.
+    """
+    batch, tokens, heads, head_dim = inputs.q.shape
+    padded = inputs.segment_ids.shape[1]
+    call = _Call(scale, blocks.own, blocks.other, tokens % max(blocks.own, blocks.other) > 0)
+    wide = pl.BlockSpec((None, tokens, None, head_dim), lambda n, h, b: (b, 0, h, 0))
+    narrow = pl.BlockSpec((None, None, padded), lambda n, h, b: (b, h, 0))
+    out_specs, results = [wide] * outputs, [(inputs.q.shape, inputs.q.dtype)] * outputs
+    if log_sum_exp:
+        out_specs.append(pl.BlockSpec((None, None, blocks.own), lambda n, h, b: (b, h, n)))
+        results.append(((batch, heads, padded), jnp.dtype(jnp.float32)))
+    return pl.pallas_call(
+        partial(kernel, call),
+        grid=(padded // blocks.own, heads, batch),
+        in_specs=[
+            *[wide] * 3,
+            pl.BlockSpec((None,), lambda n, h, b: (h,)),
+            pl.BlockSpec((None, padded), lambda n, h, b: (b, 0)),
+            pl.BlockSpec((None, None, None, BOUNDS), lambda n, h, b: (b, h, n, 0)),
+            *(wide if x.ndim == 4 else narrow for x in rows),
+        ],
+        out_specs=out_specs,
+        out_shape=[jax.ShapeDtypeStruct(*result) for result in results],  # type: ignore[no-untyped-call]
+        compiler_params=plgpu.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
+        interpret=interpret,
+        name=name,
+    )(*inputs, *rows)
+
+
+forward = partial(_launch, _forward_kernel, "alibi_attention_forward", outputs=1, log_sum_exp=True)
+"""-> output, like q, and the log-sum-exp in bits, float32 [B, H, P]."""
+
+query_gradient = partial(_launch, _query_gradient_kernel, "alibi_attention_query_gradient", outputs=1)
+"""Reads dO, the log-sum-exp in bits and delta -> dq."""
+
+key_gradient = partial(_launch, _key_gradient_kernel, "alibi_attention_key_gradient", outputs=2)
+"""Reads dO, the log-sum-exp in bits and delta -> dk and dv."""
