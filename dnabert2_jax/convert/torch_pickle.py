@@ -159,14 +159,14 @@ def _open_archive(path: Path) -> PickledTensors:
 
     def member(name: str, size: int | None = None) -> bytes:
         if name not in members:
-            raise UserError(f"{path}: {name} is missing in the archive; copy or download it again")
+            raise UserError(f"{path}: {name!r} is missing in the archive; copy or download it again")
         if size is not None and members[name].file_size != size:
-            raise UserError(f"{path}: {name} has {members[name].file_size} bytes where {size} belong; download it again")
+            raise UserError(f"{path}: {name!r} has {members[name].file_size} bytes where {size} belong; download it again")
         try:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(members[name])
         except Exception as error:  # as above
-            raise UserError(f"{path}: {name} is damaged ({_first_line(error)}); copy or download it again") from error
+            raise UserError(f"{path}: {name!r} is damaged ({_first_line(error)}); copy or download it again") from error
 
     if f"{root}byteorder" in members and member(f"{root}byteorder").strip() != b"little":
         raise UserError(f"{path}: was saved on a big-endian machine; save it on a little-endian one")
@@ -239,7 +239,7 @@ def _open_legacy(path: Path) -> PickledTensors:
 def _state_dict(path: Path, state: Any) -> dict[str, _View]:
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {_kind(state)}, not a state dict; save it by torch.save(model.state_dict(), ...)")
-    other = [f"{key} ({_kind(value)})" for key, value in state.items() if not isinstance(value, _View)]
+    other = [f"{str(key)[:80]!r} ({_kind(value)})" for key, value in state.items() if not isinstance(value, _View)]
     if other or not all(isinstance(key, str) for key in state):
         raise UserError(
             f"{path}: a state dict holds tensors by name alone, found {', '.join(other) or 'keys that are not text'}; of a "
@@ -300,7 +300,7 @@ class _Machine:
             opcode = _OPCODES.get(code)
             if opcode is None or opcode.name in _UNREAD:
                 self.refuse(f"opcode {code!r}" if opcode is None else f"opcode {opcode.name}")
-            argument = opcode.arg.reader(self.file) if opcode.arg else None
+            argument = self.two_lines() if opcode.name == "GLOBAL" else opcode.arg.reader(self.file) if opcode.arg else None
             if opcode.name == "STOP":
                 return self.stack.pop()
             self.step(opcode.name, argument)
@@ -362,7 +362,7 @@ class _Machine:
             case "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])
             case "GLOBAL":
-                self.push_name(*argument.split(" ", 1))
+                self.push_name(*argument)
             case "STACK_GLOBAL":
                 what, module = stack.pop(), stack.pop()
                 self.push_name(module, what)
@@ -377,6 +377,13 @@ class _Machine:
                     self.refuse(f"attributes of a {_kind(stack[-1])}")
             case _:
                 self.refuse(f"opcode {name}")
+
+    def two_lines(self) -> tuple[str, str]:
+        """Module and name; pickletools would look for escape sequences in them."""
+        lines = self.file.readline(), self.file.readline()
+        if not all(line.endswith(b"\n") for line in lines):
+            raise ValueError("it ends in the middle")
+        return lines[0][:-1].decode("ascii"), lines[1][:-1].decode("ascii")
 
     def marked(self) -> list[Any]:
         """What lies above the last mark; it and the mark go."""
@@ -401,7 +408,7 @@ class _Machine:
     def push_name(self, module: Any, name: Any) -> None:
         full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "a name that is not text"
         if full not in _KNOWN:
-            self.refuse(full)
+            self.refuse(full[:200] if full.isprintable() else repr(full[:200]))
         self.stack.append(_Name(full))
 
     def storage(self, identity: Any) -> _Storage:

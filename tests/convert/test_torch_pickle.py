@@ -104,6 +104,9 @@ REFUSED = {
         b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93.",
         "asks for collections.OrderedDict.fromkeys",
     ),
+    "escape": (b"\x80\x02cos\\q\nsystem\n.", r"asks for os\\q\.system"),
+    "line_break": (b"\x80\x04\x8c\x02os\x8c\x03a\nb\x93.", r"asks for 'os\.a\\nb'"),
+    "unfinished_name": (b"\x80\x02cos", "damaged state dict .it ends in the middle"),
     "loader": (b"\x80\x02ctorch.storage\n_load_from_bytes\n.", "asks for torch.storage._load_from_bytes"),
     "new_object": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "asks for opcode NEWOBJ"),
     "extension": (b"\x80\x02\x82\x01.", "asks for opcode EXT1"),
@@ -120,7 +123,7 @@ REFUSED = {
     "list": (b"\x80\x02].", "holds a list, not a state dict"),
     "checkpoint": (
         b"\x80\x02}X\x05\x00\x00\x00epochK\x01s.",
-        r"found epoch \(int\); of a training checkpoint save the model's",
+        r"found 'epoch' \(int\); of a training checkpoint save the model's",
     ),
 }
 
@@ -167,9 +170,9 @@ def tensor_program(offset=0, shape=(2, 3), strides=(3, 1), elements=6, key="0"):
         ({"offset": "0"}, "offset, shape and strides"),
         ({"offset": 10**40, "shape": (0,), "strides": (1,)}, "in a storage of 6 elements"),
         ({"elements": -6}, "without type, key or size"),
-        ({"elements": 7}, "has 24 bytes where 28 belong"),
-        ({"elements": 10**15}, "has 24 bytes where 4000000000000000 belong"),
-        ({"key": "../0"}, r"archive/data/\.\./0 is missing"),
+        ({"elements": 7}, "' has 24 bytes where 28 belong"),
+        ({"elements": 10**15}, "' has 24 bytes where 4000000000000000 belong"),
+        ({"key": "../0"}, r"archive/data/\.\./0' is missing"),
     ],
     ids=str,
 )
@@ -227,7 +230,7 @@ def test_a_flipped_byte_of_a_tensor_is_found(tmp_path):
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(content)
     opened = open_pickled_tensors(path)
-    with pytest.raises(UserError, match="archive/data/0 is damaged"):
+    with pytest.raises(UserError, match="archive/data/0' is damaged"):
         opened.read("numbers")
 
 

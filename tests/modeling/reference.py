@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 @dataclass
 class Case:
-    """A model in both kinds, batches by name, and a loss (labels of -100 left out) with gradients by the original's names."""
+    """A model in both kinds, batches by name, and a loss (labels of -100 do not count) with its gradients."""
 
     config: EncoderConfig
     num_labels: int
