@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
 from dnabert2_jax.kernels.attention.block_sizes import VMEM, TpuBlocks, tpu_blocks
 from dnabert2_jax.kernels.attention.pallas_tpu_backward import BackwardInputs, backward
 from dnabert2_jax.kernels.attention.pallas_tpu_forward import SAFE_BOUND, ForwardInputs, forward
-from dnabert2_jax.kernels.attention.pallas_tpu_rows import longest_rows, row_delta
+from dnabert2_jax.kernels.attention.pallas_tpu_rows import longest_rows, row_products
 from dnabert2_jax.kernels.attention.pallas_tpu_short import short_backward, short_forward
 from dnabert2_jax.kernels.attention.sharding import mappable, per_shard
 from dnabert2_jax.kernels.attention.skipping import block_ranges, bound_of_norms, skip_radius
@@ -77,23 +78,30 @@ def pallas_tpu_attention(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(settings: _Settings, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _attention_fwd(settings, *inputs)[0]
+    output, log_sum_exp, *_ = _forward(settings)(*inputs)
+    return output, log_sum_exp * settings.scale
 
 
-def _attention_fwd(settings: _Settings, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
+def _attention_fwd(settings: _Settings, *primals: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    inputs = tuple(primal.value for primal in primals)
     output, log_sum_exp, *bound = _forward(settings)(*inputs)
     return (output, log_sum_exp * settings.scale), (inputs, output, log_sum_exp, bound)
 
 
 def _attention_bwd(settings: _Settings, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
     inputs, output, log_sum_exp, bound = saved
-    gradients = _backward(settings)(*inputs, output, log_sum_exp, *cotangents, *bound)
+    d_output, d_log_sum_exp = cotangents
+    if isinstance(d_output, SymbolicZero):
+        d_output = jnp.zeros_like(output)
+    asked = [] if isinstance(d_log_sum_exp, SymbolicZero) else [d_log_sum_exp]
+    gradients = _backward(settings, bool(asked))(*inputs, output, log_sum_exp, *bound, d_output, *asked)
     # Slopes are constants of the architecture and segment ids are integers: neither has a gradient.
     slopes, segment_ids = inputs[3:]
     return *gradients, jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0)
 
 
-_attention.defvjp(_attention_fwd, _attention_bwd)
+# Symbolic zeros, because hardly anyone differentiates the log-sum-exp: its cotangent need not be an array of zeros.
+_attention.defvjp(_attention_fwd, _attention_bwd, symbolic_zeros=True)
 
 
 @cache
@@ -126,33 +134,38 @@ def _forward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
 
 
 @cache
-def _backward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids, O, log-sum-exp over scale, dO, d log-sum-exp and, of long rows, S) -> dQ, dK, dV."""
+def _backward(settings: _Settings, differentiates_log_sum_exp: bool) -> Callable[..., tuple[jax.Array, ...]]:
+    """(q, k, v, slopes, segment ids, O, log-sum-exp over scale, [S of long rows], dO, [d log-sum-exp]) -> dQ, dK, dV."""
     blocks, scale, interpret = settings.blocks, settings.scale, settings.interpret
-    equation = "bhdt,bhdt,bhdt,h,bt,bhdt,bht,bhdt,bht"
+    d_log_sum_exp = ",bht" if differentiates_log_sum_exp else ""
 
     def short(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        q, k, v, slopes, segment_ids, output, log_sum_exp, d_output, d_log_sum_exp = arrays
-        inputs = (q, k, v, slopes, segment_ids, output, log_sum_exp[:, :, None], d_output, d_log_sum_exp[:, :, None])
-        return short_backward(*inputs, scale=scale, interpret=interpret)
+        q, k, v, slopes, segment_ids, output, log_sum_exp, d_output, *d_log_sum_exp = arrays
+        rows = jnp.stack([log_sum_exp, *d_log_sum_exp], axis=2)
+        return short_backward(q, k, v, slopes, segment_ids, output, d_output, rows, scale=scale, interpret=interpret)
 
     def long(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        q, k, v, slopes, segment_ids, output, log_sum_exp, d_output, d_log_sum_exp, bound = arrays
+        q, k, v, slopes, segment_ids, output, log_sum_exp, bound, d_output, *d_log_sum_exp = arrays
+        # FlashAttention-2, equation for D: the row sum of dO * O replaces the row sum of dP * P. The log-sum-exp's
+        # derivative is P itself, so that its cotangent goes in with the other sign.
+        delta = row_products(d_output, output, interpret=interpret)
+        if d_log_sum_exp:
+            delta = delta - d_log_sum_exp[0][:, :, None]
         radius = _radius(settings, bound, slopes)
         inputs = BackwardInputs(
             block_ranges(segment_ids, radius, q.shape[1], blocks.backward_keys, blocks.backward_queries),
             slopes,
             *(q, k, v, d_output),
             log_sum_exp[:, :, None],
-            row_delta(d_output, output, d_log_sum_exp[:, :, None], interpret=interpret),
+            delta,
             *tile.segment_features(segment_ids, q.dtype),
             tile.key_bias(slopes, scale, blocks.backward_keys, q.dtype),
         )
         return backward(inputs, scale=scale, queries=blocks.backward_queries, vmem=settings.vmem, interpret=interpret)
 
     if blocks.tokens == tile.LANES:
-        return mappable(per_shard(short, equation + "->bhdt,bhdt,bhdt"))
-    return mappable(per_shard(long, equation + ",bh->bhdt,bhdt,bhdt"))
+        return mappable(per_shard(short, f"bhdt,bhdt,bhdt,h,bt,bhdt,bht,bhdt{d_log_sum_exp}->bhdt,bhdt,bhdt"))
+    return mappable(per_shard(long, f"bhdt,bhdt,bhdt,h,bt,bhdt,bht,bh,bhdt{d_log_sum_exp}->bhdt,bhdt,bhdt"))
 
 
 def _radius(settings: _Settings, bound: jax.Array, slopes: jax.Array) -> jax.Array | None:

@@ -41,7 +41,9 @@ def _longest_kernel(segments_ref: Any, q_ref: Any, k_ref: Any, longest_ref: Any)
         longest_ref[0, 0, index : index + 1, :] = longest
 
 
-def longest_rows(q: jax.Array, k: jax.Array, segment_ids: jax.Array, *, interpret: Any = False) -> tuple[jax.Array, ...]:
+def longest_rows(
+    q: jax.Array, k: jax.Array, segment_ids: jax.Array, *, interpret: Any = False
+) -> tuple[jax.Array, jax.Array]:
     """Largest norm of a real token's query and key, float32 [B, H] each.
 
     Args:
@@ -67,33 +69,28 @@ def longest_rows(q: jax.Array, k: jax.Array, segment_ids: jax.Array, *, interpre
     return norms[..., 0], norms[..., 1]
 
 
-def _delta_kernel(d_output_ref: Any, output_ref: Any, d_log_sum_exp_ref: Any, delta_ref: Any) -> None:
-    delta_ref[0, 0] = _products(d_output_ref, output_ref) - d_log_sum_exp_ref[0, 0]
+def _products_kernel(a_ref: Any, b_ref: Any, products_ref: Any) -> None:
+    products_ref[0, 0] = _products(a_ref, b_ref)
 
 
-def row_delta(d_output: jax.Array, output: jax.Array, d_log_sum_exp: jax.Array, *, interpret: Any = False) -> jax.Array:
-    """Row sums of dO * O less the cotangent of the log-sum-exp, float32 [B, H, 1, T].
-
-    FlashAttention-2, equation for D: they replace the row sums of dP * P. The log-sum-exp's own derivative is P, so that its
-    cotangent adds to the same factor of P.
+def row_products(a: jax.Array, b: jax.Array, *, interpret: Any = False) -> jax.Array:
+    """Sums over the width of a head of a * b, float32 [B, H, 1, T].
 
     Args:
-        d_output: [B, H, d, T], T in whole registers.
-        output: [B, H, d, T].
-        d_log_sum_exp: float32 [B, H, 1, T].
+        a: [B, H, d, T], T in whole registers.
+        b: [B, H, d, T].
         interpret: for `pallas_call`.
     """
-    batch, heads, head_dim, tokens = output.shape
+    batch, heads, head_dim, tokens = a.shape
     chunk = _chunk(tokens)
     array = pl.BlockSpec((1, 1, head_dim, chunk), lambda b, h, i: (b, h, 0, i))
-    row = pl.BlockSpec((1, 1, 1, chunk), lambda b, h, i: (b, h, 0, i))
     return pl.pallas_call(
-        _delta_kernel,
+        _products_kernel,
         grid=(batch, heads, tokens // chunk),
-        in_specs=[array, array, row],
-        out_specs=row,
+        in_specs=[array, array],
+        out_specs=pl.BlockSpec((1, 1, 1, chunk), lambda b, h, i: (b, h, 0, i)),
         out_shape=tile.result((batch, heads, 1, tokens), jnp.float32),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
         interpret=interpret,
-        name="alibi_attention_delta",
-    )(d_output, output, d_log_sum_exp)
+        name="alibi_attention_products",
+    )(a, b)

@@ -77,9 +77,8 @@ def _backward_kernel(
     query_segments_ref: Any,
     key_segments_ref: Any,
     output_ref: Any,
-    log_sum_exp_ref: Any,
     d_output_ref: Any,
-    d_log_sum_exp_ref: Any,
+    rows_ref: Any,
     dq_ref: Any,
     dk_ref: Any,
     dv_ref: Any,
@@ -92,12 +91,14 @@ def _backward_kernel(
     dtype = q_ref.dtype
     heads = range(q_ref.shape[1])
     scores = _biased_scores(slopes_ref, q_ref, k_ref, query_segments_ref, key_segments_ref, scale=scale, dot=dot)
-    weights = [jnp.exp2((scores[h] - log_sum_exp_ref[0, h]) * to_exponent) for h in heads]
+    weights = [jnp.exp2((scores[h] - rows_ref[0, h, 0:1]) * to_exponent) for h in heads]
     d_weights = [dot(v_ref[0, h].T, d_output_ref[0, h], 1, 0) for h in heads]
     d_scores = []
     for h in heads:
         products = d_output_ref[0, h].astype(jnp.float32) * output_ref[0, h].astype(jnp.float32)
-        delta = jnp.sum(products, axis=0, keepdims=True) - d_log_sum_exp_ref[0, h]
+        delta = jnp.sum(products, axis=0, keepdims=True)
+        if rows_ref.shape[2] == 2:
+            delta = delta - rows_ref[0, h, 1:2]
         d_scores.append((weights[h] * (d_weights[h] - delta)).astype(dtype))
     for h in heads:
         dv_ref[0, h] = dot(d_output_ref[0, h], weights[h].astype(dtype), 1, 1).astype(dtype)
@@ -158,16 +159,27 @@ def short_backward(
     slopes: jax.Array,
     segment_ids: jax.Array,
     output: jax.Array,
-    log_sum_exp: jax.Array,
     d_output: jax.Array,
-    d_log_sum_exp: jax.Array,
+    rows: jax.Array,
     *,
     scale: float,
     interpret: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of q, k and v, [B, H, d, 128] each; log-sum-exps and their cotangents are [B, H, 1, 128]."""
-    segments = tile.segment_features(segment_ids, q.dtype)
-    arrays = [slopes, q, k, v, *segments, output, log_sum_exp, d_output, d_log_sum_exp]
+    """Gradients of q, k and v, [B, H, d, 128] each.
+
+    Args:
+        q: [B, H, d, 128].
+        k: [B, H, d, 128].
+        v: [B, H, d, 128].
+        slopes: ALiBi slopes, [H].
+        segment_ids: 0 at padding, [B, 128].
+        output: of the forward pass, [B, H, d, 128].
+        d_output: its cotangent.
+        rows: log-sum-exp over scale and, where it has one, its cotangent, [B, H, 1 or 2, 128].
+        scale: factor of the dot products.
+        interpret: for `pallas_call`.
+    """
+    arrays = [slopes, q, k, v, *tile.segment_features(segment_ids, q.dtype), output, d_output, rows]
     results = [tile.result(q.shape, q.dtype)] * 3
     return _call(
         _backward_kernel,
