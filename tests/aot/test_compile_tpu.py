@@ -146,6 +146,40 @@ def test_hbm_bytes_count_a_block_once_for_each_change_of_its_index():
     assert kernel.bottleneck == "hbm"
 
 
+def test_operands_that_a_kernel_copies_itself_count_once_and_are_marked():
+    grid, rows = 8, 256
+
+    def add(x_ref, y_ref, out_ref, buffer_ref, semaphore):
+        start = pl.multiple_of(pl.program_id(0) * rows, rows)
+        copy = pltpu.make_async_copy(y_ref.at[pl.ds(start, rows)], buffer_ref, semaphore)
+        copy.start()
+        copy.wait()
+        out_ref[...] = x_ref[...] + buffer_ref[...]
+
+    def call(x, y):
+        of_step = pl.BlockSpec((None, rows, 128), lambda i: (0, i, 0))
+        return pl.pallas_call(
+            add,
+            grid=(grid,),
+            in_specs=[of_step, pl.BlockSpec(memory_space=pl.ANY)],
+            out_specs=of_step,
+            out_shape=jax.ShapeDtypeStruct((1, grid * rows, 128), jnp.float32),
+            scratch_shapes=[pltpu.VMEM((rows, 128), jnp.float32), pltpu.SemaphoreType.DMA],
+            name="add",
+        )(x, y)
+
+    arguments = array((1, grid * rows, 128), jnp.float32), array((grid * rows, 128), jnp.float32)
+    compiled = compile_for_tpu(call, *arguments, topology="v5e:2x2")
+    (kernel,) = compiled.report().account.kernels
+    assert not kernel.hbm_exact
+    one = grid * rows * 128 * 4
+    # Beside the copied operand, the compiler may keep either of the others in VMEM.
+    assert round(kernel.hbm * V5E.hbm_bytes_per_cycle) in (one, 2 * one, 3 * one)
+    (told,) = compiled.report({"add": KernelRun(hbm_bytes=5 * one)}).account.kernels
+    assert told.hbm_exact
+    assert told.hbm == 5 * one / V5E.hbm_bytes_per_cycle
+
+
 def test_two_calls_of_one_kernel_are_both_charged():
     def twice(trips, x, w):
         first = products(trips, x, w)
