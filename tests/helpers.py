@@ -48,8 +48,8 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tiny_config(**changes: Any) -> EncoderConfig:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    return EncoderConfig(vocab_size=64, **{**sizes, **changes})
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    return EncoderConfig(**{**sizes, **changes})
 
 
 def tiny_model(path: Path, seed: int = 0, **changes: Any) -> SavedModel:
@@ -127,6 +127,7 @@ def pretrain_content(model_path: Path, corpus: Path, **changes: Any) -> dict[str
         "data": {"corpus": str(corpus), "tokens_per_row": 16, "validation_rows": 16},
         "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4, "weight_decay": 0.01},
         "training": {"steps": 12, "batch_size": 8, "evaluate_every": 6, "save_every": 4, "log_every": 1},
+        "mesh": {"data": 1},  # of the eight devices that every test has
     }
     return with_sections(content, changes)
 

@@ -48,8 +48,8 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def _run(command: Callable[[], int | None]) -> int | None:
-    """What Typer returns (None, or a code: of a help page 0, of Ctrl-C 130), or the code of the error that was said."""
+def _run(command: Callable[[], int | None]) -> int:
+    """The code to end with: what Typer returns (of Ctrl-C 130), or that of the error that was said."""
     try:
         try:
             code = command()
@@ -57,7 +57,7 @@ def _run(command: Callable[[], int | None]) -> int | None:
             sys.stdout.flush()  # a full disk shows here at the latest
         if code == _INTERRUPTED:
             _say("interrupted; the same command again goes on from the last checkpoint of a run, or starts anew")
-        return code
+        return code or 0
     except UserError as error:
         _say(str(error))
     except typer.TyperException as error:  # a command line that Typer cannot read

@@ -87,7 +87,7 @@ def embed(
                 ids = token_ids[sequence]
                 own = states[row, first : first + len(ids)]
                 if pooling == "base":
-                    own = np.repeat(own, model.tokenizer.piece_lengths[ids], axis=0)
+                    own = np.repeat(own, model.tokenizer.token_bases(ids), axis=0)
                 vectors[offsets[sequence] : offsets[sequence + 1]] = own
     else:
 
@@ -103,4 +103,4 @@ def _vectors_of(ids: NDArray[np.int32], pooling: Pooling, tokenizer: Tokenizer) 
     """How many vectors a sequence gets."""
     if pooling == "token":
         return len(ids)
-    return int(tokenizer.piece_lengths[ids].sum()) if pooling == "base" else 1
+    return int(tokenizer.token_bases(ids).sum()) if pooling == "base" else 1

@@ -75,7 +75,7 @@ def encode_limited(
             rows.append(_row(ids))
         elif long == "cut":
             rows.append(_row(ids[:room]))
-            cut_bases[n] = tokenizer.piece_lengths[ids[room:]].sum()
+            cut_bases[n] = tokenizer.token_bases(ids)[room:].sum()
         else:
             starts = window_starts(len(ids), room, overlap)
             rows += [_row(ids[start : start + room]) for start in starts]
@@ -114,7 +114,7 @@ def _limited_pairs(
         keep_a = min(len(a), max(room - len(b), room - room // 2))
         keep_b = min(len(b), room - keep_a)
         rows.append(_row(a[:keep_a], b[:keep_b]))
-        cut_bases[n] = sum(int(tokenizer.piece_lengths[ids].sum()) for ids in (a[keep_a:], b[keep_b:]))
+        cut_bases[n] = sum(int(tokenizer.token_bases(ids)[kept:].sum()) for ids, kept in ((a, keep_a), (b, keep_b)))
     return LimitedRows(rows, np.ones(len(first), np.int64), cut_bases)
 
 

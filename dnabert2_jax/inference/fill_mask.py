@@ -69,7 +69,7 @@ def fill_mask(
         raise UserError(f"nothing is masked; write {_MASK_TEXT} into the sequence, or give a range of bases (--mask 11-20)")
     best, probabilities = _candidates(model, with_template(raw), masked + 1, top_k)
 
-    lengths = model.tokenizer.piece_lengths[originals]
+    lengths = model.tokenizer.token_bases(originals)
     ends = np.cumsum(lengths)
     pieces = model.tokenizer.pieces
     return [
@@ -102,8 +102,9 @@ def _with_masks(tokenizer: Tokenizer, sequence: str) -> NDArray[np.int32]:
 
 def _covered(tokenizer: Tokenizer, ids: NDArray[np.int32], ranges: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
     """Which tokens share a base with one of the ranges."""
-    ends = np.cumsum(tokenizer.piece_lengths[ids])
-    begins = ends - tokenizer.piece_lengths[ids]
+    lengths = tokenizer.token_bases(ids)
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
     covered = np.zeros(len(ids), bool)
     for start, end in ranges:
         if not 0 <= start < end <= ends[-1]:

@@ -156,7 +156,8 @@ def _arrays(embeddings: Embeddings, tokenizer: Tokenizer) -> dict[str, Any]:
     arrays: dict[str, Any] = {"names": np.array(embeddings.names), "embeddings": embeddings.vectors}
     if embeddings.pooling in ("token", "base"):
         ids = np.concatenate(embeddings.token_ids)
-        arrays |= {"offsets": embeddings.offsets, "token_ids": ids, "token_bases": tokenizer.piece_lengths[ids]}
+        bases = np.concatenate([tokenizer.token_bases(own) for own in embeddings.token_ids])
+        arrays |= {"offsets": embeddings.offsets, "token_ids": ids, "token_bases": bases}
     return arrays
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from dnabert2_jax.inference.encoding import encode_rows
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.models import masked_lm
+from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import PAD
 from dnabert2_jax.types import TokenBatch
 from tests.genome.helpers import random_dna
+from tests.helpers import tiny_config
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
 """Values are of order 1; the order of summation differs between rows of different widths."""
@@ -110,3 +114,16 @@ def test_mistakes(mlm):
         embed(mlm, given_sequences(["ACGT"]), "means")
     with pytest.raises(UserError, match=r"holds pairs.*--sequence-column sequence1"):
         embed(mlm, given_sequences(["ACGT"], ["ACGT"]))
+
+
+def test_every_base_has_a_vector_under_overlapping_kmers():
+    """Each k-mer stands for its first base, the last of a sequence for all of its own."""
+    tokenizer = KmerTokenizer(3, 1)
+    config = tiny_config(vocab_size=tokenizer.vocab_size)
+    model = InferenceModel(Path("k-mers"), "masked_lm", config, masked_lm(config).init(0), tokenizer, (), Compute())
+    sequences = given_sequences([random_dna(40, 1), random_dna(9, 2)])
+    tokens, bases = (embed(model, sequences, pooling) for pooling in ("token", "base"))
+    assert np.diff(tokens.offsets).tolist() == [38, 7]
+    assert np.diff(bases.offsets).tolist() == [40, 9]
+    np.testing.assert_array_equal(bases.vectors[:37], tokens.vectors[:37])
+    np.testing.assert_array_equal(bases.vectors[37:40], np.repeat(tokens.vectors[37:38], 3, axis=0))
