@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, choose_backend, explain_choice, tracing_for
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
-from dnabert2_jax.kernels.attention.block_sizes import VMEM, longest_row, tpu_blocks
+from dnabert2_jax.kernels.attention.block_sizes import VMEM, row_fits, tpu_blocks
 from dnabert2_jax.kernels.attention.pallas_tpu_forward import SAFE_BOUND
 from dnabert2_jax.kernels.attention.shapes import AttentionShape
 from dnabert2_jax.kernels.attention.skipping import score_bound
@@ -120,9 +120,11 @@ def test_what_it_refuses_and_what_auto_says():
         assert choice.refusals["pallas_tpu"] == "heads of 160 are wider than 128"
         with pytest.raises(UserError, match="heads of 160"):
             choose_backend("pallas_tpu", 512, 160)
-    with tracing_for("tpu", "v4"):
-        too_long = longest_row("v4", 64) + 1
-        assert choose_backend("auto", too_long).name == "blocked"
-        assert f"{too_long:,} tokens" in explain_choice(too_long).refusals["pallas_tpu"]
-    assert longest_row("v4", 64) < longest_row("v5p", 64) < longest_row("v5e", 64)
-    assert set(VMEM) >= {"v4", "v5e", "v5p", "v6e"}
+
+
+def test_rows_are_held_on_the_chip_while_they_fit():
+    assert row_fits(65536, 64, 2, VMEM["v5e"]) == (True, True)
+    assert row_fits(131072 - 8192, 64, 2, VMEM["v5e"]) == (True, False)
+    assert row_fits(65536, 64, 2, VMEM["v5p"]) == (False, False)
+    assert row_fits(4096, 64, 2, VMEM["v4"]) == (True, True)
+    assert row_fits(16384, 128, 4, VMEM["v4"]) == (False, False)

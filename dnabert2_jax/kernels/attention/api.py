@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.kernels.attention.block_sizes import longest_row
 from dnabert2_jax.kernels.attention.blocked import blocked_attention
 from dnabert2_jax.kernels.attention.reference import reference_attention
 from dnabert2_jax.kernels.attention.target import Target, current_target
@@ -94,14 +93,11 @@ def _pallas_tpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Arra
 
 
 def _not_on_tpu(call: Call) -> str | None:
-    target, tokens, head_dim = call
+    target, _, head_dim = call
     if target.platform != "tpu":
         return f"it runs on TPUs, and this is a {target.platform}"
     if head_dim > _LARGEST_HEAD_DIM:
         return f"heads of {head_dim} are wider than {_LARGEST_HEAD_DIM}"
-    limit = longest_row(target.generation, head_dim)
-    if tokens > limit:
-        return f"rows of {tokens:,} tokens do not fit the on-chip memory, which holds {limit:,} of a TPU {target.generation}"
     return None
 
 

@@ -31,6 +31,9 @@ class TpuBlocks(NamedTuple):
 
 _MIB = 2**20
 
+_BLOCK_BYTES = 8 * _MIB
+"""What a kernel needs beside the row: tiles of scores on their way, blocks and tables."""
+
 VMEM: dict[str, int] = {"v4": 16 * _MIB, "v5e": 128 * _MIB, "v5p": 64 * _MIB, "v6e": 128 * _MIB}
 """Bytes of on-chip memory a core has, by generation."""
 
@@ -48,9 +51,23 @@ def tpu_blocks(tokens: int) -> TpuBlocks:
     return TpuBlocks(padded(block), block, block, block // 2 if block % (2 * LANES) == 0 else block, block)
 
 
-def longest_row(generation: str, head_dim: int) -> int:
-    """Longest row in tokens that the kernels of a generation hold on the chip, forward and backward."""
-    return VMEM[generation or "v5e"] * 3 // 4 // (12 * head_dim)
+def row_fits(tokens: int, head_dim: int, itemsize: int, vmem: int) -> tuple[bool, bool]:
+    """Whether the chip holds a whole row of one head, in the forward and in the backward pass.
+
+    Arrays that the pipeline fills while the row before is computed with are there twice.
+
+    Args:
+        tokens: of a row, padded.
+        head_dim: width of a head.
+        itemsize: bytes of a number of q.
+        vmem: bytes of on-chip memory.
+    """
+    segments = 48 * itemsize
+    turned_keys = -(-(head_dim + 64) // LANES) * LANES * itemsize
+    forward = 2 * (2 * head_dim * itemsize + segments) + turned_keys  # k, v
+    backward = 2 * (3 * head_dim * itemsize + segments + 2 * 4) + head_dim * 4  # q, dO, dQ and two rows; the sum of dQ
+    left = vmem - _BLOCK_BYTES
+    return tokens * forward <= left, tokens * backward <= left
 
 
 class GpuBlocks(NamedTuple):

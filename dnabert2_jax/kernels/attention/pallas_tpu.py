@@ -14,7 +14,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
-from dnabert2_jax.kernels.attention.block_sizes import VMEM, TpuBlocks, tpu_blocks
+from dnabert2_jax.kernels.attention.block_sizes import VMEM, TpuBlocks, row_fits, tpu_blocks
 from dnabert2_jax.kernels.attention.pallas_tpu_backward import BackwardInputs, backward
 from dnabert2_jax.kernels.attention.pallas_tpu_forward import SAFE_BOUND, ForwardInputs, forward
 from dnabert2_jax.kernels.attention.pallas_tpu_rows import longest_rows, row_products
@@ -125,7 +125,14 @@ def _forward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
             *tile.segment_features(segment_ids, q.dtype),
             tile.key_bias(slopes, scale, blocks.keys, q.dtype),
         )
-        output, log_sum_exp = forward(inputs, scale=scale, queries=blocks.queries, vmem=settings.vmem, interpret=interpret)
+        output, log_sum_exp = forward(
+            inputs,
+            scale=scale,
+            queries=blocks.queries,
+            resident=_fits(settings, q)[0],
+            vmem=settings.vmem,
+            interpret=interpret,
+        )
         return output, log_sum_exp[:, :, 0], bound
 
     if blocks.tokens == tile.LANES:
@@ -161,11 +168,22 @@ def _backward(settings: _Settings, differentiates_log_sum_exp: bool) -> Callable
             *tile.segment_features(segment_ids, q.dtype),
             tile.key_bias(slopes, scale, blocks.backward_keys, q.dtype),
         )
-        return backward(inputs, scale=scale, queries=blocks.backward_queries, vmem=settings.vmem, interpret=interpret)
+        return backward(
+            inputs,
+            scale=scale,
+            queries=blocks.backward_queries,
+            resident=_fits(settings, q)[1],
+            vmem=settings.vmem,
+            interpret=interpret,
+        )
 
     if blocks.tokens == tile.LANES:
         return mappable(per_shard(short, f"bhdt,bhdt,bhdt,h,bt,bhdt,bht,bhdt{d_log_sum_exp}->bhdt,bhdt,bhdt"))
     return mappable(per_shard(long, f"bhdt,bhdt,bhdt,h,bt,bhdt,bht,bh,bhdt{d_log_sum_exp}->bhdt,bhdt,bhdt"))
+
+
+def _fits(settings: _Settings, q: jax.Array) -> tuple[bool, bool]:
+    return row_fits(q.shape[3], q.shape[2], q.dtype.itemsize, settings.vmem)
 
 
 def _radius(settings: _Settings, bound: jax.Array, slopes: jax.Array) -> jax.Array | None:

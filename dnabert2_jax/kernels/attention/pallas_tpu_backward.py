@@ -13,7 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
-from dnabert2_jax.kernels.attention.pallas_tpu_tile import BEFORE, BEHIND, DIAGONAL, repeat
+from dnabert2_jax.kernels.attention.pallas_tpu_tile import BEFORE, BEHIND, DIAGONAL
+from dnabert2_jax.kernels.attention.pallas_tpu_visits import Stream, repeat, visits_of
 from dnabert2_jax.kernels.attention.skipping import BlockRanges
 
 
@@ -38,51 +39,77 @@ def _kernel(
     start_ref: Any,
     stop_ref: Any,
     slopes_ref: Any,
-    # inputs
-    q_ref: Any,
+    # inputs of the block of keys
     k_ref: Any,
     v_ref: Any,
+    key_segments_ref: Any,
+    key_bias_ref: Any,
+    # inputs of the row
+    q_ref: Any,
     d_output_ref: Any,
     log_sum_exp_ref: Any,
     delta_ref: Any,
     query_segments_ref: Any,
-    key_segments_ref: Any,
-    key_bias_ref: Any,
-    # outputs
-    dq_ref: Any,
-    dk_ref: Any,
-    dv_ref: Any,
-    # scratch
-    keys_ref: Any,
-    values_ref: Any,
-    table_ref: Any,
-    dq_sum_ref: Any,
-    dk_sum_ref: Any,
-    dv_sum_ref: Any,
-    *,
+    *outputs_and_scratch: Any,
     scale: float,
     queries: int,
+    resident: bool,
     interpret: bool,
 ) -> None:
+    if not resident:  # dQ is an input, too: zeros in the place of the output, to be added to
+        outputs_and_scratch = outputs_and_scratch[1:]
+    dq_ref, dk_ref, dv_ref, keys_ref, values_ref, table_ref, dk_sum_ref, dv_sum_ref, *row_scratch = outputs_and_scratch
     dot = functools.partial(tile.dot, interpret=interpret)
     head, row, block = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     heads, blocks = pl.num_programs(0), pl.num_programs(2)
     keys = k_ref.shape[3]
-    query_blocks = q_ref.shape[3] // queries
-    dtype = q_ref.dtype
+    dtype = k_ref.dtype
     slope = slopes_ref[head] / scale
     to_exponent = tile.exponent_scale(scale)
     step = (row * heads + head) * blocks + block
-    start, stop = start_ref[step], stop_ref[step]
     first_key = block * keys
+    visits = visits_of(start_ref[step], stop_ref[step], first_key, keys, queries)
 
     def tokens(query_block: jax.Array) -> Any:
         return pl.ds(pl.multiple_of(query_block * queries, queries), queries)
 
-    def clear_dq(query_block: jax.Array) -> None:
-        dq_sum_ref[:, tokens(query_block)] = jnp.zeros((dq_sum_ref.shape[0], queries), jnp.float32)
+    row_refs = (q_ref, d_output_ref, log_sum_exp_ref, delta_ref)
+    if resident:
+        (dq_sum_ref,) = row_scratch
+        query_blocks = q_ref.shape[3] // queries
 
-    repeat(jnp.where(block == 0, query_blocks, 0), clear_dq)
+        def clear_dq(query_block: jax.Array) -> None:
+            dq_sum_ref[:, tokens(query_block)] = jnp.zeros((dq_sum_ref.shape[0], queries), jnp.float32)
+
+        repeat(jnp.where(block == 0, query_blocks, 0), clear_dq)
+
+        def take(visit: jax.Array) -> list[jax.Array]:
+            at = tokens(visits.block(visit))
+            return [*(ref[0, 0, :, at] for ref in row_refs), query_segments_ref[0, :, at]]
+
+        def add_dq(visit: jax.Array, dq: jax.Array, taken: list[jax.Array]) -> None:
+            del taken  # what was there before is here already
+            dq_sum_ref[:, tokens(visits.block(visit))] += dq
+    else:
+        *buffers, dq_sums_ref, semaphores, dq_semaphores = row_scratch
+        sources = [
+            *(lambda query_block, ref=ref: ref.at[row, head, :, tokens(query_block)] for ref in row_refs),
+            lambda query_block: query_segments_ref.at[row, :, tokens(query_block)],
+            lambda query_block: dq_ref.at[row, head, :, tokens(query_block)],
+        ]
+        stream = Stream(visits, sources, buffers, semaphores)
+        stream.fetch(jnp.int32(0))
+        take = stream.take
+
+        def sum_copy(visit: jax.Array) -> Any:
+            slot, at = jax.lax.rem(visit, 2), tokens(visits.block(visit))
+            return pltpu.make_async_copy(dq_sums_ref.at[slot], dq_ref.at[row, head, :, at], dq_semaphores.at[slot])
+
+        def add_dq(visit: jax.Array, dq: jax.Array, taken: list[jax.Array]) -> None:
+            repeat((visit >= 2).astype(jnp.int32), lambda _: sum_copy(visit - 2).wait())
+            dq_sums_ref[jax.lax.rem(visit, 2)] = taken[-1] + dq
+            sum_copy(visit).start()
+
     repeat(((row == 0) & (block == 0)).astype(jnp.int32), lambda _: tile.fill_distance_table(table_ref, slope))
 
     k = k_ref[0, 0]
@@ -91,50 +118,49 @@ def _kernel(
     dk_sum_ref[...] = jnp.zeros_like(dk_sum_ref)
     dv_sum_ref[...] = jnp.zeros_like(dv_sum_ref)
 
-    def visit(query_block: jax.Array, side: jax.Array | int, bias: jax.Array | None, shift: jax.Array | float) -> None:
-        at = tokens(query_block)
-        q, d_output = q_ref[0, 0, :, at], d_output_ref[0, 0, :, at]
-        rows = jnp.concatenate([q, tile.query_bias(side, queries, dtype), query_segments_ref[0, :, at]], axis=0)
-        differences = dot(keys_ref[...], rows, 1, 0) - (log_sum_exp_ref[0, 0, :, at] + shift)
+    def visit_one(visit: jax.Array, side: jax.Array | int, bias: jax.Array | None, shift: jax.Array | float) -> None:
+        taken = take(visit)
+        q, d_output, log_sum_exp, delta, segments = taken[:5]
+        rows = jnp.concatenate([q, tile.query_bias(side, queries, dtype), segments], axis=0)
+        differences = dot(keys_ref[...], rows, 1, 0) - (log_sum_exp + shift)
         if bias is not None:
             differences = differences + bias
         weights = jnp.exp2(differences * to_exponent)
-        d_weights = dot(values_ref[...], d_output, 1, 0)
-        d_scores = (weights * (d_weights - delta_ref[0, 0, :, at])).astype(dtype)
+        d_scores = (weights * (dot(values_ref[...], d_output, 1, 0) - delta)).astype(dtype)
         dv_sum_ref[...] += dot(d_output, weights.astype(dtype), 1, 1)
         dk_sum_ref[...] += dot(q, d_scores, 1, 1)
-        dq_sum_ref[:, at] += dot(k, d_scores, 1, 0)
+        add_dq(visit, dot(k, d_scores, 1, 0), taken)
 
-    diagonal_start = jnp.clip(jax.lax.div(first_key, queries), start, stop)
-    diagonal_stop = jnp.clip(jax.lax.div(first_key + keys - 1, queries) + 1, start, stop)
-    on_diagonal = diagonal_stop - diagonal_start
-
-    def beside(n: jax.Array) -> None:
-        query_block = start + n
-        side = jnp.where(query_block < diagonal_start, BEHIND, BEFORE)
-        query_block = jnp.where(query_block < diagonal_start, query_block, query_block + on_diagonal)
-        shift = slope * tile.query_shift(side, query_block * queries, first_key, keys, queries)
-        visit(query_block, side, None, shift)
+    def beside(visit: jax.Array) -> None:
+        query_block = visits.block(visit)
+        side = jnp.where(visits.is_before(query_block), BEHIND, BEFORE)  # keys lie behind queries that are before them
+        visit_one(visit, side, None, slope * tile.query_shift(side, query_block * queries, first_key, keys, queries))
 
     def across(n: jax.Array) -> None:
-        query_block = diagonal_start + n
-        visit(query_block, DIAGONAL, tile.distance_bias(table_ref, query_block * queries, first_key, queries, keys), 0.0)
+        visit = visits.beside + n
+        bias = tile.distance_bias(table_ref, visits.block(visit) * queries, first_key, queries, keys)
+        visit_one(visit, DIAGONAL, bias, 0.0)
 
-    repeat(stop - start - on_diagonal, beside)
-    repeat(on_diagonal, across)
+    repeat(visits.beside, beside)
+    repeat(visits.on_diagonal, across)
 
-    dk_ref[0, 0] = (dk_sum_ref[...] * scale).astype(dk_ref.dtype)
-    dv_ref[0, 0] = dv_sum_ref[...].astype(dv_ref.dtype)
+    dk_ref[0, 0] = (dk_sum_ref[...] * scale).astype(dtype)
+    dv_ref[0, 0] = dv_sum_ref[...].astype(dtype)
 
-    def write_dq(query_block: jax.Array) -> None:
-        at = tokens(query_block)
-        dq_ref[0, 0, :, at] = (dq_sum_ref[:, at] * scale).astype(dq_ref.dtype)
+    if resident:
 
-    repeat(jnp.where(block == blocks - 1, query_blocks, 0), write_dq)
+        def write_dq(query_block: jax.Array) -> None:
+            at = tokens(query_block)
+            dq_ref[0, 0, :, at] = (dq_sum_ref[:, at] * scale).astype(dtype)
+
+        repeat(jnp.where(block == blocks - 1, query_blocks, 0), write_dq)
+    else:
+        last = jnp.minimum(visits.total, 2)
+        repeat(last, lambda n: sum_copy(visits.total - last + n).wait())
 
 
 def backward(
-    inputs: BackwardInputs, *, scale: float, queries: int, vmem: int, interpret: Any = False
+    inputs: BackwardInputs, *, scale: float, queries: int, resident: bool, vmem: int, interpret: Any = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of q, k and v, [B, H, d, T] each.
 
@@ -142,63 +168,65 @@ def backward(
         inputs: the arrays.
         scale: factor of the dot products.
         queries: tokens of a block of queries.
+        resident: hold a row's queries and dQ on the chip; else copy each block when it is visited.
         vmem: bytes of on-chip memory to use.
         interpret: for `pallas_call`.
     """
     batch, heads, head_dim, tokens = inputs.q.shape
     keys = inputs.key_bias.shape[2]
     segments = inputs.key_segments.shape[1]
-
-    def of_block(rows: int) -> pl.BlockSpec:
-        return pl.BlockSpec((1, 1, rows, keys), lambda h, b, i, *_: (b, h, 0, i))
+    dtype = inputs.q.dtype
 
     def of_row(rows: int) -> pl.BlockSpec:
         return pl.BlockSpec((1, 1, rows, tokens), lambda h, b, i, *_: (b, h, 0, 0))
 
-    dtype = inputs.q.dtype
-    return pl.pallas_call(
-        functools.partial(_kernel, interpret=bool(interpret), scale=scale, queries=queries),
+    of_block = pl.BlockSpec((1, 1, head_dim, keys), lambda h, b, i, *_: (b, h, 0, i))
+    scalars = [inputs.ranges.start.reshape(-1), inputs.ranges.stop.reshape(-1), inputs.slopes]
+    arrays = [inputs.k, inputs.v, inputs.key_segments, inputs.key_bias]
+    arrays += [inputs.q, inputs.d_output, inputs.log_sum_exp, inputs.delta, inputs.query_segments]
+    if resident:
+        of_segments = pl.BlockSpec((1, segments, tokens), lambda h, b, i, *_: (b, 0, 0))
+        row_specs = [of_row(head_dim), of_row(head_dim), of_row(1), of_row(1), of_segments]
+        dq_spec, dq_dtype = of_row(head_dim), dtype
+        row_scratch = [pltpu.VMEM((head_dim, tokens), jnp.float32)]
+        aliases = {}
+    else:
+        row_specs = [pl.BlockSpec(memory_space=pl.ANY)] * 6
+        dq_spec, dq_dtype = pl.BlockSpec(memory_space=pl.ANY), jnp.float32
+        types = [(head_dim, dtype), (head_dim, dtype), (1, jnp.float32), (1, jnp.float32), (segments, dtype)]
+        types += [(head_dim, jnp.float32)] * 2  # dQ as it comes and as it goes
+        row_scratch = [pltpu.VMEM((2, rows, queries), of_type) for rows, of_type in types]
+        row_scratch += [pltpu.SemaphoreType.DMA((6, 2)), pltpu.SemaphoreType.DMA((2,))]
+        aliases = {len(scalars) + len(arrays): 0}
+        arrays.append(jnp.zeros(inputs.q.shape, jnp.float32))
+    dq, dk, dv = pl.pallas_call(
+        functools.partial(_kernel, scale=scale, queries=queries, resident=resident, interpret=bool(interpret)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3,
+            num_scalar_prefetch=len(scalars),
             grid=(heads, batch, tokens // keys),
             in_specs=[
-                of_row(head_dim),
-                of_block(head_dim),
-                of_block(head_dim),
-                of_row(head_dim),
-                of_row(1),
-                of_row(1),
-                pl.BlockSpec((1, segments, tokens), lambda h, b, i, *_: (b, 0, 0)),
+                of_block,
+                of_block,
                 pl.BlockSpec((1, segments, keys), lambda h, b, i, *_: (b, 0, i)),
                 pl.BlockSpec((1, *inputs.key_bias.shape[1:]), lambda h, b, i, *_: (h, 0, 0)),
+                *row_specs,
             ],
-            out_specs=[of_row(head_dim), of_block(head_dim), of_block(head_dim)],
+            out_specs=[dq_spec, of_block, of_block],
             scratch_shapes=[
                 pltpu.VMEM((keys, head_dim + tile.FEATURES), dtype),
                 pltpu.VMEM((keys, head_dim), dtype),
                 pltpu.VMEM(tile.distance_table_shape(queries, keys), jnp.float32),
-                pltpu.VMEM((head_dim, tokens), jnp.float32),
                 pltpu.VMEM((head_dim, keys), jnp.float32),
                 pltpu.VMEM((head_dim, keys), jnp.float32),
+                *row_scratch,
             ],
         ),
-        out_shape=[tile.result(inputs.q.shape, dtype)] * 3,
+        out_shape=[tile.result(inputs.q.shape, d) for d in (dq_dtype, dtype, dtype)],
+        input_output_aliases=aliases,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem
         ),
         interpret=interpret,
         name="alibi_attention_backward",
-    )(
-        inputs.ranges.start.reshape(-1),
-        inputs.ranges.stop.reshape(-1),
-        inputs.slopes,
-        inputs.q,
-        inputs.k,
-        inputs.v,
-        inputs.d_output,
-        inputs.log_sum_exp,
-        inputs.delta,
-        inputs.query_segments,
-        inputs.key_segments,
-        inputs.key_bias,
-    )
+    )(*scalars, *arrays)
+    return (dq if resident else (dq * scale).astype(dtype)), dk, dv

@@ -16,7 +16,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
-from dnabert2_jax.kernels.attention.pallas_tpu_tile import BEFORE, BEHIND, DIAGONAL, FLOOR, repeat
+from dnabert2_jax.kernels.attention.pallas_tpu_tile import BEFORE, BEHIND, DIAGONAL, FLOOR
+from dnabert2_jax.kernels.attention.pallas_tpu_visits import Stream, repeat, visits_of
 from dnabert2_jax.kernels.attention.skipping import BlockRanges
 
 SAFE_BOUND = 32.0
@@ -47,22 +48,22 @@ def _kernel(
     # inputs
     q_ref: Any,
     own_k_ref: Any,
+    query_segments_ref: Any,
     k_ref: Any,
     v_ref: Any,
-    query_segments_ref: Any,
     key_segments_ref: Any,
     key_bias_ref: Any,
     # outputs
     output_ref: Any,
     log_sum_exp_ref: Any,
     # scratch
-    keys_ref: Any,
     table_ref: Any,
     sum_ref: Any,
     weight_ref: Any,
     reference_ref: Any,
-    *,
+    *row_scratch: Any,
     scale: float,
+    resident: bool,
     interpret: bool,
 ) -> None:
     dot = functools.partial(tile.dot, interpret=interpret)
@@ -73,65 +74,87 @@ def _kernel(
     slope = slopes_ref[head] / scale
     to_exponent = tile.exponent_scale(scale)
     step = (row * heads + head) * blocks + block
-    start, stop = start_ref[step], stop_ref[step]
     bounded = bounded_ref[row * heads + head] == 1
     first_query = block * queries
+    visits = visits_of(start_ref[step], stop_ref[step], first_query, queries, keys)
 
     def tokens(key_block: jax.Array) -> Any:
         return pl.ds(pl.multiple_of(key_block * keys, keys), keys)
 
-    def turn_keys(key_block: jax.Array) -> None:
-        at = tokens(key_block)
-        keys_ref[at, :] = jnp.concatenate([k_ref[0, 0, :, at], key_bias_ref[0], key_segments_ref[0, :, at]], axis=0).T
+    def turned(k: jax.Array, segments: jax.Array) -> jax.Array:
+        return jnp.concatenate([k, key_bias_ref[0], segments], axis=0).T
 
-    repeat(jnp.where(block == 0, k_ref.shape[3] // keys, 0), turn_keys)
+    if resident:
+        (keys_ref,) = row_scratch
+
+        def turn(key_block: jax.Array) -> None:
+            at = tokens(key_block)
+            keys_ref[at, :] = turned(k_ref[0, 0, :, at], key_segments_ref[0, :, at])
+
+        repeat(jnp.where(block == 0, k_ref.shape[3] // keys, 0), turn)
+
+        def take(visit: jax.Array) -> tuple[jax.Array, jax.Array]:
+            at = tokens(visits.block(visit))
+            return keys_ref[at, :], v_ref[0, 0, :, at]
+    else:
+        *buffers, semaphores = row_scratch
+        sources = [
+            lambda key_block: k_ref.at[row, head, :, tokens(key_block)],
+            lambda key_block: v_ref.at[row, head, :, tokens(key_block)],
+            lambda key_block: key_segments_ref.at[row, :, tokens(key_block)],
+        ]
+        stream = Stream(visits, sources, buffers, semaphores)
+        stream.fetch(jnp.int32(0))
+
+        def take(visit: jax.Array) -> tuple[jax.Array, jax.Array]:
+            k, v, segments = stream.take(visit)
+            return turned(k, segments), v
+
     repeat(((row == 0) & (block == 0)).astype(jnp.int32), lambda _: tile.fill_distance_table(table_ref, slope))
 
     q = q_ref[0, 0]
     weight_ref[...] = jnp.zeros_like(weight_ref)
     sum_ref[...] = jnp.zeros_like(sum_ref)
-
-    def scores(key_block: jax.Array, side: jax.Array | int) -> jax.Array:
-        rows = jnp.concatenate([q, tile.query_bias(side, queries, dtype), query_segments_ref[0]], axis=0)
-        return dot(keys_ref[tokens(key_block), :], rows, 1, 0)
-
-    def add(key_block: jax.Array, differences: jax.Array) -> None:
-        weights = jnp.exp2(differences * to_exponent)
-        weight_ref[...] += jnp.sum(weights.reshape(-1, 8, queries), axis=0)
-        sum_ref[...] += dot(v_ref[0, 0, :, tokens(key_block)], weights.astype(dtype), 1, 0)
-
     own = jnp.sum(q.astype(jnp.float32) * own_k_ref[0, 0].astype(jnp.float32), axis=0, keepdims=True)
     reference_ref[...] = jnp.where(bounded, own, FLOOR)
-    diagonal_start = jnp.clip(jax.lax.div(first_query, keys), start, stop)
-    diagonal_stop = jnp.clip(jax.lax.div(first_query + queries - 1, keys) + 1, start, stop)
-    on_diagonal = diagonal_stop - diagonal_start
 
-    def beside(n: jax.Array) -> None:
-        key_block = start + n
-        key_block = jnp.where(key_block < diagonal_start, key_block, key_block + on_diagonal)
-        side = jnp.where(key_block < diagonal_start, BEFORE, BEHIND)
+    def scores(turned_keys: jax.Array, side: jax.Array | int) -> jax.Array:
+        rows = jnp.concatenate([q, tile.query_bias(side, queries, dtype), query_segments_ref[0]], axis=0)
+        return dot(turned_keys, rows, 1, 0)
+
+    def add(v: jax.Array, differences: jax.Array) -> None:
+        weights = jnp.exp2(differences * to_exponent)
+        weight_ref[...] += jnp.sum(weights.reshape(-1, 8, queries), axis=0)
+        sum_ref[...] += dot(v, weights.astype(dtype), 1, 0)
+
+    def beside(visit: jax.Array) -> None:
+        turned_keys, v = take(visit)
+        key_block = visits.block(visit)
+        side = jnp.where(visits.is_before(key_block), BEFORE, BEHIND)
         shift = slope * tile.query_shift(side, first_query, key_block * keys, keys, queries)
-        add(key_block, scores(key_block, side) - (own + shift))
+        add(v, scores(turned_keys, side) - (own + shift))
 
     def across(n: jax.Array) -> None:
-        key_block = diagonal_start + n
-        bias = tile.distance_bias(table_ref, first_query, key_block * keys, queries, keys)
-        add(key_block, scores(key_block, DIAGONAL) - own + bias)
+        visit = visits.beside + n
+        turned_keys, v = take(visit)
+        bias = tile.distance_bias(table_ref, first_query, visits.block(visit) * keys, queries, keys)
+        add(v, scores(turned_keys, DIAGONAL) - own + bias)
 
-    def unbounded(n: jax.Array) -> None:
-        key_block = start + n
-        biased = scores(key_block, DIAGONAL) - slope * _distances(first_query, key_block * keys, queries, keys)
+    def unbounded(visit: jax.Array) -> None:
+        turned_keys, v = take(visit)
+        distances = _distances(first_query, visits.block(visit) * keys, queries, keys)
+        biased = scores(turned_keys, DIAGONAL) - slope * distances
         old = reference_ref[...]
         new = jnp.maximum(old, jnp.max(biased, axis=0, keepdims=True))
         shrink = jnp.exp2((old - new) * to_exponent)
         reference_ref[...] = new
         weight_ref[...] *= shrink
         sum_ref[...] *= shrink
-        add(key_block, biased - new)
+        add(v, biased - new)
 
-    repeat(jnp.where(bounded, stop - start - on_diagonal, 0), beside)
-    repeat(jnp.where(bounded, on_diagonal, 0), across)
-    repeat(jnp.where(bounded, 0, stop - start), unbounded)
+    repeat(jnp.where(bounded, visits.beside, 0), beside)
+    repeat(jnp.where(bounded, visits.on_diagonal, 0), across)
+    repeat(jnp.where(bounded, 0, visits.total), unbounded)
 
     # Rows that see nothing (padding) have weight 0: they get output 0 and a log-sum-exp that is finite.
     weight = jnp.sum(weight_ref[...], axis=0, keepdims=True)
@@ -147,7 +170,7 @@ def _distances(first_query: jax.Array, first_key: jax.Array, queries: int, keys:
 
 
 def forward(
-    inputs: ForwardInputs, *, scale: float, queries: int, vmem: int, interpret: Any = False
+    inputs: ForwardInputs, *, scale: float, queries: int, resident: bool, vmem: int, interpret: Any = False
 ) -> tuple[jax.Array, jax.Array]:
     """Attention output [B, H, d, T] and log-sum-exp over scale, float32 [B, H, 1, T].
 
@@ -155,35 +178,42 @@ def forward(
         inputs: the arrays.
         scale: factor of the dot products.
         queries: tokens of a block of queries.
+        resident: hold a row's keys and values on the chip; else copy each block when it is visited.
         vmem: bytes of on-chip memory to use.
         interpret: for `pallas_call`.
     """
     batch, heads, head_dim, tokens = inputs.q.shape
     keys = inputs.key_bias.shape[2]
     of_block = pl.BlockSpec((1, 1, head_dim, queries), lambda h, b, i, *_: (b, h, 0, i))
-    of_row = pl.BlockSpec((1, 1, head_dim, tokens), lambda h, b, i, *_: (b, h, 0, 0))
-    segments = tile.FEATURES - inputs.key_bias.shape[1]
+    segments = inputs.key_segments.shape[1]
+    dtype = inputs.q.dtype
+    if resident:
+        of_row = pl.BlockSpec((1, 1, head_dim, tokens), lambda h, b, i, *_: (b, h, 0, 0))
+        row_specs = [of_row, of_row, pl.BlockSpec((1, segments, tokens), lambda h, b, i, *_: (b, 0, 0))]
+        row_scratch = [pltpu.VMEM((tokens, head_dim + tile.FEATURES), dtype)]
+    else:
+        row_specs = [pl.BlockSpec(memory_space=pl.ANY)] * 3
+        buffers = [pltpu.VMEM((2, rows, keys), dtype) for rows in (head_dim, head_dim, segments)]
+        row_scratch = [*buffers, pltpu.SemaphoreType.DMA((3, 2))]
     return pl.pallas_call(
-        functools.partial(_kernel, interpret=bool(interpret), scale=scale),
+        functools.partial(_kernel, scale=scale, resident=resident, interpret=bool(interpret)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=4,
             grid=(heads, batch, tokens // queries),
             in_specs=[
                 of_block,
                 of_block,
-                of_row,
-                of_row,
                 pl.BlockSpec((1, segments, queries), lambda h, b, i, *_: (b, 0, i)),
-                pl.BlockSpec((1, segments, tokens), lambda h, b, i, *_: (b, 0, 0)),
+                *row_specs,
                 pl.BlockSpec((1, *inputs.key_bias.shape[1:]), lambda h, b, i, *_: (h, 0, 0)),
             ],
             out_specs=[of_block, pl.BlockSpec((1, 1, 1, queries), lambda h, b, i, *_: (b, h, 0, i))],
             scratch_shapes=[
-                pltpu.VMEM((tokens, head_dim + tile.FEATURES), inputs.k.dtype),
                 pltpu.VMEM(tile.distance_table_shape(queries, keys), jnp.float32),
                 pltpu.VMEM((head_dim, queries), jnp.float32),
                 pltpu.VMEM((8, queries), jnp.float32),
                 pltpu.VMEM((1, queries), jnp.float32),
+                *row_scratch,
             ],
         ),
         out_shape=[
@@ -203,9 +233,9 @@ def forward(
         inputs.slopes,
         inputs.q,
         inputs.k,
+        inputs.query_segments,
         inputs.k,
         inputs.v,
-        inputs.query_segments,
         inputs.key_segments,
         inputs.key_bias,
     )

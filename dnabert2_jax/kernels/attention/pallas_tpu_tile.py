@@ -19,7 +19,6 @@ turns differences into exponents of 2, which is what the hardware computes.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,14 +61,6 @@ def dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int, *, interpret: bool
 def exponent_scale(scale: float) -> float:
     """2^(this * x) = e^(scale * x)."""
     return scale * math.log2(math.e)
-
-
-def repeat(trips: jax.Array, body: Callable[[jax.Array], None]) -> None:
-    """Run ``body(n)`` for n below ``trips``.
-
-    A part of a kernel that runs under a condition is such a loop, too: a schedule then tells how often each part runs.
-    """
-    jax.lax.fori_loop(0, trips, lambda n, _: body(n), None)
 
 
 def segment_features(segment_ids: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
