@@ -1,0 +1,36 @@
+"""Attention, measured: one target a call.
+
+    python benchmarks/attention.py --target TARGET [--json FILE] [options of the target; -h after the target lists them]
+
+    cpu      time and peak memory of `blocked` beside dense attention, in XLA and in PyTorch, on this machine
+    shares   the score bound S of a trained model, and the share of key blocks that skipping leaves to visit
+
+A target is a module attention_TARGET.py beside this file with a function `measure(arguments) -> results`, which prints its
+tables and returns what --json writes.
+"""
+
+import argparse
+import json
+from importlib import import_module
+from pathlib import Path
+
+TARGETS = ("cpu", "shares")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--target", choices=TARGETS)
+    parser.add_argument("--json", type=Path)
+    args, others = parser.parse_known_args()
+    if args.target is None:
+        parser.print_help()
+        raise SystemExit(0 if {"-h", "--help"} & set(others) else 2)
+    results = import_module(f"attention_{args.target}").measure(others)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
