@@ -28,6 +28,9 @@ COMMITTED = ("heads8", "heads12")
 ORIGINAL = ("original-heads8", "original-heads12")
 """Outputs of the original's own code, development data: with pair segments, and without the labels it ignores."""
 
+INTERPRETED = {"pallas_tpu": ("tpu", "v5e"), "pallas_gpu": ("gpu", "9.0")}
+"""Platform and generation that a kernel is for; where it is not at hand, the kernel runs in Pallas' interpreter."""
+
 # Compiling takes most of the time; LLVM's optimisation changes how fast these programs are, not what they compute.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -109,8 +112,8 @@ class Case:
 
 
 def serving(backend: str) -> AbstractContextManager[None]:
-    """Where a backend runs at all: a kernel for TPUs in Pallas' interpreter."""
-    return tracing_for("tpu", "v5e", interpret=True) if backend == "pallas_tpu" else nullcontext()
+    """Where a backend runs at all."""
+    return tracing_for(*INTERPRETED[backend], interpret=True) if backend in INTERPRETED else nullcontext()
 
 
 def worst(found: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -18,7 +18,7 @@ from dnabert2_jax.kernels.attention import BACKENDS
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.models import masked_lm
 from tests.helpers import tiny_tokenizer
-from tests.modeling.reference import COMMITTED, ORIGINAL, jit, load_case, worst
+from tests.modeling.reference import COMMITTED, INTERPRETED, ORIGINAL, jit, load_case, worst
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
 
@@ -29,11 +29,21 @@ def case(request):
     return load_case(request.param, request.getfixturevalue("shared_dir") if original else Path())
 
 
-def cases(*slow):
-    """Every case; 12 heads have all slopes of 8, so that some tests leave the latter to `make test-all`."""
-    names = (*COMMITTED, *ORIGINAL)
-    marked = [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
-    return pytest.mark.parametrize("case", marked, indirect=True)
+def combinations(*slow):
+    """Every case with every backend; 12 heads have all slopes of 8, and interpreted kernels take long: the rest is slow."""
+
+    def is_slow(name, backend):
+        return name in slow or (backend in INTERPRETED and name != "heads12")
+
+    return pytest.mark.parametrize(
+        ("case", "backend"),
+        [
+            pytest.param(name, backend, marks=pytest.mark.slow if is_slow(name, backend) else ())
+            for name in (*COMMITTED, *ORIGINAL)
+            for backend in BACKENDS
+        ],
+        indirect=["case"],
+    )
 
 
 def served(backend, call):
@@ -53,20 +63,17 @@ def assert_outputs(case, backend, precision):
         assert error <= TOLERANCE[precision], (batch, output)
 
 
-@cases()
-@pytest.mark.parametrize("backend", BACKENDS)
+@combinations()
 def test_outputs(case, backend):
     assert_outputs(case, backend, "float32")
 
 
-@cases("heads8")
-@pytest.mark.parametrize("backend", BACKENDS)
+@combinations("heads8")
 def test_outputs_in_bfloat16(case, backend):
     assert_outputs(case, backend, "bfloat16")
 
 
-@cases("heads8")
-@pytest.mark.parametrize("backend", BACKENDS)
+@combinations("heads8")
 def test_loss_and_gradients(case, backend):
     loss, gradients = served(backend, lambda: case.gradient_errors(backend))
     assert loss < 1e-6
