@@ -7,6 +7,7 @@ import typer
 
 from dnabert2_jax.cli.data import results
 from dnabert2_jax.cli.train import Set
+from dnabert2_jax.evaluation.flops import BASES_PER_TOKEN
 from dnabert2_jax.evaluation.gue.catalogue import Mode
 
 commands = typer.Typer()
@@ -70,3 +71,39 @@ def report(workdir: Workdir) -> None:
         table.add_row(*row)
     results().print(table)
     print(f"saved {page}")
+
+
+@commands.command(epilog="Example: dnabert2 flops --bases 500")
+def flops(
+    bases: Annotated[
+        int, typer.Option(min=8, max=512, help="Length of the sequence; the published figures are for 500.")
+    ] = 500,
+    bases_per_token: Annotated[float, typer.Option(min=1, help="Of DNABERT-2's byte pairs, on average.")] = BASES_PER_TOKEN,
+) -> None:
+    """Parameters and forward FLOPs of DNABERT-2, DNABERT and the Nucleotide Transformer, beside the published ones."""
+    from rich.table import Table
+
+    from dnabert2_jax.evaluation.flops import costs, explanations
+
+    header = ("model", "parameters", "published, millions", "tokens", "forward GFLOP", "relative", "published relative")
+    table = Table(*header)
+    rows = costs(bases, bases_per_token)
+    for row in rows:
+        table.add_row(
+            row.model.name,
+            f"{row.model.parameters:,}",
+            f"{row.published_parameters:,}",
+            f"{row.tokens:,}",
+            f"{row.flops / 1e9:.2f}",
+            f"{row.relative:.2f}",
+            f"{row.published_relative:.2f}",
+        )
+    print(
+        f"Assumed of a sequence of {bases} bases: DNABERT reads a token at every base and 2 special ones; NT one for 6 "
+        f"bases, one for each base that is left, and [CLS]; DNABERT-2 one for {bases_per_token:g} bases and 2 special ones. "
+        "Counted are the encoder's matrix products, 2 operations for a product and its sum; no padding, no head."
+    )
+    results().print(table)
+    if bases == 500:
+        for text in explanations(rows):
+            print(text)

@@ -55,10 +55,11 @@ def distance_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figu
         for reference, colour, marker, shift in marks:
             axis.plot([0, mean - reference], [row + shift] * 2, color=colour, lw=1.2)
             axis.plot(mean - reference, row + shift, marker, color=colour, ms=5)
+    axis.margins(x=0.08)
     axis.plot([], [], "s", color=theme.colours[1], ms=5, label="above k-mer regression")
     if any(task_of(summary).published for summary in tasks):
         axis.plot([], [], "D", color=theme.colours[2], ms=5, label=f"above published {REFERENCE}")
-    axis.set_xlabel("difference of score x 100, mean over seeds")
+    axis.set_xlabel("difference x 100")
     legend_below(figure, theme, columns=2)
     return figure
 

@@ -119,8 +119,8 @@ def _scores(workdir: Path, tasks: list[TaskSummary]) -> Section:
         ),
     ]
     text = (
-        "<p>Mean ± standard deviation over seeds, on the whole test table. The k-mer regression learned from the same "
-        "rows.</p>"
+        "<h3>Mean over seeds</h3><p>Mean ± standard deviation over seeds, on the whole test table. The k-mer regression "
+        "learned from the same rows.</p>"
     )
     return Section("scores", "Scores", draw_pictures(workdir, drawings) + text + grid(header, rows))
 
@@ -238,14 +238,15 @@ def _settings(tasks: list[TaskSummary]) -> Section:
     for summary in tasks:
         task, run = task_of(summary), summary["runs"][0]["attempts"][-1]["run"]
         source = "published" if task.has_published_settings else "defaults"
-        wanted = task.settings.max_steps
-        steps = f", {wanted:,} steps as whole epochs" if wanted else ""
-        rows.append((summary["task"], source + steps, *(f"{read(run)}" for read in columns.values())))
+        steps = run["training"]["epochs"] * -(-summary["data"]["train_rows"] // run["training"]["batch_size"])
+        published = f"{task.settings.max_steps:,}" if task.settings.max_steps else NONE
+        rows.append((summary["task"], source, *(f"{read(run)}" for read in columns.values()), f"{steps:,}", published))
     text = (
         "<p>The original's settings where they are published. It fixes the steps on the mouse data sets; here they are "
         "rounded to whole epochs, at least one.</p>"
     )
-    return Section("settings", "Settings", text + grid(("data set", "settings", *columns), rows, text_columns=3))
+    header = ("data set", "settings", *columns, "steps", "published steps")
+    return Section("settings", "Settings", text + grid(header, rows, text_columns=3))
 
 
 def _runs(tasks: list[TaskSummary]) -> Section:

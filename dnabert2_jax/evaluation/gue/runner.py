@@ -112,11 +112,10 @@ def run_gue(run: GueRun) -> Path:
         failed.unlink(missing_ok=True)
         ready.append((found, data, folder))
     for seed in range(run.seeds):
-        for number, (found, data, folder) in enumerate(ready, start=1):
+        pending = [entry for entry in ready if not _done(entry[2] / f"seed_{seed}.json")]
+        for number, (found, data, folder) in enumerate(pending, start=1):
             record = folder / f"seed_{seed}.json"
-            if _done(record):
-                continue
-            remark(f"{found.task.name}, seed {seed} ({number} of {len(ready)} data sets)")
+            remark(f"{found.task.name}, seed {seed} ({number} of {len(pending)} data sets that are left)")
             try:
                 content = _run_seed(run, found, data, folder, seed)
             except Exception as error:
@@ -125,7 +124,7 @@ def run_gue(run: GueRun) -> Path:
                 continue
             write_json(record, content)
             _tidy(folder, content, run.keep_models)
-        if ready:
+        if pending and seed < run.seeds - 1:
             write_gue_report(run.workdir)
     page = write_gue_report(run.workdir)
     if failures:

@@ -122,7 +122,6 @@ def score_rows(tasks: Sequence[TaskSummary]) -> tuple[tuple[str, ...], list[tupl
     rows = []
     for summary in tasks:
         task, kmer = task_of(summary), summary["data"]["kmer"]
-        best = max(task.published, key=task.published.__getitem__) if task.published else None
         attempts = sum(len(run["attempts"]) for run in summary["runs"])
         rows.append(
             (
@@ -132,8 +131,8 @@ def score_rows(tasks: Sequence[TaskSummary]) -> tuple[tuple[str, ...], list[tupl
                 *(format_score(summary["scores"][metric]) for metric in METRIC_NAMES),
                 *(f"{100 * kmer[metric]:.2f}" for metric in METRIC_NAMES),  # type: ignore[literal-required]
                 f"{METRIC_NAMES[task.metric]} x 100" if task.published else NONE,
-                f"{task.published[REFERENCE]:.2f}" if best else NONE,
-                f"{task.published[best]:.2f} ({best})" if best else NONE,
+                f"{task.published[REFERENCE]:.2f}" if task.published else NONE,
+                f"{max(task.published.values()):.2f}" if task.published else NONE,
                 f"{summary['collapsed_attempts']} of {attempts}",
             )
         )

@@ -29,7 +29,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { color: var(--muted); font-weight: 500; } td.number, th.number { text-align: right; white-space: nowrap; }
+th { color: var(--muted); font-weight: 500; } td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; } th { vertical-align: bottom; }
 table.settings td { overflow-wrap: anywhere; } table.settings { width: 100%; }
 table.settings th { width: 1%; white-space: nowrap; }
 .wide td:first-child { min-width: 6.5rem; }

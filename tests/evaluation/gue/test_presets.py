@@ -1,0 +1,61 @@
+import pytest
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.evaluation.gue.catalogue import Task, catalogue
+from dnabert2_jax.evaluation.gue.presets import check_overrides, preset, write_run
+from dnabert2_jax.runs import FinetuneRun, load_run
+
+TASKS = catalogue()
+
+
+def test_parity_cuts_as_the_original_and_recommended_cuts_nothing():
+    task = TASKS["prom/prom_core_all"]
+    limits = {
+        mode: preset(task, mode, longest_row=25, train_rows=47356)["data"]["max_tokens"]
+        for mode in ("parity", "recommended")
+    }
+    assert limits == {"parity": 20, "recommended": 32}
+
+
+def test_published_settings_reach_the_run():
+    content = preset(TASKS["virus/covid"], "parity", longest_row=280, train_rows=77669)
+    assert content["optimizer"] == {"learning_rate": 3e-5, "warmup_steps": 50, "weight_decay": 0.01}
+    assert content["training"]["epochs"] == 8
+    assert content["training"]["batch_size"] == 32
+    # 2,428 steps an epoch, an evaluation every 200
+    assert content["training"]["evaluations_per_epoch"] == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"), [("mouse/0", 5), ("mouse/1", 1), ("mouse/2", 12), ("mouse/3", 17), ("mouse/4", 2)]
+)
+def test_fixed_steps_become_the_nearest_whole_epochs(name, epochs):
+    task = TASKS[name]
+    content = preset(task, "parity", longest_row=30, train_rows=task.rows["train"])
+    steps_of_epoch = -(-task.rows["train"] // 32)
+    assert content["training"]["epochs"] == epochs
+    assert epochs == 1 or abs(epochs * steps_of_epoch - 1000) <= steps_of_epoch / 2
+
+
+def test_a_task_without_published_settings_is_not_cut_in_either_mode():
+    for mode in ("parity", "recommended"):
+        assert preset(Task("mine"), mode, longest_row=1001, train_rows=10)["data"]["max_tokens"] == 1008
+
+
+@pytest.mark.parametrize("mode", ["parity", "recommended"])
+def test_every_preset_is_a_run_that_the_file_gives_again(tmp_path, mode):
+    tables = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
+    for task in TASKS.values():
+        file = tmp_path / "seed_7.toml"
+        content = preset(task, mode, longest_row=300, train_rows=1000)
+        run = write_run(file, content, seed=7, model=tmp_path / "model", tables=tables, overrides=("training.method=lora",))
+        assert load_run(FinetuneRun, file, ["training.method=lora"]) == run
+        assert (run.seed, run.data.train, run.model.path) == (7, tables["train"], tmp_path / "model")
+        assert run.training.method == "lora"
+        assert run.training.patience >= run.training.epochs * run.training.evaluations_per_epoch
+
+
+@pytest.mark.parametrize("override", ["seed=3", "data.train=x.csv", "model.path=elsewhere", " seed =1"])
+def test_what_the_benchmark_varies_cannot_be_overridden(override):
+    with pytest.raises(UserError, match="gue run` gives every run its"):
+        check_overrides((override,))

@@ -1,0 +1,109 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnabert2_jax.data.tables import load_splits, read_table
+from dnabert2_jax.evaluation.gue.discovery import discover
+from dnabert2_jax.evaluation.gue.tables import capped_rows, leaked_lines, prepare, scores_without
+from dnabert2_jax.evaluation.metrics import classification_metrics
+from tests.helpers import tiny_rows, tiny_tokenizer, write_table
+
+PAIRS = "sequence1,sequence2,label"
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=200), st.integers(1, 250))
+def test_a_capped_table_keeps_file_order_and_the_shares_of_the_classes(labels, cap):
+    rows = capped_rows(labels, cap)
+    assert rows == sorted(set(rows))
+    assert len(rows) == min(cap, len(labels))
+    taken, total = Counter(labels[row] for row in rows), Counter(labels)
+    if cap >= len(total):
+        assert set(taken) == set(total)
+    for label in total:
+        assert abs(taken[label] - total[label] * len(rows) / len(labels)) <= len(total)
+
+
+def test_a_capped_table_is_the_same_every_time_and_not_the_head_of_the_file():
+    labels = ["a", "b"] * 500
+    assert capped_rows(labels, 100) == capped_rows(labels, 100) != list(range(100))
+
+
+def test_leaked_lines_are_those_a_slow_search_finds(tmp_path):
+    train, dev, test = (tiny_rows(20, seed) for seed in range(3))
+    test[3] = (train[5][0], "rich")
+    test[8] = (dev[0][0].lower(), "plain")
+    test.append(train[5])
+    for name, rows in (("train", train), ("dev", dev), ("test", test)):
+        write_table(tmp_path / f"{name}.csv", rows)
+    splits = load_splits(*(tmp_path / f"{name}.csv" for name in ("train", "dev", "test")))
+    assert leaked_lines(splits) == [5, 10, 22]
+
+
+def test_a_pair_is_leaked_as_a_pair(tmp_path):
+    write_table(tmp_path / "train.csv", [("AACC", "GGTT", "0"), ("ACGT", "ACCA", "1")], PAIRS)
+    write_table(tmp_path / "dev.csv", [("CCCC", "GGGG", "0")], PAIRS)
+    write_table(tmp_path / "test.csv", [("AACC", "ACCA", "0"), ("CCCC", "GGGG", "1"), ("GGTT", "AACC", "1")], PAIRS)
+    assert leaked_lines(load_splits(*(tmp_path / f"{name}.csv" for name in ("train", "dev", "test")))) == [3]
+
+
+def test_scores_without_rows_are_the_scores_of_the_others():
+    rng = np.random.default_rng(0)
+    labels, probabilities = rng.integers(0, 2, 40), rng.dirichlet((1, 1), 40)
+    lines = np.arange(2, 42)
+    expected = classification_metrics(labels[5:], probabilities[5:], ["a", "b"])
+    assert scores_without(labels, probabilities, ["a", "b"], lines, [2, 3, 4, 5, 6, 1000]) == expected
+    assert scores_without(labels, probabilities, ["a", "b"], lines, lines.tolist()) is None
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "prom" / "prom_core_tata"
+    train = tiny_rows(60, 0)
+    write_table(path / "train.csv", [*train, train[0], (train[1][0], "plain")])
+    write_table(path / "dev.csv", tiny_rows(24, 1))
+    write_table(path / "test.csv", [*tiny_rows(30, 2), train[4]])
+    return path
+
+
+def test_a_data_set_is_counted_whole_and_learned_from_as_capped(data_set, tmp_path):
+    [found] = discover(data_set).found
+    data = prepare(found, tiny_tokenizer(), tmp_path, 24)
+    tables = data["report"]["tables"]
+    assert tables["train"]["rows"] == 62
+    assert tables["train"]["duplicate_rows"] == 2
+    assert tables["train"]["contradictory_sequences"] == 1
+    assert data["report"]["max_tokens"] == 20
+    full = {split: tiny_tokenizer().encode_raw_batch(read_table(data_set / f"{split}.csv").sequences) for split in tables}
+    assert {split: table["truncated_rows"] for split, table in tables.items()} == {
+        split: sum(len(ids) + 2 > 20 for ids in rows) for split, rows in full.items()
+    }
+    assert data["longest_row"] == max(len(ids) + 2 for rows in full.values() for ids in rows)
+    assert data["leaked_lines"] == [32]
+    assert data["kmer"]["n"] == 31
+    assert data["kmer_clean"]["n"] == 30
+    assert data["train_rows"] == 24
+    capped = read_table(tmp_path / "train.csv")
+    assert len(capped) == 24
+    assert set(capped.sequences) <= set(read_table(data_set / "train.csv").sequences)
+
+
+def test_without_a_cap_the_table_itself_is_used(data_set, tmp_path):
+    [found] = discover(data_set).found
+    data = prepare(found, tiny_tokenizer(), tmp_path, None)
+    assert (data["train"], data["train_rows"]) == (str(data_set / "train.csv"), 62)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_findings_on_the_real_tables(shared_dir):
+    """What is said of them in the documentation: rows that test shares with train, and their contradictions."""
+    found = {}
+    for entry in discover(shared_dir / "data" / "GUE", ["prom/*"]).found:
+        splits = load_splits(*(entry.tables[split] for split in ("train", "dev", "test")))
+        sequences = {split: getattr(splits, split).sequences for split in ("train", "dev", "test")}
+        seen = {*sequences["train"], *sequences["dev"]}
+        found[entry.task.name] = len(leaked_lines(splits))
+        assert found[entry.task.name] == sum(sequence in seen for sequence in sequences["test"])
+    assert all(found.values())
