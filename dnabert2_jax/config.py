@@ -60,6 +60,7 @@ class EncoderConfig:
 
 
 NAMED_SIZES: dict[str, EncoderConfig] = {
+    "1b": EncoderConfig(hidden_size=2048, num_hidden_layers=16, num_attention_heads=16, intermediate_size=8192),
     "117m": EncoderConfig(),
     "25m": EncoderConfig(hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048),
     "3m": EncoderConfig(hidden_size=192, num_hidden_layers=6, num_attention_heads=6, intermediate_size=512),

@@ -86,6 +86,7 @@ def _pretraining(corpus: Path, tokenizer: Path) -> PretrainRun:
             "data": {"corpus": str(corpus), "tokens_per_row": 64, "validation_rows": 256},
             "optimizer": {"learning_rate": 2e-3, "warmup_steps": 100, "weight_decay": 0.01},
             "training": {"steps": 1000, "batch_size": 32, "evaluate_every": 500, "save_every": 500, "log_every": 25},
+            "mesh": {"data": 1},  # rows of so small a model are not worth spreading
         },
         "quickstart",
     )

@@ -23,7 +23,7 @@ class ModelOptions:
 
     Attributes:
         path: a model directory to start from.
-        size: or a named size (``117m``, ``25m``, ``3m``, ``1m``) to start from random weights.
+        size: or a named size (``1b``, ``117m``, ``25m``, ``3m``, ``1m``) to start from random weights.
         tokenizer: tokenizer directory for ``size``; ``path`` brings its own.
         precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU.
         attention: ``auto`` or the name of an attention backend.

@@ -17,6 +17,7 @@ from dnabert2_jax.config import EncoderConfig, LoraConfig
 from dnabert2_jax.modeling.encoder import Compute, Encoder
 from dnabert2_jax.modeling.heads import MlmHead, Pooler
 from dnabert2_jax.modeling.layers import Dense, dropout
+from dnabert2_jax.parallel import keep_rows_spread, keep_whole
 from dnabert2_jax.types import TokenBatch, Tree
 
 _SITE_POOLED = 1
@@ -46,7 +47,8 @@ class MaskedLM(nnx.Module):
         """
         hidden = self.encoder(tokens, dropout_seeds=dropout_seeds)
         chosen = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
-        return self.mlm(chosen, self.encoder.embeddings.word[...])
+        logits = self.mlm(keep_rows_spread(chosen), keep_whole(self.encoder.embeddings.word[...]))
+        return keep_rows_spread(logits)
 
 
 class SequenceClassifier(nnx.Module):
