@@ -1,0 +1,199 @@
+"""A step that devices share is the step of one device, to float32 rounding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.models import masked_lm
+from dnabert2_jax.parallel import Layout, MeshOptions, make_layout, make_mesh
+from dnabert2_jax.training.objectives import mlm_loss
+from dnabert2_jax.training.optimizer import OptimizerConfig, make_optimizer
+from dnabert2_jax.training.step import init_state, make_eval_step, make_train_step
+from tests.helpers import mlm_batch, tiny_config
+
+ROWS, STEPS = 16, 3
+# An epsilon near the moments' size: where it is tiny, Adam's first steps are the signs of gradients, and turn rounding
+# errors of gradients near zero into whole steps.
+OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, weight_decay=0.01, epsilon=1e-3)
+
+MESHES = {  # and the parts that a batch is cut into
+    "data": (MeshOptions(), 1),
+    "zero": (MeshOptions(shard_optimizer=True), 2),
+    "fsdp": (MeshOptions(fsdp=8), 1),
+    "all": (MeshOptions(fsdp=2, tensor=2), 2),
+    "all-zero": (MeshOptions(fsdp=2, tensor=2, shard_optimizer=True), 1),
+    "tensor": (MeshOptions(data=1, tensor=4), 1),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion():
+    """Optax itself relies on jax's usual promotion of dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def batches():
+    lengths = [16, 12, 16, 7, 16, 9, 16, 16, 5, 16, 16, 11, 16, 16, 8, 16]
+    for step in range(STEPS):
+        batch = mlm_batch(lengths, seed=step, record=ROWS * step)
+        weights = batch.masked_weights.copy()
+        weights[[2, 7]] = 0  # rows that only fill the batch: shards have different weights
+        yield batch._replace(masked_weights=weights)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return masked_lm(tiny_config())
+
+
+@pytest.fixture(scope="module")
+def params(network):
+    return jax.device_get(network.init(0))
+
+
+def train(network, params, options=None, *, accumulate=1):
+    """Three steps: (state, metrics of each, scores, layout)."""
+    optimizer = make_optimizer(OPTIMIZER, 100)
+    layout = None
+    if options is not None:
+        layout = make_layout(options, make_mesh(options), network, tiny_config())
+    place = layout.place if layout else lambda tree: jax.tree.map(jnp.array, tree)
+    spread = (lambda batch: layout.batch(batch, ROWS)) if layout else lambda batch: batch
+    step = make_train_step(mlm_loss(network), optimizer, accumulate=accumulate, layout=layout)
+    state, measured = init_state(place(params), optimizer, layout), []
+    for batch in batches():
+        state, metrics = step(state, {}, spread(batch))
+        measured.append(metrics)
+    scores = make_eval_step(mlm_loss(network), layout)(state.trainable, {}, spread(next(batches())))
+    return state, measured, scores, layout
+
+
+@pytest.fixture(scope="module")
+def alone(network, params):
+    return train(network, params)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*list(MESHES)[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in list(MESHES)[4:])],
+)
+def shared(request, network, params):
+    options, accumulate = MESHES[request.param]
+    return train(network, params, options, accumulate=accumulate)
+
+
+def assert_same_training(found, expected, tolerance=1e-5):
+    """Losses, norms, parameters and moments; errors relative to the size of each array."""
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(a.sums, b.sums, rtol=tolerance)
+        np.testing.assert_allclose(a.gradient_norm, b.gradient_norm, rtol=10 * tolerance)
+    np.testing.assert_allclose(found[2], expected[2], rtol=tolerance)
+
+    def same(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-3))
+
+    jax.tree.map(same, found[0].trainable, expected[0].trainable)
+    jax.tree.map(same, optax.tree.get(found[0].optimizer, "mu"), optax.tree.get(expected[0].optimizer, "mu"))
+    assert int(found[0].step) == int(expected[0].step) == STEPS
+
+
+def test_devices_that_share_a_step_do_what_one_does(shared, alone, params):
+    assert_same_training(shared, alone)
+    moved = jax.tree.map(lambda before, after: np.abs(before - np.asarray(after)).max(), params, shared[0].trainable)
+    assert min(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_parameters_and_moments_lie_where_the_layout_says(shared):
+    """After a step as before it: each device holds its own part and no more."""
+    state, _, _, layout = shared
+
+    def lies(leaf, spec):
+        sharding = NamedSharding(layout.mesh, spec)
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {sharding.shard_shape(leaf.shape)}
+
+    jax.tree.map(lies, state.trainable, layout.params)
+    for moment in ("mu", "nu"):
+        jax.tree.map(lies, optax.tree.get(state.optimizer, moment), layout.moments)
+
+
+def test_gradients_added_in_bfloat16():
+    """Eight shards' sums in bfloat16: exact while 8 bits hold them, rounded beyond; the loss beside them stays float32."""
+    mesh = make_mesh(MeshOptions())
+
+    def total(values, *, narrow):
+        layout = Layout(mesh, {"w": P(), "v": P()}, {"w": P("data"), "v": P()}, bfloat16_reduction=narrow)
+
+        def sums(trainable, frozen, batch):
+            each = batch.sum()
+            return jax.tree.map(lambda w: w * each, trainable), each
+
+        ones = {"w": jnp.ones(8), "v": jnp.ones(3)}
+        return jax.jit(layout.add_up(sums, gradients=True))(ones, {}, layout.batch(np.float32(values), 8))
+
+    small, sum_of_small = total([1, 2, 3, 4, 5, 6, 7, 8], narrow=True)
+    assert {float(x) for leaf in small.values() for x in leaf} == {36.0}
+    assert sum_of_small == 36
+    for narrow, expected in ((False, 1001.0), (True, 1000.0)):  # between 512 and 1024, bfloat16 counts in steps of 4
+        large, sum_of_large = total([1001, 0, 0, 0, 0, 0, 0, 0], narrow=narrow)
+        assert {float(x) for leaf in large.values() for x in leaf} == {expected}
+        assert all(leaf.dtype == jnp.float32 for leaf in large.values())
+        assert sum_of_large == 1001
+
+
+def test_whole_parameters_are_reduced_once_and_scattered_for_sharded_moments(network, params):
+    """The program of eight data shards: what crosses devices is the gradient, once, however many parts a batch has."""
+    options = MeshOptions(shard_optimizer=True)
+    layout = make_layout(options, make_mesh(options), network, tiny_config())
+    optimizer = make_optimizer(OPTIMIZER, 100)
+    step = make_train_step(mlm_loss(network), optimizer, accumulate=2, layout=layout)
+    state = init_state(layout.place(params), optimizer, layout)
+    program = step.lower(state, {}, layout.batch(next(batches()), ROWS)).as_text()
+    spread = sum("data" in spec for spec in jax.tree.leaves(layout.moments))
+    assert program.count("stablehlo.reduce_scatter") == spread >= 20
+    # The moments that no axis divides, and the three sums.
+    assert program.count("stablehlo.all_reduce") == len(jax.tree.leaves(layout.moments)) - spread + 3
+
+
+@pytest.fixture(scope="module")
+def gradient(params):
+    """Gradient of a training loss by the ways to compute it."""
+
+    def compute(**options):
+        loss = mlm_loss(masked_lm(tiny_config(), Compute(**options)))
+        return jax.jit(jax.grad(lambda p: loss(p, {}, next(batches()), True).loss))(params)
+
+    return compute
+
+
+@pytest.fixture(scope="module")
+def plain_gradient(gradient):
+    return gradient()
+
+
+@pytest.mark.parametrize("options", [{"remat": "attention", "unroll": 2}, {"remat": "full"}], ids=str)
+def test_what_is_computed_again_or_unrolled_changes_nothing(gradient, plain_gradient, options):
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(float(np.abs(b).max()), 1e-2))
+
+    jax.tree.map(close, gradient(**options), plain_gradient)
+
+
+def test_remat_keeps_less():
+    """Bytes that the forward pass hands to the backward pass: full < attention < none."""
+    batch = next(batches())
+
+    def kept(remat):
+        network = masked_lm(tiny_config(), Compute(remat=remat))
+        loss = mlm_loss(network)
+        handed_on = jax.eval_shape(lambda p: jax.vjp(lambda p: loss(p, {}, batch, True).loss, p)[1], network.abstract())
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(handed_on))
+
+    assert kept("full") < kept("attention") < kept("none")
