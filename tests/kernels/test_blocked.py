@@ -96,11 +96,15 @@ def test_computes_in_float32_whatever_the_inputs():
     np.testing.assert_array_equal(found, wanted.astype(jnp.bfloat16))
 
 
-def test_maps_over_every_argument():
+def test_maps_over_arrays_and_segments():
     q, k, v, _ = draw(4, 2, 60)
-    slopes, segments = jnp.asarray([[0.5, 1.0], [0.01, 0.1]]), jnp.stack([jnp.ones(60, jnp.int32), jnp.arange(60) // 20])
-    inputs = (*(x.reshape(2, 2, 2, 60, 16) for x in (q, k, v)), slopes, jnp.stack([segments, segments[::-1]]))
-    one = jax.grad(lambda q, *others: jnp.sin(blocked_attention(q, *others, scale=SCALE)[0]).sum())
+    segments = jnp.stack([jnp.ones(60, jnp.int32), jnp.arange(60) // 20])
+    inputs = (*(x.reshape(2, 2, 2, 60, 16) for x in (q, k, v)), jnp.stack([segments, segments[::-1]]))
+
+    def one(q, k, v, segments):
+        f = lambda q: jnp.sin(blocked_attention(q, k, v, jnp.asarray([0.5, 0.01]), segments, scale=SCALE)[0]).sum()  # noqa: E731
+        return jax.grad(f)(q)
+
     found = jax.jit(jax.vmap(one))(*inputs)
     for n in range(2):
         np.testing.assert_array_equal(found[n], jax.jit(one)(*(x[n] for x in inputs)))

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import sequential_vmap
 
-from dnabert2_jax.kernels.attention.sharding import per_shard
+from dnabert2_jax.kernels.attention.sharding import mappable, per_shard
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 
 BLOCK = 256
@@ -156,11 +155,11 @@ def _backward_head(head: _Head, rows: tuple[jax.Array, ...], scale: float) -> _T
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(scale: float, skip: bool, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _attention(scale: float, skip: bool, *inputs: jax.Array) -> tuple[jax.Array, ...]:
     return _forward(scale, skip)(*inputs)
 
 
-def _attention_fwd(scale: float, skip: bool, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
+def _attention_fwd(scale: float, skip: bool, *inputs: jax.Array) -> tuple[tuple[jax.Array, ...], Any]:
     results = _forward(scale, skip)(*inputs)
     return results, (inputs, results)
 
@@ -181,18 +180,18 @@ _attention.defvjp(_attention_fwd, _attention_bwd)
 
 
 @cache
-def _forward(scale: float, skip: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+def _forward(scale: float, skip: bool) -> Callable[..., tuple[jax.Array, ...]]:
     """(q, k, v, slopes, segment ids) -> output [B, H, T, d] and log-sum-exp [B, H, T]."""
 
     def run(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         output, log_sum_exp = jax.lax.map(lambda head: _forward_head(head, scale), _heads(scale, skip, *inputs))
         return output.reshape(inputs[0].shape), log_sum_exp.reshape(inputs[0].shape[:-1])
 
-    return _mappable(per_shard(run, "bhtd,bhtd,bhtd,h,bt->bhtd,bht"))
+    return mappable(per_shard(run, "bhtd,bhtd,bhtd,h,bt->bhtd,bht"))
 
 
 @cache
-def _backward(scale: float, skip: bool) -> Callable[..., _Three]:
+def _backward(scale: float, skip: bool) -> Callable[..., tuple[jax.Array, ...]]:
     """(q, k, v, slopes, segment ids, log-sum-exp, dO, delta) -> gradients of q, k and v."""
 
     def run(*arguments: jax.Array) -> tuple[jax.Array, ...]:
@@ -200,12 +199,7 @@ def _backward(scale: float, skip: bool) -> Callable[..., _Three]:
         gradients = jax.lax.map(lambda x: _backward_head(x[0], x[1], scale), (heads, rows))
         return tuple(x.reshape(arguments[0].shape) for x in gradients)
 
-    return _mappable(per_shard(run, "bhtd,bhtd,bhtd,h,bt,bht,bhtd,bht->bhtd,bhtd,bhtd"))
-
-
-def _mappable(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Under vmap, one call after the other, as rows and heads take turns: each loop keeps its own length."""
-    return sequential_vmap(run)  # type: ignore[no-untyped-call]
+    return mappable(per_shard(run, "bhtd,bhtd,bhtd,h,bt,bht,bhtd,bht->bhtd,bhtd,bhtd"))
 
 
 def blocked_attention(
