@@ -87,7 +87,7 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
     Raises:
         UserError: something is at ``directory`` already, or it cannot be written.
     """
-    directory = directory.absolute()
+    directory = directory.resolve()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists; choose another directory, or remove it first")
     partial = directory.with_name(f".{directory.name}.partial")
@@ -111,10 +111,10 @@ def describe_released(directory: Path) -> str:
     released = f"the released DNABERT-2-117M has {RELEASED_SIZE:,} bytes and sha256 {RELEASED_SHA256}"
     if not file.is_file():
         return f"not compared, there is no {file.name}"
-    size = file.stat().st_size
-    if size == RELEASED_SIZE and file_sha256(file) == RELEASED_SHA256:
-        return f"{file.name} is the released DNABERT-2-117M, {size:,} bytes, sha256 {RELEASED_SHA256}"
-    return f"{file.name} has {size:,} bytes and sha256 {file_sha256(file)}, so it is another model or damaged: {released}"
+    size, sha256 = file.stat().st_size, file_sha256(file)
+    if (size, sha256) == (RELEASED_SIZE, RELEASED_SHA256):
+        return f"{file.name} is the released DNABERT-2-117M, {size:,} bytes, sha256 {sha256}"
+    return f"{file.name} has {size:,} bytes and sha256 {sha256}, so it is another model or damaged: {released}"
 
 
 def _read_tokenizer(directory: Path, settings: Settings) -> Tokenizer:

@@ -94,7 +94,8 @@ def plain_names(names: Iterable[str], source: Path) -> dict[str, str]:
         UserError: two tensors have the same name in the end.
     """
     plain = {name: name for name in names}
-    while plain and (common := next((w for w in _WRAPPERS if all(name.startswith(w) for name in plain)), None)):
+    for _ in _WRAPPERS:  # they come in any order, one around the other
+        common = next((wrapper for wrapper in _WRAPPERS if all(name.startswith(wrapper) for name in plain)), "")
         plain = {name.removeprefix(common): given for name, given in plain.items()}
     found: dict[str, str] = {}
     for name, given in plain.items():
@@ -165,22 +166,19 @@ def from_theirs(tensors: TensorReader, config: EncoderConfig, kind: ModelKind, n
             f"{source}: not the tensors of a {kind} of the sizes in config.json: {'; '.join(problems)}{_hint(given)}"
         )
 
-    def read(name: str) -> NDArray[Any]:
-        tensor = tensors.read(given[name])
-        if tensor.dtype not in _DTYPES:
-            problems.append(f"{name} is {tensor.dtype}, accepted are {', '.join(map(str, _DTYPES))}")
-        elif bad := tensor.size - np.count_nonzero(np.isfinite(tensor)):
-            problems.append(f"{name} holds {bad} values of {tensor.size} that are NaN or infinite")
-        return tensor
-
     flat: dict[str, NDArray[np.float32]] = {}
     for row in TABLE[kind]:
         flat[row.ours] = np.empty(shapes[row.ours], np.float32)
         targets = flat[row.ours] if "{n}" in row.theirs else flat[row.ours][None]
         for name, target in zip(_their_names(row, layers), targets, strict=True):
-            tensor = read(name)
+            tensor = tensors.read(given[name])
+            if tensor.dtype not in _DTYPES:
+                problems.append(f"{name} is {tensor.dtype}, accepted are {', '.join(map(str, _DTYPES))}")
+                continue
             target[...] = tensor.T if row.transposed else tensor
-    if DECODER in given and not problems and not np.array_equal(read(DECODER), flat[ENCODER[0].ours]):
+            if bad := target.size - np.count_nonzero(np.isfinite(target)):
+                problems.append(f"{name} holds {bad} values of {target.size} that are NaN or infinite")
+    if DECODER in given and not problems and not np.array_equal(tensors.read(given[DECODER]), flat[ENCODER[0].ours]):
         problems.append(f"{DECODER} differs from {WORD}, to which DNABERT-2 ties it")
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}; go back to a sound checkpoint")

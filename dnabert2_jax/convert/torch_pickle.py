@@ -15,6 +15,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol, cast
 
@@ -103,7 +104,7 @@ class PickledTensors:
     read_storage: Callable[[_Storage], bytes]
     _last: tuple[_Storage, bytes] | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor by name, in the order of the file."""
         return {name: view.shape for name, view in self.views.items()}

@@ -117,9 +117,14 @@ def _shards(path: Path) -> dict[str, str]:
     """File name by tensor name."""
     try:
         shards = json.loads(path.read_bytes())["weight_map"]
-        sound = all(isinstance(file, str) and Path(file).name == file and file not in ("", "..") for file in shards.values())
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        sound = all(isinstance(file, str) and _is_plain(file) for file in shards.values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not an index of weights ({error!r}); download it again") from error
     if not sound:
         raise UserError(f"{path}: names files outside its directory; an index lists files beside it: download it again")
     return shards
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name means a file in the directory itself."""
+    return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)

@@ -132,7 +132,9 @@ def test_bad_numbers_are_listed_at_once():
     given["bert.embeddings.LayerNorm.weight"][[1, 2]] = np.nan, np.inf
     given[f"{LAYER}.1.attention.self.Wqkv.bias"][0] = -np.inf
     given["cls.predictions.decoder.bias"] = given["cls.predictions.decoder.bias"].astype(np.float64)
+    given["bert.embeddings.LayerNorm.bias"] = given["bert.embeddings.LayerNorm.bias"].astype(np.complex64)
     message = refused(given)
+    assert "bert.embeddings.LayerNorm.bias is complex64, accepted are float32, float16, bfloat16" in message
     assert "bert.embeddings.LayerNorm.weight holds 2 values of 32 that are NaN or infinite" in message
     assert f"{LAYER}.1.attention.self.Wqkv.bias holds 1 values of 96 that are NaN or infinite" in message
     assert "cls.predictions.decoder.bias is float64, accepted are float32, float16, bfloat16" in message
@@ -155,9 +157,7 @@ def test_sizes_of_another_model():
     ],
 )
 def test_advice_about_other_layouts(extra, advice):
-    assert refused(tensors() | {extra: np.zeros((2, 2), np.float32)}).endswith(advice) or advice in refused(
-        tensors() | {extra: np.zeros((2, 2), np.float32)}
-    )
+    assert advice in refused(tensors() | {extra: np.zeros((2, 2), np.float32)})
 
 
 def test_an_unknown_prefix_is_named():

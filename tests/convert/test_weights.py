@@ -57,6 +57,7 @@ def test_parts_with_an_index(tmp_path):
         (lambda index: index["weight_map"].update(second="gone.safetensors"), r"gone\.safetensors: cannot be read"),
         (lambda index: index["weight_map"].update(second="../second.safetensors"), "names files outside its directory"),
         (lambda index: index["weight_map"].update(second="/etc/passwd"), "names files outside its directory"),
+        (lambda index: index["weight_map"].update(second="a\0b"), "names files outside its directory"),
         (lambda index: index["weight_map"].update(second=3), "names files outside its directory"),
         (lambda index: index.pop("weight_map"), "not an index of weights"),
     ],
