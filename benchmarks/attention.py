@@ -3,7 +3,10 @@
     python benchmarks/attention.py --target TARGET [--json FILE] [options of the target; -h after the target lists them]
 
     cpu      time and peak memory of `blocked` beside dense attention, in XLA and in PyTorch, on this machine
+    gpu-memory  memory of a training step of the 117M on an H100 by length; needs jax's CUDA plugin, no GPU
+    gpu      TFLOP/s of `pallas_gpu` on the GPU at hand, beside cuDNN with the dense bias, XLA and PyTorch's FlexAttention
     shares   the score bound S of a trained model, and the share of key blocks that skipping leaves to visit
+    tpu      modelled cycles of `pallas_tpu` on a TPU v5e, beside jax's flash_attention; needs libtpu, no TPU
 
 A target is a module attention_TARGET.py beside this file with a function `measure(arguments) -> results`, which prints its
 tables and returns what --json writes.
@@ -14,7 +17,7 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-TARGETS = ("cpu", "shares")
+TARGETS = ("cpu", "gpu", "gpu-memory", "shares", "tpu")
 
 
 def main() -> None:
@@ -27,7 +30,7 @@ def main() -> None:
     if args.target is None:
         parser.print_help()
         raise SystemExit(0 if {"-h", "--help"} & set(others) else 2)
-    results = import_module(f"attention_{args.target}").measure(others)
+    results = import_module(f"attention_{args.target.replace('-', '_')}").measure(others)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
 

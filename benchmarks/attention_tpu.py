@@ -4,6 +4,7 @@ Nothing runs: programs are compiled for a chip that is not here and every instru
 trips of loops that depend on data are those of a score bound S = 10 and one sequence a row.
 """
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
 
 from dnabert2_jax.aot import KernelRun, TpuReport, compile_for_tpu, tpu_devices
+from dnabert2_jax.aot.costs import COPIES
 from dnabert2_jax.kernels.attention import alibi_slopes, tracing_for
 from dnabert2_jax.kernels.attention.block_sizes import tpu_blocks
 from dnabert2_jax.kernels.attention.pallas_tpu import pallas_tpu_attention
@@ -47,6 +49,8 @@ def _visits(ranges: BlockRanges, block: int, other: int) -> tuple[int, int]:
 def kernel_runs(batch: int, tokens: int, skip: bool) -> dict[str, KernelRun]:
     """Trips of the kernels' loops, in the order of the schedule, for rows of one sequence each."""
     blocks = tpu_blocks(tokens)
+    if tokens <= TILE:
+        return {}
     pairs = batch * HEADS
     beside, diagonal = _visits(_ranges(batch, tokens, skip, blocks.queries, blocks.keys), blocks.queries, blocks.keys)
     back = (blocks.backward_keys, blocks.backward_queries)
@@ -82,8 +86,11 @@ def ours(batch: int, tokens: int, *, skip: bool, backward: bool) -> TpuReport:
     return compiled.report(runs if backward else {name: run for name, run in runs.items() if "forward" in name})
 
 
-def dense_flash(batch: int, tokens: int, *, bias: bool, backward: bool) -> TpuReport:
-    """`flash_attention` of jax at the best of several block sizes."""
+def flash(batch: int, tokens: int, *, bias: bool, backward: bool) -> TpuReport:
+    """`flash_attention` of jax at the best of several block sizes; with ``bias``, given the dense float32 bias.
+
+    Its largest blocks need more VMEM than the 16 MiB that XLA leaves to a kernel by default; XLA then has less for itself.
+    """
     x = _array((batch, HEADS, tokens, HEAD_DIM))
     arguments = [
         x,
@@ -93,21 +100,81 @@ def dense_flash(batch: int, tokens: int, *, bias: bool, backward: bool) -> TpuRe
         *([x] if backward else []),
     ]
     reports = []
-    for block_q, block_k in ((512, 512), (512, 1024), (1024, 1024), (256, 1024)):
-        b = {"block_q": block_q, "block_k_major": block_k, "block_k": block_k, "block_b": 1}
-        b |= {f"block_{n}_dkv": block_k for n in ("k_major", "k")} | {f"block_{n}_dkv": block_q for n in ("q_major", "q")}
-        b |= {"block_k_major_dq": block_k, "block_k_dq": block_k, "block_q_dq": block_q}
-        f = partial(flash_attention, sm_scale=HEAD_DIM**-0.5, block_sizes=BlockSizes(**b))
-        compiled = compile_for_tpu(partial(_both, f) if backward else f, *arguments, topology=TOPOLOGY)
+    default, large = {}, {"xla_tpu_scoped_vmem_limit_kib": "98304"}
+    for block_q, block_k, limit in (
+        (256, 512, default),
+        (512, 512, default),
+        (512, 1024, default),
+        (1024, 1024, default),
+        (1024, 1024, large),
+    ):
+        sizes = {"block_q": block_q, "block_k_major": block_k, "block_k": block_k, "block_b": 1}
+        sizes |= {f"block_{name}_dkv": block_k for name in ("k_major", "k")}
+        sizes |= {f"block_{name}_dkv": block_q for name in ("q_major", "q")}
+        sizes |= {"block_k_major_dq": block_k, "block_k_dq": block_k, "block_q_dq": block_q}
+        f = partial(flash_attention, sm_scale=HEAD_DIM**-0.5, block_sizes=BlockSizes(**sizes))
+        call = partial(_both, f) if backward else f
+        try:
+            compiled = compile_for_tpu(call, *arguments, topology=TOPOLOGY, compiler_options=limit)
+        except jax.errors.JaxRuntimeError as error:
+            if "vmem" not in str(error):
+                raise
+            continue
         reports.append(compiled.report())
     return min(reports, key=lambda report: report.cycles)
 
 
-if __name__ == "__main__":
-    for batch, tokens in ((8, 2048), (1, 8192)):
+def _kernel_cycles(report: TpuReport, name: str) -> tuple[float, str]:
+    kernel = next(k for k in report.account.kernels if k.kernel == name)
+    return kernel.cycles, kernel.bottleneck
+
+
+def tile_table() -> dict[str, float]:
+    """Cycles of the kernels per tile and head, every key visited, and of the short ones per row and head."""
+    figures: dict[str, float] = {}
+    print("kernel alone, no skipping, cycles per 128 x 128 tile and head (goals: forward 78 at 2k, 74 at 8k; backward 175)")
+    for batch, tokens, suffix in ((8, 2048, ""), (1, 8192, "_8k")):
+        report = ours(batch, tokens, skip=False, backward=True)
+        tiles = batch * HEADS * (tokens // TILE) ** 2
+        for part in ("forward", "backward"):
+            cycles, bottleneck = _kernel_cycles(report, f"alibi_attention_{part}")
+            figures[f"{part}_cycles_per_tile{suffix}"] = cycles / tiles
+            print(f"  {tokens:>6,} tokens  {part:<9}{cycles / tiles:>8.1f}  by {bottleneck}")
+        print(
+            f"  {tokens:>6,} tokens  whole call, both directions {report.cycles / tiles:.1f}, copies and layouts "
+            f"{report.account.by_class[COPIES] / tiles:.2f}"
+        )
+    rows = 512
+    report = ours(rows, TILE, skip=False, backward=True)
+    print("rows of 128 tokens, cycles per row and head (goal: forward 130)")
+    for part in ("forward", "backward"):
+        cycles, bottleneck = _kernel_cycles(report, f"alibi_attention_short_{part}")
+        figures[f"short_{part}_cycles_per_pair"] = cycles / (rows * HEADS)
+        print(f"  {part:<9}{cycles / (rows * HEADS):>8.1f}  by {bottleneck}")
+    return figures
+
+
+def speed_table() -> dict[str, float]:
+    """Whole calls beside `flash_attention`, which cannot compute ALiBi without the dense bias."""
+    figures: dict[str, float] = {}
+    print(f"whole call, M cycles, skipping on, S = {SCORE_BOUND:g} (goals for the forward pass: 2.5x at 2k, 4.5x at 8k)")
+    for batch, tokens, suffix in ((8, 2048, "2k"), (1, 8192, "8k")):
         for backward in (False, True):
-            for skip in (False, True):
-                print("OURS", batch, tokens, "backward" if backward else "forward", "skip" if skip else "all")
-                print(ours(batch, tokens, skip=skip, backward=backward))
-            print("FLASH bias")
-            print(dense_flash(batch, tokens, bias=True, backward=backward))
+            here, dense = (
+                ours(batch, tokens, skip=True, backward=backward),
+                flash(batch, tokens, bias=True, backward=backward),
+            )
+            plain = flash(batch, tokens, bias=False, backward=backward)
+            figures[f"modelled_speedup_{suffix}" + ("_with_backward" if backward else "")] = dense.cycles / here.cycles
+            what = "forward and backward" if backward else "forward"
+            print(
+                f"  {batch} x {tokens:,}  {what:<21} here {here.cycles / 1e6:.2f}, flash_attention with the bias "
+                f"{dense.cycles / 1e6:.2f}, without {plain.cycles / 1e6:.2f}: {dense.cycles / here.cycles:.2f}x"
+            )
+    return figures
+
+
+def measure(arguments: list[str]) -> dict[str, float]:
+    """Print the tables; returns their figures."""
+    argparse.ArgumentParser(prog="attention.py --target tpu", description=__doc__).parse_args(arguments)
+    return tile_table() | speed_table()
