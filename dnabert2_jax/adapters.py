@@ -35,6 +35,7 @@ def merged(adapter: SavedAdapter) -> SavedModel:
         params={"encoder": jax.device_get(encoder), **heads},
         tokenizer=adapter.base.tokenizer,
         labels=adapter.labels,
+        head=adapter.head,
         provenance=make_provenance(
             ["dnabert2", "merge"],
             run_config=made.get("run_config", {}),
@@ -137,7 +138,8 @@ def extract_adapter(
         metrics={"extraction_loss": loss},
     )
     params = {"adapter": adapter, **heads}
-    return SavedAdapter(base=base, params=params, lora=lora, labels=model.labels, provenance=provenance), loss
+    saved = SavedAdapter(base=base, params=params, lora=lora, labels=model.labels, head=model.head, provenance=provenance)
+    return saved, loss
 
 
 def _padded(matrix: NDArray[np.float32], rank: int, axis: int) -> NDArray[np.float32]:

@@ -148,6 +148,7 @@ class DNABERT2:
         max_tokens: int = 512,
         long: LongSequences = "windows",
         overlap: float = 0.5,
+        reverse_complement: bool = False,
         batch_tokens: int | None = None,
     ) -> Predictions:
         """Classes and their probabilities, in the order of the sequences.
@@ -158,6 +159,7 @@ class DNABERT2:
             max_tokens: longest input of the classifier, in tokens, special tokens included.
             long: a longer sequence is read in overlapping ``windows``, whose probabilities are averaged, or ``cut``.
             overlap: least share of a window that the next one repeats, in [0, 1).
+            reverse_complement: give the mean over both strands.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
 
         Returns:
@@ -173,6 +175,7 @@ class DNABERT2:
             max_tokens=max_tokens,
             long=long,
             overlap=overlap,
+            reverse_complement=reverse_complement,
             batch_tokens=batch_tokens,
         )
 

@@ -80,6 +80,31 @@ def named_size(name: str, vocab_size: int) -> EncoderConfig:
     return replace(NAMED_SIZES[name], vocab_size=vocab_size)
 
 
+HeadPooling = Literal["cls", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class HeadConfig:
+    """What a classifier is beyond its encoder's sizes.
+
+    Attributes:
+        pooling: what the linear layer reads: ``cls``, the pooler's tanh(dense(hidden state of [CLS])), as in the original;
+            or ``mean``, the mean of the hidden states of a sequence's own tokens, without a pooler.
+        token_types: the second sequence of a pair has token type 1; else type 0, like the first.
+    """
+
+    pooling: HeadPooling = "cls"
+    token_types: bool = True
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-ready dict; ``HeadConfig(**d)`` reads it back."""
+        return asdict(self)
+
+
+ORIGINAL_HEAD = HeadConfig()
+"""The head of the original."""
+
+
 LoraTarget = Literal["Wqkv", "out", "gated_layers", "wo"]
 """The projections of a block, by the original's names."""
 

@@ -120,7 +120,7 @@ def _hidden_states(model: SavedModel, params: Tree, batch: TokenBatch, attention
     network: Network[MaskedLM] | Network[SequenceClassifier] = (
         masked_lm(model.config, compute)
         if model.kind == "masked_lm"
-        else sequence_classifier(model.config, len(model.labels), compute)
+        else sequence_classifier(model.config, len(model.labels), compute, model.head.pooling)
     )
     with jax.default_matmul_precision("highest"):
         return np.asarray(jax.jit(lambda p, b: network.bind(p).hidden_states(b))(params, batch))

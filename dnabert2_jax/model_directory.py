@@ -35,7 +35,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dnabert2_jax.config import EncoderConfig, LoraConfig
+from dnabert2_jax.config import ORIGINAL_HEAD, EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.manifest import FORMAT, MANIFEST, manifest_files, verify_manifest, write_json, write_manifest
 from dnabert2_jax.tokenizer.bpe import Tokenizer
@@ -62,6 +62,7 @@ class SavedModel:
         params: nested dict of host arrays.
         tokenizer: makes the ids that the word embeddings are indexed by.
         labels: class names by class number; empty for a masked language model.
+        head: how a classifier reads a sequence.
         provenance: how it was made, see :func:`make_provenance`.
         path: its directory; None until it is saved.
     """
@@ -71,6 +72,7 @@ class SavedModel:
     params: Tree
     tokenizer: Tokenizer
     labels: tuple[str, ...] = ()
+    head: HeadConfig = ORIGINAL_HEAD
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -84,6 +86,7 @@ class SavedAdapter:
         params: nested dict of host arrays: ``{"adapter": {target: {"A", "B"}}, "pooler": ..., "classifier": ...}``.
         lora: the settings it was trained with.
         labels: class names by class number.
+        head: how it reads a sequence.
         provenance: how it was made, see :func:`make_provenance`.
         path: its directory; None until it is saved.
     """
@@ -92,6 +95,7 @@ class SavedAdapter:
     params: Tree
     lora: LoraConfig
     labels: tuple[str, ...]
+    head: HeadConfig = ORIGINAL_HEAD
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -112,10 +116,8 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> SavedModel:
     with _replacing(path, MODEL) as new:
         save_file(tensors, new / "model.safetensors")
         model.tokenizer.save(new)
-        write_json(
-            new / MODEL,
-            {"format": FORMAT, "kind": model.kind, "encoder": model.config.to_dict(), "labels": list(model.labels)},
-        )
+        header = {"format": FORMAT, "kind": model.kind, "encoder": model.config.to_dict(), "labels": list(model.labels)}
+        write_json(new / MODEL, header | _head_entry(model.head))
         write_json(new / "provenance.json", model.provenance)
     return replace(model, path=path)
 
@@ -147,6 +149,7 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
         params=unflatten_tree(tensors),
         tokenizer=Tokenizer.load(source),
         labels=tuple(header["labels"]),
+        head=HeadConfig(**header.get("head", {})),
         provenance=_read_json(source / "provenance.json"),
         path=path,
     )
@@ -183,7 +186,7 @@ def save_adapter(path: str | os.PathLike[str], adapter: SavedAdapter) -> SavedAd
             "base_path": os.path.relpath(adapter.base.path, path),
             "base_absolute_path": str(adapter.base.path),
         }
-        write_json(new / ADAPTER, header)
+        write_json(new / ADAPTER, header | _head_entry(adapter.head))
         write_json(new / "provenance.json", adapter.provenance)
     return replace(adapter, path=path)
 
@@ -227,6 +230,7 @@ def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -
         params=unflatten_tree(tensors),
         lora=LoraConfig(**header["lora"]),
         labels=tuple(header["labels"]),
+        head=HeadConfig(**header.get("head", {})),
         provenance=_read_json(source / "provenance.json"),
         path=path,
     )
@@ -304,6 +308,11 @@ def tree_sha256(tree: Tree) -> str:
         digest.update(f"{path}\0{value.dtype.name}\0{value.shape}\0".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def _head_entry(head: HeadConfig) -> dict[str, Any]:
+    """The header's entry about the head; one like the original's goes without saying."""
+    return {} if head == ORIGINAL_HEAD else {"head": head.to_dict()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

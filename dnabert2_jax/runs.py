@@ -78,7 +78,10 @@ class Steps:
         evaluate_every: steps between evaluations.
         save_every: steps between checkpoints.
         keep_checkpoints: newest checkpoints that stay.
+        keep_every: checkpoints of steps that are multiples of this stay, too.
         log_every: steps between lines of the metrics file.
+        skipped_in_a_row: a step whose loss or gradient is not finite is skipped; so many of them in a row stop the run.
+        profile_steps: steps to trace with ``jax.profiler``, into the run's ``profile``.
     """
 
     steps: int = Field(default=500_000, ge=1)
@@ -87,7 +90,10 @@ class Steps:
     evaluate_every: int = Field(default=2000, ge=1)
     save_every: int = Field(default=1000, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
     log_every: int = Field(default=50, ge=1)
+    skipped_in_a_row: int = Field(default=10, ge=1)
+    profile_steps: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _parts_divide_the_batch(self) -> "Steps":
@@ -119,12 +125,16 @@ class FinetuneData:
         dev: rows that choose the best epoch.
         test: rows for the final score.
         max_tokens: longer rows are cut, counted and reported.
+        token_types: the second sequence of a pair has token type 1; ``false`` reads it as type 0, as the original does.
+        reverse_complement: read half of the training rows, others each epoch, from the other strand.
     """
 
     train: Path
     dev: Path
     test: Path
     max_tokens: int = Field(default=512, ge=8)
+    token_types: bool = True
+    reverse_complement: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -132,22 +142,32 @@ class Epochs:
     """Length and rhythm of fine-tuning.
 
     Attributes:
-        method: ``full`` trains all weights, ``lora`` an adapter and the heads.
+        method: ``full`` trains all weights, ``lora`` an adapter and the heads; ``probe`` fits a linear layer on the mean
+            hidden states of the encoder as it is, to its optimum, so that all about steps means nothing to it.
         epochs: passes over the training table.
         batch_size: rows of a step, over all devices.
         accumulate: parts that a batch is cut into, one after the other, for memory.
         evaluations_per_epoch: dev evaluations (with a checkpoint each) in an epoch.
-        patience: stop after this many evaluations without a better dev MCC.
+        selection: the evaluation to keep has the best dev ``mcc``, or the lowest dev ``loss`` as in the original.
+        patience: stop after this many evaluations without a better one.
+        label_smoothing: share of each label that is spread over all classes, in [0, 1).
+        class_weights: ``balanced`` gives every class the same part in the loss, however many rows it has.
+        batching: ``by_length`` makes batches of rows of about one length; ``packed`` takes rows as they come and lets
+            several share a row of the batch, with hardly any padding.
         padded_lengths: shapes that rows are padded to, at most; each is compiled once.
         keep_checkpoints: newest checkpoints that stay.
     """
 
-    method: Literal["full", "lora"] = "full"
+    method: Literal["full", "lora", "probe"] = "full"
     epochs: int = Field(default=3, ge=1)
     batch_size: int = Field(default=32, ge=1)
     accumulate: int = Field(default=1, ge=1)
     evaluations_per_epoch: int = Field(default=1, ge=1)
+    selection: Literal["mcc", "loss"] = "mcc"
     patience: int = Field(default=5, ge=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    batching: Literal["by_length", "packed"] = "by_length"
     padded_lengths: int = Field(default=3, ge=1)
     keep_checkpoints: int = Field(default=1, ge=1)
 
@@ -178,6 +198,8 @@ class FinetuneRun:
     def _adapter_needs_a_base(self) -> "FinetuneRun":
         if self.training.method == "lora" and self.model.path is None:
             raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
+        if self.training.method == "probe" and self.training.label_smoothing:
+            raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to the labels as they are")
         return self
 
 

@@ -12,6 +12,7 @@ F      intermediate size of the feed-forward layer
 H, d   attention heads and their width (D = H * d)
 N      layers
 C      classes
+P      sequences that a row may hold
 ====== =====================================================
 """
 
@@ -59,18 +60,23 @@ class MlmBatch(NamedTuple):
 
 
 class ClassificationBatch(NamedTuple):
-    """A batch of labelled rows, all padded to one length.
+    """A batch of labelled sequences, all rows padded to one length.
+
+    With ``starts``, a row holds several sequences, told apart by their segments, and ``labels``, ``weights`` and ``rows``
+    are of its slots, [B, P].
 
     Attributes:
         tokens: the rows.
         labels: class numbers. [B].
-        weights: 1 for a real row, 0 for one that only fills the batch. [B].
+        weights: 1 for a sequence, 0 where there is none. [B].
         dropout_seeds: one a row, from (seed, global record index). [B].
-        rows: position of the row in its table (-1 for a fill row), so that results return in file order. [B].
+        rows: position of the sequence in its table, -1 where there is none, so that results return in file order. [B].
+        starts: position of each slot's [CLS], 0 in an unused slot, [B, P]; None where each row is one sequence.
     """
 
     tokens: TokenBatch
-    labels: Int32[HostOrDevice, "B"]
-    weights: Float32[HostOrDevice, "B"]
+    labels: Int32[HostOrDevice, "B *P"]
+    weights: Float32[HostOrDevice, "B *P"]
     dropout_seeds: UInt32[HostOrDevice, "B"]
-    rows: Int32[HostOrDevice, "B"]
+    rows: Int32[HostOrDevice, "B *P"]
+    starts: Int32[HostOrDevice, "B P"] | None = None

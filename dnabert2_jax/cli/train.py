@@ -93,6 +93,9 @@ def evaluate(
     base: Annotated[Path | None, typer.Option(help="The adapter's base, if it is not where the adapter says.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=8, help="Longer rows are cut, counted and reported.")] = 512,
+    reverse_complement: Annotated[
+        bool, typer.Option("--reverse-complement", help="Score the mean over both strands.")
+    ] = False,
     precision: Annotated[PrecisionOption, typer.Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU.")] = "auto",
 ) -> None:
     """Score a classifier on a labelled table: MCC, macro F1, accuracy, AUROC and the confusion matrix."""
@@ -105,7 +108,9 @@ def evaluate(
     check_output(out, (".json",))
     table = read_table(data)
     classifier = Classifier.load(model, resolve_compute(precision), base)
-    probabilities = classifier.score(table, batch_size=batch_size, max_tokens=max_tokens)
+    probabilities = classifier.score(
+        table, batch_size=batch_size, max_tokens=max_tokens, reverse_complement=reverse_complement
+    )
     scores = classification_metrics(classifier.labels.encode(table), probabilities, classifier.labels.names)
     save_metrics(out, scores)
     auroc = "undefined" if scores["auroc"] is None else f"{scores['auroc']:.4f}"

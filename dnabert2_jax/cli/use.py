@@ -44,6 +44,9 @@ def predict(
     max_tokens: Annotated[int, typer.Option(min=8, help="Longest input in tokens, special tokens included.")] = 512,
     long: Annotated[LongSequences, typer.Option(help="Longer sequences: averaged over windows, or cut.")] = "windows",
     overlap: Annotated[float, typer.Option(help="Least share of a window that the next one repeats.")] = 0.5,
+    reverse_complement: Annotated[
+        bool, typer.Option("--reverse-complement", help="Give the mean over both strands.")
+    ] = False,
     sequence_column: SequenceColumn = "sequence",
     name_column: NameColumn = None,
     batch_tokens: BatchTokens = None,
@@ -64,6 +67,7 @@ def predict(
         max_tokens=max_tokens,
         long=long,
         overlap=overlap,
+        reverse_complement=reverse_complement,
         batch_tokens=batch_tokens,
         title="predicting",
     )

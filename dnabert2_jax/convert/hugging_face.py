@@ -87,6 +87,11 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
     Raises:
         UserError: something is at ``directory`` already, or it cannot be written.
     """
+    if model.head.pooling != "cls":
+        raise UserError(
+            f"{model.path} is a linear probe: it reads means over tokens, which the original's classifier cannot; convert a "
+            "model that was fine-tuned in full or with LoRA"
+        )
     directory = directory.resolve()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists; choose another directory, or remove it first")

@@ -6,7 +6,7 @@ the middle of an epoch sees what it would have seen.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, overload
 
 import numpy as np
@@ -19,7 +19,7 @@ from dnabert2_jax.tokenizer.special import PAD, Ids, with_template
 from dnabert2_jax.types import ClassificationBatch, TokenBatch
 
 # Words that keep the draws for rows and for batches apart from each other and from every other use of the seed.
-_SHUFFLE_ROWS, _SHUFFLE_BATCHES = 0x2045, 0xBA7C
+_SHUFFLE_ROWS, _SHUFFLE_BATCHES, _STRAND = 0x2045, 0xBA7C, 0x57D
 
 
 class RawEncoder(Protocol):
@@ -54,6 +54,23 @@ class EncodedTable:
         """Number of rows."""
         return len(self.input_ids)
 
+    def on_either_strand(self, other: "EncodedTable", seed: int, epoch: int) -> "EncodedTable":
+        """This table with half of its rows, drawn from (seed, epoch), as the other strand reads them.
+
+        Args:
+            other: the same rows, reverse-complemented before they were tokenized.
+            seed: the run's seed.
+            epoch: from 0.
+        """
+        take = (hash64(seed, _STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
+        return replace(
+            self,
+            input_ids=[theirs if t else ours for ours, theirs, t in zip(self.input_ids, other.input_ids, take, strict=True)],
+            first_tokens=np.where(take, other.first_tokens, self.first_tokens),
+            lengths=np.where(take, other.lengths, self.lengths),
+            full_lengths=np.where(take, other.full_lengths, self.full_lengths),
+        )
+
     @property
     def truncated_rows(self) -> int:
         """Rows that were cut to ``max_tokens``."""
@@ -71,7 +88,9 @@ class EncodedTable:
         return line
 
 
-def encode_table(table: Table, tokenizer: RawEncoder, labels: LabelSet, max_tokens: int) -> EncodedTable:
+def encode_table(
+    table: Table, tokenizer: RawEncoder, labels: LabelSet, max_tokens: int, *, token_types: bool = True
+) -> EncodedTable:
     """Tokenize a table.
 
     A row that is too long loses the end of its sequence; a pair loses tokens from the longer sequence until both are equally
@@ -82,6 +101,7 @@ def encode_table(table: Table, tokenizer: RawEncoder, labels: LabelSet, max_toke
         tokenizer: gives the ids of a sequence.
         labels: the classes of the training table.
         max_tokens: longest row, in tokens, special tokens included.
+        token_types: the second sequence of a pair has token type 1; else type 0.
 
     Raises:
         UserError: ``max_tokens`` leaves no room for a token of each sequence, or a label is not among the classes.
@@ -107,7 +127,8 @@ def encode_table(table: Table, tokenizer: RawEncoder, labels: LabelSet, max_toke
         num_second = np.minimum(num_second, room - num_first)
         rows = [with_template(a[:n], b[:m]) for a, n, b, m in zip(first, num_first, second, num_second, strict=True)]
     lengths = np.array([len(ids) for ids in rows], np.int32)
-    return EncodedTable(rows, num_first + 2, labels.encode(table), lengths, full_lengths, max_tokens)
+    first_tokens = num_first + 2 if token_types else lengths
+    return EncodedTable(rows, first_tokens, labels.encode(table), lengths, full_lengths, max_tokens)
 
 
 def choose_lengths(lengths: NDArray[np.integer], max_shapes: int = 3, multiple: int = 8) -> tuple[int, ...]:
@@ -174,6 +195,11 @@ class Batches(Sequence[ClassificationBatch]):
         return int(self.encoded.lengths.sum())
 
     @property
+    def widths(self) -> list[int]:
+        """Padded lengths in use, ascending."""
+        return sorted({length for length, _ in self.plan})
+
+    @property
     def padding_share(self) -> float:
         """Share of all positions that is padding, fill rows included."""
         return 1 - self.real_tokens / (self.batch_size * sum(length for length, _ in self.plan))
@@ -230,10 +256,19 @@ def epoch_batches(encoded: EncodedTable, batch_size: int, seed: int, epoch: int,
     Raises:
         ValueError: a row is longer than the last length.
     """
-    rows = np.arange(len(encoded))
-    plan = _plan(encoded, np.argsort(hash64(seed, _SHUFFLE_ROWS, epoch, rows), kind="stable"), batch_size, lengths)
+    plan = _plan(encoded, epoch_order(len(encoded), seed, epoch), batch_size, lengths)
     order = np.argsort(hash64(seed, _SHUFFLE_BATCHES, epoch, np.arange(len(plan))), kind="stable")
-    return Batches(encoded, batch_size, [plan[i] for i in order], record_seeds(seed, epoch * len(encoded) + rows))
+    return Batches(encoded, batch_size, [plan[i] for i in order], epoch_seeds(len(encoded), seed, epoch))
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The rows of a table in an order drawn from (seed, epoch). [rows]."""
+    return np.argsort(hash64(seed, _SHUFFLE_ROWS, epoch, np.arange(rows)), kind="stable")
+
+
+def epoch_seeds(rows: int, seed: int, epoch: int) -> NDArray[np.uint32]:
+    """A dropout seed for every row, of the record index ``epoch * rows + row``. [rows]."""
+    return record_seeds(seed, epoch * rows + np.arange(rows))
 
 
 def evaluation_batches(encoded: EncodedTable, batch_size: int, lengths: tuple[int, ...]) -> Batches:

@@ -13,6 +13,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews
 
 from dnabert2_jax.errors import UserError
 
+_SMALLEST = float(np.finfo(np.float32).tiny)  # a softmax in float32 underflows to 0 where the loss would be infinite
+
 
 class ClassificationMetrics(TypedDict):
     """Scores of one table.
@@ -21,6 +23,7 @@ class ClassificationMetrics(TypedDict):
         mcc: Matthews correlation coefficient, for any number of classes (Gorodkin 2004); 0 where it is undefined.
         macro_f1: unweighted mean of the F1 of every class that occurs among the labels or the predictions.
         accuracy: share of rows predicted right.
+        loss: mean cross-entropy in nats; a label's probability counts as 1e-38 at least.
         auroc: area under the ROC curve; for three classes or more the mean over one-vs-rest. None where undefined.
         auroc_undefined: why ``auroc`` is None, else None.
         n: rows.
@@ -34,6 +37,7 @@ class ClassificationMetrics(TypedDict):
     mcc: float
     macro_f1: float
     accuracy: float
+    loss: float
     auroc: float | None
     auroc_undefined: str | None
     n: int
@@ -68,6 +72,7 @@ def classification_metrics(
             "with a lower learning rate or a longer warm-up"
         )
     predictions = probabilities.argmax(axis=1)
+    of_labels = np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)
     matrix = confusion_matrix(labels, predictions, labels=range(num_classes))
     label_counts, predicted_counts = matrix.sum(axis=1), matrix.sum(axis=0)
 
@@ -85,6 +90,7 @@ def classification_metrics(
         mcc=0.0 if one_class else float(matthews_corrcoef(labels, predictions)),
         macro_f1=float(f1_score(labels, predictions, average="macro", zero_division=0)),
         accuracy=float(accuracy_score(labels, predictions)),
+        loss=float(-np.log(of_labels).mean()),
         auroc=auroc,
         auroc_undefined=undefined,
         n=len(labels),

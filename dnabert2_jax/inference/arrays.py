@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel, memory_explained
-from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
+from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.types import TokenBatch, Tree
 
 
@@ -39,7 +39,7 @@ class ArrayOutputs:
         return self._run(self._mlm_logits, tokens)
 
     def pooled(self, tokens: TokenBatch) -> NDArray[np.float32]:
-        """The pooler's output, tanh(dense(hidden state of [CLS])), [B, D].
+        """What the classification head reads: the pooler's tanh(dense(hidden state of [CLS])), or means, [B, D].
 
         Raises:
             UserError: not a classifier.
@@ -104,17 +104,17 @@ class ArrayOutputs:
 
     @cached_property
     def _pooled(self) -> Any:
-        network = sequence_classifier(self.model.config, len(self.model.labels), self.model.compute)
+        network = self.model.classifier
 
         def pooled(params: Tree, tokens: TokenBatch) -> jax.Array:
             model = network.bind(params)
-            return model.pooler(_without_padding(model.encoder(tokens), tokens)).astype(jnp.float32)
+            return model.features(model.encoder(tokens), tokens)[:, 0].astype(jnp.float32)
 
         return jax.jit(pooled)
 
     @cached_property
     def _class_logits(self) -> Any:
-        network = sequence_classifier(self.model.config, len(self.model.labels), self.model.compute)
+        network = self.model.classifier
         return jax.jit(lambda params, tokens: network.bind(params).logits(tokens))
 
 

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import LoraConfig
-from dnabert2_jax.data.classification import Batches, choose_lengths, encode_table, evaluation_batches
+from dnabert2_jax.config import HeadConfig, LoraConfig
+from dnabert2_jax.data.classification import Batches, EncodedTable, choose_lengths, encode_table, evaluation_batches
+from dnabert2_jax.data.strands import other_strand_table
 from dnabert2_jax.data.tables import LabelSet, Table
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.encoder import Compute
-from dnabert2_jax.modeling.models import Network, SequenceClassifier, sequence_classifier
+from dnabert2_jax.modeling.models import Network, SequenceClassifier
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.tokenizer.bpe import Tokenizer
 from dnabert2_jax.training.objectives import classification_logits
@@ -56,12 +57,14 @@ class Classifier:
         params: the model's parts; an adapter is merged into its base.
         tokenizer: makes its ids.
         labels: its classes.
+        head: how it reads a sequence.
         predict: jitted, see :func:`make_predict`.
     """
 
     params: Tree
     tokenizer: Tokenizer
     labels: LabelSet
+    head: HeadConfig
     predict: Predict
 
     @classmethod
@@ -78,12 +81,28 @@ class Classifier:
         """
         model = InferenceModel.load(path, compute, base)
         model.need("classifier", "scoring", "train one with `dnabert2 finetune`")
-        network = sequence_classifier(model.config, len(model.labels), compute)
-        return cls(model.params, model.tokenizer, LabelSet(model.labels), make_predict(network, None))
+        return cls(model.params, model.tokenizer, LabelSet(model.labels), model.head, make_predict(model.classifier, None))
 
-    def score(self, table: Table, *, batch_size: int, max_tokens: int) -> NDArray[np.float32]:
-        """Class probabilities of a labelled table in file order, [rows, C]; rows cut to ``max_tokens`` are reported."""
-        encoded = encode_table(table, self.tokenizer, self.labels, max_tokens)
+    def score(
+        self, table: Table, *, batch_size: int, max_tokens: int, reverse_complement: bool = False
+    ) -> NDArray[np.float32]:
+        """Class probabilities of a labelled table in file order, [rows, C]; rows cut to ``max_tokens`` are reported.
+
+        Args:
+            table: the rows.
+            batch_size: rows at a time.
+            max_tokens: longest row, special tokens included.
+            reverse_complement: give the mean over both strands.
+        """
+        encoded = self._encode(table, max_tokens)
         remark(f"{table.path}: {encoded.summary()}")
-        batches = evaluation_batches(encoded, batch_size, choose_lengths(encoded.lengths))
-        return predict_rows(self.predict, self.params, batches, "predicting")
+        tables = [encoded, *([self._encode(other_strand_table(table), max_tokens)] if reverse_complement else [])]
+        lengths = choose_lengths(np.concatenate([strand.lengths for strand in tables]))
+        strands = [
+            predict_rows(self.predict, self.params, evaluation_batches(strand, batch_size, lengths), "predicting")
+            for strand in tables
+        ]
+        return np.mean(strands, axis=0, dtype=np.float32)
+
+    def _encode(self, table: Table, max_tokens: int) -> EncodedTable:
+        return encode_table(table, self.tokenizer, self.labels, max_tokens, token_types=self.head.token_types)

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config import ORIGINAL_HEAD, EncoderConfig, HeadConfig
 from dnabert2_jax.data.packing import PackedBatch, PackedBatches
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import ModelKind, is_adapter_directory, load_adapter, load_model
 from dnabert2_jax.modeling.encoder import Compute, Encoder
+from dnabert2_jax.modeling.heads import own_slots, slot_means, slot_states
 from dnabert2_jax.modeling.lora import merge_adapter
-from dnabert2_jax.modeling.models import Network, masked_lm, sequence_classifier
+from dnabert2_jax.modeling.models import Network, SequenceClassifier, masked_lm, sequence_classifier
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.tokenizer.bpe import Tokenizer
-from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
 
 SlotPooling = Literal["mean", "cls", "max"]
@@ -40,6 +40,7 @@ class InferenceModel:
         tokenizer: makes its ids.
         labels: class names by class number; empty for a masked language model.
         compute: precision and attention backend.
+        head: how a classifier reads a sequence.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class InferenceModel:
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     compute: Compute
+    head: HeadConfig = ORIGINAL_HEAD
 
     @classmethod
     def load(cls, path: Path, compute: Compute, base: Path | None = None) -> "InferenceModel":
@@ -67,11 +69,12 @@ class InferenceModel:
                 raise UserError(f"{path} is a whole model, not an adapter; leave the base out")
             model = load_model(path)
             params = jax.device_put(model.params)
-            return cls(Path(path), model.kind, model.config, params, model.tokenizer, model.labels, compute)
+            return cls(Path(path), model.kind, model.config, params, model.tokenizer, model.labels, compute, model.head)
         adapter = load_adapter(path, load_model(base) if base else None)
         parts = jax.device_put({**adapter.params, "encoder": adapter.base.params["encoder"]})
         parts["encoder"] = merge_adapter(parts["encoder"], parts.pop("adapter"), adapter.lora)
-        return cls(Path(path), "classifier", adapter.base.config, parts, adapter.base.tokenizer, adapter.labels, compute)
+        base_model, labels, head = adapter.base, adapter.labels, adapter.head
+        return cls(Path(path), "classifier", base_model.config, parts, base_model.tokenizer, labels, compute, head)
 
     def need(self, kind: ModelKind, task: str, remedy: str) -> None:
         """Check that this is a model for ``task``.
@@ -81,6 +84,11 @@ class InferenceModel:
         """
         if self.kind != kind:
             raise UserError(f"{self.path} is a {self.kind}; {task} needs a {kind}: {remedy}")
+
+    @property
+    def classifier(self) -> Network[SequenceClassifier]:
+        """The network that a classifier's parameters belong to."""
+        return sequence_classifier(self.config, len(self.labels), self.compute, self.head.pooling)
 
     @cached_property
     def _encoder(self) -> Network[Encoder]:
@@ -108,14 +116,10 @@ class InferenceModel:
     @cached_property
     def class_probabilities(self) -> Callable[[Tree, TokenBatch, HostOrDevice], jax.Array]:
         """``(params, tokens, starts) -> float32 [B, P, C]``, jitted: class probabilities of each slot."""
-        network = sequence_classifier(self.config, len(self.labels), self.compute)
+        network = self.classifier
 
         def class_probabilities(params: Tree, tokens: TokenBatch, starts: jax.Array) -> jax.Array:
-            model = network.bind(params)
-            cls_states = jnp.take_along_axis(model.encoder(tokens), starts[:, :, None], axis=1)
-            pooled = model.pooler(cls_states.reshape(-1, 1, cls_states.shape[-1]))
-            logits = model.classifier(pooled).astype(jnp.float32)
-            return jax.nn.softmax(logits).reshape(*starts.shape, -1)
+            return jax.nn.softmax(network.bind(params).logits(tokens, starts))
 
         return jax.jit(class_probabilities)
 
@@ -143,16 +147,13 @@ def pool_slots(hidden: jax.Array, tokens: TokenBatch, starts: jax.Array, pooling
         [B, P, D]; unused slots carry no meaning.
     """
     if pooling == "cls":
-        return jnp.take_along_axis(hidden, starts[:, :, None], axis=1)
+        return slot_states(hidden, starts)
     batch, slots = starts.shape
-    special = (tokens.input_ids == CLS) | (tokens.input_ids == SEP) | (tokens.input_ids == PAD)
-    slot = jnp.where(special, -1, tokens.segment_ids - 1)
     if pooling == "mean":
-        member = (slot[:, :, None] == jnp.arange(slots, dtype=jnp.int32)[None, None]).astype(hidden.dtype)
-        sums = jnp.einsum("btp,btd->bpd", member, hidden, precision="highest")
-        return sums / jnp.maximum(member.sum(1), 1)[:, :, None]
+        return slot_means(hidden, tokens, slots)
+    slot = own_slots(tokens)
     first = jnp.arange(batch, dtype=jnp.int32)[:, None] * slots
-    index = jnp.where(special, batch * slots, first + slot)  # an index past the end takes part in nothing
+    index = jnp.where(slot < 0, batch * slots, first + slot)  # an index past the end takes part in nothing
     flat = hidden.reshape(-1, hidden.shape[-1])
     return jax.ops.segment_max(flat, index.reshape(-1), batch * slots).reshape(batch, slots, -1)
 

@@ -1,6 +1,6 @@
 """Class probabilities of unlabelled sequences; long ones in overlapping windows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.packing import PackedBatch, pack
 from dnabert2_jax.data.sequences import Sequences
-from dnabert2_jax.inference.encoding import encode_limited
+from dnabert2_jax.data.strands import other_strand
+from dnabert2_jax.inference.encoding import LimitedRows, encode_limited
 from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
 from dnabert2_jax.inference.options import LongSequences
 
@@ -57,10 +58,13 @@ def predict(
     max_tokens: int = 512,
     long: LongSequences = "windows",
     overlap: float = 0.5,
+    reverse_complement: bool = False,
     batch_tokens: int | None = None,
     title: str | None = None,
 ) -> Predictions:
     """Class probabilities of sequences or pairs.
+
+    The model's own convention about token types of pairs is kept.
 
     Args:
         model: a classifier.
@@ -68,6 +72,7 @@ def predict(
         max_tokens: longest input of the classifier, in tokens, special tokens included.
         long: what to do with longer ones; see :func:`~dnabert2_jax.inference.encoding.encode_limited`.
         overlap: least share of a window that the next one repeats.
+        reverse_complement: give the mean over both strands; ``windows`` and ``cut_bases`` are those of the strand given.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
         title: shows progress.
 
@@ -75,15 +80,29 @@ def predict(
         UserError: not a classifier, an option out of range, a long pair that may not be cut, or not enough memory.
     """
     model.need("classifier", "prediction", "train one with `dnabert2 finetune`")
-    limited = encode_limited(model.tokenizer, sequences, max_tokens=max_tokens, long=long, overlap=overlap)
-    probabilities = np.empty((len(limited.rows), len(model.labels)), np.float32)
+    strands = [
+        encode_limited(model.tokenizer, strand, max_tokens=max_tokens, long=long, overlap=overlap)
+        for strand in (sequences, *([other_strand(sequences)] if reverse_complement else []))
+    ]
+    means = _mean_probabilities(model, strands, batch_tokens or default_batch_tokens(), title)
+    given = strands[0]
+    return Predictions(sequences.names, model.labels, means, given.windows, given.cut_bases)
+
+
+def _mean_probabilities(
+    model: InferenceModel, strands: list[LimitedRows], batch_tokens: int, title: str | None
+) -> NDArray[np.float32]:
+    """The mean over a sequence's windows on each strand, then over strands, [sequences, C]; all rows in one go."""
+    rows = [row for strand in strands for row in strand.rows]
+    windows = np.concatenate([strand.windows for strand in strands])
+    if not model.head.token_types:
+        rows = [replace(row, first_tokens=len(row.ids)) for row in rows]
+    probabilities = np.empty((len(rows), len(model.labels)), np.float32)
 
     def run(batch: PackedBatch) -> jax.Array:
         return model.class_probabilities(model.params, batch.tokens, batch.starts)
 
-    batches = pack(limited.rows, batch_tokens or default_batch_tokens())
-    for batch, slots in run_batches(run, batches, title):
+    for batch, slots in run_batches(run, pack(rows, batch_tokens), title):
         probabilities[batch.sequences[batch.used]] = slots[batch.used]
-    first_rows = np.cumsum(limited.windows) - limited.windows
-    means = np.add.reduceat(probabilities, first_rows, axis=0, dtype=np.float64) / limited.windows[:, None]
-    return Predictions(sequences.names, model.labels, means.astype(np.float32), limited.windows, limited.cut_bases)
+    means = np.add.reduceat(probabilities, np.cumsum(windows) - windows, axis=0, dtype=np.float64) / windows[:, None]
+    return means.reshape(len(strands), -1, len(model.labels)).mean(0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What stands on the encoder: the MLM head, the pooler and the classifier."""
+"""What stands on the encoder: the MLM head, the pooler and means over tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,8 @@ from flax import nnx
 
 from dnabert2_jax.config import EncoderConfig
 from dnabert2_jax.modeling.layers import Dense, LayerNorm, gelu, parameter, zeros
+from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
+from dnabert2_jax.types import TokenBatch
 
 
 class MlmHead(nnx.Module):
@@ -31,6 +33,31 @@ class Pooler(nnx.Module):
         hidden = config.hidden_size
         self.dense = Dense(rngs, (hidden, hidden), ("hidden", "hidden_out"), config.initializer_range)
 
-    def __call__(self, hidden: jax.Array) -> jax.Array:
-        """[B, T, D] -> [B, D]."""
-        return jnp.tanh(self.dense(hidden[:, 0]))
+    def __call__(self, hidden: jax.Array, starts: jax.Array | None = None) -> jax.Array:
+        """[B, T, D] -> [B, D]; with the positions [B, P] of several [CLS] in a row, [B, P, D]."""
+        return jnp.tanh(self.dense(hidden[:, 0] if starts is None else slot_states(hidden, starts)))
+
+
+def slot_states(hidden: jax.Array, starts: jax.Array) -> jax.Array:
+    """[B, T, D] and the positions [B, P] of each slot's [CLS] -> its hidden states, [B, P, D]."""
+    return jnp.take_along_axis(hidden, starts[:, :, None], axis=1)
+
+
+def own_slots(tokens: TokenBatch) -> jax.Array:
+    """The slot that each token belongs to, -1 at [CLS], [SEP] and padding; [UNK] stands for a base and counts. [B, T]."""
+    special = (tokens.input_ids == CLS) | (tokens.input_ids == SEP) | (tokens.input_ids == PAD)
+    return jnp.where(special, -1, tokens.segment_ids - 1)
+
+
+def slot_means(hidden: jax.Array, tokens: TokenBatch, slots: int) -> jax.Array:
+    """Mean hidden state of each slot's own tokens, [B, P, D] in float32; of no tokens, zero.
+
+    Args:
+        hidden: hidden states, [B, T, D].
+        tokens: the batch; segment s of a row is its slot s - 1.
+        slots: P.
+    """
+    member = own_slots(tokens)[:, :, None] == jnp.arange(slots, dtype=jnp.int32)[None, None]
+    weights = member.astype(jnp.float32)
+    sums = jnp.einsum("btp,btd->bpd", weights, hidden.astype(jnp.float32), precision="highest")
+    return sums / jnp.maximum(weights.sum(1), 1)[:, :, None]

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dnabert2_jax.config import EncoderConfig, LoraConfig
+from dnabert2_jax.config import EncoderConfig, HeadPooling, LoraConfig
 from dnabert2_jax.modeling.encoder import Compute, Encoder
-from dnabert2_jax.modeling.heads import MlmHead, Pooler
+from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
 from dnabert2_jax.modeling.layers import Dense, dropout
 from dnabert2_jax.parallel import keep_rows_spread, keep_whole
 from dnabert2_jax.types import TokenBatch, Tree
@@ -52,11 +52,13 @@ class MaskedLM(nnx.Module):
 
 
 class SequenceClassifier(nnx.Module):
-    """Encoder, pooler, dropout and a linear classifier, as in the original."""
+    """Encoder, pooler, dropout and a linear classifier, as in the original; or means over tokens in the pooler's place."""
 
-    def __init__(self, config: EncoderConfig, num_labels: int, rngs: nnx.Rngs, compute: Compute) -> None:
+    def __init__(
+        self, config: EncoderConfig, num_labels: int, rngs: nnx.Rngs, compute: Compute, pooling: HeadPooling
+    ) -> None:
         self.encoder = Encoder(config, rngs, compute)
-        self.pooler = Pooler(config, rngs)
+        self.pooler = nnx.data(Pooler(config, rngs) if pooling == "cls" else None)
         self.classifier = Dense(rngs, (config.hidden_size, num_labels), ("hidden", "classes"), config.initializer_range)
         self.rate = config.hidden_dropout_prob
 
@@ -67,15 +69,34 @@ class SequenceClassifier(nnx.Module):
     def logits(
         self,
         tokens: TokenBatch,
+        starts: jax.Array | None = None,
         *,
         dropout_seeds: jax.Array | None = None,
         adapter: Tree | None = None,
         lora: LoraConfig | None = None,
     ) -> jax.Array:
-        """Class logits in float32, [B, C]. The arguments are those of :class:`~dnabert2_jax.modeling.encoder.Encoder`."""
+        """Class logits in float32.
+
+        Args:
+            tokens: ids, segments and token types, [B, T] each.
+            starts: position of each [CLS] in a row of several sequences, [B, P]; None where a row is one sequence.
+            dropout_seeds: as :class:`~dnabert2_jax.modeling.encoder.Encoder` takes them, like the two below.
+            adapter: LoRA matrices.
+            lora: the adapter's settings.
+
+        Returns:
+            [B, C]; with ``starts`` [B, P, C].
+        """
         hidden = self.encoder(tokens, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
-        pooled = dropout(self.pooler(hidden)[:, None], self.rate, dropout_seeds, _SITE_POOLED)[:, 0]
-        return self.classifier(pooled).astype(jnp.float32)
+        dropped = dropout(self.features(hidden, tokens, starts), self.rate, dropout_seeds, _SITE_POOLED)
+        logits = self.classifier(dropped).astype(jnp.float32)
+        return logits[:, 0] if starts is None else logits
+
+    def features(self, hidden: jax.Array, tokens: TokenBatch, starts: jax.Array | None = None) -> jax.Array:
+        """What the linear layer reads of hidden states [B, T, D]: [B, P, D]; P is 1 without ``starts``."""
+        if self.pooler is None:
+            return slot_means(hidden, tokens, 1 if starts is None else starts.shape[1]).astype(hidden.dtype)
+        return self.pooler(hidden)[:, None] if starts is None else self.pooler(hidden, starts)
 
 
 M = TypeVar("M", bound=nnx.Module)
@@ -129,10 +150,10 @@ def masked_lm(config: EncoderConfig, compute: Compute | None = None) -> Network[
 
 
 def sequence_classifier(
-    config: EncoderConfig, num_labels: int, compute: Compute | None = None
+    config: EncoderConfig, num_labels: int, compute: Compute | None = None, pooling: HeadPooling = "cls"
 ) -> Network[SequenceClassifier]:
-    """The classification model. Parameter tree: ``{"encoder", "pooler", "classifier"}``."""
-    return Network(lambda rngs: SequenceClassifier(config, num_labels, rngs, compute or Compute()))
+    """The classification model. Parameter tree: ``{"encoder", "pooler", "classifier"}``, without a pooler for ``mean``."""
+    return Network(lambda rngs: SequenceClassifier(config, num_labels, rngs, compute or Compute(), pooling))
 
 
 def count_parameters(tree: Tree) -> int:

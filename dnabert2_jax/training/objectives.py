@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
 
 from dnabert2_jax.config import LoraConfig
 from dnabert2_jax.modeling.models import MaskedLM, Network, SequenceClassifier
@@ -48,20 +50,55 @@ def mlm_loss(network: Network[MaskedLM]) -> Loss:
     return loss
 
 
+def mlm_loss_by_species(network: Network[MaskedLM], species: int) -> Loss:
+    """The sums of :func:`mlm_loss` for each species, [species]; a batch is (rows, species number of each row [B])."""
+
+    def loss(trainable: Tree, frozen: Tree, batch: tuple[MlmBatch, jax.Array], training: bool) -> Sums:
+        rows, numbers = batch
+        seeds = rows.dropout_seeds if training else None
+        logits = network.bind({**trainable, **frozen}).logits(rows.tokens, rows.masked_positions, dropout_seeds=seeds)
+        by_row = jax.vmap(_cross_entropy)(logits, rows.masked_labels, rows.masked_weights)
+        return jax.tree.map(lambda sums: jax.ops.segment_sum(sums, numbers, species), by_row)
+
+    return loss
+
+
 def classification_logits(
     network: Network[SequenceClassifier], params: Tree, batch: ClassificationBatch, lora: LoraConfig | None, training: bool
 ) -> jax.Array:
-    """Class logits [B, C] from a parameter tree that may hold an ``"adapter"`` beside the model's own parts."""
+    """Class logits, [B, C] or of slots [B, P, C]; ``params`` may hold an ``"adapter"`` beside the model's own parts."""
     model = network.bind({name: part for name, part in params.items() if name != "adapter"})
     seeds = batch.dropout_seeds if training else None
-    return model.logits(batch.tokens, dropout_seeds=seeds, adapter=params.get("adapter"), lora=lora)
+    return model.logits(batch.tokens, batch.starts, dropout_seeds=seeds, adapter=params.get("adapter"), lora=lora)
 
 
-def classification_loss(network: Network[SequenceClassifier], lora: LoraConfig | None = None) -> Loss:
-    """Cross-entropy of the labels; fill rows weigh nothing."""
+def classification_loss(
+    network: Network[SequenceClassifier],
+    lora: LoraConfig | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: NDArray[np.float32] | None = None,
+) -> Loss:
+    """Cross-entropy of the labels; fill rows weigh nothing.
+
+    Args:
+        network: the model.
+        lora: settings of the adapter, where there is one.
+        label_smoothing: share of each label that is spread evenly over all classes (Szegedy et al. 2016).
+        class_weights: factor of each class's loss, [C]. The sum is still divided by rows: weights with a mean of 1 over the
+            table then give the same gradient on average whatever rows a batch happens to hold.
+    """
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
         logits = classification_logits(network, {**trainable, **frozen}, batch, lora, training)
-        return _cross_entropy(logits, batch.labels, batch.weights)
+        weights = batch.weights if class_weights is None else batch.weights * jnp.asarray(class_weights)[batch.labels]
+        sums = _cross_entropy(logits, batch.labels, weights)
+        if label_smoothing:
+            evenly = -(jax.nn.log_softmax(logits).mean(-1) * weights).sum()
+            sums = sums._replace(loss=(1 - label_smoothing) * sums.loss + label_smoothing * evenly)
+        if class_weights is not None:
+            rows = _cross_entropy(logits, batch.labels, batch.weights)
+            sums = Sums(sums.loss, rows.correct, rows.weight)
+        return sums
 
     return loss

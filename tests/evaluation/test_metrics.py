@@ -28,6 +28,13 @@ def test_two_classes_by_hand():
     assert scores["auroc_undefined"] is None
 
 
+def test_the_loss_is_the_mean_cross_entropy_and_stays_finite():
+    scores = classification_metrics(np.array([0, 1]), np.array([[0.25, 0.75], [0.5, 0.5]]), ["a", "b"])
+    assert scores["loss"] == pytest.approx((np.log(4) + np.log(2)) / 2)
+    hopeless = classification_metrics(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), ["a", "b"])
+    assert hopeless["loss"] == pytest.approx(126 * np.log(2) / 2)  # 2^-126 is float32's smallest normal number
+
+
 def test_a_perfect_model_of_three_classes():
     scores = classification_metrics(np.array([0, 1, 2, 1]), one_hot([0, 1, 2, 1], 3), ["a", "b", "c"])
     assert [scores[key] for key in ("mcc", "macro_f1", "accuracy", "auroc")] == pytest.approx([1, 1, 1, 1])

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from dnabert2_jax.data.classification import choose_lengths, encode_table, evaluation_batches
 from dnabert2_jax.data.sequences import given_sequences, read_sequences
+from dnabert2_jax.data.strands import reverse_complement
 from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.classify import Classifier, predict_rows
@@ -83,6 +84,23 @@ def test_windows_are_averaged(classifier):
     assert predictions.names == ["a", "b", "c"]
     np.testing.assert_allclose(predictions.probabilities.sum(1), 1, atol=1e-6)
     assert f"more than 40 tokens: 1, read in {len(windows)} overlapping windows" in predictions.summary(40)
+
+
+def test_both_strands_are_averaged(classifier_path, classifier, tmp_path):
+    rows = [(random_dna(n, n), "other") for n in (30, 200, 77)]
+    path = write_table(tmp_path / "table.csv", rows)
+    flipped = given_sequences([reverse_complement(sequence) for sequence, _ in rows])
+    for limits in ({"max_tokens": 512}, {"max_tokens": 20}):
+        forward, backward = (predict(classifier, given, **limits) for given in (read_sequences(path), flipped))
+        assert np.abs(forward.probabilities - backward.probabilities).max() > 1e-2
+        both = predict(classifier, read_sequences(path), reverse_complement=True, **limits)
+        mean = (forward.probabilities + backward.probabilities) / 2
+        np.testing.assert_allclose(both.probabilities, mean, **PROBABILITIES)
+        assert both.windows.tolist() == forward.windows.tolist()
+    scorer = Classifier.load(classifier_path, Compute())
+    scored = scorer.score(read_table(path), batch_size=2, max_tokens=512, reverse_complement=True)
+    whole = predict(classifier, read_sequences(path), reverse_complement=True)
+    np.testing.assert_allclose(scored, whole.probabilities, **PROBABILITIES)
 
 
 def test_cut_sequences_say_how_much_was_not_read(classifier):

@@ -64,6 +64,18 @@ def test_logits_at_chosen_positions_are_those_of_the_whole_row():
     np.testing.assert_allclose(chosen, np.take_along_axis(np.asarray(whole), some[..., None], 1), atol=1e-6)
 
 
+def test_without_a_pooler_the_classifier_reads_the_mean_of_a_sequences_own_tokens():
+    network, tokens = sequence_classifier(TINY, 3, pooling="mean"), random_tokens()
+    params = network.init(0)
+    assert set(params) == {"encoder", "classifier"}
+    run = jax.jit(lambda p, t: (network.bind(p).hidden_states(t), network.bind(p).logits(t)))
+    hidden, logits = map(np.asarray, run(params, tokens))
+    own = (np.asarray(tokens.segment_ids) > 0) & ~np.isin(np.asarray(tokens.input_ids), [1, 2, 3])
+    means = np.stack([states[mine].mean(0) for states, mine in zip(hidden, own, strict=True)])
+    wanted = means @ np.asarray(params["classifier"]["kernel"]) + np.asarray(params["classifier"]["bias"])
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
+
+
 def test_token_types_matter():
     network = sequence_classifier(TINY, 3)
     params, tokens = network.init(0), random_tokens()

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -8,19 +9,33 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dnabert2_jax.config import HeadConfig
 from dnabert2_jax.data.classification import encode_table, evaluation_batches
+from dnabert2_jax.data.sequences import read_sequences
 from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.metrics import classification_metrics
 from dnabert2_jax.hashing import file_sha256
 from dnabert2_jax.inference.classify import Classifier, make_predict, predict_rows
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.model_directory import load_adapter, load_model, tree_sha256
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.runs import run_to_dict
 from dnabert2_jax.training.finetuning import Finetuned, finetune
+from dnabert2_jax.training.finetuning_steps import balanced_weights
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
-from tests.helpers import CLASSES, finetune_run, overflowing_model, tiny_model, tiny_rows, tiny_task, write_table
+from tests.helpers import (
+    CLASSES,
+    finetune_run,
+    overflowing_model,
+    tiny_model,
+    tiny_rows,
+    tiny_task,
+    with_sections,
+    write_table,
+)
 
 LORA = {"training": {"method": "lora"}}
 COLLAPSES = {
@@ -246,6 +261,66 @@ def test_pairs_train_with_token_types(tmp_path, home):
     base = load_model(home / "base").params["encoder"]["embeddings"]["token_type"]
     trained = load_model(result.model).params["encoder"]["embeddings"]["token_type"]
     assert (np.abs(trained - base).max(1) > 1e-3).all()  # both types were seen
+    assert load_model(result.model).head.token_types
+
+    without = finetune(finetune_run(home / "base", {**data, "token_types": False}), tmp_path / "without")
+    trained = load_model(without.model).params["encoder"]["embeddings"]["token_type"]
+    assert np.abs(trained[1] - base[1]).max() < 1e-4 < 1e-3 < np.abs(trained[0] - base[0]).max()
+    # Whoever uses the model reads pairs as it learned them, labelled or not.
+    table = tmp_path / "test.csv"
+    probabilities, scores = score(without.model, table)
+    assert scores["confusion_matrix"] == without.test["confusion_matrix"]
+    opened = InferenceModel.load(without.model, Compute())
+    used = predict(opened, read_sequences(table)).probabilities
+    np.testing.assert_allclose(used, probabilities, rtol=0, atol=1e-5)
+    with_types = predict(replace(opened, head=HeadConfig()), read_sequences(table)).probabilities
+    assert np.abs(with_types - probabilities).max() > 1e-3
+
+
+def test_by_loss_the_evaluation_of_lowest_dev_loss_is_kept(home, make_run):
+    result = finetune(make_run(**with_sections(COLLAPSES, {"training": {"selection": "loss"}})), home / "by_loss")
+    losses = {line["step"]: line["dev_loss"] for line in MetricsLog.read(home / "by_loss") if "dev_loss" in line}
+    assert result.dev["loss"] == min(losses.values()) == losses[result.best_step]
+    assert result.best_step < max(losses)
+    assert len(losses) - 1 - list(losses).index(result.best_step) == 3  # patience
+
+
+def test_packed_rows_learn_and_a_finished_run_stays_finished(home, make_run, tmp_path, capsys):
+    packed = make_run(training={"batching": "packed"})
+    result = finetune(packed, home / "packed")
+    assert result.test["mcc"] > 0.6
+    assert re.search(r"8 sequences packed into \d rows of", capsys.readouterr().err)
+    assert result.first_step_seconds > 0
+    shutil.copytree(home / "packed", tmp_path / "run")
+    again = finetune(packed, tmp_path / "run")
+    assert again.first_step_seconds is None  # nothing was left to do
+    assert again.test == result.test
+
+
+def test_both_strands_are_read(home, make_run):
+    """A motif that is on one strand only in training is found on the other one."""
+    result = finetune(make_run(data={"reverse_complement": True}), home / "strands")
+    assert result.test["mcc"] > 0.6
+    plain = load_model(home / "full" / "model").params
+    assert tree_sha256(load_model(result.model).params) != tree_sha256(plain)
+
+
+def test_balanced_weights_by_hand():
+    weights = balanced_weights(np.array([0, 0, 0, 1, 2, 2]), 3)
+    np.testing.assert_allclose(weights, [6 / 9, 6 / 3, 6 / 6])
+    assert weights[[0, 0, 0, 1, 2, 2]].mean() == pytest.approx(1)
+
+
+def test_weights_and_smoothing_reach_the_training_loss(home, make_run, tmp_path):
+    """Nearly all rows of one class: balanced weights keep the loss up, smoothing too."""
+    rows = [row for row in tiny_rows(96, 0) if row[1] == "plain"][:40] + [("GCGCCGCGGC" * 4, "rich")] * 8
+    data = {"train": str(write_table(tmp_path / "train.csv", rows))}
+    settings = {"class_weights": "balanced", "label_smoothing": 0.3, "epochs": 1}
+    losses = []
+    for n, training in enumerate(({"epochs": 1}, settings)):
+        finetune(make_run(data=data, training=training), tmp_path / str(n))
+        losses.append(MetricsLog.read(tmp_path / str(n))[0]["loss"])
+    assert losses[1] > 1.2 * losses[0]
 
 
 def test_other_settings_are_refused_with_the_differences(home, full, make_run):

@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnabert2_jax.data.classification import EncodedTable, evaluation_batches
+from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.hashing import record_seeds
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.tokenizer.special import PAD
-from dnabert2_jax.training.objectives import Sums, _cross_entropy, classification_loss, mlm_loss
+from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
+from dnabert2_jax.training.objectives import Sums, _cross_entropy, classification_loss, mlm_loss, mlm_loss_by_species
 from dnabert2_jax.training.pretraining import summarise
 from tests.helpers import classification_batch, mlm_batch, tiny_config
 
@@ -116,3 +118,61 @@ def test_unused_slots_of_a_short_row_say_nothing(mlm):
     assert unused.any()
     other = np.where(unused, 33, batch.masked_labels)
     assert float(loss(params, batch, True).loss) == float(loss(params, batch._replace(masked_labels=other), True).loss)
+
+
+def log_softmax(logits):
+    wide = np.asarray(logits, np.float64)
+    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+
+
+def test_smoothing_and_class_weights_against_numpy(classifier):
+    params, _ = classifier
+    network = sequence_classifier(tiny_config(), 2)
+    batch = classification_batch(LENGTHS, fill=1)
+    weights = np.array([0.5, 3.0], np.float32)
+    loss = classification_loss(network, label_smoothing=0.2, class_weights=weights)
+    sums = jax.jit(lambda p: loss(p, {}, batch, False))(params)
+    log_p = log_softmax(jax.jit(lambda p: network.bind(p).logits(batch.tokens))(params))
+    target = 0.8 * np.eye(2)[batch.labels] + 0.1
+    each = -(target * log_p).sum(1) * weights[batch.labels]
+    real = batch.weights > 0
+    assert float(sums.loss) == pytest.approx(each[real].sum(), rel=1e-5)
+    assert float(sums.weight) == real.sum() == 5
+    assert float(sums.correct) == (log_p.argmax(1) == batch.labels)[real].sum()
+
+
+def test_no_smoothing_and_equal_weights_are_the_plain_loss(classifier):
+    params, plain = classifier
+    batch = classification_batch(LENGTHS, fill=1)
+    loss = classification_loss(sequence_classifier(tiny_config(), 2), class_weights=np.ones(2, np.float32))
+    for mine, wanted in zip(jax.jit(lambda p: loss(p, {}, batch, False))(params), plain(params, batch, False), strict=True):
+        assert float(mine) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def pairs_of(lengths, seed) -> EncodedTable:
+    """Pairs of random pieces, cut anywhere."""
+    rng = np.random.default_rng(seed)
+    rows = [np.array([CLS, *rng.integers(5, 64, n - 2), SEP], np.int32) for n in lengths]
+    sizes = np.array(lengths, np.int32)
+    return EncodedTable(rows, rng.integers(2, sizes, dtype=np.int32), np.arange(len(rows)) % 3 % 2, sizes, sizes, 99)
+
+
+def test_packed_rows_have_the_losses_and_gradients_of_one_sequence_a_row():
+    config = tiny_config(initializer_range=0.2)
+    table = pairs_of(np.random.default_rng(0).integers(5, 30, 10).tolist(), 1)
+    network = sequence_classifier(config, 2)
+    params = network.init(3)
+    loss = classification_loss(network)
+
+    @jax.jit
+    def gradient(batch):
+        return jax.grad(lambda p: (lambda sums: (sums.loss, sums))(loss(p, {}, batch, False)), has_aux=True)(params)
+
+    (padded,) = evaluation_batches(table, 10, (32,))
+    ((packed,),) = pack_epochs([table], 10, 0, hidden_size=4096, max_shapes=1)
+    assert packed.tokens.input_ids.shape[0] <= 5
+    (of_padded, sums), (of_packed, packed_sums) = gradient(padded), gradient(packed)
+    assert float(packed_sums.loss) == pytest.approx(float(sums.loss), rel=1e-5)
+    assert (float(packed_sums.correct), float(packed_sums.weight)) == (float(sums.correct), 10)
+    for mine, wanted in zip(jax.tree.leaves(of_packed), jax.tree.leaves(of_padded), strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=0, atol=2e-5 * float(jnp.abs(wanted).max()))

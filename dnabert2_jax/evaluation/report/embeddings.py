@@ -40,13 +40,14 @@ def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
     model = load_model(workdir / "model")
     whole = read_table(run.data.test)
     table = _rows(whole, np.unique(np.linspace(0, len(whole) - 1, min(most_rows, len(whole))).astype(np.int64)))
-    encoded = encode_table(table, model.tokenizer, LabelSet(model.labels), run.data.max_tokens)
+    labels, types = LabelSet(model.labels), model.head.token_types
+    encoded = encode_table(table, model.tokenizer, labels, run.data.max_tokens, token_types=types)
     compute = resolve_compute(run.model.precision, run.model.attention)
-    network = sequence_classifier(model.config, len(model.labels), compute)
+    network = sequence_classifier(model.config, len(model.labels), compute, model.head.pooling)
 
     def pooled(params: Tree, batch: ClassificationBatch) -> jax.Array:
         bound = network.bind(params)
-        return bound.pooler(bound.hidden_states(batch.tokens)).astype(np.float32)
+        return bound.features(bound.hidden_states(batch.tokens), batch.tokens)[:, 0].astype(np.float32)
 
     batches = evaluation_batches(encoded, run.training.batch_size, choose_lengths(encoded.lengths))
     embeddings = predict_rows(jax.jit(pooled), jax.device_put(model.params), batches, "embedding")

@@ -1,0 +1,130 @@
+"""What every way of fine-tuning starts from: three tables as token ids, a tokenizer, an encoder and a directory."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnabert2_jax.config import EncoderConfig, HeadConfig, LoraConfig
+from dnabert2_jax.data.classification import EncodedTable, choose_lengths, encode_table
+from dnabert2_jax.data.strands import other_strand_table
+from dnabert2_jax.data.tables import LabelSet, Splits, Table, load_splits
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.hashing import file_sha256
+from dnabert2_jax.model_directory import SavedModel, make_provenance, tree_sha256
+from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.progress import remark
+from dnabert2_jax.runs import FinetuneRun, run_to_dict
+from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.training.start import resolve_compute, starting_point
+from dnabert2_jax.training.workdir import Workdir
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fine-tuning run with its inputs read.
+
+    Attributes:
+        run: what to do.
+        directory: the run's.
+        config: sizes of the encoder.
+        tokenizer: the base's, or the run's own.
+        base: the model to start from; None: random weights.
+        compute: precision and attention backend.
+        head: how the classifier reads a sequence.
+        splits: the tables.
+        train: the rows to learn from.
+        reverse: the same from the other strand, where the run reads both.
+        dev: the rows to choose by.
+        test: the rows to report on.
+    """
+
+    run: FinetuneRun
+    directory: Workdir
+    config: EncoderConfig
+    tokenizer: Tokenizer
+    base: SavedModel | None
+    compute: Compute
+    head: HeadConfig
+    splits: Splits
+    train: EncodedTable
+    reverse: EncodedTable | None
+    dev: EncodedTable
+    test: EncodedTable
+
+    @property
+    def labels(self) -> LabelSet:
+        """The classes."""
+        return self.splits.labels
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """Settings of the adapter, where one is trained."""
+        return self.run.lora if self.run.training.method == "lora" else None
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """What rows of any of the tables are padded to, see :func:`~dnabert2_jax.data.classification.choose_lengths`."""
+        tables = [self.train, self.dev, self.test, *([self.reverse] if self.reverse else [])]
+        return choose_lengths(np.concatenate([t.lengths for t in tables]), self.run.training.padded_lengths)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hashes of everything that the result depends on beside the settings."""
+        return {
+            "tokenizer": self.tokenizer.sha256,
+            "base": tree_sha256(self.base.params["encoder"]) if self.base else "random weights",
+            **{split: file_sha256(getattr(self.run.data, split)) for split in ("train", "dev", "test")},
+        }
+
+    def provenance(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The record of what this run made."""
+        return make_provenance(
+            ["dnabert2", "finetune"], run_config=run_to_dict(self.run), parents=self.identity, metrics=metrics
+        )
+
+
+def open_task(run: FinetuneRun, workdir: Path) -> Task:
+    """Read what a run names, say what was found, and make its directory.
+
+    Raises:
+        UserError: a path, a table, a setting or the directory cannot be used.
+    """
+    config, tokenizer, base = starting_point(run.model)
+    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat, unroll=run.model.unroll)
+    splits = load_splits(run.data.train, run.data.dev, run.data.test)
+    types = run.data.token_types
+    if types and splits.train.pairs is not None and config.type_vocab_size < 2:
+        raise UserError(
+            f"{splits.train.path} holds pairs, and the encoder has token type 0 only (type_vocab_size "
+            f"{config.type_vocab_size}); set data.token_types=false"
+        )
+    directory = Workdir(workdir, run_to_dict(run))
+
+    def encode(table: Table) -> EncodedTable:
+        return encode_table(table, tokenizer, splits.labels, run.data.max_tokens, token_types=types)
+
+    encoded = {name: encode(table) for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test))}
+    for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
+        _say(name, table, encoded[name])
+    return Task(
+        run=run,
+        directory=directory,
+        config=config,
+        tokenizer=tokenizer,
+        base=base,
+        compute=compute,
+        head=HeadConfig(pooling="mean" if run.training.method == "probe" else "cls", token_types=types),
+        splits=splits,
+        reverse=encode(other_strand_table(splits.train)) if run.data.reverse_complement else None,
+        **encoded,
+    )
+
+
+def _say(name: str, table: Table, encoded: EncodedTable) -> None:
+    changed = [f"{table.letters.lower_case:,} lower-case letters upper-cased"] if table.letters.lower_case else []
+    if ambiguous := sum(table.letters.ambiguous.values()):
+        changed.append(f"{ambiguous:,} ambiguity codes read as [UNK]")
+    remark("; ".join([f"{name} {table.path}: {encoded.summary()}", *changed]))
