@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from html import escape
 from pathlib import Path
 
 from dnabert2_jax.errors import UserError
@@ -60,13 +61,15 @@ def _page(workdir: Path, summary: Summary) -> str:
         ]
     sections = []
     if scored:
-        sections += [_scores(workdir, scored)]
+        sections.append(_scores(workdir, scored))
     if published:
         sections.append(_published(published))
     if scored:
         sections.append(_clean(scored))
     if summary["tasks"]:
-        sections += [_data(summary["tasks"]), _settings(scored), _runs(summary["tasks"])]
+        sections.append(_data(summary["tasks"]))
+    if scored:
+        sections += [_settings(scored), _runs(scored)]
     sections.append(_absent(summary))
     asked = summary["asked"]
     subtitle = f"mode {asked['mode']}, model {asked['model']}"
@@ -227,6 +230,8 @@ def _settings(tasks: list[TaskSummary]) -> Section:
     columns: dict[str, Callable[[dict[str, dict[str, object]]], object]] = {
         "method": lambda run: run["training"]["method"],
         "max tokens": lambda run: run["data"]["max_tokens"],
+        "keeps the best dev": lambda run: {"mcc": "MCC", "loss": "loss"}[run["training"]["selection"]],
+        "token types": lambda run: "0 and 1" if run["data"]["token_types"] else "0",
         "epochs": lambda run: run["training"]["epochs"],
         "rows of a step": lambda run: run["training"]["batch_size"],
         "learning rate": lambda run: run["optimizer"]["learning_rate"],
@@ -282,9 +287,9 @@ def _absent(summary: Summary) -> Section:
     rows = [(name, "could not be used", problem) for name, problem in summary["problems"].items()]
     for task in summary["tasks"]:
         rows += [(task["task"], f"seed {seed} failed", error) for seed, error in task["failures"].items()]
+    body = grid(("data set", "", "why"), rows, text_columns=3) if rows else "<p>Everything that was found was run.</p>"
     if summary["missing"]:
-        rows.append((", ".join(summary["missing"]), "not found", ""))
-    body = grid(("data set", "", "why"), rows, text_columns=3) if rows else "<p>Nothing.</p>"
+        body += f"<h3>Not found</h3><p>{escape(', '.join(summary['missing']))}</p>"
     return Section("absent", "Not run", body)
 
 

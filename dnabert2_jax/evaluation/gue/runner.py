@@ -226,9 +226,11 @@ def _tidy(folder: Path, content: dict[str, Any], keep_models: bool) -> None:
 
 
 def _record_failure(record: Path, error: Exception, about: dict[str, Any]) -> str:
-    """Keep what went wrong; the trace, too, where it is no mistake of the user's."""
-    message = str(error) or type(error).__name__
-    trace = None if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+    """Keep what went wrong; the kind of error and its trace, too, where it is no mistake of the user's."""
+    message, trace = str(error), None
+    if not isinstance(error, UserError):
+        message = f"{type(error).__name__}: {message}"
+        trace = "".join(traceback.format_exception(error))
     write_json(record, {"status": "failed", **about, "error": message, "traceback": trace})
-    remark(f"{', '.join(str(value) for value in about.values())} failed: {message}")
+    remark(f"{', seed '.join(map(str, about.values()))} failed: {message}")
     return message

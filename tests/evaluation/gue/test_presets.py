@@ -17,6 +17,16 @@ def test_parity_cuts_as_the_original_and_recommended_cuts_nothing():
     assert limits == {"parity": 20, "recommended": 32}
 
 
+def test_parity_reads_pairs_and_keeps_a_checkpoint_as_the_original(tmp_path):
+    tables = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
+    kept = {}
+    for mode in ("parity", "recommended"):
+        content = preset(TASKS["EPI/K562"], mode, longest_row=2000, train_rows=10_000)
+        run = write_run(tmp_path / "run.toml", content, seed=0, model=tmp_path, tables=tables, overrides=())
+        kept[mode] = (run.data.token_types, run.training.selection)
+    assert kept == {"parity": (False, "loss"), "recommended": (True, "mcc")}
+
+
 def test_published_settings_reach_the_run():
     content = preset(TASKS["virus/covid"], "parity", longest_row=280, train_rows=77669)
     assert content["optimizer"] == {"learning_rate": 3e-5, "warmup_steps": 50, "weight_decay": 0.01}
