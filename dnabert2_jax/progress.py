@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, a line now and then elsewhere."""
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -27,7 +28,8 @@ class ProgressBar:
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done = title, total, done
         self._figures = ""
-        self._last_line = time.monotonic()
+        self._began, self._done_before = time.monotonic(), done
+        self._last_line = self._began
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -64,7 +66,11 @@ class ProgressBar:
 
     def _print(self) -> None:
         self._last_line = time.monotonic()
-        console.print(f"{self._title}  {self._done:,}/{self._total:,}  {self._figures}", soft_wrap=True)
+        parts = [self._title, f"{self._done:,}/{self._total:,}", self._figures]
+        if self._done_before < self._done < self._total:
+            seconds = (self._last_line - self._began) / (self._done - self._done_before) * (self._total - self._done)
+            parts.append(f"{timedelta(seconds=round(seconds))} left")
+        console.print("  ".join(part for part in parts if part), soft_wrap=True)
 
 
 def remark(text: str) -> None:

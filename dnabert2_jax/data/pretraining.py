@@ -128,14 +128,27 @@ def validation_batches(
     The last batch repeats rows with weight 0 where the split has too few. ``here``: as in :func:`training_batches`.
     """
     own = np.arange(batch_size) if here is None else here
+    batches = []
+    for records, real in _validation_records(rows, batch_size, max_rows):
+        batch = rows.batch(records[own])
+        batches.append(batch._replace(masked_weights=np.where((own < real)[:, None], batch.masked_weights, 0)))
+    return batches
+
+
+def validation_species(
+    rows: PretrainingRows, batch_size: int, max_rows: int, here: NDArray[np.integer] | None = None
+) -> list[NDArray[np.int32]]:
+    """Species number of each row of :func:`validation_batches`, [B] a batch."""
+    own = np.arange(batch_size) if here is None else here
+    return [
+        rows.windows.species(records[own]).astype(np.int32) for records, _ in _validation_records(rows, batch_size, max_rows)
+    ]
+
+
+def _validation_records(rows: PretrainingRows, batch_size: int, max_rows: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Records of each batch, [batch_size], and how many of them are not repeated to fill it."""
     available = rows.windows.epoch_size
     chosen = np.unique(np.linspace(0, available - 1, min(max_rows, available)).astype(np.int64))
-    batches = []
     for start in range(0, len(chosen), batch_size):
         records = chosen[start : start + batch_size]
-        fill = batch_size - len(records)
-        batch = rows.batch(np.concatenate([records, np.repeat(records[-1:], fill)])[own])
-        weights = np.array(batch.masked_weights)
-        weights[own >= len(records)] = 0
-        batches.append(batch._replace(masked_weights=weights))
-    return batches
+        yield np.concatenate([records, np.repeat(records[-1:], batch_size - len(records))]), len(records)

@@ -117,6 +117,12 @@ class Windows:
             for c, a, b, r, s in zip(*(x.tolist() for x in (contig, start, stop, reverse, species)), strict=True)
         ]
 
+    def species(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Species number of the windows at some indices (in range), without reading them. Shape [indices]."""
+        index = np.asarray(indices, np.int64)
+        contig = (self._train(index) if self.split == "train" else self._tiles(index))[0]
+        return self.corpus.contig_species[contig]
+
     def _train(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         turn, slot = np.divmod(index, PATTERN)
         species = self._pattern[slot]

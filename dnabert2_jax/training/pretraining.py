@@ -1,16 +1,17 @@
 """Masked language modelling from a corpus to a model directory; a run that was killed goes on where its checkpoint is."""
 
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches
+from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, validation_species
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.report import report_pretraining
+from dnabert2_jax.evaluation.report.run import save_arrays
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model, tree_sha256
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
@@ -19,11 +20,13 @@ from dnabert2_jax.processes import gather, is_first
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.runs import PretrainRun, run_to_dict
 from dnabert2_jax.training.checkpoint import Checkpoints
-from dnabert2_jax.training.objectives import Sums, mlm_loss
+from dnabert2_jax.training.objectives import mlm_loss, mlm_loss_by_species
 from dnabert2_jax.training.optimizer import make_optimizer
+from dnabert2_jax.training.signals import Stopped, StopRequests
 from dnabert2_jax.training.start import resolve_compute, starting_point
 from dnabert2_jax.training.step import TrainState, init_state, make_eval_step, make_train_step
-from dnabert2_jax.training.workdir import MetricsLog, open_workdir
+from dnabert2_jax.training.watch import Meter, Profile, flops_per_token, peak_flops, summarise
+from dnabert2_jax.training.workdir import MetricsLog, Workdir, open_workdir
 
 
 def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
@@ -34,13 +37,15 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
 
     Args:
         run: what to do.
-        workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/`` and at the end ``model/`` and ``report.html``.
+        workdir: gets ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and at the end ``model/`` and
+            ``report.html``.
 
     Returns:
         The model as process 0 saves it in ``workdir/model``.
 
     Raises:
         UserError: a path, a setting or the directory cannot be used; the loss stopped being a number.
+        Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
     plan = run.training
     config, tokenizer, base = starting_point(run.model)
@@ -65,21 +70,23 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
     train_rows, validation_rows = rows("train"), rows("validation")
+    evaluation = validation_rows, plan.batch_size, run.data.validation_rows, here
     held_out = [
         layout.batch(batch, plan.batch_size)
-        for batch in validation_batches(validation_rows, plan.batch_size, run.data.validation_rows, here)
+        for batch in zip(validation_batches(*evaluation), validation_species(*evaluation), strict=True)
     ]
+    species = [species.name for species in corpus.species]
     directory = open_workdir(workdir, run_to_dict(run))
 
-    loss, optimizer = mlm_loss(network), make_optimizer(run.optimizer, plan.steps)
-    train_step = make_train_step(loss, optimizer, accumulate=plan.accumulate, layout=layout)
-    eval_step = make_eval_step(loss, layout)
+    optimizer = make_optimizer(run.optimizer, plan.steps)
+    train_step = make_train_step(mlm_loss(network), optimizer, accumulate=plan.accumulate, layout=layout)
+    eval_step = make_eval_step(mlm_loss_by_species(network, len(species)), layout)
     schedule = run.optimizer.schedule(plan.steps)
 
     params = layout.init(network, run.seed) if base is None else layout.place(base.params)
     state = init_state(params, optimizer, layout)
     remark(
-        f"{count_parameters(params):,} parameters; {len(corpus.species)} species, windows of "
+        f"{count_parameters(params):,} parameters; {len(species)} species, windows of "
         f"{train_rows.windows.window_bases:,} bases for rows of {run.data.tokens_per_row} tokens; "
         f"{min(run.data.validation_rows, validation_rows.windows.epoch_size):,} held-out rows; mesh of "
         + " x ".join(f"{size} ({axis})" for axis, size in layout.mesh.shape.items())
@@ -87,7 +94,15 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     base_hash = tree_sha256(base.params["encoder"]) if base else "random weights"
     identity = {"corpus": corpus.hash, "tokenizer": tokenizer.sha256, "base": base_hash}
 
-    with Checkpoints(directory.checkpoints, keep_last=plan.keep_checkpoints) as checkpoints:
+    devices = layout.mesh.devices
+    peak = peak_flops(devices.flat[0].device_kind)
+    cost = flops_per_token(config, run.data.tokens_per_row, run.masking.slots(run.data.tokens_per_row))
+    meter = Meter(cost, None if peak is None else peak * devices.size)
+
+    with (
+        StopRequests() as stop_requests,
+        Checkpoints(directory.checkpoints, keep_last=plan.keep_checkpoints, keep_every=plan.keep_every) as checkpoints,
+    ):
         restored = checkpoints.restore_latest(state)
         if restored is not None:
             before = restored.meta["identity"]
@@ -96,26 +111,41 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
             state = restored.state
             remark(f"going on from step {restored.step} of {plan.steps}")
         first = int(state.step)
-        meter = _Meter()
-        with MetricsLog(directory, first) as log, ProgressBar("pretraining", plan.steps, first) as bar:
+        with (
+            MetricsLog(directory, first) as log,
+            ProgressBar("pretraining", plan.steps, first) as bar,
+            Profile(directory.path / "profile", first, plan.profile_steps) as profile,
+        ):
             batches = training_batches(train_rows, plan.batch_size, first, plan.steps, here)
-            for step, batch in enumerate(batches, first + 1):
+            meter.restart()
+            for step in range(first + 1, plan.steps + 1):
+                asked = time.monotonic()
+                batch = next(batches)
+                waited = time.monotonic() - asked
+                tokens = int(np.count_nonzero(batch.tokens.segment_ids)) * plan.batch_size // len(here)
                 state, metrics = train_step(state, {}, layout.batch(batch, plan.batch_size))
-                meter.add(metrics, int(np.count_nonzero(batch.tokens.segment_ids)) * plan.batch_size // len(here))
+                meter.add(step, metrics, tokens, waited)
+                profile.after(step, metrics)
                 bar.advance(figures=meter.figures)
-                last = step == plan.steps
-                if step % plan.log_every == 0 or last:
-                    log.write(step, **meter.read(), learning_rate=float(schedule(step - 1)))
+                last, stopping = step == plan.steps, stop_requests.after(step)
+                if step % plan.log_every == 0 or last or stopping:
+                    log.write(step, **meter.read(), learning_rate=float(schedule(_updates(state) - 1)))
                     bar.advance(0, figures=meter.figures)
+                if meter.skipped_in_a_row >= plan.skipped_in_a_row:
+                    raise _diverged(directory, train_rows, plan.batch_size, meter)
                 if step % plan.evaluate_every == 0 or last:
-                    scores = evaluate(eval_step, state, held_out)
+                    scores = evaluate(eval_step, state, held_out, species)
                     log.write(step, **{f"validation_{name}": value for name, value in scores.items()})
                     meter.restart()
-                if step % plan.save_every == 0 or last:
+                if step % plan.save_every == 0 or last or stopping:
                     checkpoints.save(step, state, {"records": step * plan.batch_size, "identity": identity})
+                if stopping and not last:
+                    checkpoints.wait()
+                    remark(f"stopped as asked, saved after step {step} of {plan.steps}; the same command goes on from there")
+                    raise Stopped(step)
 
     if first == plan.steps:  # the run was complete already: nothing above has scored it
-        scores = evaluate(eval_step, state, held_out)
+        scores = evaluate(eval_step, state, held_out, species)
     directory.write_json("validation.json", scores)
     provenance = make_provenance(
         ["dnabert2", "pretrain"],
@@ -137,61 +167,40 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     return saved
 
 
-def evaluate(eval_step: Any, state: TrainState, batches: list[Any]) -> dict[str, float]:
-    """Loss (nats a masked token), perplexity and masked accuracy over some batches."""
-    total = jax.tree.map(lambda *x: sum(float(v) for v in x), *(eval_step(state.trainable, {}, batch) for batch in batches))
-    return summarise(total)
+def evaluate(eval_step: Any, state: TrainState, batches: list[Any], species: list[str]) -> dict[str, Any]:
+    """Scores on some batches of rows and their species numbers.
 
-
-def summarise(total: Sums) -> dict[str, float]:
-    """Sums over predictions as means: loss, perplexity, masked accuracy."""
-    loss = float(total.loss) / float(total.weight)
-    # Perplexity of a diverged run overflows; infinity says so.
-    return {
-        "loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,
-        "masked_accuracy": float(total.correct) / float(total.weight),
+    Returns:
+        ``loss`` (nats a masked token), ``perplexity``, ``masked_accuracy``, and ``loss_by_species`` of the species that have
+        rows there.
+    """
+    sums = jax.device_get([eval_step(state.trainable, {}, batch) for batch in batches])
+    by_species = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *sums)
+    losses = {
+        name: float(loss / weight)
+        for name, loss, weight in zip(species, by_species.loss, by_species.weight, strict=True)
+        if weight
     }
+    return {**summarise(jax.tree.map(np.sum, by_species)), "loss_by_species": losses}
 
 
-class _Meter:
-    """Means and speed since the last reading. Device scalars are only fetched then, so that steps are not waited for."""
+def _updates(state: TrainState) -> int:
+    """Steps that were not skipped, as the optimizer counts them."""
+    return int(optax.tree.get_all_with_path(state.optimizer, "count")[0][1])
 
-    def __init__(self) -> None:
-        self.figures = ""
-        self._pending: list[Any] = []
-        self._tokens = 0
-        self.restart()
 
-    def restart(self) -> None:
-        """Begin the interval anew: time spent in an evaluation is not training time."""
-        self._tokens_before, self._began = self._tokens, time.monotonic()
-
-    def add(self, metrics: Any, real_tokens: int) -> None:
-        """Take note of one step."""
-        self._pending.append(metrics)
-        self._tokens += real_tokens
-
-    def read(self) -> dict[str, float]:
-        """The interval's means; the loss, its accuracy and perplexity, gradient norm, and real tokens a second.
-
-        Raises:
-            UserError: the loss or the gradient is not a number.
-        """
-        metrics = jax.device_get(self._pending)
-        self._pending = []
-        values = summarise(jax.tree.map(lambda *x: sum(map(float, x)), *(m.sums for m in metrics)))
-        values["gradient_norm"] = float(np.mean([m.gradient_norm for m in metrics]))
-        if not math.isfinite(values["loss"] + values["gradient_norm"]):
-            raise UserError(
-                f"the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}: training diverged; lower "
-                "optimizer.learning_rate or raise optimizer.warmup_steps and start in another --workdir (the last "
-                "checkpoints are kept)"
-            )
-        values["tokens_per_second"] = (self._tokens - self._tokens_before) / (time.monotonic() - self._began)
-        self.figures = (
-            f"loss {values['loss']:.3f}  masked accuracy {values['masked_accuracy']:.3f}  "
-            f"{values['tokens_per_second']:,.0f} tokens/s"
+def _diverged(directory: Workdir, rows: PretrainingRows, batch_size: int, meter: Meter) -> UserError:
+    """Keep the last batch that gave no finite step, and say what happened."""
+    step = meter.last_skipped
+    records = np.arange((step - 1) * batch_size, step * batch_size)
+    file = directory.path / f"skipped_batch_{step}.npz"
+    if is_first():
+        batch = rows.batch(records)
+        save_arrays(
+            file, records=records, **batch.tokens._asdict(), **{k: v for k, v in batch._asdict().items() if k != "tokens"}
         )
-        self.restart()
-        return values
+    return UserError(
+        f"loss or gradient were not finite in {meter.skipped_in_a_row} steps in a row, up to step {step}: training diverged;"
+        " lower optimizer.learning_rate or raise optimizer.warmup_steps and start in another --workdir (the last "
+        f"checkpoints are kept, and the batch of step {step} is in {file})"
+    )

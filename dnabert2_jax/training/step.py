@@ -33,10 +33,14 @@ class StepMetrics(NamedTuple):
     Attributes:
         sums: loss, right predictions and weight over the batch.
         gradient_norm: global norm before clipping.
+        update_norm: global norm of the change of the parameters; 0 where the step was skipped.
+        skipped: 1 where loss or gradient were not finite, and nothing but the step number changed; else 0.
     """
 
     sums: Sums
     gradient_norm: jax.Array
+    update_norm: jax.Array
+    skipped: jax.Array
 
 
 TrainStep = Callable[[TrainState, Tree, Any], tuple[TrainState, StepMetrics]]
@@ -61,6 +65,9 @@ def make_train_step(
     loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int = 1, layout: Layout | None = None
 ) -> TrainStep:
     """``step(state, frozen, batch) -> (state, metrics)``, jitted; the old state's buffers are reused.
+
+    Where the loss or the gradient is not finite, parameters and optimizer state (with the schedule in it) stay as they are:
+    one such update would leave nothing but NaN behind.
 
     Args:
         loss: sums over a batch.
@@ -92,8 +99,14 @@ def make_train_step(
         gradients, sums = everywhere(state.trainable, frozen, batch)
         gradients = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1.0), gradients)
         updates, moments = optimizer.update(gradients, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-        metrics = StepMetrics(sums, optax.tree.norm(gradients))
+        gradient_norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(sums.loss) & jnp.isfinite(gradient_norm)
+        new = optax.apply_updates(state.trainable, updates), moments
+        trainable, moments = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), new, (state.trainable, state.optimizer)
+        )
+        update_norm = jnp.where(finite, optax.tree.norm(updates), 0.0)
+        metrics = StepMetrics(sums, gradient_norm, update_norm, 1 - finite.astype(jnp.int32))
         return TrainState(state.step + 1, trainable, moments), metrics
 
     if layout is None:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 import jax
+from tensorboardX import SummaryWriter
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.manifest import write_json
@@ -15,8 +16,13 @@ from dnabert2_jax.processes import is_first, on_first
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 
-FREE = ("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.attention")
-"""Settings that a run may go on with changed: how the work is divided, not what it is."""
+TENSORBOARD = "tensorboard"
+
+FREE = (
+    *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.attention"),
+    *("training.keep_", "training.skipped_in_a_row", "training.profile_steps"),
+)
+"""Settings that a run may go on with changed: how the work is divided or watched, not what it is."""
 
 
 class Workdir:
@@ -84,7 +90,9 @@ def open_workdir(path: Path, run: dict[str, Any]) -> Workdir:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON object a line, each with its ``step``. A context manager that closes the file.
+    """``metrics.jsonl``: one JSON object a line, each with its ``step``; and the same numbers for TensorBoard.
+
+    A context manager that closes the files.
 
     Only process 0 writes; in the others it does nothing.
 
@@ -96,6 +104,7 @@ class MetricsLog:
     def __init__(self, workdir: Workdir, step: int) -> None:
         self.path = workdir.path / METRICS_FILE
         self._file: TextIO | None = None
+        self._events: Any = None
         if not is_first():
             return
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
@@ -103,11 +112,19 @@ class MetricsLog:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, self.path)
         self._file = self.path.open("a", buffering=1)
+        # TensorBoard leaves out what earlier event files have of these steps.
+        self._events = SummaryWriter(str(workdir.path / TENSORBOARD), purge_step=step + 1, flush_secs=10)
 
-    def write(self, step: int, **values: float | str) -> None:
-        """Append one line."""
-        if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+    def write(self, step: int, **values: float | str | dict[str, float]) -> None:
+        """Append one line. A dict is a group of curves; text is not drawn."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            curves = {f"{name}/{key}": number for key, number in value.items()} if isinstance(value, dict) else {name: value}
+            for tag, number in curves.items():
+                if isinstance(number, int | float):
+                    self._events.add_scalar(tag, number, step)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -117,6 +134,7 @@ class MetricsLog:
     ) -> None:
         if self._file is not None:
             self._file.close()
+            self._events.close()
 
     @staticmethod
     def read(workdir: Path) -> list[dict[str, Any]]:

@@ -176,3 +176,15 @@ def test_packed_rows_have_the_losses_and_gradients_of_one_sequence_a_row():
     assert (float(packed_sums.correct), float(packed_sums.weight)) == (float(sums.correct), 10)
     for mine, wanted in zip(jax.tree.leaves(of_packed), jax.tree.leaves(of_padded), strict=True):
         np.testing.assert_allclose(mine, wanted, rtol=0, atol=2e-5 * float(jnp.abs(wanted).max()))
+
+
+def test_sums_by_species_are_those_of_its_rows():
+    network = masked_lm(tiny_config())
+    params, batch = network.init(0), mlm_batch([16, 12, 9, 16])
+    numbers = np.array([2, 0, 2, 2], np.int32)
+    sums = mlm_loss_by_species(network, 4)(params, {}, (batch, numbers), False)
+    assert sums.loss.shape == (4,)
+    for species in range(4):
+        weights = batch.masked_weights * (numbers == species)[:, None].astype(np.float32)
+        alone = mlm_loss(network)(params, {}, batch._replace(masked_weights=weights), False)
+        np.testing.assert_allclose([x[species] for x in sums], alone, rtol=1e-6)

@@ -81,17 +81,26 @@ def test_the_metrics_have_every_step_and_evaluation(finished, make_run):
         "perplexity",
         "masked_accuracy",
         "gradient_norm",
+        "update_norm",
+        "skipped_steps",
         "tokens_per_second",
+        "input_wait",
+        "host_memory_bytes",
         "learning_rate",
     }
     assert training[0]["loss"] == pytest.approx(math.log(64), abs=0.4)
     assert all(line["tokens_per_second"] > 0 and line["gradient_norm"] > 0 for line in training)
+    assert all(line["update_norm"] > 0 and line["skipped_steps"] == 0 for line in training)
+    assert all(0 <= line["input_wait"] <= 1 and line["host_memory_bytes"] > 1e7 for line in training)
     schedule = make_run().optimizer.schedule(12)
     assert [line["learning_rate"] for line in training] == [float(schedule(step)) for step in range(12)]
     evaluations = [line for line in lines if "validation_loss" in line]
     assert [line["step"] for line in evaluations] == [6, 12]
     scores = json.loads((finished[0] / "validation.json").read_text())
     assert {name.removeprefix("validation_"): evaluations[-1][name] for name in evaluations[-1] if name != "step"} == scores
+    by_species = scores["loss_by_species"]
+    assert set(by_species) == {"first", "second"}
+    assert min(by_species.values()) <= scores["loss"] <= max(by_species.values())
 
 
 def test_a_seed_repeats_bit_for_bit_and_another_differs(home, finished, make_run):
@@ -176,10 +185,17 @@ def test_pretraining_goes_on_from_a_masked_language_model_only(tmp_path, home, m
 
 def test_a_diverged_run_says_so_and_leaves_no_model(tmp_path, home, make_run):
     overflowing_model(home / "base", tmp_path / "base")
-    with pytest.raises(UserError, match="training diverged; lower optimizer"):
-        pretrain(make_run(model={"path": str(tmp_path / "base")}), tmp_path / "run")
+    run = make_run(model={"path": str(tmp_path / "base")}, training={"skipped_in_a_row": 3})
+    with pytest.raises(UserError, match=r"in 3 steps in a row, up to step 3: training diverged; lower optimizer"):
+        pretrain(run, tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
-    assert MetricsLog.read(tmp_path / "run") == []
+    lines = MetricsLog.read(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line["skipped_steps"] == 1 and "loss" not in line for line in lines)
+    assert {line["learning_rate"] for line in lines} == {float(run.optimizer.schedule(12)(0))}
+    with np.load(tmp_path / "run" / "skipped_batch_3.npz") as kept:
+        assert kept["records"].tolist() == list(range(16, 24))
+        assert kept["input_ids"].shape == (8, 16)
 
 
 def test_random_weights_of_a_named_size(tmp_path, home, make_run, monkeypatch):

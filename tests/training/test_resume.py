@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from tests.helpers import (
     tiny_corpus,
     tiny_model,
     tiny_task,
+    wait_until,
     write_run,
 )
 
-TIMINGS = {"tokens_per_second", "seconds"}
+TIMINGS = {"tokens_per_second", "input_wait", "host_memory_bytes", "seconds"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -96,10 +98,22 @@ def kill_in_a_save(command: list, workdir: Path) -> None:
     pytest.fail("no kill hit a save")
 
 
-def test_pretraining_killed_in_a_step_and_in_a_save_ends_the_same(tmp_path, home, pretraining):
+def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tmp_path, home, pretraining):
     workdir = tmp_path / "run"
     command = ["pretrain", "--config", pretraining, "--workdir", workdir]
-    kill_when(start_cli(*command), lambda: last_step(workdir) >= 17)
+
+    process = start_cli(*command)
+    wait_until(process, lambda: last_step(workdir) >= 17)
+    for _ in range(3):  # a scheduler may repeat itself
+        process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, errors
+    stopped = last_step(workdir)
+    assert f"saved after step {stopped} of 120" in errors
+    assert f"step_{stopped:08d}" in saves(workdir)[True]
+    assert not saves(workdir)[False]
+
+    kill_when(start_cli(*command), lambda: last_step(workdir) >= stopped + 5)
     kill_in_a_save(command, workdir)
     assert last_step(workdir) < 120
     assert not (workdir / "model").exists()

@@ -53,6 +53,23 @@ def many_steps(step, state, count, seed=0):
     return state, losses
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(step, params, value):
+    state, _ = many_steps(step, fresh(params), 2)
+    before = jax.device_get(state)
+    batch = mlm_batch(LENGTHS, record=99)
+    poisoned = np.where(batch.masked_weights > 0, np.float32(value), 0)
+    after, metrics = step(state, {}, batch._replace(masked_weights=poisoned.astype(np.float32)))
+    assert (int(metrics.skipped), float(metrics.update_norm)) == (1, 0.0)
+    assert int(after.step) == int(before.step) + 1
+    for name in ("trainable", "optimizer"):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(getattr(after, name)), getattr(before, name))
+    after, metrics = step(after, {}, batch)
+    assert int(metrics.skipped) == 0
+    change = optax.tree.norm(jax.tree.map(np.subtract, after.trainable, before.trainable))
+    assert float(metrics.update_norm) == pytest.approx(float(change), rel=1e-3)
+
+
 @pytest.fixture(scope="module")
 def batch():
     """Rows of unequal weight, fill rows among them."""

@@ -1,0 +1,64 @@
+"""A run that is asked to stop, by its scheduler (SIGTERM) or its user (Ctrl-C), saves first."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Stopped(SystemExit):
+    """The run saved a checkpoint and stopped as it was asked to: a process that lets it pass ends with code 0.
+
+    Args:
+        step: of the checkpoint.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(0)
+        self.step = step
+
+
+class StopRequests:
+    """Turns SIGTERM and the first Ctrl-C into a question that a loop asks after every step; a context manager.
+
+    More SIGTERMs change nothing, so a scheduler that repeats itself does not disturb the save; a second Ctrl-C interrupts.
+
+    With several processes, jax's preemption service (``multihost_utils.reached_preemption_sync_point``) takes SIGTERM: one
+    that arrives anywhere makes all of them stop after the same step.
+
+    In a thread other than the main one, which may not handle signals, nothing is taken over.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "StopRequests":
+        if threading.current_thread() is threading.main_thread():
+            taken = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+            self._before = {number: signal.signal(number, self._note) for number in taken}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def after(self, step: int) -> bool:
+        """Shall the run stop after this step? Every process asks after every step, and gets the same answer."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._requested
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self._requested:
+                raise KeyboardInterrupt
+            os.write(2, b"\nstopping after this step; Ctrl-C again interrupts\n")  # print may be busy in this very thread
+            if jax.process_count() > 1:
+                signal.raise_signal(signal.SIGTERM)
+        self._requested = True
