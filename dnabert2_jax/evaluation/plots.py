@@ -91,7 +91,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT, *,
         else {"dev MCC": "dev_mcc", "dev macro F1": "dev_macro_f1", "dev accuracy": "dev_accuracy"}
     )
     panels = [
-        (f"loss\n({unit})", {"training": "loss", "held out": "validation_loss"}),
+        (f"loss\n({unit})", {"training": "loss", "held out": "validation_loss" if pretraining else "dev_loss"}),
         ("masked accuracy\n(%)" if pretraining else "score", scores),
         ("learning\nrate", {"": "learning_rate"}),
         ("gradient\nnorm", {"": "gradient_norm"}),

@@ -9,6 +9,7 @@ from dnabert2_jax.evaluation.report import report_finetuning
 from dnabert2_jax.runs import FinetuneRun
 from dnabert2_jax.training.finetuning_steps import train_by_steps
 from dnabert2_jax.training.finetuning_task import open_task
+from dnabert2_jax.training.probe import fit_probe
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ class Finetuned:
         adapter: the adapter directory, or None where no adapter was trained.
         test: scores on the test table.
         dev: scores on the dev table at the evaluation that was kept.
-        best_step: the step that was kept.
+        best_step: the step that was kept; of a probe, the number of its penalty.
         trained_parameters: scalars that learned.
         seconds: of this call's training, evaluations included.
-        first_step_seconds: from the start of training to the end of this call's first step, compiling included; None
-            where there was none.
+        first_step_seconds: from the start of training to the end of this call's first step, compiling included (of a probe,
+            until all rows were embedded); None where there was none.
     """
 
     model: Path
@@ -53,7 +54,7 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
     """
     began = time.monotonic()
     task = open_task(run, workdir)
-    trained = train_by_steps(task)
+    trained = fit_probe(task) if run.training.method == "probe" else train_by_steps(task)
     test = classification_metrics(task.test.labels, trained.probabilities, task.labels.names)
     kept = trained.keeper.load()[1]
     trained.keeper.finish(test)

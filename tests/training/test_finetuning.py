@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from dnabert2_jax.config import HeadConfig
 from dnabert2_jax.data.classification import encode_table, evaluation_batches
@@ -25,6 +27,7 @@ from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.runs import run_to_dict
 from dnabert2_jax.training.finetuning import Finetuned, finetune
 from dnabert2_jax.training.finetuning_steps import balanced_weights
+from dnabert2_jax.training.probe import _linear_layer, _probabilities
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
 from tests.helpers import (
     CLASSES,
@@ -83,6 +86,11 @@ def full(home, make_run) -> Finetuned:
 @pytest.fixture(scope="module")
 def lora(home, make_run) -> Finetuned:
     return finetune(make_run(**LORA), home / "lora")
+
+
+@pytest.fixture(scope="module")
+def probe(home, make_run) -> Finetuned:
+    return finetune(make_run(training={"method": "probe"}), home / "probe")
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +176,48 @@ def test_a_seed_repeats_bit_for_bit_and_another_differs(home, full, make_run):
     assert tree_sha256(weights[0]) == tree_sha256(weights[1])
     other = finetune(make_run(seed=2), home / "other")
     assert tree_sha256(load_model(other.model).params) != tree_sha256(weights[0])
+
+
+class TestProbe:
+    def test_the_saved_model_scores_what_was_reported(self, home, probe):
+        model = load_model(probe.model)
+        assert (model.head.pooling, set(model.params)) == ("mean", {"encoder", "classifier"})
+        assert tree_sha256(model.params["encoder"]) == tree_sha256(load_model(home / "base").params["encoder"])
+        assert probe.trained_parameters == 32 * 2 + 2
+        with np.load(home / "probe" / "test_predictions.npz") as kept:
+            reported = kept["probabilities"]
+        probabilities, scores = score(probe.model, home / "test.csv")
+        np.testing.assert_allclose(probabilities, reported, rtol=0, atol=1e-4)
+        assert scores["confusion_matrix"] == probe.test["confusion_matrix"]
+        assert probe.test["mcc"] > 0.5
+        opened = InferenceModel.load(probe.model, Compute())
+        np.testing.assert_allclose(
+            predict(opened, read_sequences(home / "test.csv")).probabilities, probabilities, rtol=0, atol=1e-5
+        )
+
+    def test_the_best_penalty_on_dev_is_kept(self, home, probe):
+        mccs = dev_mccs(home / "probe")
+        assert list(mccs) == [1, 2, 3, 4, 5]
+        assert probe.dev["mcc"] == max(mccs.values()) == mccs[probe.best_step]
+
+    def test_it_repeats_bit_for_bit_in_the_same_directory(self, home, probe, make_run):
+        before = tree_sha256(load_model(probe.model).params)
+        again = finetune(make_run(training={"method": "probe"}), home / "probe")
+        assert again.test == probe.test
+        assert tree_sha256(load_model(probe.model).params) == before
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_the_linear_layer_is_the_scaled_regression(self, classes):
+        labels = np.arange(60) % classes
+        rows = np.random.default_rng(classes).normal(3, 2, (60, 5)) + labels[:, None]
+        scaler = StandardScaler().fit(rows)
+        regression = LogisticRegression(C=0.1).fit(scaler.transform(rows), labels)
+        expected = regression.predict_proba(scaler.transform(rows))
+        np.testing.assert_allclose(_probabilities(_linear_layer(regression, scaler), rows), expected, rtol=0, atol=1e-6)
+
+    def test_smoothing_is_refused(self, make_run):
+        with pytest.raises(UserError, match=r"label_smoothing is for full and lora"):
+            make_run(training={"method": "probe", "label_smoothing": 0.1})
 
 
 class TestLora:

@@ -122,8 +122,8 @@ def write_report(workdir: Path, map_method: MapMethod = "auto") -> Path:
 
 
 def _finetuning_page(run: Material) -> str:
-    method = "LoRA" if run.run["training"]["method"] == "lora" else "full fine-tuning"
-    subtitle = f"{method}, {_made(run.provenance)}"
+    methods = {"full": "full fine-tuning", "lora": "LoRA", "probe": "linear probe"}
+    subtitle = f"{methods[run.run['training']['method']]}, {_made(run.provenance)}"
     sections, figures, notes = [], [], []
     if run.scores is None:
         notes.append("This run has not finished: there are no test scores yet.")
