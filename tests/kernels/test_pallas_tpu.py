@@ -33,10 +33,12 @@ def long_row():
     return arguments, definition(q, k, v, slopes, segments, cotangent)
 
 
-def test_no_races_and_nothing_read_before_it_is_written(long_row):
+@pytest.mark.parametrize("generation", ["v5e", "tiny"], ids=["resident", "streamed"])
+def test_no_races_and_nothing_read_before_it_is_written(long_row, generation, monkeypatch):
+    monkeypatch.setitem(VMEM, "tiny", 8 * 2**20)  # as much as the blocks take: no room for a row
     (q, k, v, slopes, segments, cotangent), expected = long_row
     interpret = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
-    with tracing_for("tpu", "v5e", interpret=interpret):
+    with tracing_for("tpu", generation, interpret=interpret):
         f = partial(attention, slopes=jnp.asarray(slopes), segment_ids=jnp.asarray(segments), implementation="pallas_tpu")
         output, vjp = jax.vjp(f, *map(jnp.asarray, (q, k, v)))
         found = (output, *vjp(jnp.asarray(cotangent)))
@@ -120,6 +122,9 @@ def test_what_it_refuses_and_what_auto_says():
         assert choice.refusals["pallas_tpu"] == "heads of 160 are wider than 128"
         with pytest.raises(UserError, match="heads of 160"):
             choose_backend("pallas_tpu", 512, 160)
+        x = jnp.zeros((1, 8, 2, 32), jnp.float16)
+        with pytest.raises(UserError, match="found float16"):
+            attention(x, x, x, alibi_slopes(2), implementation="pallas_tpu")
 
 
 def test_rows_are_held_on_the_chip_while_they_fit():

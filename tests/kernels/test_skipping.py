@@ -28,7 +28,7 @@ def rows(draw):
 
 
 @given(rows())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=40)
 def test_every_visible_pair_is_in_a_visited_block(case):
     segments, radius, block, other = case
     start, stop = block_ranges(jnp.asarray(segments[None]), jnp.full((1, 1), radius), 1, block, other)
@@ -78,7 +78,7 @@ def test_no_gradient_flows_through_the_bound():
 
 
 @given(st.floats(0.0, 40.0), st.floats(2.0**-8, 1.0), st.integers(2, 1 << 20))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=40)
 def test_beyond_the_radius_the_dropped_mass_is_below_two_to_the_minus_25(bound, slope, tokens):
     radius = int(skip_radius(jnp.full((1, 1), bound), jnp.full((1,), slope), tokens)[0, 0])
     assert 0 <= radius <= tokens

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
 from dnabert2_jax.kernels.attention.block_sizes import VMEM, TpuBlocks, row_fits, tpu_blocks
 from dnabert2_jax.kernels.attention.pallas_tpu_backward import BackwardInputs, backward
@@ -22,8 +23,6 @@ from dnabert2_jax.kernels.attention.pallas_tpu_short import short_backward, shor
 from dnabert2_jax.kernels.attention.sharding import mappable, per_shard
 from dnabert2_jax.kernels.attention.skipping import block_ranges, bound_of_norms, skip_radius
 from dnabert2_jax.kernels.attention.target import current_target
-
-LAYOUT = "bhdt"
 
 _HEAD_DIM_UNIT = 16
 """Rows of one register of bfloat16; a head is padded to whole registers."""
@@ -63,11 +62,19 @@ def pallas_tpu_attention(
     Returns:
         The output, [B, H, d, T] in the dtype of ``q``, zeros at padding; and the log-sum-exp of the scores, float32
         [B, H, T], of no meaning at padding.
+
+    Raises:
+        UserError: q, k and v are not all bfloat16 or all float32.
     """
+    if not (q.dtype == k.dtype == v.dtype and q.dtype in (jnp.bfloat16, jnp.float32)):
+        raise UserError(
+            "attention backend 'pallas_tpu' accepts q, k, v in bfloat16 or in float32, all alike; "
+            f"found {q.dtype}, {k.dtype}, {v.dtype}"
+        )
     target = current_target()
     head_dim, tokens = q.shape[2:]
     blocks = tpu_blocks(tokens)
-    settings = _Settings(scale, skip, blocks, VMEM[target.generation or "v5e"], target.interpret)
+    settings = _Settings(scale, skip, blocks, VMEM.get(target.generation, min(VMEM.values())), target.interpret)
     rows, columns = -head_dim % _HEAD_DIM_UNIT, blocks.tokens - tokens
     if rows or columns:
         q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, rows), (0, columns))) for x in (q, k, v))

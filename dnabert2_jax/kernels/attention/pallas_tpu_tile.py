@@ -28,11 +28,12 @@ from jax.experimental import pallas as pl
 LANES = 128
 
 _BIAS_ROWS = 16  # one bfloat16 register: 8 rows for keys before the queries, 8 for keys behind; 3 of each are used
-_SEGMENT_ROWS = 48
-FEATURES = _BIAS_ROWS + _SEGMENT_ROWS
+SEGMENT_ROWS = 48
+FEATURES = _BIAS_ROWS + SEGMENT_ROWS
+"""Rows that a tile's bias takes in the contraction."""
 
 SEGMENT_BITS = 23
-"""Sequence numbers of a row are below 2^23: two rows a bit, one for padding, in _SEGMENT_ROWS."""
+"""Sequence numbers of a row are below 2^23: two rows a bit, one for padding, in SEGMENT_ROWS."""
 
 _HIDDEN = 2.0**120
 """Taken off a score for each differing bit: 2^-x is then 0, and the sum over all bits is still finite in float32."""
@@ -83,20 +84,19 @@ def segment_features(segment_ids: jax.Array, dtype: jnp.dtype) -> tuple[jax.Arra
 def key_bias(slopes: jax.Array, scale: float, block: int, dtype: jnp.dtype) -> jax.Array:
     """The keys' part of ALiBi within a block of keys, before the scores are scaled: [H, 16, block]."""
     offset = jnp.arange(block, dtype=jnp.float32)
-    before = _split(slopes[:, None, None] / scale * (offset - (block - 1)))
-    behind = _split(slopes[:, None, None] / scale * -offset)
-    unused = jnp.zeros_like(jnp.concatenate([before, before], axis=1)[:, :5])
-    return jnp.concatenate([before, unused, behind, unused], axis=1).astype(dtype)
+    slope = slopes[:, None] / scale
+    before, behind = _split(slope * (offset - (block - 1))), _split(slope * -offset)
+    return jnp.concatenate([before, behind], axis=1).astype(dtype)
 
 
 def _split(x: jax.Array) -> jax.Array:
-    """[..., 1, n] float32 as three numbers of bfloat16 that add up to it, [..., 3, n]."""
+    """[H, n] float32 as three numbers of bfloat16 that add up to it, and zeros, [H, 8, n]."""
     pieces = []
     for _ in range(3):
         piece = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
         pieces.append(piece)
         x = x - piece
-    return jnp.concatenate(pieces, axis=-2)
+    return jnp.pad(jnp.stack(pieces, axis=1), ((0, 0), (0, _BIAS_ROWS // 2 - 3), (0, 0)))
 
 
 def query_bias(side: jax.Array | int, block: int, dtype: jnp.dtype) -> jax.Array:
@@ -130,7 +130,6 @@ def fill_distance_table(table: jax.Array, slope: jax.Array) -> None:
     Args:
         table: of :func:`distance_table_shape`.
         slope: ALiBi slope over the softmax's scale.
-
     """
     rows, lanes = table.shape
     row = jax.lax.broadcasted_iota(jnp.int32, (rows, lanes), 0)

@@ -38,8 +38,7 @@ def _generation(device: Any) -> str:
         return str(device.compute_capability)
     if device.platform != "tpu":
         return ""
-    _, _, name = device.device_kind.partition(" ")
-    base, _, lite = name.partition(" ")
+    base, _, lite = device.device_kind.removeprefix("TPU").strip().partition(" ")
     return base + "e" if lite == "lite" else {"v5": "v5p"}.get(base, base)
 
 
