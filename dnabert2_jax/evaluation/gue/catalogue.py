@@ -24,7 +24,7 @@ REFERENCE = "DNABERT-2"
 
 SPLITS = ("train", "dev", "test")
 
-_FLAT_GROUPS = {"tf": ("tf", "human_tf"), "mouse": ("mouse",), "splice": ("splice",), "virus": ("virus",)}
+_OTHER_GROUPS = {"tf": ("tf", "human_tf")}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _names() -> dict[str, Task]:
     names: dict[str, Task] = {}
     for task in catalogue().values():
         group, name = task.name.split("/")
-        spellings = {f"{prefix}{joint}{name}" for prefix in _FLAT_GROUPS.get(group, (group,)) for joint in ("_", "")}
+        spellings = {f"{prefix}{joint}{name}" for prefix in _OTHER_GROUPS.get(group, (group,)) for joint in ("_", "")}
         if not name.isdecimal() and group != "species":
             spellings.add(name)
         if group == "species":

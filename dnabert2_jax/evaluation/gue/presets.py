@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.evaluation.gue.catalogue import Mode, Task
+from dnabert2_jax.evaluation.gue.catalogue import SPLITS, Mode, Task
 from dnabert2_jax.runs import FinetuneRun, load_run
 
 MODES: dict[Mode, dict[str, dict[str, Any]]] = {
@@ -16,7 +16,7 @@ MODES: dict[Mode, dict[str, dict[str, Any]]] = {
 }
 """What the modes set beyond the published settings, by section of the run."""
 
-_FIXED = ("seed", "command", "data.train", "data.dev", "data.test", "model.path", "model.size")
+_FIXED = {"seed", "command", "data", "data.train", "data.dev", "data.test", "model", "model.path", "model.size"}
 _ROUND = 8
 
 
@@ -68,9 +68,8 @@ def write_run(
     """Write the run as the TOML file that `dnabert2 finetune` takes, and read it back with the overrides.
 
     Raises:
-        UserError: an override that is not accepted, or that is not the caller's to choose.
+        UserError: a setting is not accepted, or not together with the others.
     """
-    check_overrides(overrides)
     sections = {
         "model": {"path": str(model)},
         **content,
@@ -84,7 +83,7 @@ def write_run(
 
 
 def check_overrides(overrides: tuple[str, ...]) -> None:
-    """Refuse overrides of what the benchmark itself varies.
+    """Refuse, before the first run, overrides of what the benchmark itself varies and those that no run accepts.
 
     Raises:
         UserError: names the key.
@@ -93,3 +92,4 @@ def check_overrides(overrides: tuple[str, ...]) -> None:
         key = override.partition("=")[0].strip()
         if key in _FIXED:
             raise UserError(f"--set {override}: `gue run` gives every run its {key}; use --seeds, --data and --model")
+    load_run(FinetuneRun, None, ["model.path=model", *(f"data.{split}={split}.csv" for split in SPLITS), *overrides])

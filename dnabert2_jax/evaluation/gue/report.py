@@ -230,7 +230,7 @@ def _settings(tasks: list[TaskSummary]) -> Section:
     columns: dict[str, Callable[[dict[str, dict[str, object]]], object]] = {
         "method": lambda run: run["training"]["method"],
         "max tokens": lambda run: run["data"]["max_tokens"],
-        "keeps the best dev": lambda run: {"mcc": "MCC", "loss": "loss"}[run["training"]["selection"]],
+        "keeps the best dev": lambda run: run["training"]["selection"],
         "token types": lambda run: "0 and 1" if run["data"]["token_types"] else "0",
         "epochs": lambda run: run["training"]["epochs"],
         "rows of a step": lambda run: run["training"]["batch_size"],
@@ -289,7 +289,7 @@ def _absent(summary: Summary) -> Section:
         rows += [(task["task"], f"seed {seed} failed", error) for seed, error in task["failures"].items()]
     body = grid(("data set", "", "why"), rows, text_columns=3) if rows else "<p>Everything that was found was run.</p>"
     if summary["missing"]:
-        body += f"<h3>Not found</h3><p>{escape(', '.join(summary['missing']))}</p>"
+        body += f"<h3>Of GUE, without a result</h3><p>{escape(', '.join(summary['missing']))}</p>"
     return Section("absent", "Not run", body)
 
 

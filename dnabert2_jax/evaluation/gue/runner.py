@@ -11,7 +11,6 @@ The directory of a benchmark::
     summary.json, report.html, pictures/
 """
 
-import json
 import shutil
 import time
 import traceback
@@ -26,6 +25,7 @@ from dnabert2_jax.evaluation.gue.catalogue import Mode
 from dnabert2_jax.evaluation.gue.discovery import Discovery, FoundTask, discover
 from dnabert2_jax.evaluation.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.evaluation.gue.report import write_gue_report
+from dnabert2_jax.evaluation.gue.summary import PROBLEMS_FILE, read_record
 from dnabert2_jax.evaluation.gue.tables import TaskData, prepare, scores_without, table_hashes
 from dnabert2_jax.evaluation.report.sections import PREDICTIONS_FILE
 from dnabert2_jax.manifest import write_json
@@ -93,9 +93,7 @@ def run_gue(run: GueRun) -> Path:
         "overrides": list(run.overrides),
     }
     directory = Workdir(run.workdir, asked)
-    directory.write_json(
-        "discovery.json", {"data": str(run.data), "missing": discovery.missing, "problems": discovery.problems}
-    )
+    directory.write_json(PROBLEMS_FILE, discovery.problems)
     _say(discovery)
 
     failures = dict(discovery.problems)
@@ -151,7 +149,7 @@ def _prepared(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_ro
     """The record of an earlier call where there is one, as long as the tables are still the same."""
     record = folder / "data.json"
     if record.exists():
-        data: TaskData = json.loads(record.read_bytes())
+        data: TaskData = read_record(record)
         if changed := [split for split, sha256 in table_hashes(found).items() if data["sha256"][split] != sha256]:
             files = ", ".join(str(found.tables[split]) for split in changed)
             raise UserError(f"{files} changed since this benchmark began; use another --workdir, or the tables of before")
@@ -214,7 +212,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
 
 
 def _done(record: Path) -> bool:
-    return record.exists() and json.loads(record.read_bytes())["status"] == "done"
+    return record.exists() and read_record(record)["status"] == "done"
 
 
 def _tidy(folder: Path, content: dict[str, Any], keep_models: bool) -> None:

@@ -12,6 +12,9 @@ from dnabert2_jax.evaluation.gue.catalogue import METRIC_NAMES, REFERENCE, Task,
 from dnabert2_jax.evaluation.gue.tables import TaskData
 from dnabert2_jax.training.workdir import RUN_FILE
 
+PROBLEMS_FILE = "problems.json"
+"""Directories that look like data sets and could not be used, and why; as the last call found them."""
+
 NONE = "—"
 """What a table shows where there is nothing to show."""
 
@@ -60,7 +63,7 @@ class Summary(TypedDict):
     Attributes:
         asked: mode, model and limits.
         tasks: in the benchmark's order, others last.
-        missing: data sets of GUE that were asked for and not found.
+        missing: data sets of GUE without a finished run and without a problem.
         problems: data sets that could not be used, and why.
     """
 
@@ -76,19 +79,20 @@ def summarize(workdir: Path) -> Summary:
     Raises:
         UserError: the directory holds no benchmark, or a record is damaged.
     """
-    asked = _read(workdir / RUN_FILE) if (workdir / RUN_FILE).is_file() else {}
+    asked = read_record(workdir / RUN_FILE) if (workdir / RUN_FILE).is_file() else {}
     if asked.get("command") != "gue run":
         raise UserError(f"{workdir} holds no benchmark (no {RUN_FILE} of `dnabert2 gue run`); name the --workdir of one")
-    found = _read(workdir / "discovery.json")
     folder = workdir / "tasks"
-    problems = dict(found["problems"])
+    problems = dict(read_record(workdir / PROBLEMS_FILE))
     for record in sorted(folder.rglob("failed.json")):
-        problems[record.parent.relative_to(folder).as_posix()] = _read(record)["error"]
+        problems[record.parent.relative_to(folder).as_posix()] = read_record(record)["error"]
     names = [record.parent.relative_to(folder).as_posix() for record in sorted(folder.rglob("data.json"))]
     known = list(catalogue())
     names.sort(key=lambda name: (known.index(name) if name in known else len(known), name))
     tasks = [_summary(name, folder / name) for name in names]
-    return Summary(asked=asked, tasks=tasks, missing=found["missing"], problems=problems)
+    told = {task["task"] for task in tasks if task["runs"] or task["failures"]} | problems.keys()
+    missing = [task.name for task in catalogue().values() if task.suite == "GUE" and task.name not in told]
+    return Summary(asked=asked, tasks=tasks, missing=missing, problems=problems)
 
 
 def task_of(summary: TaskSummary) -> Task:
@@ -146,11 +150,11 @@ def format_score(score: Score) -> str:
 
 
 def _summary(name: str, folder: Path) -> TaskSummary:
-    records = sorted((_read(file) for file in folder.glob("seed_*.json")), key=lambda record: record["seed"])
+    records = sorted((read_record(file) for file in folder.glob("seed_*.json")), key=lambda record: record["seed"])
     runs = [record for record in records if record["status"] == "done"]
     return TaskSummary(
         task=name,
-        data=_read(folder / "data.json"),
+        data=read_record(folder / "data.json"),
         runs=runs,
         scores=_scores([run["test"] for run in runs]),
         clean=_scores([run["clean"] for run in runs if run["clean"] is not None]),
@@ -174,7 +178,12 @@ def _scores(tables: Sequence[dict[str, Any]]) -> dict[str, Score]:
     }
 
 
-def _read(file: Path) -> Any:
+def read_record(file: Path) -> Any:
+    """A JSON file of a benchmark's directory.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

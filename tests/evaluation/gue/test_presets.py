@@ -65,7 +65,21 @@ def test_every_preset_is_a_run_that_the_file_gives_again(tmp_path, mode):
         assert run.training.patience >= run.training.epochs * run.training.evaluations_per_epoch
 
 
-@pytest.mark.parametrize("override", ["seed=3", "data.train=x.csv", "model.path=elsewhere", " seed =1"])
+@pytest.mark.parametrize("override", ["seed=3", "data={}", "data.train=x.csv", "model.path=elsewhere", " seed =1"])
 def test_what_the_benchmark_varies_cannot_be_overridden(override):
     with pytest.raises(UserError, match="gue run` gives every run its"):
         check_overrides((override,))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epoch=3", "unknown key training.epoch; did you mean 'epochs'?"),
+        ("training.epochs=many", "training.epochs: "),
+        ("training", "accepted is section.key=value"),
+    ],
+)
+def test_an_override_that_no_run_accepts_is_refused_before_the_first_run(override, said):
+    with pytest.raises(UserError) as error:
+        check_overrides((override,))
+    assert said in str(error.value)
