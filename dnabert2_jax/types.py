@@ -75,8 +75,8 @@ class ClassificationBatch(NamedTuple):
     """
 
     tokens: TokenBatch
-    labels: Int32[HostOrDevice, "B *P"]
-    weights: Float32[HostOrDevice, "B *P"]
+    labels: Int32[HostOrDevice, "B ..."]
+    weights: Float32[HostOrDevice, "B ..."]
     dropout_seeds: UInt32[HostOrDevice, "B"]
-    rows: Int32[HostOrDevice, "B *P"]
+    rows: Int32[HostOrDevice, "B ..."]
     starts: Int32[HostOrDevice, "B P"] | None = None

@@ -19,7 +19,7 @@ class Cost:
     Attributes:
         name: the instruction's.
         opcode: its kind; for a fusion or custom call, too.
-        kind: one of :data:`CLASSES`.
+        kind: one of ``CLASSES``.
         cycles: of one run.
         runs: how often the program runs it.
         by_bytes: charged at the memory's rate, for want of an estimate.
@@ -109,7 +109,7 @@ class Account:
 
     @property
     def by_class(self) -> dict[str, float]:
-        """Cycles by :data:`CLASSES`."""
+        """Cycles by ``CLASSES``."""
         totals = dict.fromkeys(CLASSES, 0.0)
         for cost in self.costs:
             totals[cost.kind] += cost.total

@@ -47,7 +47,7 @@ class CompiledForGpu:
     """A function compiled for GPUs.
 
     Attributes:
-        gpu: one of :data:`dnabert2_jax.aot.chips.GPUS`.
+        gpu: one of ``chips.GPUS``.
         compiled: jax's compiled object; it cannot run here.
         kernels: its Pallas kernels that go through Triton, one entry for each that differs.
     """

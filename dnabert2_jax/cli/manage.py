@@ -139,7 +139,7 @@ def config_diff(
 
 @commands.command(epilog="Example: dnabert2 doctor --model runs/promoters/model")
 def doctor(
-    model: Annotated[Path | None, typer.Option(help="Model or adapter directory to check.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model, adapter or Hugging Face directory to check.")] = None,
     base: Base = None,
 ) -> None:
     """Say what is installed, on which devices it runs and which attention backend serves; check a model directory."""

@@ -25,7 +25,7 @@ def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict
 
     Args:
         task: the data set, with its published settings.
-        mode: see :data:`Mode`.
+        mode: see ``Mode``.
         longest_row: tokens of the longest row of any table, special tokens included.
         train_rows: rows to learn from; they turn the original's steps into epochs and evaluations of an epoch.
     """
