@@ -3,8 +3,8 @@
     python tools/reference_finetuning.py DIRECTORY INPUTS.npz LOSSES.npy
 
 reads a classifier that `dnabert2 convert to-hf` wrote, and arrays: input_ids, attention_mask [steps, B, T], labels
-[steps, B], learning_rates [steps], settings (weight_decay, beta1, beta2, epsilon, clip_norm), and of an adapter lora_scale and
-lora.TARGET.A [N, in, r], lora.TARGET.B [N, r, out]. It writes the loss of every step, dropout off, in float32.
+[steps, B], learning_rates [steps], settings (weight_decay, beta1, beta2, epsilon, clip_norm), and of an adapter lora_scale
+and lora.TARGET.A [N, in, r], lora.TARGET.B [N, r, out]. It writes the loss of every step, dropout off, in float32.
 
 The original has one projection for query, key and value, and its adapter one A for the three. multimolecule has three
 projections: their adapters share one A module here, so that the two are the same function with the same gradients.

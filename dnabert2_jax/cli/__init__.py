@@ -13,6 +13,7 @@ from typing import NoReturn
 import typer
 
 from dnabert2_jax.cli import convert, data, gue, manage, train, use
+from dnabert2_jax.compilation_cache import keep_compiled_programs
 from dnabert2_jax.errors import UserError
 
 _INTERRUPTED = 130
@@ -39,6 +40,7 @@ app.add_typer(manage.commands)
 
 def main() -> NoReturn:
     """Run the command line: a user's error is one line on standard error and exit code 2."""
+    keep_compiled_programs()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     code = _run(lambda: app(prog_name="dnabert2", standalone_mode=False))
     try:
