@@ -1,0 +1,205 @@
+"""What the launch scripts would do. cpu_processes.sh really runs in tests/training/test_elastic.py."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+SCRIPTS = ["cpu_processes.sh", "gpus.sh", "slurm.sbatch", "tpu_pod.sh", "gke_jobset.sh"]
+RUN = ["--config", "c.toml", "--workdir", "/mnt/dnabert2/runs/a b", "--set", 'model.size="1b"']
+TPU = {"PROJECT": "p", "ZONE": "us-west4-a", "TYPE": "v5litepod-64", "BUCKET": "genomes"}
+GKE = {"IMAGE": "registry/dnabert2:1", "BUCKET": "genomes", "SERVICE_ACCOUNT": "trainer"}
+
+
+def launch(script: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    env = {"PATH": os.environ["PATH"], **environment}
+    return subprocess.run(["bash", LAUNCH / script, *arguments], capture_output=True, text=True, timeout=20, env=env)
+
+
+def dry_run(script: str, *arguments: str, **environment: str) -> str:
+    result = launch(script, "--dry-run", *arguments, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_the_head_of_the_script_with_usage_and_prerequisites(script):
+    result = launch(script, "--help")
+    assert result.returncode == 0
+    assert f"launch/{script}" in result.stdout
+    assert "--dry-run" in result.stdout
+    assert "Prerequisites:" in result.stdout
+    assert os.access(LAUNCH / script, os.X_OK)
+    for line in result.stdout.splitlines():
+        assert f"# {line}".strip() in (LAUNCH / script).read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("cpu_processes.sh", ["0", "--", "dnabert2"]),
+        ("cpu_processes.sh", ["2", "x", "--", "dnabert2"]),
+        ("cpu_processes.sh", ["2", "--"]),
+        ("gpus.sh", ["one", "--", "dnabert2"]),
+        ("gpus.sh", ["dnabert2", "pretrain"]),
+        ("slurm.sbatch", ["--config", "c.toml"]),
+        ("tpu_pod.sh", ["name", *RUN]),  # nothing says where
+        ("gke_jobset.sh", ["name", *RUN]),
+    ],
+)
+def test_a_command_that_is_not_complete_gets_the_usage(script, arguments):
+    result = launch(script, "--dry-run", *arguments)
+    assert result.returncode == 2
+    assert "Prerequisites:" in result.stderr
+    assert result.stdout == ""
+
+
+def test_processes_on_one_cpu_know_each_other():
+    lines = [
+        shlex.split(line)
+        for line in dry_run("cpu_processes.sh", "3", "2", "--", "dnabert2", *RUN, PORT="12345").splitlines()
+    ]
+    assert len(lines) == 3
+    for number, words in enumerate(lines):
+        assert words[words.index("dnabert2") + 1 :] == RUN
+        settings = dict(word.split("=", 1) for word in words[1 : words.index("dnabert2")])
+        assert settings == {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "2",
+            "JAX_COORDINATOR_ADDRESS": "127.0.0.1:12345",
+            "JAX_NUM_PROCESSES": "3",
+            "JAX_PROCESS_ID": str(number),
+        }
+
+
+def test_a_process_that_fails_ends_all_with_its_code():
+    script = 'if [ "$JAX_PROCESS_ID" = 1 ]; then exit 7; fi; exec sleep 60'
+    result = launch("cpu_processes.sh", "2", "--", "bash", "-c", script)
+    assert result.returncode == 7
+
+
+def test_a_request_to_stop_reaches_every_process():
+    script = 'trap "echo saved $JAX_PROCESS_ID; exit 0" TERM; echo ready; while true; do sleep 0.05; done'
+    command = ["bash", LAUNCH / "cpu_processes.sh", "2", "--", "bash", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        process.terminate()
+        assert sorted(process.stdout.read().split("\n")) == ["", "saved 0", "saved 1"]
+        assert process.wait(timeout=10) == 0
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [([], []), (["0,3"], ["CUDA_VISIBLE_DEVICES=0,3"])])
+def test_gpus_of_one_machine(gpus, visible):
+    words = dry_run("gpus.sh", *gpus, "--", "dnabert2", "pretrain", *RUN[:2]).split()
+    assert words == [
+        "env",
+        *visible,
+        "JAX_PLATFORMS=cuda",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION=0.92",
+        "dnabert2",
+        "pretrain",
+        *RUN[:2],
+    ]
+
+
+def test_slurm_runs_a_process_for_each_gpu_and_queues_again():
+    lines = dry_run("slurm.sbatch", *RUN, SLURM_JOB_ID="77").splitlines()
+    assert lines == ["srun --kill-on-bad-exit=1 dnabert2 pretrain " + " ".join(RUN), "scontrol requeue 77"]
+    head = (LAUNCH / "slurm.sbatch").read_text()
+    directives = dict(
+        line[len("#SBATCH --") :].partition("=")[::2] for line in head.splitlines() if line.startswith("#SBATCH")
+    )
+    assert directives["ntasks-per-node"] == directives["gpus-per-node"]
+    assert directives["signal"].startswith("TERM@")  # without B: to the processes, which save
+    assert {"requeue", "open-mode"} <= directives.keys()
+
+
+def test_slurm_does_not_queue_again_once_there_is_a_model(tmp_path):
+    """With stand-ins for Slurm's own two commands."""
+    for name, content in {"srun": "exit 0", "scontrol": f"echo $* > {tmp_path}/requeued"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{content}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert launch("slurm.sbatch", "--workdir", str(tmp_path / "run"), PATH=path, SLURM_JOB_ID="77").returncode == 0
+    assert (tmp_path / "requeued").read_text() == "requeue 77\n"
+    (tmp_path / "requeued").unlink()
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "config.json").touch()
+    assert launch("slurm.sbatch", "--workdir", str(tmp_path / "run"), PATH=path, SLURM_JOB_ID="77").returncode == 0
+    assert not (tmp_path / "requeued").exists()
+
+
+def test_a_tpu_slice_is_requested_set_up_used_and_released():
+    commands = _commands(dry_run("tpu_pod.sh", "slice", *RUN, **TPU))
+    assert all(words[:3] == ["gcloud", "compute", "tpus"] for words in commands)
+    assert all({"--project=p", "--zone=us-west4-a"} <= set(words) for words in commands)
+    create, setup, train, done, delete = commands
+    assert create[3:6] == ["queued-resources", "create", "slice"]
+    assert {"--node-id=slice", "--accelerator-type=v5litepod-64", "--spot"} <= set(create)
+    assert "gcsfuse" in setup[-1]
+    assert "genomes /mnt/dnabert2" in setup[-1]
+    assert "--worker=all" in setup
+    assert "--worker=all" in train
+    assert shlex.split(train[-1].partition("pretrain")[2]) == RUN
+    assert "--worker=0" in done
+    assert shlex.split(done[-1])[-1] == "/mnt/dnabert2/runs/a b/model/config.json"
+    assert delete[3:6] == ["queued-resources", "delete", "slice"]
+    for words in (setup, train, done):  # what runs there is a script that bash can read
+        text = words[-1].removeprefix("--command=")
+        assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).returncode == 0
+
+
+def _commands(text: str) -> list[list[str]]:
+    """Words of each gcloud command, as bash reads them."""
+    reader = f'gcloud() {{ printf "%s\\0" gcloud "$@"; printf "\\0"; }}\n{text}'
+    output = subprocess.run(["bash", "-c", reader], capture_output=True, text=True, check=True).stdout
+    return [command.split("\0") for command in output.removesuffix("\0\0").split("\0\0")]
+
+
+def test_capacity_that_is_not_preempted():
+    assert "--spot" not in dry_run("tpu_pod.sh", "slice", *RUN, **TPU, SPOT="")
+
+
+def test_a_workdir_that_workers_do_not_share_is_refused():
+    result = launch("tpu_pod.sh", "--dry-run", "slice", "--config", "c", "--workdir", "runs/a", **TPU)
+    assert result.returncode == 2
+    assert "--workdir 'runs/a' must lie in /mnt/dnabert2" in result.stderr
+
+
+def test_the_jobset_is_filled_in():
+    text = dry_run("gke_jobset.sh", "run-1", *RUN, **GKE, TOPOLOGY="16x16", HOSTS="64")
+    jobset = yaml.safe_load(text)
+    assert (jobset["kind"], jobset["metadata"]["name"]) == ("JobSet", "run-1")
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert (job["parallelism"], job["completions"], job["completionMode"]) == (64, 64, "Indexed")
+    pod = job["template"]["spec"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "16x16"
+    assert pod["serviceAccountName"] == "trainer"
+    assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "genomes"
+    container = pod["containers"][0]
+    assert container["image"] == "registry/dnabert2:1"
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert container["command"][4:] == RUN
+    assert container["command"][:2] == ["sh", "-c"]
+    assert container["command"][3] == "/mnt/dnabert2/runs/a b"
+
+
+def test_a_pod_ends_well_only_with_a_model(tmp_path):
+    """The command of the manifest, with a stand-in for dnabert2."""
+    (tmp_path / "dnabert2").write_text('#!/bin/sh\necho "$@" >> "$3/called"\n')
+    (tmp_path / "dnabert2").chmod(0o755)
+    run = ["--workdir", str(tmp_path)]
+    text = dry_run("gke_jobset.sh", "run", *run, **GKE)
+    pod = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    command, env = pod["containers"][0]["command"], {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(command, env=env, timeout=0.5)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    assert subprocess.run(command, env=env, timeout=10).returncode == 0
+    assert (tmp_path / "called").read_text().splitlines() == [f"pretrain --workdir {tmp_path}"] * 2
