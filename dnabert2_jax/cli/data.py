@@ -141,48 +141,70 @@ def tokenizer_info(
 
 @corpus.command(
     "build",
-    epilog="Example: dnabert2 corpus build --out runs/corpus yeast=chrI.fa.gz yeast=chrII.fa.gz ecoli=K12.fasta",
+    epilog="Example: dnabert2 corpus build --out runs/corpus yeast=chrI.fa.gz yeast=chrII.fa.gz ecoli=K12.fasta; "
+    "or --config configs/corpus.toml",
 )
 def corpus_build(
+    out: Annotated[Path, typer.Option(help="Corpus directory to make.")],
     fasta: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="[SPECIES=]FASTA...", help="FASTA files, plain or compressed; the species' name, or the file's."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Corpus directory to make.")],
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Or a TOML file with species, weights and held-out contigs; see configs/corpus.toml.")
+    ] = None,
     ambiguous: Annotated[
-        Ambiguous, typer.Option(help="N and IUPAC letters: 'split' windows there, or keep them as [UNK] ('unk').")
-    ] = ("split"),
-    validation_fraction: Annotated[float, typer.Option(help="Share of each species held out, in blocks.")] = 0.02,
-    validation_block: Annotated[int, typer.Option(help="Bases of a held-out block.")] = 10_000,
-    min_contig: Annotated[int, typer.Option(help="Shorter contigs are skipped, and counted.")] = 100,
+        Ambiguous | None,
+        typer.Option(
+            help="N and IUPAC letters: 'split' windows there, or keep them as [UNK] ('unk') [default: split].",
+        ),
+    ] = None,
+    validation_fraction: Annotated[
+        float | None, typer.Option(help="Share of each species held out, in blocks [default: 0.02].")
+    ] = None,
+    validation_block: Annotated[int | None, typer.Option(help="Bases of a held-out block [default: 10000].")] = None,
+    min_contig: Annotated[int | None, typer.Option(help="Shorter contigs are skipped, and counted [default: 100].")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Files read at the same time [default: one a core].")] = None,
 ) -> None:
-    """Pack FASTA files into a memory-mapped corpus: two bits a base, held-out blocks chosen, everything changed counted."""
+    """Pack FASTA files into a memory-mapped corpus: two bits a base, held-out blocks chosen, everything changed counted.
+
+    After a kill, the same command goes on with the files that it had not read. Options go before what a --config says.
+    """
+    import os
+    from dataclasses import asdict
+
     from dnabert2_jax.genome.build import SpeciesSource, build_corpus
+    from dnabert2_jax.genome.description import BuildOptions, load_description
 
-    files: dict[str, list[Path]] = {}
-    for argument in fasta:
-        name, equals, path = argument.rpartition("=")
-        if equals and not name:
-            raise UserError(f"{argument}: the species before '=' has no name; accepted is SPECIES=FASTA or FASTA")
-        files.setdefault(name or Path(path).name.split(".")[0], []).append(Path(path))
-    species = [SpeciesSource(name, paths) for name, paths in files.items()]
-    with ProgressBar("reading species", len(species)) as bar:
-        seen: set[str] = set()
-
-        def progress(name: str, bases: int) -> None:
-            bar.advance(0 if name in seen else 1, f"{name}  {bases / 1e6:,.1f} Mb")
-            seen.add(name)
-
+    if bool(fasta) == (config is not None):
+        raise UserError("give either FASTA files or --config")
+    if config is not None:
+        description = load_description(config)
+        species, described = description.sources(), description.build
+    else:
+        files: dict[str, list[Path]] = {}
+        for argument in fasta or ():
+            name, equals, path = argument.rpartition("=")
+            if equals and not name:
+                raise UserError(f"{argument}: the species before '=' has no name; accepted is SPECIES=FASTA or FASTA")
+            files.setdefault(name or Path(path).name.split(".")[0], []).append(Path(path))
+        species, described = [SpeciesSource(name, paths) for name, paths in files.items()], BuildOptions()
+    given = {
+        "ambiguous": ambiguous,
+        "validation_fraction": validation_fraction,
+        "validation_block": validation_block,
+        "min_contig": min_contig,
+    }
+    count = sum(len(source.files) for source in species)
+    with ProgressBar("reading files", count) as bar:
         built = build_corpus(
             species,
             out,
-            ambiguous=ambiguous,
-            validation_fraction=validation_fraction,
-            validation_block=validation_block,
-            min_contig=min_contig,
-            progress=progress,
+            **{**asdict(described), **{name: value for name, value in given.items() if value is not None}},
+            processes=min(processes or os.cpu_count() or 1, max(count, 1)),
+            progress=lambda name, bases: bar.advance(figures=f"{name}  {bases / 1e6:,.1f} Mb"),
         )
     _print_species(built, console)
     print(f"saved {out}")

@@ -1,37 +1,29 @@
-"""FASTA files to a corpus directory, one contig in memory at a time; whatever is changed or left out is counted."""
+"""FASTA files to a corpus directory, one contig of a file in memory; whatever is changed or left out is counted."""
 
+import hashlib
 import math
 import shutil
-import tempfile
 import zlib
-from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.bits import pack
+from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.corpus import Corpus, Settings, Source, Species, write_manifest
-from dnabert2_jax.genome.fasta import FastaRecord, read_fasta
+from dnabert2_jax.genome.parts import Part, make_part
 from dnabert2_jax.genome.segments import Table, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
-from dnabert2_jax.hashing import file_sha256
-from dnabert2_jax.tokenizer.letters import Ambiguous, LetterCounts, clean_letters
-from dnabert2_jax.tokenizer.special import BASES
+from dnabert2_jax.tokenizer.letters import Ambiguous, LetterCounts
 
 Progress = Callable[[str, int], None]
-"""Called after every contig with the species and the bases kept so far."""
-
-_SLICE = 1 << 22
-"""Bases handled at once: a multiple of four, because a slice starts at a byte of bases.bin."""
-
-_IS_BASE = bytes(chr(letter) in BASES for letter in range(256))
+"""Called after every file with the species and the bases kept so far."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +35,13 @@ class SpeciesSource:
         files: its FASTA files, in order.
         weight: share of the training windows, relative to the other species; None for its training bases. Give weights to
             all species or to none.
+        held_out: names of contigs that are for validation as a whole; then no blocks of this species are.
     """
 
     name: str
     files: Sequence[Path]
     weight: float | None = None
+    held_out: Sequence[str] = ()
 
 
 def build_corpus(
@@ -58,9 +52,13 @@ def build_corpus(
     validation_fraction: float = 0.02,
     validation_block: int = 10_000,
     min_contig: int = 100,
+    processes: int = 1,
     progress: Progress | None = None,
 ) -> Corpus:
     """Build a corpus directory; it appears under its name only when it is complete.
+
+    Files are read one by one into ``.NAME.parts`` beside it, which takes as much space again. After a kill, or an error in
+    some file, the same call goes on with the files that are not there yet. The result does not depend on ``processes``.
 
     Args:
         species: what to read; the order gives the species numbers.
@@ -70,7 +68,8 @@ def build_corpus(
             more gives at least one.
         validation_block: bases of such a block, at least.
         min_contig: contigs shorter than this are skipped, and so are pieces of contigs between IUPAC codes.
-        progress: called after every contig.
+        processes: files read at the same time; each holds one contig in memory.
+        progress: called after every file.
 
     Raises:
         UserError: ``out`` exists or cannot be written; an option or a weight is out of range; two species, or two contigs of
@@ -90,25 +89,34 @@ def build_corpus(
     _check(species)
     out = Path(out)
     with _appearing(out) as directory:
-        with _Writer(directory, settings, progress) as writer:
-            built = [writer.add_species(number, source) for number, source in enumerate(species)]
+        shelf = out.parent / f".{out.name}.parts"
+        try:
+            parts = _make_parts(species, shelf, min_contig, processes, progress)
+        except BaseException:
+            with suppress(OSError):
+                shelf.rmdir()  # nothing to go on from
+            raise
+        with _Writer(directory, settings) as writer:
+            built = [
+                writer.add_species(number, source, own)
+                for number, (source, own) in enumerate(zip(species, parts, strict=True))
+            ]
         write_manifest(directory, settings, built)
+    shutil.rmtree(shelf, ignore_errors=True)
     return Corpus.open(out)
 
 
 class _Writer:
     """The open files of a corpus in the making."""
 
-    def __init__(self, directory: Path, settings: Settings, progress: Progress | None) -> None:
+    def __init__(self, directory: Path, settings: Settings) -> None:
         self.settings = settings
-        self.progress = progress
         self.files: dict[str, BinaryIO] = {
             name: (directory / name).open("wb")
             for name in ("bases.bin", "contigs.bin", "ambiguous.bin", "train.bin", "validation.bin", "names.txt")
         }
         self.offset = 0
         self.contigs = 0
-        self.bases = 0
 
     def __enter__(self) -> "_Writer":
         return self
@@ -117,66 +125,70 @@ class _Writer:
         for file in self.files.values():
             file.close()
 
-    def add_species(self, number: int, source: SpeciesSource) -> Species:
+    def add_species(self, number: int, source: SpeciesSource, parts: Sequence[Part]) -> Species:
         """Append the contigs of a species, then decide on its segments."""
-        info = Species(name=source.name, weight=0.0)
+        info = Species(name=source.name, weight=0.0, held_out=list(source.held_out))
         letters = LetterCounts()
-        offsets, lengths, runs = array("q"), array("q"), array("q")
-        names: dict[str, Path] = {}
-        for path in source.files:
-            for record in read_fasta(path):
-                if record.name in names:
+        offsets: list[Table] = []
+        lengths: list[Table] = []
+        runs: list[Table] = []
+        names: dict[str, tuple[Path, int]] = {}
+        for path, part in zip(source.files, parts, strict=True):
+            kept = [length > 0 for length in part.records[:, 1].tolist()]
+            contig = sum(len(column) for column in lengths)
+            for name, record, is_kept in zip(part.names, part.records[:, 0].tolist(), kept, strict=True):
+                if name in names:
                     raise UserError(
-                        f"{path}, record {record.number}: species {source.name!r} has a contig {record.name!r} from "
-                        f"{names[record.name]} too; rename one, or list the file once"
+                        f"{path}, record {record}: species {source.name!r} has a contig {name!r} from "
+                        f"{names[name][0]} too; rename one, or list the file once"
                     )
-                names[record.name] = path
-                if not record.sequence:
-                    info.empty_records += 1
-                elif len(record.sequence) < self.settings.min_contig:
-                    info.short_contigs += 1
-                    info.short_bases += len(record.sequence)
-                else:
-                    offsets.append(self.offset)
-                    lengths.append(len(record.sequence))
-                    self._write_contig(number, record, path, letters, runs)
-                    if self.progress:
-                        self.progress(source.name, self.bases)
-            info.sources.append(Source(str(path), file_sha256(Path(path))))
-        if not lengths:
+                names[name] = path, contig if is_kept else -1
+                contig += is_kept
+            bases = part.records[kept, 1]
+            whole = -(-bases // 4) * 4  # every contig starts at a byte
+            starts = self.offset + np.cumsum(whole) - whole
+            self.files["contigs.bin"].write(
+                np.stack([starts, bases, np.full_like(bases, number)], 1).astype("<i8").tobytes()
+            )
+            for name, is_kept in zip(part.names, kept, strict=True):
+                if is_kept:
+                    self.files["names.txt"].write(name.encode("ascii") + b"\n")
+            with (part.directory / "bases.bin").open("rb") as packed:
+                shutil.copyfileobj(packed, self.files["bases.bin"], 1 << 20)
+            offsets.append(starts)
+            lengths.append(bases)
+            runs.append(np.add(part.runs, (self.offset, self.offset, 0)))
+            self.offset += int(whole.sum())
+            letters.add(part.letters)
+            info.empty_records += part.empty_records
+            info.short_contigs += part.short_contigs
+            info.short_bases += part.short_bases
+            info.sources.append(Source(str(path), part.sha256))
+        info.contigs, info.bases, info.lower_case = sum(len(column) for column in lengths), letters.bases, letters.lower_case
+        if not info.contigs:
             raise UserError(
                 f"species {source.name!r}: no contig has min_contig = {self.settings.min_contig} bases "
                 f"({info.short_contigs} are shorter, {info.empty_records} records are empty); "
                 "lower min_contig, or leave the species out"
             )
-        info.contigs, info.bases, info.lower_case = len(lengths), letters.bases, letters.lower_case
         info.ambiguous = dict(sorted(letters.ambiguous.items()))
-        self._add_segments(info, source, _column(offsets), _column(lengths), _column(runs).reshape(-1, 3))
+        held_out = [_held_out_contig(source, name, names) for name in source.held_out]
+        joined = (np.concatenate(columns) for columns in (offsets, lengths, runs))
+        self._add_segments(info, source, held_out, *joined)
+        self.contigs += info.contigs
         return info
 
-    def _write_contig(
-        self, species: int, record: FastaRecord, path: Path, letters: LetterCounts, runs: "array[int]"
+    def _add_segments(
+        self, info: Species, source: SpeciesSource, held_out: list[int], offsets: Table, lengths: Table, runs: Table
     ) -> None:
-        bases = len(record.sequence)
-        self.files["contigs.bin"].write(np.array([self.offset, bases, species], "<i8").tobytes())
-        self.files["names.txt"].write(record.name.encode("ascii") + b"\n")
-        for clean, counts in _clean_slices(record, path):
-            letters.add(counts)
-            runs.frombytes(np.add(_runs(clean), (self.offset, self.offset, 0)).tobytes())
-            packed = pack(clean)
-            self.files["bases.bin"].write(packed.data)
-            self.offset += 4 * len(packed)
-        self.contigs += 1
-        self.bases += bases
-
-    def _add_segments(self, info: Species, source: SpeciesSource, offsets: Table, lengths: Table, runs: Table) -> None:
         settings = self.settings
         blocks, chosen = validation_blocks(
             lengths,
             zlib.crc32(source.name.encode()),
-            fraction=settings.validation_fraction,
+            fraction=0.0 if held_out else settings.validation_fraction,
             block=settings.validation_block,
         )
+        chosen |= np.isin(blocks[:, 0], held_out)
         train, validation = merge_blocks(blocks, chosen)
         if settings.ambiguous == "split":
             train, validation = cut_at_runs(train, offsets, runs), cut_at_runs(validation, offsets, runs)
@@ -184,6 +196,8 @@ class _Writer:
             validation = validation[validation[:, 2] - validation[:, 1] >= settings.min_contig]
         info.train_bases, info.validation_bases = (int((rows[:, 2] - rows[:, 1]).sum()) for rows in (train, validation))
         info.split_out_bases = info.bases - info.train_bases - info.validation_bases
+        if not info.train_bases and len(set(held_out)) == len(lengths):
+            raise UserError(f"species {source.name!r}: all contigs are held out, and none is left for training; name fewer")
         if not info.train_bases:
             raise UserError(
                 f"species {source.name!r}: IUPAC codes leave no stretch of {settings.min_contig} bases for training "
@@ -191,36 +205,44 @@ class _Writer:
                 "with ambiguous = 'unk'"
             )
         info.weight = float(info.train_bases) if source.weight is None else float(source.weight)
-        first = [self.contigs - len(lengths), 0, 0]
+        first = [self.contigs, 0, 0]
         for name, rows in (("train.bin", train), ("validation.bin", validation)):
             self.files[name].write((rows + first).astype("<i8").tobytes())
         self.files["ambiguous.bin"].write(runs.astype("<i8").tobytes())
 
 
-def _clean_slices(record: FastaRecord, path: Path) -> Iterator[tuple[NDArray[np.uint8], LetterCounts]]:
-    """The letters policy on a slice at a time, for the sake of memory."""
-    what = {"source": str(path), "record": f"record {record.number} ({record.name})"}
-    for start in range(0, len(record.sequence), _SLICE):
+def _held_out_contig(source: SpeciesSource, name: str, names: dict[str, tuple[Path, int]]) -> int:
+    """Number of a contig within its species."""
+    number = names[name][1] if name in names else None
+    if number is None:
+        raise UserError(f"species {source.name!r} has no contig {name!r} to hold out{nearest(name, list(names))}")
+    if number < 0:
+        raise UserError(f"species {source.name!r}: contig {name!r}, to be held out, is below min_contig and was skipped")
+    return number
+
+
+def _make_parts(
+    species: Sequence[SpeciesSource], directory: Path, min_contig: int, processes: int, progress: Progress | None
+) -> list[list[Part]]:
+    """The parts of each species' files, made side by side; those of an earlier attempt are taken as they are."""
+    files = [(source.name, Path(path)) for source in species for path in source.files]
+    places = [directory / hashlib.sha256(f"{name}\n{path.resolve()}".encode()).hexdigest()[:24] for name, path in files]
+    paths, minima = [path for _, path in files], [min_contig] * len(files)
+    bases, parts = 0, []
+    with ProcessPoolExecutor(processes, get_context("spawn")) if processes > 1 else nullcontext() as pool:
+        made = (map if pool is None else pool.map)(make_part, paths, places, minima)
         try:
-            yield clean_letters(record.sequence[start : start + _SLICE], **what)
-        except UserError:
-            clean_letters(record.sequence, **what)  # the same error, with the position in the whole record
+            for (name, _), part in zip(files, made, strict=True):
+                parts.append(part)
+                bases += part.letters.bases
+                if progress:
+                    progress(name, bases)
+        except BaseException:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
             raise
-
-
-def _runs(clean: NDArray[np.uint8]) -> Table:
-    """Runs of one IUPAC code each, rows (start, stop, ASCII code) in order."""
-    is_base = np.frombuffer(clean.tobytes().translate(_IS_BASE), np.uint8)
-    if is_base.all():
-        return np.empty((0, 3), np.int64)
-    codes = np.where(is_base, np.uint8(0), clean)
-    edges = np.flatnonzero(np.diff(codes, prepend=np.uint8(0), append=np.uint8(0)))
-    letters = codes[edges[:-1]]
-    return np.stack([edges[:-1], edges[1:], letters], axis=1)[letters > 0]
-
-
-def _column(values: "array[int]") -> Table:
-    return np.frombuffer(values, np.int64) if len(values) else np.empty(0, np.int64)
+    remaining = iter(parts)
+    return [[next(remaining) for _ in source.files] for source in species]
 
 
 def _check(species: Sequence[SpeciesSource]) -> None:
@@ -234,6 +256,8 @@ def _check(species: Sequence[SpeciesSource]) -> None:
             raise UserError(f"species {source.name!r} is given twice; list all its files in one entry")
         if not source.files:
             raise UserError(f"species {source.name!r} has no files; name at least one FASTA file")
+        if len(set(source.files)) < len(source.files):
+            raise UserError(f"species {source.name!r} has a file twice; list it once")
         if source.weight is not None and not (math.isfinite(source.weight) and source.weight > 0):
             raise UserError(f"species {source.name!r} has weight {source.weight}; accepted is a number above 0")
         seen.add(source.name)
@@ -247,17 +271,15 @@ def _appearing(out: Path) -> Iterator[Path]:
     """A temporary directory beside ``out`` that takes its name at the end, so that no half-built corpus is ever found."""
     if out.exists():
         raise UserError(f"{out} exists; a corpus is never overwritten: choose another directory or remove it first")
-    temporary = None
+    temporary = out.parent / f".{out.name}.unfinished"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
+        shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
+        temporary.mkdir(parents=True)
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp's is private to the user
         temporary.rename(out)
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error}; choose a directory with the right to write and enough space"
         ) from error
     finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -53,6 +53,7 @@ class Species:
         name: as given.
         weight: share of the training windows, relative to the other species.
         sources: its FASTA files.
+        held_out: contigs that are for validation as a whole.
         contigs: contigs kept.
         bases: their letters.
         lower_case: letters that were upper-cased (soft-masking).
@@ -66,6 +67,7 @@ class Species:
     name: str
     weight: float
     sources: list[Source] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
     contigs: int = 0
     bases: int = 0
     lower_case: int = 0

@@ -152,7 +152,7 @@ def test_bad_species(tmp_path: Path):
         ([a, b], "'a' has no weight"),
         ([SpeciesSource("", [path])], "species name ''"),
         ([SpeciesSource("a", [])], "has no files"),
-        ([SpeciesSource("a", [path, path])], "has a contig 'c' from"),
+        ([SpeciesSource("a", [path, path])], "has a file twice"),
         ([SpeciesSource("a", [tmp_path / "no.fa"])], "does not exist"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -189,7 +189,7 @@ def test_out_that_cannot_be_written(tmp_path: Path):
 def test_contigs_longer_than_a_slice(make_corpus, monkeypatch):
     sequence = "N" * 90 + random_dna(300, 0) + "R" + random_dna(211, 1)
     whole = make_corpus({"a": [sequence]}, validation_fraction=0)
-    monkeypatch.setattr("dnabert2_jax.genome.build._SLICE", 64)
+    monkeypatch.setattr("dnabert2_jax.genome.parts._SLICE", 64)
     sliced = make_corpus({"a": [sequence]}, validation_fraction=0)
     assert text(sliced, 0) == text(whole, 0) == sequence
     assert sliced.segments("train").tolist() == whole.segments("train").tolist() == [[0, 90, 390], [0, 391, 602]]
@@ -198,10 +198,10 @@ def test_contigs_longer_than_a_slice(make_corpus, monkeypatch):
         make_corpus({"a": [sequence + "!"]})
 
 
-def test_progress_is_called_after_every_contig(make_corpus):
+def test_progress_is_called_after_every_file(make_corpus):
     calls = []
     make_corpus({"a": ["ACGT" * 50, "ACGT" * 30], "b": ["ACGT" * 40]}, progress=lambda *call: calls.append(call))
-    assert calls == [("a", 200), ("a", 320), ("b", 480)]
+    assert calls == [("a", 320), ("b", 480)]
 
 
 def test_read_outside_a_contig_raises(make_corpus):

@@ -1,0 +1,157 @@
+"""One FASTA file, read and packed by itself: what a corpus is put together from, so that files are read side by side.
+
+A part is a directory: ``bases.bin`` (see ``bits``; every contig starts at a byte), ``contigs.bin`` (a row a record: number
+in the file, bases kept, 0 where it was skipped), ``ambiguous.bin`` (as in a corpus, from the start of this part),
+``names.txt`` (a line a record) and ``part.json``, written last, which says what file it was made from and what was counted.
+"""
+
+import json
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.bits import pack
+from dnabert2_jax.genome.fasta import FastaRecord, read_fasta
+from dnabert2_jax.genome.segments import Table
+from dnabert2_jax.hashing import file_sha256
+from dnabert2_jax.manifest import write_json
+from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
+from dnabert2_jax.tokenizer.special import BASES
+
+_SLICE = 1 << 22
+"""Bases handled at once: a multiple of four, because a slice starts at a byte of bases.bin."""
+
+_DESCRIPTION = "part.json"
+_IS_BASE = bytes(chr(letter) in BASES for letter in range(256))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was read from one file.
+
+    Attributes:
+        directory: where it lies.
+        sha256: of the file.
+        letters: counts over the contigs kept.
+        empty_records: FASTA records without sequence, skipped.
+        short_contigs, short_bases: contigs below the minimum, skipped, and their letters.
+    """
+
+    directory: Path
+    sha256: str
+    letters: LetterCounts
+    empty_records: int
+    short_contigs: int
+    short_bases: int
+
+    @cached_property
+    def records(self) -> Table:
+        """Rows (record number, bases kept), [records, 2]."""
+        return _read(self.directory / "contigs.bin", 2)
+
+    @cached_property
+    def runs(self) -> Table:
+        """Runs of IUPAC codes, rows (start, stop, ASCII code) from the start of this part, [runs, 3]."""
+        return _read(self.directory / "ambiguous.bin", 3)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Name of each record."""
+        return (self.directory / "names.txt").read_text("ascii").split("\n")[:-1]
+
+
+def make_part(path: Path, directory: Path, min_contig: int) -> Part:
+    """Read a FASTA file into a part, one contig in memory at a time; a complete part of the same file is taken as it is.
+
+    The same file is one of the same path, size and time of change.
+
+    Raises:
+        UserError: see ``read_fasta`` and ``clean_letters``.
+    """
+    path = Path(path)
+    if path.is_file() and (part := _open(path, directory, min_contig)) is not None:
+        return part
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    try:
+        letters, empty, short, short_bases = LetterCounts(), 0, 0, 0
+        table, offset = array("q"), 0
+        with (
+            (directory / "bases.bin").open("wb") as bases,
+            (directory / "ambiguous.bin").open("wb") as runs,
+            (directory / "names.txt").open("wb") as names,
+        ):
+            for record in read_fasta(path):
+                length = len(record.sequence)
+                kept = length if length >= min_contig else 0
+                names.write(record.name.encode("ascii") + b"\n")
+                table.extend((record.number, kept))
+                if not length:
+                    empty += 1
+                elif not kept:
+                    short, short_bases = short + 1, short_bases + length
+                for clean, counts in _clean_slices(record, path) if kept else ():
+                    letters.add(counts)
+                    runs.write(np.add(_runs(clean), (offset, offset, 0)).astype("<i8").tobytes())
+                    packed = pack(clean)
+                    bases.write(packed.data)
+                    offset += 4 * len(packed)
+        (directory / "contigs.bin").write_bytes(np.array(table, "<i8").tobytes())
+        part = Part(directory, file_sha256(path), letters, empty, short, short_bases)
+        content = {name: value for name, value in vars(part).items() if name != "directory"}
+        write_json(directory / _DESCRIPTION, {"source": _source(path, min_contig), **content, "letters": vars(letters)})
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return part
+
+
+def _open(path: Path, directory: Path, min_contig: int) -> Part | None:
+    description = directory / _DESCRIPTION
+    if not description.exists():
+        return None
+    content = json.loads(description.read_bytes())
+    if content.pop("source") != _source(path, min_contig):
+        return None
+    counts = content.pop("letters")
+    letters = LetterCounts(counts["bases"], counts["lower_case"], Counter(counts["ambiguous"]))
+    return Part(directory=directory, letters=letters, **content)
+
+
+def _source(path: Path, min_contig: int) -> dict[str, str | int]:
+    state = path.stat()
+    return {"path": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns, "min_contig": min_contig}
+
+
+def _read(file: Path, columns: int) -> Table:
+    return np.fromfile(file, "<i8").astype(np.int64).reshape(-1, columns)
+
+
+def _clean_slices(record: FastaRecord, path: Path) -> Iterator[tuple[NDArray[np.uint8], LetterCounts]]:
+    """The letters policy on a slice at a time, for the sake of memory."""
+    what = {"source": str(path), "record": f"record {record.number} ({record.name})"}
+    for start in range(0, len(record.sequence), _SLICE):
+        try:
+            yield clean_letters(record.sequence[start : start + _SLICE], **what)
+        except UserError:
+            clean_letters(record.sequence, **what)  # the same error, with the position in the whole record
+            raise
+
+
+def _runs(clean: NDArray[np.uint8]) -> Table:
+    """Runs of one IUPAC code each, rows (start, stop, ASCII code) in order."""
+    is_base = np.frombuffer(clean.tobytes().translate(_IS_BASE), np.uint8)
+    if is_base.all():
+        return np.empty((0, 3), np.int64)
+    codes = np.where(is_base, np.uint8(0), clean)
+    edges = np.flatnonzero(np.diff(codes, prepend=np.uint8(0), append=np.uint8(0)))
+    letters = codes[edges[:-1]]
+    return np.stack([edges[:-1], edges[1:], letters], axis=1)[letters > 0]
