@@ -326,7 +326,7 @@ def test_doctor_says_what_runs_where(dnabert2, refused):
     assert code == 0
     assert out.startswith(f"versions   python {sys.version.split()[0]}")
     assert "cpu" in out
-    assert "128 tokens: reference (pallas_tpu does not serve: it runs on TPUs, and this is a cpu)" in out
+    assert "128 tokens: reference (pallas_tpu does not serve: it runs on TPUs, and this is a cpu" in out
     assert "8,192 tokens: blocked (" in out
     assert "; reference does not serve: 8192 tokens are over 512)" in out
     refused("doctor", "--base", "x", words=("--base belongs to an adapter",))
