@@ -134,6 +134,27 @@ def test_an_iterator_from_the_start_and_one_from_the_middle_agree(rows):
         assert_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "processes", [[range(12)], [range(6), range(6, 12)], [range(0, 12, 3), [1, 2, 7, 8], [4, 5, 10, 11]]]
+)
+def test_processes_that_share_a_batch_make_its_rows_between_them(corpus, rows, processes):
+    """Which rows a process makes is the layout's choice; what is in a row is not."""
+    held_out = make_rows(corpus, split="validation")
+
+    def joined(batches_of):
+        parts = [list(batches_of(np.asarray(own))) for own in processes]
+        order = np.argsort(np.concatenate([np.asarray(own) for own in processes]))
+        return [jax.tree.map(lambda *x: np.concatenate(x)[order], *step) for step in zip(*parts, strict=True)]
+
+    training = joined(lambda own: training_batches(rows, 12, 3, 6, own))
+    validation = joined(lambda own: validation_batches(held_out, 12, 20, own))
+    assert (len(training), len(validation)) == (3, 2)
+    for found, expected in zip(training, training_batches(rows, 12, 3, 6), strict=True):
+        assert_equal(found, expected)
+    for found, expected in zip(validation, validation_batches(held_out, 12, 20), strict=True):
+        assert_equal(found, expected)
+
+
 def test_a_finished_run_asks_for_nothing(rows):
     assert list(training_batches(rows, 8, 30, 30)) == []
 

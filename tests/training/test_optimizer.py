@@ -92,6 +92,19 @@ def test_weight_decay_alone_shrinks_by_rate_times_decay():
     np.testing.assert_array_equal(new["dense"]["bias"], PARAMS["dense"]["bias"])
 
 
+def test_decay_by_the_schedule_does_not_depend_on_the_peak():
+    """Half of the peak, at any peak: half of the decay, as in Composer's DecoupledAdamW."""
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    for peak in (1e-3, 0.1):
+        settings = {"learning_rate": peak, "warmup_steps": 2, "weight_decay": 0.01}
+        config = OptimizerConfig(**settings, decay_scaling="schedule")
+        assert config.schedule(10)(0) == pytest.approx(peak / 2)
+        optimizer = make_optimizer(config, 10)
+        updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
+        np.testing.assert_allclose(updates["dense"]["kernel"], -0.5 * 0.01 * PARAMS["dense"]["kernel"], rtol=1e-5)
+        np.testing.assert_array_equal(updates["dense"]["bias"], 0)
+
+
 def adamw(params, gradients, config, total):
     """Loshchilov and Hutter's algorithm 2 with global-norm clipping, in float64."""
     flat = {name: value.astype(np.float64) for name, value in flatten_tree(params).items()}
