@@ -1,5 +1,6 @@
 """From a corpus to masked rows: windows are tokenized on the fly, so every epoch sees new crops and rows need no padding."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.types import MlmBatch, TokenBatch
 
 _PROBE_ROWS = 256
-_PREFETCHED_BATCHES = 4
+_READERS = min(16, max(2, os.cpu_count() or 1))
+"""Threads that make batches: the tokenizer, nine tenths of the work, runs outside Python's lock."""
 
 
 def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, seed: int) -> int:
@@ -116,7 +118,7 @@ def training_batches(
     def one_step(step: Any) -> MlmBatch:
         return rows.batch(own + int(step) * batch_size)
 
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=_PREFETCHED_BATCHES)
+    options = grain.ReadOptions(num_threads=_READERS, prefetch_buffer_size=_READERS + 2)
     return iter(steps.map(one_step).to_iter_dataset(options))
 
 

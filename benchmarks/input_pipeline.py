@@ -1,0 +1,114 @@
+"""From a memory-mapped genome to masked batches: tokens a second, where the time goes, and memory over time.
+
+    python benchmarks/input_pipeline.py --corpus runs/corpus --tokenizer runs/tokenizer [--seconds 20] [--json FILE]
+
+Batches come out of the iterator that training uses, and nothing else runs. Without --corpus, random DNA is used.
+"""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dnabert2_jax.data.masking import MaskingConfig, mask_rows
+from dnabert2_jax.data.pretraining import PretrainingRows, training_batches
+from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
+from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.training import sample_corpus, train_bpe
+
+
+def resident_mb() -> float:
+    """Memory of this process now (Linux), without the pages of files that it maps."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return int(fields["RssAnon"].split()[0]) / 1024
+
+
+def random_inputs(directory: Path) -> tuple[Corpus, Tokenizer]:
+    letters = np.random.default_rng(0).choice(np.frombuffer(b"ACGT", np.uint8), 4_000_000).tobytes().decode()
+    (directory / "x.fa").write_text(f">c\n{letters}\n")
+    corpus = build_corpus([SpeciesSource("random", [directory / "x.fa"])], directory / "corpus")
+    return corpus, train_bpe(sample_corpus(corpus, sample_bases=1_000_000, window_bases=1000, seed=0), vocab_size=1024)
+
+
+def parts(rows: PretrainingRows, masking: MaskingConfig, batch: int, repeats: int = 8) -> dict[str, float]:
+    """Microseconds of CPU time for one row in each part of the work (SentencePiece has threads of its own, which count)."""
+    seconds = dict.fromkeys(("windows", "tokenize", "mask", "whole"), 0.0)
+    for repeat in range(repeats):
+        records = np.arange(batch) + batch * (1000 + repeat)
+        marks = [time.process_time()]
+        windows = rows.windows.batch(records)
+        marks.append(time.process_time())
+        rows._tokenizer.encode_raw_batch([window.sequence for window in windows])
+        marks.append(time.process_time())
+        tokens = rows.batch(records).tokens
+        marks.append(time.process_time())
+        mask_rows(tokens, masking, seed=0, records=records, vocab_size=rows._tokenizer.vocab_size)
+        marks.append(time.process_time())
+        for name, began, ended in zip(("windows", "tokenize", "whole", "mask"), marks, marks[1:], strict=False):
+            seconds[name] += ended - began
+    return {name: 1e6 * value / (repeats * batch) for name, value in seconds.items()}
+
+
+def measure(options: argparse.Namespace, directory: Path) -> dict[str, object]:
+    if options.corpus:
+        corpus, tokenizer = Corpus.open(options.corpus), Tokenizer.load(options.tokenizer)
+    else:
+        corpus, tokenizer = random_inputs(directory)
+    masking = MaskingConfig()
+    rows = PretrainingRows(corpus, tokenizer, tokens_per_row=options.tokens_per_row, masking=masking, seed=0)
+    microseconds = parts(rows, masking, options.batch_size)
+
+    batches = training_batches(rows, options.batch_size, 0, 10**9)
+    for _ in range(4):  # what was prepared before the clock starts
+        next(batches)
+    began, tokens, memory = time.perf_counter(), 0, []
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    while True:
+        tokens += int(np.count_nonzero(next(batches).tokens.segment_ids))
+        seconds = time.perf_counter() - began
+        if seconds >= options.seconds * (len(memory) + 1) / 10:
+            memory.append(resident_mb())
+        if seconds >= options.seconds:
+            break
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+    return {
+        "tokens_per_second": tokens / seconds,
+        "tokens_per_cpu_second": tokens / cpu,
+        "cores": os.cpu_count(),
+        "cores_used": cpu / seconds,
+        "rows_of_a_batch": options.batch_size,
+        "window_bases": rows.windows.window_bases,
+        "microseconds_a_row": microseconds,
+        "memory_mb": memory,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--batch-size", type=int, default=1024)
+    parser.add_argument("--tokens-per-row", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if bool(options.corpus) != bool(options.tokenizer):
+        parser.error("give --corpus and --tokenizer, or neither")
+    with tempfile.TemporaryDirectory() as directory:
+        result = measure(options, Path(directory))
+    print(f"{result['tokens_per_second']:,.0f} real tokens/s on {result['cores_used']:.2f} of {result['cores']} cores")
+    print(f"{result['tokens_per_cpu_second']:,.0f} a second of CPU time")
+    print("microseconds a row:", ", ".join(f"{name} {value:.1f}" for name, value in result["microseconds_a_row"].items()))
+    print("memory in MB, ten times:", " ".join(f"{value:.0f}" for value in result["memory_mb"]))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
