@@ -1,14 +1,14 @@
-"""Block sizes of the TPU kernel and the memory it may use, by generation: the one table.
+"""Block sizes of the TPU and GPU kernels, and the memory a TPU's may use, by generation: the one table.
 
-From the modelled cycles of ``benchmarks/attention.py --target tpu`` with the blocks that skipping leaves (S = 10, 12 heads).
-Long blocks keep the matrix units busy: a 128 x 128 tile of the forward pass costs 50 cycles in blocks of 512, 82 in blocks
-of 256. Short ones visit fewer keys beyond the radius. Sizes chosen for each slope save less than 8 % over the best single
-pair, so all heads share one.
+The TPU's are from the modelled cycles of ``benchmarks/attention.py --target tpu`` with the blocks that skipping leaves
+(S = 10, 12 heads). Long blocks keep the matrix units busy: a 128 x 128 tile of the forward pass costs 50 cycles in blocks of
+512, 82 in blocks of 256. Short ones visit fewer keys beyond the radius. Sizes chosen for each slope save less than 8 % over
+the best single pair, so all heads share one.
 """
 
 from typing import NamedTuple
 
-from dnabert2_jax.kernels.attention.pallas_tpu_tile import LANES
+from dnabert2_jax.kernels.attention.pallas_tpu_tile import FEATURES, LANES, SEGMENT_ROWS
 
 
 class TpuBlocks(NamedTuple):
@@ -35,7 +35,7 @@ _BLOCK_BYTES = 8 * _MIB
 """What a kernel needs beside the row: tiles of scores on their way, blocks and tables."""
 
 VMEM: dict[str, int] = {"v4": 16 * _MIB, "v5e": 128 * _MIB, "v5p": 64 * _MIB, "v6e": 128 * _MIB}
-"""Bytes of on-chip memory a core has, by generation."""
+"""Bytes of on-chip memory a core has, by generation; one that is not here is taken to have the least."""
 
 _CYCLES: dict[int, float] = {128: 120.0, 256: 82.0, 384: 60.0, 512: 50.0}
 """Cycles per 128 x 128 tile of the forward pass on v5e, by size of both blocks: what short ones cost against padding."""
@@ -62,8 +62,8 @@ def row_fits(tokens: int, head_dim: int, itemsize: int, vmem: int) -> tuple[bool
         itemsize: bytes of a number of q.
         vmem: bytes of on-chip memory.
     """
-    segments = 48 * itemsize
-    turned_keys = -(-(head_dim + 64) // LANES) * LANES * itemsize
+    segments = SEGMENT_ROWS * itemsize
+    turned_keys = -(-(head_dim + FEATURES) // LANES) * LANES * itemsize
     forward = 2 * (2 * head_dim * itemsize + segments) + turned_keys  # k, v
     backward = 2 * (3 * head_dim * itemsize + segments + 2 * 4) + head_dim * 4  # q, dO, dQ and two rows; the sum of dQ
     left = vmem - _BLOCK_BYTES
@@ -99,17 +99,44 @@ class GpuPasses(NamedTuple):
         return max(size for blocks in self for size in (blocks.own, blocks.other))
 
 
-_GPU: dict[int, GpuPasses] = {
-    64: GpuPasses(GpuBlocks(128, 64, 4, 3), GpuBlocks(128, 64, 4, 2), GpuBlocks(128, 64, 4, 2)),
-    128: GpuPasses(GpuBlocks(128, 64, 4, 3), GpuBlocks(128, 64, 4, 2), GpuBlocks(128, 64, 4, 2)),
-    256: GpuPasses(GpuBlocks(128, 64, 8, 2), GpuBlocks(128, 64, 8, 2), GpuBlocks(128, 64, 8, 2)),
-    512: GpuPasses(GpuBlocks(64, 32, 8, 2), GpuBlocks(64, 32, 8, 2), GpuBlocks(64, 32, 8, 2)),
+def _passes(*sizes: tuple[int, int, int, int]) -> GpuPasses:
+    return GpuPasses(*(GpuBlocks(*one) for one in sizes))
+
+
+_AMPERE: dict[tuple[int, int], GpuPasses] = {
+    (32, 2): _passes((128, 64, 4, 3), (128, 32, 4, 2), (128, 32, 4, 2)),
+    (64, 2): _passes((128, 32, 4, 3), (128, 32, 8, 2), (128, 32, 8, 2)),
+    (128, 2): _passes((128, 32, 8, 2), (64, 32, 4, 2), (64, 32, 8, 2)),
+    (32, 4): _passes((64, 32, 4, 2), (32, 32, 4, 2), (64, 32, 4, 2)),
+    (64, 4): _passes((64, 32, 8, 2), (64, 32, 8, 2), (64, 16, 8, 2)),
+    (128, 4): _passes((32, 32, 8, 2), (32, 16, 8, 2), (32, 16, 8, 2)),
 }
-"""By the bytes of a token's head."""
+"""By head width and bytes of a number. Each warp reads all keys of a tile from shared memory, so few warps with many rows
+each are best where the registers allow it. float32 has no matrix unit and is served for exactness, not for speed."""
+
+_HOPPER: dict[tuple[int, int], GpuPasses] = {
+    (32, 2): _passes((128, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 2)),
+    (64, 2): _passes((128, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 2)),
+    (128, 2): _passes((128, 64, 8, 2), (128, 64, 8, 2), (64, 64, 8, 2)),
+    (32, 4): _passes((64, 32, 4, 2), (32, 32, 4, 2), (64, 32, 4, 2)),
+    (64, 4): _passes((64, 32, 8, 2), (64, 32, 8, 2), (64, 16, 8, 2)),
+    (128, 4): _passes((32, 16, 8, 2), (32, 16, 8, 2), (32, 16, 8, 1)),
+}
+"""The same for GPUs whose matrix units read both factors from shared memory."""
 
 
-def gpu_blocks(tokens: int, row_bytes: int) -> GpuPasses:
-    """The blocks that serve rows of ``tokens`` tokens with ``row_bytes`` bytes of each head."""
+def gpu_blocks(tokens: int, head_dim: int, itemsize: int, capability: str) -> GpuPasses:
+    """The blocks that serve rows of ``tokens`` tokens.
+
+    Chosen for the most work between two reads of memory that leaves no registers spilled, as ptxas reports them for an H100
+    and an A100 (tests/aot/test_attention_gpu.py); no clock has seen them yet.
+
+    Args:
+        tokens: of a row.
+        head_dim: 32, 64 or 128.
+        itemsize: bytes of a number: 2 or 4.
+        capability: compute capability, such as ``9.0``; empty where it is not known.
+    """
+    passes = (_HOPPER if capability.startswith(("9.", "10.")) else _AMPERE)[head_dim, itemsize]
     shortest = max(16, 1 << (tokens - 1).bit_length())
-    passes = _GPU[min(size for size in _GPU if size >= row_bytes)]
     return GpuPasses(*(b._replace(own=min(b.own, shortest), other=min(b.other, shortest)) for b in passes))

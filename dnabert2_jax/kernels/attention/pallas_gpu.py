@@ -21,7 +21,7 @@ from dnabert2_jax.kernels.attention.target import current_target
 LAYOUT = "bthd"
 """What a matrix product writes: cuBLAS has no transposed output, and a tile's rows are whole cache lines in it as well."""
 
-_NARROWEST_HEAD = 16
+_NARROWEST_HEAD = 32
 
 
 class _Settings(NamedTuple):
@@ -62,7 +62,9 @@ def pallas_gpu_attention(
     width = max(_NARROWEST_HEAD, 1 << (head_dim - 1).bit_length())  # Triton's tiles are powers of two
     if width > head_dim:
         q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - head_dim))) for x in (q, k, v))
-    settings = _Settings(scale, skip, gpu_blocks(tokens, width * q.dtype.itemsize), current_target().interpret)
+    target = current_target()
+    passes = gpu_blocks(tokens, width, q.dtype.itemsize, target.generation)
+    settings = _Settings(scale, skip, passes, target.interpret)
     segment_ids = jnp.pad(segment_ids, ((0, 0), (0, -tokens % settings.passes.unit)))
     output, log_sum_exp = _attention(settings, q, k, v, slopes, segment_ids)
     return output[..., :head_dim], log_sum_exp[:, :, :tokens]
@@ -141,24 +143,23 @@ def _backward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
 def _bounds(
     settings: _Settings, blocks: GpuBlocks, bound: jax.Array, slopes: jax.Array, segment_ids: jax.Array
 ) -> jax.Array:
-    """For each block of ``blocks.own`` tokens the bounds of :class:`~.pallas_gpu_triton.GpuInputs`, int32 [B, H, n, 6]."""
-    tokens = segment_ids.shape[1]
-    own, other = blocks.own, blocks.other
-    radius = skip_radius(bound, slopes, tokens) if settings.skip else None
-    start, stop = block_ranges(segment_ids, radius, slopes.shape[0], own, other)
+    radius = skip_radius(bound, slopes, segment_ids.shape[1]) if settings.skip else None
+    return visited_bounds(segment_ids, radius, slopes.shape[0], blocks.own, blocks.other)
 
+
+def visited_bounds(segment_ids: jax.Array, radius: jax.Array | None, heads: int, own: int, other: int) -> jax.Array:
+    """The ``bounds`` of :class:`~.pallas_gpu_triton.GpuInputs`, int32 [B, H, n, 6]; arguments as of `block_ranges`."""
+    tokens = segment_ids.shape[1]
+    start, stop = block_ranges(segment_ids, radius, heads, own, other)
     first = own * jnp.arange(tokens // own, dtype=jnp.int32)
     index = jnp.arange(tokens // other, dtype=jnp.int32)
     own_start, own_stop = first // other, (first + own - 1) // other + 1  # the blocks that meet the diagonal
-    # [B, n, m] booleans, reduced as they are made: which pairs of blocks are of one and the same sequence.
+    # [B, n, m] booleans, reduced as they are made: which pairs of blocks are not of one and the same sequence.
     mixed = _only_number(segment_ids, own, 0)[:, :, None] != _only_number(segment_ids, other, -1)[:, None, :]
     inner_start = jnp.where(mixed & (index < own_start[:, None]), index + 1, 0).max(axis=-1)
     inner_stop = jnp.where(mixed & (index >= own_stop[:, None]), index, tokens // other).min(axis=-1)
-
-    return jnp.stack(
-        [start, *(jnp.clip(x[..., None, :], start, stop) for x in (inner_start, own_start, own_stop, inner_stop)), stop],
-        axis=-1,
-    )
+    between = (jnp.clip(x[..., None, :], start, stop) for x in (inner_start, own_start, own_stop, inner_stop))
+    return jnp.stack([start, *between, stop], axis=-1)
 
 
 def _only_number(segment_ids: jax.Array, block: int, otherwise: int) -> jax.Array:
