@@ -96,7 +96,7 @@ def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str
         try:
             found = _hidden_states(model, params, batch, name)
         except UserError as error:
-            yield f"{name} attention", f"does not serve here: {error}"
+            yield f"{name} attention", f"not tried: {error}"
             continue
         difference = float(np.abs(found - reference).max())
         if not difference <= _LARGEST_DIFFERENCE:
