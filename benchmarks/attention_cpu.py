@@ -90,6 +90,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         for what in PASSES:
             found = compare(ways, what, args.repeats)
             results.append({"tokens": tokens, "rows": shape["batch"], "pass": what, "ways": found})
+            print(json.dumps(results[-1]), file=sys.stderr)
         for way in ways.values():
             way.close()
     about = {"jax": jax.__version__, "python": platform.python_version(), "cores": len(os.sched_getaffinity(0))}

@@ -74,7 +74,7 @@ def test_dropping_keys_beyond_the_radius_moves_no_more_than_promised(tokens, bou
     assert moved[0].max() <= EPSILON * np.abs(v).max()
     assert (moved[1] <= 3 * EPSILON * scale * largest[:, None] * np.abs(k).max(0) + 1e-14).all()
     assert (moved[2] <= 3 * EPSILON * scale * (largest[:, None] * np.abs(q)).sum(0) + 1e-14).all()
-    assert (moved[3] <= EPSILON * np.abs(d_output).sum(0) + 1e-14).all()
+    assert (moved[3] <= EPSILON / 2 * np.abs(d_output).sum(0) + 1e-14).all()
 
 
 def test_both_the_best_and_the_worst_score_count():
