@@ -99,10 +99,12 @@ def attend(backend, q, k, v, slopes, **options):
 
 
 def cases():
-    """Every backend, shape and dtype. The GPU kernel's, interpreted, are slow where another case takes the same way."""
-    of_its_own = {("two_blocks", "f32"), ("packed", "f32"), ("packed", "bf16")}
+    """Every backend, shape and dtype. Interpreted kernels are slow where another case takes the same way."""
+    every = {(name, "f32") for name in TEST_SHAPES}
+    packed = {("packed", "f32"), ("packed", "bf16")}
+    of_its_own = {"pallas_tpu": every | packed | {("padded", "bf16")}, "pallas_gpu": packed | {("two_blocks", "f32")}}
     for backend, name, (short, dtype) in product(BACKENDS, TEST_SHAPES, {"f32": jnp.float32, "bf16": jnp.bfloat16}.items()):
-        slow = backend == "pallas_gpu" and backend in INTERPRETED and (name, short) not in of_its_own
+        slow = backend in INTERPRETED and (name, short) not in of_its_own[backend]
         yield pytest.param(backend, name, dtype, id=f"{backend}-{name}-{short}", marks=[pytest.mark.slow] if slow else [])
 
 
