@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
-from dnabert2_jax.config import EncoderConfig, LoraConfig
+from dnabert2_jax.adapters import merged
+from dnabert2_jax.config import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import (
     SavedAdapter,
@@ -77,6 +78,17 @@ def adapter(tmp_path, pretrained, classifier) -> SavedAdapter:
         **{k: classifier.params[k] for k in ("pooler", "classifier")},
     }
     return SavedAdapter(base=save_model(tmp_path / "base", pretrained), params=params, lora=lora, labels=LABELS)
+
+
+def test_how_a_classifier_reads_a_sequence_comes_back(tmp_path, classifier, adapter):
+    """And a head like the original's leaves no entry: directories of earlier versions, which have none, mean the same."""
+    for head in (HeadConfig(pooling="mean", token_types=False), HeadConfig(token_types=False), HeadConfig()):
+        model = save_model(tmp_path / "model", replace(classifier, head=head))
+        assert load_model(model.path).head == head
+        lora = save_adapter(tmp_path / "adapter", replace(adapter, head=head))
+        assert load_adapter(lora.path).head == merged(load_adapter(lora.path)).head == head
+        for file in (model.path / "config.json", lora.path / "adapter.json"):
+            assert ("head" in json.loads(file.read_text())) == (head != HeadConfig())
 
 
 def with_word(model: SavedModel, change) -> SavedModel:

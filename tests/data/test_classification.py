@@ -13,6 +13,7 @@ from dnabert2_jax.data.classification import (
     epoch_batches,
     evaluation_batches,
 )
+from dnabert2_jax.data.strands import other_strand_table
 from dnabert2_jax.data.tables import LabelSet, Table, load_splits, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.tokenizer.bpe import Tokenizer
@@ -73,6 +74,41 @@ def test_pairs_are_the_tokenizers_own_and_have_types(tmp_path, tokenizer):
         assert types.tolist() == [0] * (first_sep + 1) + [1] * (second_sep - first_sep) + [0] * (len(ids) - second_sep - 1)
         assert segments.tolist() == [1] * (second_sep + 1) + [0] * (len(ids) - second_sep - 1)
         assert set(ids[second_sep + 1 :]) <= {PAD}
+
+
+def test_an_epoch_reads_half_of_the_rows_from_the_other_strand_others_each_time(tmp_path, tokenizer):
+    rng = np.random.default_rng(0)
+    table = table_of(tmp_path, ["".join(rng.choice(list("ACGT"), n)) for n in rng.integers(20, 60, 200)])
+    given, other = (encode_table(t, tokenizer, LABELS, 512) for t in (table, other_strand_table(table)))
+    taken = []
+    for epoch in range(3):
+        mixed = given.on_either_strand(other, 7, epoch)
+        is_other = np.array(
+            [list(ids) == list(theirs) for ids, theirs in zip(mixed.input_ids, other.input_ids, strict=True)]
+        )
+        for row in range(200):
+            source = other if is_other[row] else given
+            np.testing.assert_array_equal(mixed.input_ids[row], source.input_ids[row])
+            for lengths in ("lengths", "full_lengths", "first_tokens"):
+                assert getattr(mixed, lengths)[row] == getattr(source, lengths)[row]
+        assert 70 < is_other.sum() < 130
+        taken.append(is_other.tolist())
+    assert taken[0] != taken[1] != taken[2]
+    again = given.on_either_strand(other, 7, 0)
+    assert [ids.tolist() for ids in again.input_ids] == [
+        (other if t else given).input_ids[row].tolist() for row, t in enumerate(taken[0])
+    ]
+
+
+def test_without_token_types_both_sequences_of_a_pair_are_of_type_0(tmp_path, tokenizer):
+    table = table_of(tmp_path, ["ACGTTTGACNNACGT", "A"], ["TTT", "GGGTTACGGATTTACCA"])
+    encoded = encode_table(table, tokenizer, LABELS, 512, token_types=False)
+    (batch,) = evaluation_batches(encoded, 2, choose_lengths(encoded.lengths, 1))
+    with_types = encode_table(table, tokenizer, LABELS, 512)
+    (typed,) = evaluation_batches(with_types, 2, choose_lengths(with_types.lengths, 1))
+    assert not batch.tokens.token_type_ids.any()
+    assert typed.tokens.token_type_ids.any()
+    np.testing.assert_array_equal(batch.tokens.input_ids, typed.tokens.input_ids)
 
 
 def test_cut_rows_keep_their_template_and_are_reported(tmp_path, tokenizer):

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from dnabert2_jax.config import HeadConfig
+from dnabert2_jax.convert.hugging_face import save_hugging_face
 from dnabert2_jax.data.classification import encode_table, evaluation_batches
 from dnabert2_jax.data.sequences import read_sequences
 from dnabert2_jax.data.tables import LabelSet, read_table
@@ -215,6 +216,11 @@ class TestProbe:
         expected = regression.predict_proba(scaler.transform(rows))
         np.testing.assert_allclose(_probabilities(_linear_layer(regression, scaler), rows), expected, rtol=0, atol=1e-6)
 
+    def test_the_originals_layout_cannot_hold_it(self, probe, tmp_path):
+        with pytest.raises(UserError, match="is a linear probe: it reads means over tokens"):
+            save_hugging_face(tmp_path / "hf", load_model(probe.model))
+        assert not (tmp_path / "hf").exists()
+
     def test_smoothing_is_refused(self, make_run):
         with pytest.raises(UserError, match=r"label_smoothing is for full and lora"):
             make_run(training={"method": "probe", "label_smoothing": 0.1})
@@ -347,12 +353,10 @@ def test_packed_rows_learn_and_a_finished_run_stays_finished(home, make_run, tmp
     assert again.test == result.test
 
 
-def test_both_strands_are_read(home, make_run):
-    """A motif that is on one strand only in training is found on the other one."""
+def test_reading_both_strands_learns_and_is_another_training(home, full, make_run):
     result = finetune(make_run(data={"reverse_complement": True}), home / "strands")
     assert result.test["mcc"] > 0.6
-    plain = load_model(home / "full" / "model").params
-    assert tree_sha256(load_model(result.model).params) != tree_sha256(plain)
+    assert tree_sha256(load_model(result.model).params) != tree_sha256(load_model(full.model).params)
 
 
 def test_balanced_weights_by_hand():
@@ -371,6 +375,18 @@ def test_weights_and_smoothing_reach_the_training_loss(home, make_run, tmp_path)
         finetune(make_run(data=data, training=training), tmp_path / str(n))
         losses.append(MetricsLog.read(tmp_path / str(n))[0]["loss"])
     assert losses[1] > 1.2 * losses[0]
+
+
+def test_an_encoder_of_one_token_type_cannot_tell_the_two_of_a_pair(tmp_path):
+    tiny_model(tmp_path / "base", type_vocab_size=1)
+    rows = [("ACGT" * 5, "GGCA" * 5, str(n % 2)) for n in range(8)]
+    table = str(write_table(tmp_path / "pairs.csv", rows, "sequence1,sequence2,label"))
+    data = dict.fromkeys(("train", "dev", "test"), table)
+    with pytest.raises(
+        UserError, match=r"pairs\.csv holds pairs, and the encoder has token type 0 only .*token_types=false"
+    ):
+        finetune(finetune_run(tmp_path / "base", data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_settings_are_refused_with_the_differences(home, full, make_run):

@@ -1,0 +1,224 @@
+"""Speed of fine-tuning in real tokens/s: full steps by length and packed, LoRA steps, and PyTorch's on padded batches.
+
+    python benchmarks/finetuning.py [TABLE] [--size 117m | --model DIR] [--batch-size 32] [--steps 4] [--torch PYTHON]
+        [--json FILE]
+
+Rows come from a table of `dnabert2 finetune`, or from the package's sample data. Every way takes the same number of
+optimizer steps over batches of --batch-size sequences, dropout on; what is compiled is compiled before. Then they take
+turns, --repeats times, and the best round counts. Only tokens of sequences count, never padding. With --torch, an
+interpreter that has torch and multimolecule, PyTorch takes its turns on an encoder of the same size with torch's AdamW, each
+batch padded to its longest row, in float32 and under bfloat16 autocast. Below the speeds stands what gradients and optimizer
+state take.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dnabert2_jax import sample_data
+from dnabert2_jax.config import NAMED_SIZES, EncoderConfig, LoraConfig, named_size
+from dnabert2_jax.data.classification import choose_lengths, encode_table, epoch_batches, epoch_order
+from dnabert2_jax.data.packed_epochs import pack_epochs
+from dnabert2_jax.data.tables import LabelSet, read_table
+from dnabert2_jax.model_directory import load_model
+from dnabert2_jax.modeling.lora import init_adapter
+from dnabert2_jax.modeling.models import sequence_classifier
+from dnabert2_jax.runs import FINETUNE_OPTIMIZER
+from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.special import PAD
+from dnabert2_jax.tokenizer.training import train_bpe
+from dnabert2_jax.training.objectives import classification_loss
+from dnabert2_jax.training.optimizer import make_optimizer
+from dnabert2_jax.training.start import resolve_compute
+from dnabert2_jax.training.step import init_state, make_train_step
+from dnabert2_jax.types import ClassificationBatch, Tree
+
+Round = Callable[[], float]
+"""Takes all steps once and returns the seconds."""
+
+
+class Ours:
+    """Optimizer steps of this package on some batches."""
+
+    def __init__(self, config: EncoderConfig, labels: int, batches: Sequence[ClassificationBatch], lora: bool) -> None:
+        settings = LoraConfig() if lora else None
+        network = sequence_classifier(config, labels, resolve_compute("auto"))
+        params = network.init(0)
+        trainable: Tree = params
+        self.frozen: Tree = {}
+        if settings:
+            heads = {"pooler": params["pooler"], "classifier": params["classifier"]}
+            trainable, self.frozen = {"adapter": init_adapter(config, settings, 1), **heads}, {"encoder": params["encoder"]}
+        self.gradient_bytes = _bytes(trainable)
+        optimizer = make_optimizer(FINETUNE_OPTIMIZER, 1000)
+        self.step = make_train_step(classification_loss(network, settings), optimizer)
+        self.state = init_state(trainable, optimizer)
+        self.optimizer_bytes = _bytes(self.state.optimizer)
+        self.batches = batches
+        began = time.perf_counter()
+        for width in sorted({batch.tokens.input_ids.shape[1] for batch in batches}):
+            self._take([next(batch for batch in batches if batch.tokens.input_ids.shape[1] == width)])
+        self.first_s = time.perf_counter() - began
+
+    def _take(self, batches: Sequence[ClassificationBatch]) -> None:
+        for batch in batches:
+            self.state, _ = self.step(self.state, self.frozen, batch)
+        jax.block_until_ready(self.state)
+
+    def __call__(self) -> float:
+        """Take all steps once; returns the seconds."""
+        began = time.perf_counter()
+        self._take(self.batches)
+        return time.perf_counter() - began
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@contextmanager
+def torch_process(python: Path, config: EncoderConfig, stored: str, precision: str) -> Iterator[Round]:
+    """PyTorch in a process of its own, which waits while others take their turns."""
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    sizes = {name: getattr(config, name) for name in names}
+    worker = Path(__file__).with_name("finetuning_torch.py")
+    command = [python, worker, stored, json.dumps(sizes), precision]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def seconds() -> float:
+            print("go", file=process.stdin, flush=True)
+            return float(process.stdout.readline())
+
+        yield seconds
+        process.stdin.close()
+
+
+def tokens_of(batches: Sequence[ClassificationBatch]) -> tuple[int, int]:
+    """(real tokens, positions)."""
+    return (
+        sum(int((batch.tokens.segment_ids > 0).sum()) for batch in batches),
+        sum(batch.tokens.input_ids.size for batch in batches),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", nargs="?", type=Path)
+    parser.add_argument("--model", type=Path, help="model directory, for its sizes and tokenizer; else --size")
+    parser.add_argument("--size", choices=list(NAMED_SIZES), default="117m")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="tokenizer directory or tokenizer.json; else one is trained on the rows"
+    )
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of a round")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--torch", type=Path, metavar="PYTHON", help="interpreter with torch and multimolecule")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+
+    table = read_table(args.table or sample_data.table("train"))
+    labels = LabelSet.from_table(table)
+    if args.model:
+        saved = load_model(args.model)
+        config, tokenizer = saved.config, saved.tokenizer
+    else:
+        tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else train_bpe(table.sequences, vocab_size=4096)
+        config = named_size(args.size, tokenizer.vocab_size)
+    encoded = encode_table(table, tokenizer, labels, args.max_tokens)
+    if len(encoded) < args.batch_size * args.steps:
+        parser.error(f"{table.path} has {len(encoded)} rows, too few for {args.steps} steps of {args.batch_size}")
+    by_length = epoch_batches(encoded, args.batch_size, 0, 0, choose_lengths(encoded.lengths))[: args.steps]
+    (epoch,) = pack_epochs([encoded], args.batch_size, 0, hidden_size=config.hidden_size, max_shapes=3)
+    packed = epoch[: args.steps]
+
+    ways: dict[str, tuple[Round, int, float]] = {}
+    first_s: dict[str, float] = {}
+    memory: dict[str, tuple[int, int]] = {}
+    with ExitStack() as stack:
+        if args.torch:
+            stored = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".npz"))
+            real, positions = _store_padded(stored.name, encoded, args.batch_size, args.steps)
+            for precision in ("float32", "bfloat16"):
+                one = stack.enter_context(torch_process(args.torch, config, stored.name, precision))
+                name = f"PyTorch {precision}, padded"
+                ways[name] = (one, real, 1 - real / positions)
+                first_s[name] = one()
+        for name, batches, lora in (
+            ("full, by length", by_length, False),
+            ("full, packed", packed, False),
+            ("LoRA, packed", packed, True),
+        ):
+            ours = Ours(config, len(labels), list(batches), lora)
+            real, positions = tokens_of(ours.batches)
+            ways[name] = (ours, real, 1 - real / positions)
+            first_s[name] = ours.first_s
+            memory["LoRA" if lora else "full"] = (ours.gradient_bytes, ours.optimizer_bytes)
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(args.repeats):
+            for name, (once, _, _) in ways.items():
+                times[name].append(once())
+
+    speeds = {name: real / min(times[name]) for name, (_, real, _) in ways.items()}
+    baseline = speeds[next(iter(ways))]
+    grid = Table("steps", "real tokens/s", "ratio to the first", "ratio to full, packed", "padding", "first, s", "s a step")
+    results = []
+    for name, (_, _, padding) in ways.items():
+        result = {
+            "steps": name,
+            "tokens_per_s": speeds[name],
+            "ratio": speeds[name] / baseline,
+            "ratio_to_full_packed": speeds[name] / speeds["full, packed"],
+            "padding_share": padding,
+            "first_s": first_s[name],
+            "seconds": times[name],
+        }
+        results.append(result)
+        ratios = [f"{result[key]:.2f}x" for key in ("ratio", "ratio_to_full_packed")]
+        seconds = f"{min(times[name]) / args.steps:.2f}"
+        grid.add_row(name, f"{speeds[name]:,.0f}", *ratios, f"{padding:.1%}", f"{first_s[name]:.1f}", seconds)
+    console = Console()
+    console.print(
+        f"{table.path}: {encoded.lengths.mean():.1f} tokens a row; {config.num_hidden_layers} layers of "
+        f"{config.hidden_size}; {args.steps} steps of {args.batch_size}; {jax.default_backend()}"
+    )
+    console.print(grid)
+    full, lora = sum(memory["full"]), sum(memory["LoRA"])
+    console.print(f"gradients and optimizer state: full {full / 1e6:,.1f} MB, LoRA {lora / 1e6:,.1f} MB ({lora / full:.2%})")
+    if args.json:
+        about = {"table": str(table.path), "platform": jax.default_backend(), "batch_size": args.batch_size}
+        kept = {"full_bytes": full, "lora_bytes": lora}
+        args.json.write_text(json.dumps({**about, "memory": kept, "results": results}, indent=2) + "\n")
+
+
+def _store_padded(file: str, encoded: Any, batch_size: int, steps: int) -> tuple[int, int]:
+    """Batches in drawn order, each padded to its longest row, for PyTorch; (real tokens, positions)."""
+    order = epoch_order(len(encoded), 0, 0)
+    arrays: dict[str, np.ndarray] = {}
+    real = positions = 0
+    for step in range(steps):
+        rows = order[step * batch_size : (step + 1) * batch_size]
+        ids = np.full((len(rows), encoded.lengths[rows].max()), PAD, np.int32)
+        for at, row in enumerate(rows):
+            ids[at, : encoded.lengths[row]] = encoded.input_ids[row]
+        arrays |= {f"ids_{step}": ids, f"labels_{step}": encoded.labels[rows]}
+        real, positions = real + int(encoded.lengths[rows].sum()), positions + ids.size
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return real, positions
+
+
+if __name__ == "__main__":
+    main()
