@@ -360,7 +360,7 @@ def test_doctor_finds_a_backend_that_is_wrong_and_passes_over_one_that_cannot_ru
     monkeypatch.setitem(BACKENDS, "elsewhere", Backend("elsewhere", "bhtd", elsewhere))
     code, out, _ = dnabert2("doctor", "--model", folder / "base")
     assert code == 0
-    assert "elsewhere attention: does not serve here: needs an accelerator" in out
+    assert "elsewhere attention: not tried: needs an accelerator" in out
 
     def wrong(q, k, v, slopes, segment_ids, **options):
         return reference_attention(q, k, v, jnp.zeros_like(slopes), segment_ids, **options)
