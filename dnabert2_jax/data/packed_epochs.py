@@ -7,7 +7,7 @@ Tokens see their own segment only and ALiBi knows distances alone, so the loss i
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.classification import EncodedTable, choose_lengths, epoch_order, epoch_seeds
 from dnabert2_jax.tokenizer.special import PAD
 from dnabert2_jax.types import ClassificationBatch, TokenBatch
-
-Rows = list[list[int]]
-"""The sequences in each row of a batch, by their position in the table."""
 
 # A position of a row this many times as wide as the hidden size costs twice that of a narrow one: attention grows with the
 # width, and all else with the hidden size. Measured at hidden size 192, see ``data/packing.py``.
@@ -32,13 +29,15 @@ class PackedEpoch(Sequence[ClassificationBatch]):
 
     Attributes:
         encoded: the table.
-        plan: width and rows of every batch.
+        plan: width and sequences of every batch, by their position in the table.
+        batch_rows: rows of every batch.
         slots: P, sequences that a row may hold.
         dropout_seeds: one a sequence; a row has that of its first. [sequences].
     """
 
     encoded: EncodedTable
-    plan: list[tuple[int, Rows]]
+    plan: list[tuple[int, NDArray[np.int64]]]
+    batch_rows: int
     slots: int
     dropout_seeds: NDArray[np.uint32]
 
@@ -54,8 +53,8 @@ class PackedEpoch(Sequence[ClassificationBatch]):
     @property
     def padding_share(self) -> float:
         """Share of all positions that is padding."""
-        real = sum(int(self.encoded.lengths[row].sum()) for _, rows in self.plan for row in rows)
-        return 1 - real / sum(width * len(rows) for width, rows in self.plan)
+        real = sum(int(self.encoded.lengths[members].sum()) for _, members in self.plan)
+        return 1 - real / (self.batch_rows * sum(width for width, _ in self.plan))
 
     @overload
     def __getitem__(self, index: int) -> ClassificationBatch: ...
@@ -64,14 +63,15 @@ class PackedEpoch(Sequence[ClassificationBatch]):
     def __getitem__(self, index: int | slice) -> "ClassificationBatch | PackedEpoch":
         """One batch, or the batches of a slice (to go on in the middle of an epoch)."""
         if isinstance(index, slice):
-            return PackedEpoch(self.encoded, self.plan[index], self.slots, self.dropout_seeds)
-        width, rows = self.plan[index]
-        tokens = TokenBatch(np.full((len(rows), width), PAD, np.int32), *np.zeros((2, len(rows), width), np.int32))
-        starts, labels = np.zeros((2, len(rows), self.slots), np.int32)
-        numbers = np.full((len(rows), self.slots), -1, np.int32)
-        for row, members in enumerate(rows):
+            return replace(self, plan=self.plan[index])
+        width, members = self.plan[index]
+        count, slots = self.batch_rows, self.slots
+        tokens = TokenBatch(np.full((count, width), PAD, np.int32), *np.zeros((2, count, width), np.int32))
+        starts, labels = np.zeros((2, count, slots), np.int32)
+        numbers = np.full((count, slots), -1, np.int32)
+        for row, places in enumerate(_spread(self.encoded.lengths[members], count)):
             start = 0
-            for slot, number in enumerate(members):
+            for slot, number in enumerate(members[places].tolist()):
                 end = start + int(self.encoded.lengths[number])
                 tokens.input_ids[row, start:end] = self.encoded.input_ids[number]
                 tokens.segment_ids[row, start:end] = slot + 1
@@ -116,30 +116,25 @@ def pack_epochs(
     some = [tables[0].lengths[members] for members in batches[0][:_SAMPLED_BATCHES]]
     choices = [count for count in range(parts, batch_size + 1, parts) if batch_size % count == 0]
     count = min(choices, key=lambda rows: _cost(some, rows, hidden_size, max_shapes))
-    spread = [
-        [[[int(members[i]) for i in row] for row in _spread(table.lengths[members], count)] for members in epoch]
+    needed = [
+        np.array([_needed(table.lengths[members], count) for members in epoch])  # (width, slots) of each batch
         for table, epoch in zip(tables, batches, strict=True)
     ]
-    needed = [
-        np.array([max(int(table.lengths[row].sum()) for row in rows) for rows in epoch])
-        for table, epoch in zip(tables, spread, strict=True)
+    widths = choose_lengths(np.concatenate(needed)[:, 0], max_shapes)
+    slots = int(np.concatenate(needed)[:, 1].max())
+    plans = [
+        [(widths[n], members) for n, members in zip(np.searchsorted(widths, need[:, 0]).tolist(), epoch, strict=True)]
+        for need, epoch in zip(needed, batches, strict=True)
     ]
-    widths = choose_lengths(np.concatenate(needed), max_shapes)
-    slots = max(len(row) for epoch in spread for rows in epoch for row in rows)
     return [
-        PackedEpoch(
-            table,
-            [(widths[n], rows) for n, rows in zip(np.searchsorted(widths, need).tolist(), epoch, strict=True)],
-            slots,
-            epoch_seeds(len(table), seed, number),
-        )
-        for number, (table, epoch, need) in enumerate(zip(tables, spread, needed, strict=True))
+        PackedEpoch(table, plan, count, slots, epoch_seeds(len(table), seed, epoch))
+        for epoch, (table, plan) in enumerate(zip(tables, plans, strict=True))
     ]
 
 
-def _spread(lengths: NDArray[np.integer], count: int) -> Rows:
+def _spread(lengths: NDArray[np.integer], count: int) -> list[list[int]]:
     """Which sequences share each of ``count`` rows: the longest first, always into the row with most room (Graham 1969)."""
-    rows: Rows = [[] for _ in range(count)]
+    rows: list[list[int]] = [[] for _ in range(count)]
     filled = [(0, row) for row in range(count)]
     for i in np.argsort(-lengths, kind="stable").tolist():
         tokens, row = filled[0]
@@ -148,9 +143,15 @@ def _spread(lengths: NDArray[np.integer], count: int) -> Rows:
     return rows
 
 
+def _needed(lengths: NDArray[np.integer], count: int) -> tuple[int, int]:
+    """(width, slots) that some sequences need in ``count`` rows."""
+    rows = _spread(lengths, count)
+    return max(int(lengths[row].sum()) for row in rows), max(map(len, rows))
+
+
 def _cost(batches: list[NDArray[np.int32]], count: int, hidden_size: int, max_shapes: int) -> float:
     """An estimate of the time of some batches in ``count`` rows each, in positions of a narrow row."""
-    needed = np.array([max(int(lengths[row].sum()) for row in _spread(lengths, count)) for lengths in batches])
+    needed = np.array([_needed(lengths, count)[0] for lengths in batches])
     widths = np.array(choose_lengths(needed, max_shapes))
     used = widths[np.searchsorted(widths, needed)]
     return float((count * used * (1 + used / (_DOUBLE_COST * hidden_size))).sum())

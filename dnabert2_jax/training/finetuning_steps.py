@@ -189,7 +189,7 @@ def _say(task: Task, trainable: Tree, frozen: Tree, epoch: Batches | PackedEpoch
     widths = " or ".join(map(str, epoch.widths))
     rows = f"rows padded to {widths} tokens"
     if isinstance(epoch, PackedEpoch):
-        rows = f"{task.run.training.batch_size} sequences packed into {len(epoch.plan[0][1])} rows of {widths} tokens"
+        rows = f"{task.run.training.batch_size} sequences packed into {epoch.batch_rows} rows of {widths} tokens"
     remark(
         f"{learn:,} of {whole:,} parameters learn; {len(task.labels)} classes; {rows} ({epoch.padding_share:.1%} padding)"
     )
