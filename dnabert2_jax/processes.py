@@ -4,7 +4,11 @@ Everything rests on ``jax.distributed``: it knows TPU pods (Compute Engine and G
 environment; anywhere else, say where process 0 is, how many there are and which one this is.
 """
 
-from collections.abc import Callable
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -16,6 +20,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console
 
 _FAILED = -2
+_CUT_OFF = re.compile(r"gloo|nccl|heartbeat|coordination service|connection (reset|closed|refused)", re.IGNORECASE)
 
 
 def start_processes(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -76,6 +81,28 @@ def on_first(work: Callable[[], int | None]) -> int:
     if result == _FAILED:
         raise UserError("process 0 could not go on; its own message says why")
     return result
+
+
+@contextmanager
+def ending_with_the_others() -> Iterator[None]:
+    """Work in which the loss of another process ends this one at once, with one message and code 1.
+
+    Without it, this process would wait for the dead one until its heartbeat times out (100 seconds), as it still does where
+    the devices notice nothing: then jax itself ends it, and says so.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or not _CUT_OFF.search(str(error)):
+            raise
+        what = str(error).splitlines()[0]
+        print(
+            f"dnabert2: process {jax.process_index()} lost another process of this run ({what}); that one's output says why;"
+            " start all of them again with the same command, and they go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # a regular end waits for the others
 
 
 def gather(tree: Any) -> Any:

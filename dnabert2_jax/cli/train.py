@@ -40,14 +40,15 @@ def pretrain(
     On several hosts, start the same command on each. TPU pods and Slurm are recognised; elsewhere the last three options say
     how the processes find each other. Scripts for all of these are in launch/.
     """
-    from dnabert2_jax.processes import is_first, start_processes
+    from dnabert2_jax.processes import ending_with_the_others, is_first, start_processes
     from dnabert2_jax.runs import PretrainRun, load_run
 
     run = load_run(PretrainRun, config, set_ or ())
     start_processes(coordinator, num_processes, process_id)
     from dnabert2_jax.training.pretraining import pretrain as pretrain_run
 
-    model = pretrain_run(run, workdir)
+    with ending_with_the_others():
+        model = pretrain_run(run, workdir)
     if not is_first():
         return
     scores = model.provenance["metrics"]
