@@ -45,8 +45,9 @@ def test_rows_that_take_wide_and_narrow_steps(skip):
 
 def test_blocks_out_of_reach_are_not_read():
     """NaN spoils whatever it is multiplied with, by a weight of 0, too."""
-    q, k, v, do = draw(1, 1, 4 * BLOCK, magnitude=0.5)
-    slopes, segments = jnp.asarray([0.5]), jnp.ones((1, 4 * BLOCK), jnp.int32)
+    blocks = WIDE + 1
+    q, k, v, do = draw(1, 1, blocks * BLOCK, magnitude=0.5)
+    slopes, segments = jnp.asarray([0.5]), jnp.ones((1, blocks * BLOCK), jnp.int32)
     far, near = np.s_[:, :, 3 * BLOCK :], np.s_[:, :, :BLOCK]
     spoiled, spoiled_do = v.at[far].set(jnp.nan), do.at[far].set(jnp.nan)
 
@@ -60,8 +61,8 @@ def test_blocks_out_of_reach_are_not_read():
 
 
 def test_blocks_of_other_segments_are_not_read():
-    q, k, v, do = draw(1, 1, 4 * BLOCK)
-    segments = jnp.asarray(np.repeat([1, 2, 0], [2 * BLOCK, BLOCK, BLOCK])[None], jnp.int32)
+    q, k, v, do = draw(1, 1, (WIDE + 1) * BLOCK)
+    segments = jnp.asarray(np.repeat([1, 2, 0], [2 * BLOCK, 2 * BLOCK, (WIDE - 3) * BLOCK])[None], jnp.int32)
     elsewhere = np.s_[:, :, 2 * BLOCK :]
     spoiled, spoiled_do = v.at[elsewhere].set(jnp.nan), do.at[elsewhere].set(jnp.nan)
     slopes = jnp.asarray([1e-6])
@@ -87,8 +88,8 @@ def test_the_log_sum_exp_and_its_gradient():
 
 
 def test_computes_in_float32_whatever_the_inputs():
-    inputs = [x.astype(jnp.bfloat16) for x in draw(1, 1, 4 * BLOCK)]
-    slopes, segments = jnp.asarray([0.5]), jnp.ones((1, 4 * BLOCK), jnp.int32)
+    inputs = [x.astype(jnp.bfloat16) for x in draw(1, 1, (WIDE + 1) * BLOCK)]
+    slopes, segments = jnp.asarray([0.5]), jnp.ones((1, (WIDE + 1) * BLOCK), jnp.int32)
     found, *_ = with_gradients(*inputs[:3], slopes, segments, inputs[3])
     wanted, *_ = with_gradients(
         *(x.astype(jnp.float32) for x in inputs[:3]), slopes, segments, inputs[3].astype(jnp.float32)

@@ -94,8 +94,11 @@ def _heads(
 ) -> _Head:
     """All heads of all rows along one axis, B * H long, and the blocks that each visits."""
     batch, heads, tokens, _ = q.shape
-    radius = skip_radius(score_bound(q, k, segment_ids, scale), slopes, tokens) if skip else None
-    ranges = block_ranges(segment_ids, radius, heads, _block_length(tokens), _block_length(tokens))
+    block = _block_length(tokens)
+    radius = None
+    if skip and tokens > WIDE * block:  # a shorter row is one step, which costs less than the few blocks of it that count
+        radius = skip_radius(score_bound(q, k, segment_ids, scale), slopes, tokens)
+    ranges = block_ranges(segment_ids, radius, heads, block, block)
     segments = jnp.broadcast_to(segment_ids[:, None], (batch, heads, tokens))
     per_head = (q, k, v, segments, jnp.broadcast_to(slopes, (batch, heads)), *ranges)
     return _Head(*(x.reshape(batch * heads, *x.shape[2:]) for x in per_head))
@@ -215,7 +218,7 @@ def blocked_attention(
     """What :func:`~.reference.reference_attention` computes, in O(T) memory forward and backward.
 
     Arguments and result are the same. Products and sums are float32 whatever the dtype of q. Any T is padded up to whole
-    blocks inside. With ``skip`` off, keys are visited however far they are.
+    blocks inside. With ``skip`` off, keys are visited however far they are, as they are in rows of up to WIDE blocks.
     """
     tokens = q.shape[2]
     padding = -tokens % _block_length(tokens)
