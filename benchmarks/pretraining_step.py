@@ -1,0 +1,151 @@
+"""Modelled cost of the whole pretraining step on a TPU slice or on GPUs that are not here.
+
+The step is the one that `dnabert2 pretrain` runs: the run's file, its mesh, optimizer, remat and attention. It is compiled
+ahead of time (dnabert2_jax.aot, docs/aot.md) and nothing runs. Needs `make aot`; a step takes minutes to compile.
+
+    JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:8x8 --json step.json
+    JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:8x8 --set model.remat=full model.unroll=1
+    JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:16x16 --size 1b --fsdp 16 --tensor 2
+    JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --gpus 8
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from dnabert2_jax.aot import CompiledForGpu, CompiledForTpu, compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
+from dnabert2_jax.config import EncoderConfig, named_size
+from dnabert2_jax.kernels.attention import tracing_for
+from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.models import masked_lm
+from dnabert2_jax.parallel import ROWS, make_layout, make_mesh
+from dnabert2_jax.runs import PretrainRun, load_run
+from dnabert2_jax.training.objectives import mlm_loss
+from dnabert2_jax.training.optimizer import make_optimizer
+from dnabert2_jax.training.step import TrainState, make_train_step, state_shardings
+from dnabert2_jax.training.watch import PEAK_FLOPS, flops_per_token
+from dnabert2_jax.types import MlmBatch, TokenBatch
+
+VOCABULARY = 4096
+SECONDS_A_DAY = 86_400
+GPU, GPU_KIND, GPU_GENERATION = "H100", "NVIDIA H100", "9.0"
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def abstract_batch(run: PretrainRun, sharding: NamedSharding) -> MlmBatch:
+    """Shapes of a global batch."""
+    rows, tokens = run.training.batch_size, run.data.tokens_per_row
+    slots = run.masking.slots(tokens)
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+
+    return MlmBatch(
+        tokens=TokenBatch(*(array(jnp.int32, tokens) for _ in TokenBatch._fields)),
+        masked_positions=array(jnp.int32, slots),
+        masked_labels=array(jnp.int32, slots),
+        masked_weights=array(jnp.float32, slots),
+        dropout_seeds=array(jnp.uint32),
+    )
+
+
+def pretraining_step(
+    run: PretrainRun, config: EncoderConfig, devices: tuple[Any, ...]
+) -> tuple[Any, tuple[TrainState, dict[str, Any], MlmBatch]]:
+    """The jitted step of a run on a mesh of ``devices``, and its abstract arguments.
+
+    Args:
+        run: what `dnabert2 pretrain` would do; its corpus and tokenizer are not read.
+        config: sizes of the encoder.
+        devices: of :func:`tpu_devices` or :func:`gpu_devices`.
+
+    Raises:
+        UserError: the mesh does not fit devices, model or batch.
+    """
+    network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll))
+    layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network, config)
+    layout.check_batch(run.training.batch_size, run.training.accumulate)
+    optimizer = make_optimizer(run.optimizer, run.training.steps)
+    step = make_train_step(mlm_loss(network), optimizer, accumulate=run.training.accumulate, layout=layout)
+
+    params = network.abstract()
+    shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(params, optimizer, layout),
+    )
+    return step, (state, {}, abstract_batch(run, NamedSharding(layout.mesh, ROWS)))
+
+
+def step_flops(run: PretrainRun, config: EncoderConfig) -> float:
+    """Operations of one step over all devices, without credit for recomputation."""
+    rows, tokens = run.training.batch_size, run.data.tokens_per_row
+    return rows * tokens * flops_per_token(config, tokens, run.masking.slots(tokens))
+
+
+def compile_step(run: PretrainRun, config: EncoderConfig, topology: str) -> CompiledForTpu:
+    """The whole step, for a slice."""
+    with tracing_for("tpu", topology.partition(":")[0]):
+        step, arguments = pretraining_step(run, config, tpu_devices(topology))
+        return compile_for_tpu(step, *arguments, topology=topology)
+
+
+def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, Any]:
+    """Compile for a slice, print the account; returns the figures."""
+    compiled = compile_step(run, config, topology)
+    report, chips = compiled.report(), len(tpu_devices(topology))
+    mfu = report.utilization(step_flops(run, config) / chips)
+    days = run.training.steps * report.seconds / SECONDS_A_DAY
+    tokens = run.training.batch_size * run.data.tokens_per_row
+    print(report)
+    print(f"estimated_mfu {mfu:.3f}; {tokens / report.seconds / 1e6:,.2f} M tokens/s on {chips} chips")
+    print(f"{run.training.steps:,} steps, {run.training.steps * tokens / 1e9:,.0f} G tokens: {days:.2f} days")
+    return {"estimated_mfu": mfu, "chips": chips, "days": days, "tokens_per_step": tokens, **report.to_json()}
+
+
+def on_gpus(run: PretrainRun, config: EncoderConfig, count: int) -> dict[str, Any]:
+    """Compile for one machine of H100s; memory is all that is known, and how long the arithmetic takes at the least."""
+    with tracing_for("gpu", GPU_GENERATION):
+        step, arguments = pretraining_step(run, config, gpu_devices(GPU, count))
+        compiled: CompiledForGpu = compile_for_gpu(step, *arguments, gpu=GPU)
+    seconds = step_flops(run, config) / (count * PEAK_FLOPS[GPU_KIND])
+    days = run.training.steps * seconds / SECONDS_A_DAY
+    print(compiled)
+    print(f"{run.training.steps:,} steps on {count} GPUs at their peak: {days:.2f} days; divide by the MFU you measure")
+    return {"gpus": count, "days_at_peak": days, **compiled.to_json()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--topology", help="a TPU slice, as v5e:8x8")
+    target.add_argument("--gpus", type=int, help="H100s of one machine")
+    parser.add_argument("--size", choices=("117m", "1b"), default="117m", help="which of configs/pretrain_*.toml")
+    parser.add_argument("--batch", type=int, help="rows of a step over all devices (default: the file's)")
+    parser.add_argument("--fsdp", type=int, help="mesh.fsdp (default: the file's)")
+    parser.add_argument("--tensor", type=int, help="mesh.tensor (default: the file's)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="a.b=c", help="other changes to the run")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+
+    given = {"training.batch_size": options.batch, "mesh.fsdp": options.fsdp, "mesh.tensor": options.tensor}
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + options.set
+    run = load_run(PretrainRun, CONFIGS / f"pretrain_{options.size}.toml", overrides)
+    config = named_size(options.size, VOCABULARY)
+
+    began = time.monotonic()
+    figures = on_tpu(run, config, options.topology) if options.topology else on_gpus(run, config, options.gpus)
+    print(f"compiled in {time.monotonic() - began:.0f} s")
+    if options.json:
+        options.json.write_text(json.dumps({"size": options.size, "overrides": overrides, **figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
