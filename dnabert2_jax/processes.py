@@ -51,10 +51,12 @@ def start_processes(coordinator: str | None = None, num_processes: int | None = 
     else:
         try:
             jax.distributed.initialize()
-        except ValueError as error:
-            if "coordinator_address should be defined" not in str(error):
+        except (ValueError, RuntimeError) as error:
+            alone = "coordinator_address should be defined" in str(error)  # no cluster around this process
+            inside = "must be called before any JAX" in str(error)  # a program that computes already, and starts its own
+            if not (alone or inside):
                 raise
-            return  # no cluster around this process
+            return
     console.quiet = not is_first()
 
 
