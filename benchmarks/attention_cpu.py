@@ -3,7 +3,7 @@
 Each way runs in a process of its own (attention_cpu_child.py); they take turns, call by call, and the best of each counts.
 CPU time is the sum over cores; where other work shares the machine it says more than time. PyTorch's way is
 `scaled_dot_product_attention` with the ALiBi bias as a mask that was made before the clock starts; its peak memory includes
-that mask. The inputs are normal, float32 (their S is about 14); peak memory is what a call adds to the process.
+that mask. The inputs are normal, float32 (their S is 12 to 15); peak memory is what a call adds to the process.
 """
 
 import argparse
