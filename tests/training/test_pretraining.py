@@ -115,9 +115,13 @@ def test_a_seed_repeats_bit_for_bit_and_another_differs(home, finished, make_run
     assert losses(home / "again") == losses(finished[0]) != losses(home / "other")
 
 
-def test_log_and_save_rhythm_change_no_parameter(home, finished, make_run):
-    rhythm = {"log_every": 5, "save_every": 100, "evaluate_every": 7}
-    model = pretrain(make_run(training=rhythm), home / "rhythm")
+def test_rhythm_and_watching_change_no_parameter(home, finished, make_run):
+    rhythm = {"log_every": 5, "save_every": 3, "evaluate_every": 7}
+    keeping = {"keep_checkpoints": 1, "keep_every": 6, "profile_steps": 2}
+    model = pretrain(make_run(training=rhythm | keeping), home / "rhythm")
+    kept = sorted(path.name for path in (home / "rhythm" / "checkpoints").glob("step_*"))
+    assert kept == ["step_00000006", "step_00000012"]
+    assert len(list((home / "rhythm" / "profile").rglob("*.xplane.pb"))) == 1
     assert tree_sha256(model.params) == tree_sha256(finished[1].params)
     lines = MetricsLog.read(home / "rhythm")
     assert [line["step"] for line in lines if "loss" in line] == [5, 10, 12]
