@@ -113,6 +113,7 @@ def compile_for_gpu(function: Callable[..., Any], *arguments: Any, gpu: str, **j
     jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
     with tempfile.TemporaryDirectory(prefix="dnabert2-ptx-") as dump:
         options = {"xla_gpu_cuda_data_dir": str(cuda), "xla_gpu_autotune_level": 0, "xla_dump_to": dump}
+        options["xla_backend_optimization_level"] = 3  # kernels as users get them, whatever XLA_FLAGS says
         compiled = jitted.lower(*arguments).compile(compiler_options=options)
         calls = {
             instruction.op_name.split("/")[-2]

@@ -1,6 +1,7 @@
 """The GPU attention kernel compiled for GPUs that are not here: registers, spills, memory (`make aot`)."""
 
 import importlib.util
+import re
 
 import jax
 import jax.numpy as jnp
@@ -71,13 +72,15 @@ def test_short_rows(tokens):
 
 @pytest.mark.parametrize("spec", [P("data"), P(None, None, "data")], ids=["rows", "heads"])
 def test_eight_gpus_share_rows_or_heads_without_talking(spec):
+    """In plain jit over a mesh, without a `shard_map` of the caller's."""
     program = compiled("H100", 8, 512, heads=8, devices=8, spec=spec)
     text = program.compiled.as_text()
-    assert {kernel.name for kernel in program.kernels} == KERNELS
-    assert not any(word in text for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
+    assert set(re.findall(r"alibi_attention_\w+", text)) == KERNELS
+    assert not re.search("all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter", text)
     assert program.memory.arguments < 8 * 512 * 8 * 64 * 2  # an eighth of q, k, v and dO, and the segments
 
 
+@jax.numpy_dtype_promotion("standard")  # optax mixes dtypes
 def test_memory_of_a_training_step_grows_linearly():
     short, long = (step_memory("H100", WAYS["pallas_gpu"], tokens).temporaries for tokens in (4096, 8192))
     assert short < long < 2 * short
