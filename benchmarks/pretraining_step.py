@@ -12,6 +12,7 @@ ahead of time (dnabert2_jax.aot, docs/aot.md) and nothing runs. Needs `make aot`
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,11 @@ def compile_step(run: PretrainRun, config: EncoderConfig, topology: str) -> Comp
     """The whole step, for a slice."""
     with tracing_for("tpu", topology.partition(":")[0]):
         step, arguments = pretraining_step(run, config, tpu_devices(topology))
-        return compile_for_tpu(step, *arguments, topology=topology)
+        compiled = compile_for_tpu(step, *arguments, topology=topology)
+    # The compiler writes the schedule of a kernel once, however many calls of it an unrolled loop has.
+    once = {name.rpartition(".")[0]: schedule for name, schedule in compiled.schedules.items()}
+    calls = [i.name for c in compiled.module.computations.values() for i in c if i.custom_call_target == "tpu_custom_call"]
+    return replace(compiled, schedules={name: once[name.rpartition(".")[0]] for name in calls} | compiled.schedules)
 
 
 def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, Any]:
