@@ -55,12 +55,13 @@ def test_configs_are_frozen():
 @pytest.mark.parametrize("name", NAMED_SIZES)
 def test_names_say_the_parameters(name):
     millions = count_parameters(masked_lm(named_size(name, 4096)).abstract()) / 1e6
-    assert millions == pytest.approx(int(name.removesuffix("m")), rel=0.5)
+    named = int(name[:-1]) * {"m": 1, "b": 1000}[name[-1]]
+    assert millions == pytest.approx(named, rel=0.5)
     assert named_size(name, 300).vocab_size == 300
 
 
 def test_an_unknown_size_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match=r"'117M' is unknown; accepted are 117m, .*; did you mean '117m'\?"):
+    with pytest.raises(UserError, match=r"'117M' is unknown; accepted are 1b, 117m, .*; did you mean '117m'\?"):
         named_size("117M", 4096)
 
 
