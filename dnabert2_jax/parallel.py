@@ -87,9 +87,8 @@ def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None)
     data = len(devices) // inner if options.data == -1 else options.data
     size, unused = data * inner, len(devices) - data * inner
     if size == 0 or unused < 0 or (unused and (options.data == -1 or jax.process_count() > 1)):
-        wanted = "data" if options.data == -1 else str(options.data)
         raise UserError(
-            f"mesh: {wanted} (data) x {options.fsdp} (fsdp) x {options.tensor} (tensor) does not fit the {len(devices)} "
+            f"mesh: {options.data} (data) x {options.fsdp} (fsdp) x {options.tensor} (tensor) does not fit the {len(devices)} "
             f"devices of {jax.process_count()} process(es); their product must be that number (data = -1 takes what is left)"
         )
     return jax.make_mesh((data, options.fsdp, options.tensor), AXES, (AxisType.Auto,) * 3, devices=devices[:size])
@@ -284,10 +283,19 @@ def keep_whole(x: jax.Array) -> jax.Array:
     return _constrain(x, P())  # type: ignore[no-untyped-call]
 
 
-def _constrain(x: jax.Array, spec: P) -> jax.Array:
+def keep_columns_spread(kernel: jax.Array) -> jax.Array:
+    """A weight [in, parts, out], the columns of each part over ``tensor``. Without effect elsewhere, too."""
+    return _constrain(kernel, P("fsdp", None, "tensor"))  # type: ignore[no-untyped-call]
+
+
+def is_divided() -> bool:
+    """Is this traced for a step that XLA divides among devices?"""
     mesh = jax.sharding.get_abstract_mesh()
-    divided = mesh.axis_names == AXES and set(mesh.axis_types) == {AxisType.Auto}
-    return jax.lax.with_sharding_constraint(x, spec) if divided else x  # type: ignore[no-untyped-call]
+    return mesh.axis_names == AXES and set(mesh.axis_types) == {AxisType.Auto}
+
+
+def _constrain(x: jax.Array, spec: P) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, spec) if is_divided() else x  # type: ignore[no-untyped-call]
 
 
 def make_layout(options: MeshOptions, mesh: Mesh, network: "Network[Any]", config: EncoderConfig) -> Layout:

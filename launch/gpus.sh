@@ -21,5 +21,6 @@ gpus=
 shift
 
 [[ $run || -n $(command -v nvidia-smi) ]] || { echo "no nvidia-smi here: is the NVIDIA driver installed?" >&2; exit 2; }
-# JAX takes three quarters of the memory unless told otherwise, and JAX_PLATFORMS keeps a run from falling back to the CPU.
-exec $run env ${gpus:+CUDA_VISIBLE_DEVICES="$gpus"} JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 "$@"
+# JAX takes three quarters of the memory unless told otherwise; JAX_PLATFORMS keeps a run from falling back to the CPU; and in
+# an interactive Slurm job JAX would take this for one process of several, with one GPU each.
+exec $run env -u SLURM_STEP_NODELIST ${gpus:+CUDA_VISIBLE_DEVICES="$gpus"} JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 "$@"

@@ -45,7 +45,7 @@ def test_mesh_has_the_three_axes_with_their_types_written_out(options, shape):
     ("options", "message"),
     [
         ({"data": 3, "fsdp": 3}, r"3 \(data\) x 3 \(fsdp\) x 1 \(tensor\) does not fit the 8 devices"),
-        ({"fsdp": 3}, r"data \(data\) x 3 \(fsdp\)"),
+        ({"fsdp": 3}, r"-1 \(data\) x 3 \(fsdp\)"),
         ({"tensor": 16}, r"x 16 \(tensor\)"),
     ],
 )

@@ -90,6 +90,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
         f"{train_rows.windows.window_bases:,} bases for rows of {run.data.tokens_per_row} tokens; "
         f"{min(run.data.validation_rows, validation_rows.windows.epoch_size):,} held-out rows; mesh of "
         + " x ".join(f"{size} ({axis})" for axis, size in layout.mesh.shape.items())
+        + f" on {layout.mesh.size} of {jax.device_count()} devices"
     )
     base_hash = tree_sha256(base.params["encoder"]) if base else "random weights"
     identity = {"corpus": corpus.hash, "tokenizer": tokenizer.sha256, "base": base_hash}
