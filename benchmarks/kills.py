@@ -1,4 +1,4 @@
-"""Pretraining killed with SIGKILL before its first step, in a step and in a save: does it end as if nothing had happened?
+"""Pretraining killed with SIGKILL in the first compile, in a step and in a save: does it end as if nothing had happened?
 
     python benchmarks/kills.py [--runs 10] [--seed 0] [--json FILE]
 
@@ -27,7 +27,7 @@ from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import pretrain_content, run_cli, start_cli, tiny_corpus, tiny_model, write_run
 
 STEPS = 600
-KINDS = ("before the first step", "in a step", "in a save")
+KINDS = ("in the first compile", "in a step", "in a save")
 
 
 def last_step(workdir: Path) -> int:
@@ -49,15 +49,21 @@ def kill_when(command: list[object], condition: Callable[[], bool]) -> None:
     process.communicate()
 
 
-def disturbed(command: list[object], workdir: Path, rng: random.Random, startup: float) -> dict[str, str]:
-    """Three kills; where each hit."""
+def disturbed(command: list[object], workdir: Path, rng: random.Random, compiling: float) -> dict[str, str]:
+    """Three kills; where each hit. ``compiling``: seconds from the run's file to its first step."""
     moments = {}
-    began, wait = time.monotonic(), rng.uniform(0.3, 0.9) * startup
+    wait, began = rng.uniform(0, 0.7) * compiling, 0.0
+
+    def now() -> bool:
+        nonlocal began
+        if not began and (workdir / "run.json").exists():
+            began = time.monotonic()
+        return (began > 0 and time.monotonic() - began > wait) or last_step(workdir) > 0
+
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # there is something to compile
-    kill_when(command, lambda: time.monotonic() - began > wait or last_step(workdir) > 0)
+    kill_when(command, now)
     del os.environ["JAX_ENABLE_COMPILATION_CACHE"]
-    first = last_step(workdir)
-    moments[KINDS[0]] = f"after {time.monotonic() - began:.1f} s" if first == 0 else "missed"
+    moments[KINDS[0]] = f"{wait:.1f} s into it" if last_step(workdir) == 0 else "missed"
 
     target = last_step(workdir) + rng.randint(2, 100)
     kill_when(command, lambda: last_step(workdir) >= target)
@@ -97,14 +103,16 @@ def main() -> None:
                 raise SystemExit(done.stderr)
             return file_sha256(home / name / "model" / "model.safetensors")
 
-        process, began = start_cli(*command("undisturbed")), time.monotonic()
+        process, began = start_cli(*command("undisturbed")), 0.0
         while process.poll() is None and last_step(home / "undisturbed") == 0:
+            if not began and (home / "undisturbed" / "run.json").exists():
+                began = time.monotonic()
             time.sleep(0.01)
-        startup = time.monotonic() - began
+        compiling = time.monotonic() - began
         process.communicate()
         wanted = finish("undisturbed")
         for number in range(options.runs):
-            moments = disturbed(command(f"run{number}"), home / f"run{number}", rng, startup)
+            moments = disturbed(command(f"run{number}"), home / f"run{number}", rng, compiling)
             same = finish(f"run{number}") == wanted
             rows += [{"run": number, "kind": kind, "moment": moment, "same": same} for kind, moment in moments.items()]
             print(f"run {number}: {moments}: {'the same' if same else 'DIFFERENT'}", flush=True)
