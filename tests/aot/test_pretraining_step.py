@@ -1,0 +1,94 @@
+"""The whole pretraining step compiled for slices that are not here (`make aot`); tiny, since a real one takes minutes."""
+
+import importlib.util
+from collections import Counter
+
+import jax
+import pytest
+
+from benchmarks.pretraining_step import CONFIGS, compile_step, on_tpu, step_flops
+from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.modeling.models import count_parameters, masked_lm
+from dnabert2_jax.runs import PretrainRun, load_run
+
+pytestmark = [
+    pytest.mark.aot,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; run `make aot`"),
+]
+
+CHIPS, LAYERS = 4, 2
+TINY = EncoderConfig(vocab_size=128, hidden_size=128, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=256)
+PARAMETERS = count_parameters(masked_lm(TINY).abstract())
+
+
+def a_run(*overrides):
+    return load_run(PretrainRun, CONFIGS / "pretrain_117m.toml", ["training.batch_size=32", *overrides])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """Optax itself relies on jax's usual promotion of dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def sharded(promotion):
+    return compile_step(a_run("model.remat=none"), TINY, "v5e:2x2").report()
+
+
+def test_flops_are_those_of_the_formula():
+    d, f, v, t, layers = 128, 256, 128, 128, LAYERS
+    masked = round(0.15 * (t - 2))
+    tokens = 32 * t
+    expected = tokens * layers * (6 * (4 * d**2 + 3 * d * f) + 12 * t * d) + 32 * masked * 6 * (d**2 + d * v)
+    assert step_flops(a_run(), TINY) == expected
+
+
+def kernel_runs(report):
+    runs = Counter()
+    for kernel in report.account.kernels:
+        runs[kernel.kernel] += kernel.runs
+    return runs
+
+
+def test_every_layer_runs_the_kernel_once_forward_and_once_backward(sharded):
+    assert kernel_runs(sharded) == {"alibi_attention_short_forward": LAYERS, "alibi_attention_short_backward": LAYERS}
+
+
+def test_an_unrolled_stack_is_charged_for_every_call(sharded):
+    """The compiler writes one schedule for them all."""
+    unrolled = compile_step(a_run("model.remat=none", f"model.unroll={LAYERS}"), TINY, "v5e:2x2").report()
+    assert kernel_runs(unrolled) == kernel_runs(sharded)
+    assert sum(kernel.runs == 1 for kernel in unrolled.account.kernels) == 2 * LAYERS
+
+
+def test_gradients_cross_the_chips_and_are_charged(sharded):
+    """Each chip sends at least its share of every gradient, and of every parameter that the others updated."""
+    sent = sum(c.bytes * c.runs for c in sharded.account.collectives)
+    assert sent >= 2 * 4 * PARAMETERS * (CHIPS - 1) / CHIPS
+    charged = sum((c.hidden + c.exposed) * c.runs for c in sharded.account.collectives)
+    assert charged == pytest.approx(sent / sharded.chip.ici_bytes_per_cycle)
+
+
+def test_the_moments_of_a_chip_are_its_part(sharded):
+    whole = compile_step(a_run("model.remat=none", "mesh.shard_optimizer=false"), TINY, "v5e:2x2").report()
+    saved = whole.memory.arguments - sharded.memory.arguments
+    # Small vectors are padded to tiles of the memory, wherever they are.
+    assert saved == pytest.approx(2 * 4 * PARAMETERS * (CHIPS - 1) / CHIPS, rel=0.05)
+
+
+def test_the_figures_belong_together(capsys):
+    run = a_run("mesh.fsdp=2", "mesh.tensor=2", "model.remat=full")
+    figures = on_tpu(run, TINY, "v5e:2x2")
+    assert figures["chips"] == CHIPS
+    assert figures["estimated_mfu"] == step_flops(run, TINY) / CHIPS / (131_072 * figures["cycles"])
+    assert figures["cycles"] == pytest.approx(sum(figures["classes"].values()))
+    assert figures["days"] == pytest.approx(500_000 * figures["cycles"] / 1.5e9 / 86_400)
+    assert f"estimated_mfu {figures['estimated_mfu']:.3f}" in capsys.readouterr().out
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="does not fit the 4 devices"):
+        compile_step(a_run("mesh.fsdp=3"), TINY, "v5e:2x2")
