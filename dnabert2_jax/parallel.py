@@ -89,8 +89,8 @@ def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None)
     if size == 0 or unused < 0 or (unused and (options.data == -1 or jax.process_count() > 1)):
         raise UserError(
             f"mesh: {options.data} (data) x {options.fsdp} (fsdp) x {options.tensor} (tensor) does not fit the "
-            f"{len(devices)} devices of {jax.process_count()} process(es); their product must be that number (data = -1 takes "
-            "what is left)"
+            f"{len(devices)} devices of {jax.process_count()} process(es); their product must be that number "
+            "(data = -1 takes what is left)"
         )
     return jax.make_mesh((data, options.fsdp, options.tensor), AXES, (AxisType.Auto,) * 3, devices=devices[:size])
 
