@@ -6,7 +6,7 @@ from collections import Counter
 import jax
 import pytest
 
-from benchmarks.pretraining_step import CONFIGS, compile_step, on_tpu, step_flops
+from benchmarks.pretraining_step import CONFIGS, compile_step, on_gpus, on_tpu, step_flops
 from dnabert2_jax.config import EncoderConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
@@ -87,6 +87,14 @@ def test_the_figures_belong_together(capsys):
     assert figures["cycles"] == pytest.approx(sum(figures["classes"].values()))
     assert figures["days"] == pytest.approx(500_000 * figures["cycles"] / 1.5e9 / 86_400)
     assert f"estimated_mfu {figures['estimated_mfu']:.3f}" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins.xla_cuda12") is None, reason="no CUDA plugin; run `make aot`")
+def test_of_gpus_memory_is_known_and_the_time_at_their_peak():
+    run = a_run()
+    figures = on_gpus(run, TINY, 2)
+    assert 4 * PARAMETERS * (1 + 2 / 2) <= figures["memory"]["arguments"] < figures["memory"]["peak"]  # moments are shared
+    assert figures["days_at_peak"] == pytest.approx(500_000 * step_flops(run, TINY) / (2 * 989e12) / 86_400)
 
 
 def test_a_mesh_that_does_not_fit_is_refused():
