@@ -21,7 +21,7 @@ from dnabert2_jax.kernels.attention.target import current_target
 LAYOUT = "bthd"
 """What a matrix product writes: cuBLAS has no transposed output, and a tile's rows are whole cache lines in it as well."""
 
-_NARROWEST_HEAD = 32
+_NARROWEST_HEAD = 32  # in the table of block sizes
 
 
 class _Settings(NamedTuple):

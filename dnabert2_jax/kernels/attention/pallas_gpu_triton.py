@@ -4,9 +4,9 @@ Each program owns one block of tokens of one head and loops over the blocks that
 writes, so results repeat bitwise. Scores are kept in bits (times log2 e), because a GPU computes 2^x.
 
 Almost all of a long row's tiles are *inner* ones: whole blocks of one sequence, entirely before or entirely behind the
-diagonal. There |i - j| is linear, so that the bias falls into a part of each key and a part of each query. The first goes
-into the multiplication that scales the product, the second into the softmax's own subtraction: an inner tile pays nothing
-for ALiBi, and compares no segments. The other tiles (diagonal, ends of sequences, padding) are *edge* tiles.
+diagonal. There |i - j| is linear, so that the bias falls into a part of each key and a part of each query. The first is one
+addition to a score, the second goes into the softmax's own subtraction, and no segments are compared. The other tiles
+(diagonal, ends of sequences, padding) are *edge* tiles.
 """
 
 from collections.abc import Callable
