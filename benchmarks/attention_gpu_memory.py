@@ -1,6 +1,6 @@
 """Target `gpu-memory`: what a fine-tuning step of the 117M takes on a GPU, by length, compiled for a GPU that is not here.
 
-One row of one sequence, bfloat16, AdamW, all parameters trained. `reference` is dense attention; `remat` computes the
+One row of one sequence, bfloat16, AdamW, all parameters trained. `reference` is dense attention; `remat` (full) computes the
 activations of a block again in the backward pass. Needs what `make aot` installs.
 """
 
@@ -28,9 +28,9 @@ LENGTHS = tuple(2**n for n in range(10, 18))
 LONGEST_DENSE = 8192
 WAYS = {
     "pallas_gpu": Compute(precision="bfloat16", attention="pallas_gpu"),
-    "pallas_gpu, remat": Compute(precision="bfloat16", attention="pallas_gpu", remat=True),
+    "pallas_gpu, remat": Compute(precision="bfloat16", attention="pallas_gpu", remat="full"),
     "reference": Compute(precision="bfloat16", attention="reference"),
-    "reference, remat": Compute(precision="bfloat16", attention="reference", remat=True),
+    "reference, remat": Compute(precision="bfloat16", attention="reference", remat="full"),
 }
 
 
