@@ -1,12 +1,11 @@
 """A Hugging Face directory as a model, and a model as a Hugging Face directory."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
 from dnabert2_jax.convert.settings import CONFIG, Settings, make_settings, read_settings
 from dnabert2_jax.convert.weights import FORMS, SAFETENSORS, open_weights
@@ -92,21 +91,10 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
             f"{model.path} is a linear probe: it reads means over tokens, which the original's classifier cannot; convert a "
             "model that was fine-tuned in full or with LoRA"
         )
-    directory = directory.resolve()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists; choose another directory, or remove it first")
-    partial = directory.with_name(f".{directory.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(to_theirs(model.params, model.kind), partial / SAFETENSORS, metadata={"format": "pt"})
-        model.tokenizer.save_hugging_face(partial)
-        write_json(partial / CONFIG, make_settings(model))
-        partial.replace(directory)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{directory} could not be written: {error}; make room or choose another place") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_directory(directory) as new:
+        save_file(to_theirs(model.params, model.kind), new / SAFETENSORS, metadata={"format": "pt"})
+        model.tokenizer.save_hugging_face(new)
+        write_json(new / CONFIG, make_settings(model))
     return directory
 
 

@@ -5,7 +5,6 @@ PEFT keeps A as [r, in] and B as [out, r], each layer's apart, under the origina
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from dnabert2_jax.config import LoraConfig, LoraTarget
+from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import CLASSIFIER, ENCODER
 from dnabert2_jax.convert.weights import SafetensorsFile
 from dnabert2_jax.errors import UserError
@@ -56,9 +56,6 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
     Raises:
         UserError: something is at ``directory`` already, or it cannot be written.
     """
-    directory = directory.absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists; choose another directory, or remove it first")
     tensors: dict[str, NDArray[Any]] = {}
     for target, pair in adapter.params["adapter"].items():
         for n, (a, b) in enumerate(zip(pair["A"], pair["B"], strict=True)):
@@ -79,17 +76,9 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
         "bias": "none",
         "inference_mode": True,
     }
-    partial = directory.with_name(f".{directory.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt", "labels": json.dumps(adapter.labels)})
-        write_json(partial / CONFIG, settings)
-        partial.replace(directory)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{directory} could not be written: {error}; make room or choose another place") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_directory(directory) as new:
+        save_file(tensors, new / WEIGHTS, metadata={"format": "pt", "labels": json.dumps(adapter.labels)})
+        write_json(new / CONFIG, settings)
     return directory
 
 
