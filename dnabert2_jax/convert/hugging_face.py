@@ -5,6 +5,7 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
+from dnabert2_jax.config import HeadConfig
 from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
 from dnabert2_jax.convert.settings import CONFIG, Settings, make_settings, read_settings
@@ -61,6 +62,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
         params=from_theirs(tensors, settings.encoder, kind, len(labels), files[0]),
         tokenizer=tokenizer,
         labels=labels,
+        head=HeadConfig(token_types=settings.token_types),
         provenance=make_provenance(
             command or ["DNABERT2.from_hf", str(directory)],
             run_config={},

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from dnabert2_jax.config import LoraConfig, LoraTarget
+from dnabert2_jax.config import HeadConfig, LoraConfig, LoraTarget
 from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import CLASSIFIER, ENCODER
 from dnabert2_jax.convert.weights import SafetensorsFile
@@ -48,7 +48,7 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
 
     Args:
         directory: to be made; may exist if it is empty.
-        adapter: what to write; its labels go into the file's metadata, which PEFT has no place for.
+        adapter: what to write; what PEFT has no place for, labels and token types, goes into the file's metadata.
 
     Returns:
         ``directory``.
@@ -76,8 +76,10 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
         "bias": "none",
         "inference_mode": True,
     }
+    own = {"labels": adapter.labels, "token_types": adapter.head.token_types}
+    metadata = {"format": "pt", **{name: json.dumps(value) for name, value in own.items()}}
     with new_directory(directory) as new:
-        save_file(tensors, new / WEIGHTS, metadata={"format": "pt", "labels": json.dumps(adapter.labels)})
+        save_file(tensors, new / WEIGHTS, metadata=metadata)
         write_json(new / CONFIG, settings)
     return directory
 
@@ -91,8 +93,8 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
         command: how this was asked for, for the provenance.
 
     Returns:
-        The adapter without path; :func:`~dnabert2_jax.model_directory.save_adapter` stores it. Its labels are those that
-        :func:`save_peft` wrote, else class numbers.
+        The adapter without path; :func:`~dnabert2_jax.model_directory.save_adapter` stores it. Labels and token types are
+        those that :func:`save_peft` wrote, else class numbers, and type 1 for the second sequence of a pair.
 
     Raises:
         UserError: a file is missing or damaged, the adapter is of another kind, or its tensors are not those of ``base``;
@@ -133,6 +135,7 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
     given = {row.ours: tensors[_PREFIX + row.theirs] for row in CLASSIFIER if _PREFIX + row.theirs in heads}
     flat = {row.ours: given[row.ours].T if row.transposed else given[row.ours] for row in CLASSIFIER if row.ours in given}
     own = unflatten_tree(flat)
+    metadata = _metadata(file)
     provenance = make_provenance(
         command or ["load_peft", str(directory)],
         run_config={},
@@ -143,7 +146,8 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
         base=base,
         params={"adapter": adapter, "pooler": own.get("pooler") or base.params["pooler"], "classifier": own["classifier"]},
         lora=lora,
-        labels=_labels(file, heads[f"{_PREFIX}classifier.bias"][0]),
+        labels=_labels(metadata, heads[f"{_PREFIX}classifier.bias"][0]),
+        head=HeadConfig(token_types=metadata.get("token_types", True)),
         provenance=provenance,
     )
 
@@ -215,8 +219,13 @@ def _heads(file: SafetensorsFile, base: SavedModel) -> dict[str, tuple[int, ...]
     return shapes
 
 
-def _labels(file: SafetensorsFile, classes: int) -> tuple[str, ...]:
+def _metadata(file: SafetensorsFile) -> dict[str, Any]:
+    """What :func:`save_peft` added to the file; empty in one that PEFT wrote."""
     with safe_open(file.path, "numpy") as opened:
-        stored = (opened.metadata() or {}).get("labels")
-    labels = tuple(map(str, json.loads(stored))) if stored else ()
+        stored = opened.metadata() or {}
+    return {name: json.loads(stored[name]) for name in ("labels", "token_types") if name in stored}
+
+
+def _labels(metadata: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    labels = tuple(map(str, metadata.get("labels", ())))
     return labels if len(labels) == classes else tuple(map(str, range(classes)))

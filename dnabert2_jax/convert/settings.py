@@ -15,6 +15,8 @@ from dnabert2_jax.model_directory import SavedModel
 from dnabert2_jax.tokenizer.special import PAD
 
 CONFIG = "config.json"
+PAIR_TOKEN_TYPES = "pair_token_types"
+"""Key of ours: false for a classifier that was trained with token type 0 for both sequences of a pair."""
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _OTHERS = ("type_vocab_size", "hidden_dropout_prob", "layer_norm_eps", "initializer_range")
@@ -41,11 +43,13 @@ class Settings:
         encoder: the sizes.
         labels: class names by class number; None where there are none.
         num_labels: the number of classes; None where it is not said.
+        token_types: the second sequence of a pair has token type 1.
     """
 
     encoder: EncoderConfig
     labels: tuple[str, ...] | None
     num_labels: int | None
+    token_types: bool
 
 
 def read_settings(path: Path) -> Settings:
@@ -84,7 +88,10 @@ def read_settings(path: Path) -> Settings:
             "%s: attention_probs_dropout_prob %s is left out: attention has no dropout here", path,
             content["attention_probs_dropout_prob"],
         )  # fmt: skip
-    return Settings(encoder, *_labels(path, content))
+    token_types = content.get(PAIR_TOKEN_TYPES, True)
+    if not isinstance(token_types, bool):
+        raise UserError(f"{path}: {PAIR_TOKEN_TYPES} is {token_types!r}, true or false is wanted; mend it")
+    return Settings(encoder, *_labels(path, content), token_types)
 
 
 def make_settings(model: SavedModel) -> dict[str, Any]:
@@ -111,6 +118,8 @@ def make_settings(model: SavedModel) -> dict[str, Any]:
     if model.labels:
         settings["id2label"] = {str(number): label for number, label in enumerate(model.labels)}
         settings["label2id"] = {label: number for number, label in enumerate(model.labels)}
+    if not model.head.token_types:
+        settings[PAIR_TOKEN_TYPES] = False
     return settings
 
 

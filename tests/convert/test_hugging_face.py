@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from dnabert2_jax import DNABERT2, UserError
 from dnabert2_jax.cli import main
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config import EncoderConfig, HeadConfig
 from dnabert2_jax.convert import hugging_face
 from dnabert2_jax.convert.hugging_face import load_hugging_face, save_hugging_face
 from dnabert2_jax.convert.names import from_theirs
@@ -343,3 +344,12 @@ def test_an_independent_implementation_reads_ours(tmp_path, torch_python, kind):
             real = inputs["attention_mask"] == 1
             found, expected = found[real], expected[real]
         assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize("token_types", [True, False])
+def test_token_types_of_pairs_come_back(tmp_path, token_types):
+    base = tiny_model(tmp_path / "base")
+    params = sequence_classifier(base.config, 2).init(0)
+    head = HeadConfig(token_types=token_types)
+    model = replace(base, kind="classifier", params=params, labels=("no", "yes"), head=head)
+    assert load_hugging_face(save_hugging_face(tmp_path / "hf", model)).head == head

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dnabert2_jax.adapters import merged
-from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.config import HeadConfig, LoraConfig
 from dnabert2_jax.convert.names import to_theirs
 from dnabert2_jax.convert.peft import CONFIG, WEIGHTS, load_peft, save_peft
 from dnabert2_jax.errors import UserError
@@ -46,10 +47,12 @@ def written(base, tmp_path):
 @pytest.mark.parametrize("targets", [TARGETS, ("Wqkv",), ("wo", "out")])
 def test_there_and_back_is_bitwise(base, tmp_path, targets):
     adapter = random_adapter(base, LoraConfig(rank=3, alpha=5.0, dropout=0.25, targets=targets))
+    adapter = replace(adapter, head=HeadConfig(token_types=len(targets) > 1))
     back = load_peft(save_peft(tmp_path / "peft", adapter), base)
     assert (back.lora.rank, back.lora.alpha, back.lora.dropout) == (3, 5.0, 0.25)
     assert set(back.lora.targets) == set(targets)
     assert back.labels == CLASSES
+    assert back.head == adapter.head
     ours, theirs = flatten_tree(adapter.params), flatten_tree(back.params)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
