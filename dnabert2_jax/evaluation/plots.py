@@ -157,7 +157,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], th
             colour = _readable_on(scale(share[row, column]), theme)
             if count or size <= 8:
                 axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=font)
-    names = [_short(name) for name in classes]
+    names = [short_name(name) for name in classes]
     small = 10 if size <= 8 else 7
     axis.set_xticks(range(size), names, rotation=90 if size > 4 and max(map(len, names)) > 2 else 0, fontsize=small)
     axis.set_yticks(range(size), names, fontsize=small)
@@ -275,7 +275,7 @@ def embedding_map(
         chosen = points[of_row == name]
         colour = theme.colours[number % len(theme.colours)]
         marker = "os^D"[number // len(theme.colours) % 4]
-        axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colour, marker=marker, lw=0, alpha=0.65, label=_short(name))
+        axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colour, marker=marker, lw=0, alpha=0.65, label=short_name(name))
     axis.set_xlabel(axis_names[0])
     axis.set_ylabel(axis_names[1])
     axis.set_title(f"{title}, {len(points):,} rows", color=theme.ink, fontsize=10, loc="left")
@@ -316,7 +316,7 @@ def _draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, A
         if curve not in named:
             axis.plot(curve[2], curve[3], color=theme.muted, lw=0.8, alpha=0.6)
     for number, (name, area, x, y) in enumerate(named):
-        axis.plot(x, y, color=theme.colours[number], lw=1.7, label=f"{_short(name)}: {area:.3f}")
+        axis.plot(x, y, color=theme.colours[number], lw=1.7, label=f"{short_name(name)}: {area:.3f}")
     title = measure if named is curves else f"{measure}: best, median, worst of {len(curves)}"
     figure = axis.get_figure(root=True)
     assert figure is not None
@@ -334,7 +334,8 @@ def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[NDArray[np.in
     return np.array([step for step, _ in found], np.int64), np.array([value for _, value in found], np.float64)
 
 
-def _short(name: str, most: int = 22) -> str:
+def short_name(name: str, most: int = 22) -> str:
+    """The name, cut to fit beside a picture."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

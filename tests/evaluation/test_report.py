@@ -207,7 +207,10 @@ def test_pretraining_writes_a_page(tmp_path: Path):
     for word in ("first", "second", corpus.hash, f"{saved.provenance['metrics']['loss']:.4f}", "4\nsteps of 4"):
         assert word in parsed.text
     assert f"dnabert2 finetune --workdir runs/task --set model.path={tmp_path}/work/model" in parsed.text
-    assert (tmp_path / "work" / "pictures" / "training_curves.png").is_file()
+    for name, loss in saved.provenance["metrics"]["loss_by_species"].items():
+        assert f"{name}\n{loss:.4f}\n{loss:.4f}\n{loss:.4f}\n4\n" in parsed.text  # one evaluation, at step 4
+    for picture in ("training_curves", "species_curves"):
+        assert (tmp_path / "work" / "pictures" / f"{picture}.png").is_file()
     with pytest.raises(UserError, match="a run of `dnabert2 pretrain`; a map is made of a fine-tuning run"):
         embed_test_rows(tmp_path / "work")
 

@@ -17,6 +17,7 @@ from dnabert2_jax.evaluation import plots
 from dnabert2_jax.evaluation.plots import MapMethod, Theme
 from dnabert2_jax.evaluation.report.data import TablesReport
 from dnabert2_jax.evaluation.report.page import Section, command, grid, picture, settings
+from dnabert2_jax.evaluation.species import species_curves, species_losses
 
 PICTURES = "pictures"
 PREDICTIONS_FILE = "test_predictions.npz"
@@ -97,13 +98,28 @@ def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[st
 
 
 def curve_section(run: Material, kept_step: int | None) -> Section:
-    """Training curves."""
+    """Training curves; of pretraining, those of each species, too."""
     kept = "" if kept_step is None else f" The dotted line is step {kept_step:,}, the best on the dev table, which was kept."
     caption = f"Measurements by optimizer step.{kept}"
     curves: list[Drawing] = [
         ("training_curves", caption, lambda theme: plots.training_curves(run.lines, theme, kept_step=kept_step))
     ]
-    return Section("training", "Training", draw_pictures(run.workdir, curves))
+    by_species = species_losses(run.lines)
+    if by_species:
+        caption = "Held-out loss of each species, named at the end of its line, the hardest to predict first."
+        curves.append(("species_curves", caption, lambda theme: species_curves(run.lines, theme)))
+    body = draw_pictures(run.workdir, curves)
+    if by_species:
+        body += "<h3>Held-out loss by species (nats a masked token)</h3>" + grid(
+            ("species", "first", "last", "lowest", "at step"),
+            [_loss_row(name, curve) for name, curve in by_species.items()],
+        )
+    return Section("training", "Training", body)
+
+
+def _loss_row(name: str, curve: list[tuple[int, float]]) -> tuple[str, ...]:
+    lowest, step = min((loss, step) for step, loss in curve)
+    return name, f"{curve[0][1]:.4f}", f"{curve[-1][1]:.4f}", f"{lowest:.4f}", f"{step:,}"
 
 
 def tables_section(run: Material, data: TablesReport) -> Section:
