@@ -16,23 +16,26 @@ def last_step(workdir: Path) -> int:
 
 @pytest.fixture
 def start_two(tmp_path):
-    """Start a run of many steps on two processes; gives them and the run's directory."""
+    """Start a run of many steps on two processes, or go on with it; gives them and the run's directory, some steps later."""
     tiny_model(tmp_path / "base")
     tiny_corpus(tmp_path)
     training = {"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000, "log_every": 1}
     content = pretrain_content(tmp_path / "base", tmp_path / "corpus", training=training, mesh={"data": -1})
     config, workdir = write_run(tmp_path / "run.toml", "pretrain", content), tmp_path / "run"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{free.getsockname()[1]}"
     started = []
 
     def start():
+        before = last_step(workdir)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = f"127.0.0.1:{free.getsockname()[1]}"
+        pair = []
         for number in range(2):
             options = ["--coordinator", place, "--num-processes", 2, "--process-id", number]
-            started.append(start_cli("pretrain", "--config", config, "--workdir", workdir, *options))
-        wait_until(started[0], lambda: last_step(workdir) >= 3, timeout=240)
-        return started, workdir
+            pair.append(start_cli("pretrain", "--config", config, "--workdir", workdir, *options))
+        started.extend(pair)
+        wait_until(pair[0], lambda: last_step(workdir) >= before + 3, timeout=240)
+        return pair, workdir
 
     yield start
     for process in started:
@@ -50,6 +53,11 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(start_two, numbe
     step = last_step(workdir)
     assert f"stopped as asked, saved after step {step}" in outcomes[0][0]
     assert (workdir / "checkpoints" / f"step_{step:08d}" / "manifest.json").exists()
+    again, _ = start_two()
+    again[number].send_signal(signal.SIGTERM)
+    outcomes = [(process.communicate(timeout=60)[1], process.returncode) for process in again]
+    assert [code for _, code in outcomes] == [0, 0], outcomes
+    assert f"going on from step {step} of" in outcomes[0][0]
 
 
 @pytest.mark.slow
