@@ -2,7 +2,14 @@
 
 Which tokens of a record are masked, and what replaces them, is a hash of (seed, record, position). A fixed count keeps
 shapes static, so only the masked positions need to meet the vocabulary projection.
+
+Where tokens overlap, the neighbours of a masked one give it away, so spans of tokens are masked, as in DNABERT (Ji et al.
+2021). A row is divided into spans from a random offset on, and each of them is as likely to be chosen as any other: so is
+every token, wherever it stands. What a span becomes is one draw (as in SpanBERT, Joshi et al. 2020): a single token of it
+that is left as it is would give the others away again.
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +29,26 @@ class MaskingConfig:
     Attributes:
         rate: share of a row's tokens to predict.
         mask_share: of those, share replaced by ``[MASK]``.
-        random_share: of those, share replaced by a random piece; the rest stay as they are.
+        random_share: of those, share replaced by random pieces; the rest stay as they are.
+        span_tokens: tokens that are masked together. None: k for overlapping k-mers, else 1.
     """
 
     rate: float = Field(default=0.15, gt=0, lt=1)
     mask_share: float = Field(default=0.8, ge=0, le=1)
     random_share: float = Field(default=0.1, ge=0, le=1)
+    span_tokens: int | None = Field(default=None, ge=1)
 
     def __post_init__(self) -> None:
         if self.mask_share + self.random_share > 1:
             raise ValueError(f"mask_share {self.mask_share} and random_share {self.random_share} add up to more than 1")
 
     def slots(self, tokens: int) -> int:
-        """K, the masked positions of a row of ``tokens`` tokens of which two are ``[CLS]`` and ``[SEP]``."""
-        return max(1, round(self.rate * (tokens - 2)))
+        """K, the most that are masked in a row of ``tokens`` tokens, of which two are ``[CLS]`` and ``[SEP]``."""
+        span = self.span_tokens or 1
+        if span == 1:
+            return max(1, round(self.rate * (tokens - 2)))
+        most_spans = 1 + -(-(tokens - 3) // span)  # where the first one begins with its last token
+        return min(tokens - 2, span * math.ceil(self.rate * most_spans))
 
 
 def mask_rows(
@@ -44,32 +57,41 @@ def mask_rows(
     """Mask a batch of rows.
 
     Special tokens and ``[UNK]`` are never chosen: there is nothing to learn from guessing them. A row with fewer eligible
-    tokens than a full one gets ``rate`` of what it has (at least one, if any), and weight 0 in the slots left over.
+    tokens than a full one gets ``rate`` of what it has (at least one, if any), and weight 0 in the slots left over. Of spans
+    a row has ``rate`` on average, one at least; the ends of the row and ``[UNK]`` make some of them shorter.
 
     Args:
         tokens: numpy rows, [B, T] each.
-        config: rates.
+        config: rates, and the length of spans.
         seed: the run's seed.
         records: global record index of each row, [B].
         vocab_size: V, for random replacements.
     """
     ids = np.asarray(tokens.input_ids)
-    slots = config.slots(ids.shape[1])
+    slots, span = config.slots(ids.shape[1]), config.span_tokens or 1
     eligible = ids >= NUM_SPECIAL
-    index = np.arange(ids.shape[1])[None]
+    offset = (hash64(seed, 4, records) % np.uint64(span)).astype(np.int64)
+    spans = (np.arange(ids.shape[1])[None] + offset[:, None]) // span
 
-    # The K smallest hashes of a row are a uniform choice without replacement; ineligible tokens sort last.
-    order = hash64(seed, 1, records[:, None], index)
+    # The smallest hashes of a row are a uniform choice without replacement; ineligible tokens sort last, and those of a span
+    # have the same hash and stay together.
+    order = hash64(seed, 1, records[:, None], spans)
     order = np.where(eligible, order >> np.uint64(1), np.iinfo(np.uint64).max)
-    positions = np.argpartition(order, slots - 1, axis=1)[:, :slots]
-    positions = np.take_along_axis(positions, np.argsort(np.take_along_axis(order, positions, 1), axis=1), 1)
-    available = eligible.sum(1)
-    wanted = np.where(available >= ids.shape[1] - 2, slots, np.ceil(config.rate * available)).astype(np.int64)
-    used = np.arange(slots)[None] < wanted[:, None]
+    ranked = np.argsort(order, axis=1, kind="stable")
+    order = np.take_along_axis(order, ranked, 1)
+    eligible = np.take_along_axis(eligible, ranked, 1)
+    rank = np.cumsum(np.diff(order, axis=1, prepend=order[:, :1]) != 0, axis=1)  # of a token's span
+    available = np.where(eligible, rank + 1, 0).max(1)  # spans
+    if span == 1:
+        wanted = np.where(available >= ids.shape[1] - 2, slots, np.ceil(config.rate * available))
+    else:
+        wanted = np.maximum(1, np.floor(config.rate * available + uniform(seed, 5, records)))
+    positions = ranked[:, :slots]
+    used = (eligible & (rank < wanted[:, None]))[:, :slots]
     positions = np.where(used, positions, 0)
 
     labels = np.take_along_axis(ids, positions, 1)
-    draw = uniform(seed, 2, records[:, None], positions)
+    draw = uniform(seed, 2, records[:, None], np.take_along_axis(spans, positions, 1))
     spread = np.uint64(vocab_size - NUM_SPECIAL)
     random_ids = (hash64(seed, 3, records[:, None], positions) % spread).astype(np.int32) + NUM_SPECIAL
     replacement = np.where(draw < config.mask_share, MASK, labels)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grain
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.masking import MaskingConfig, mask_rows
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.genome.windows import Windows
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.types import MlmBatch, TokenBatch
 
@@ -32,11 +34,16 @@ def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, 
         seed: of the run; the result is a pure function of the arguments.
     """
     wanted = tokens_per_row - 2
-    longest = int(tokenizer.piece_lengths.max()) * wanted
+    longest = int(tokenizer.piece_lengths.max()) * wanted + _overlap(tokenizer) - 1
     windows = Windows(corpus, longest, seed)
     rows = tokenizer.encode_raw_batch([window.sequence for window in windows.batch(range(_PROBE_ROWS))])
-    covered = [int(tokenizer.piece_lengths[row[:wanted]].sum()) for row in rows if len(row) >= wanted]
+    covered = [int(tokenizer.token_bases(row[:wanted]).sum()) for row in rows if len(row) >= wanted]
     return int(np.quantile(covered, 0.99)) if covered else longest
+
+
+def _overlap(tokenizer: Tokenizer) -> int:
+    """Tokens that a base is part of."""
+    return tokenizer.k if isinstance(tokenizer, KmerTokenizer) and tokenizer.overlapping else 1
 
 
 class PretrainingRows:
@@ -46,11 +53,15 @@ class PretrainingRows:
         corpus: the DNA.
         tokenizer: what cuts it.
         tokens_per_row: T.
-        masking: rates.
+        masking: rates; its spans are k tokens of overlapping k-mers, and single tokens of others, where it does not say.
         seed: chooses windows and masks.
         split: "train", or "validation" for the held-out blocks.
         reverse_complement: read half of the training windows from the other strand.
         num_threads: cores for the tokenizer.
+
+    Attributes:
+        windows: the stretches of DNA that become rows.
+        masking: rates and spans.
 
     Raises:
         UserError: the split is empty.
@@ -70,7 +81,8 @@ class PretrainingRows:
     ) -> None:
         window_bases = window_bases_for(corpus, tokenizer, tokens_per_row, seed)
         self.windows = Windows(corpus, window_bases, seed, split, reverse_complement=reverse_complement)
-        self._tokenizer, self._masking, self._seed = tokenizer, masking, seed
+        self.masking = masking if masking.span_tokens else replace(masking, span_tokens=_overlap(tokenizer))
+        self._tokenizer, self._seed = tokenizer, seed
         self.tokens_per_row, self._num_threads = tokens_per_row, num_threads
 
     def batch(self, records: Sequence[int] | NDArray[np.integer]) -> MlmBatch:
@@ -88,7 +100,7 @@ class PretrainingRows:
             row[1 + len(kept)] = SEP
             segment[: len(kept) + 2] = 1
         tokens = TokenBatch(ids, segments, np.zeros_like(ids))
-        return mask_rows(tokens, self._masking, seed=self._seed, records=index, vocab_size=self._tokenizer.vocab_size)
+        return mask_rows(tokens, self.masking, seed=self._seed, records=index, vocab_size=self._tokenizer.vocab_size)
 
 
 def training_batches(

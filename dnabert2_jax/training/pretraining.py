@@ -97,7 +97,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
 
     devices = layout.mesh.devices
     peak = peak_flops(devices.flat[0].device_kind)
-    cost = flops_per_token(config, run.data.tokens_per_row, run.masking.slots(run.data.tokens_per_row))
+    cost = flops_per_token(config, run.data.tokens_per_row, train_rows.masking.slots(run.data.tokens_per_row))
     meter = Meter(cost, None if peak is None else peak * devices.size)
 
     with (

@@ -50,12 +50,12 @@ def test_only_chosen_positions_change_and_labels_restore_the_row(lengths, seed, 
     np.testing.assert_array_equal(batch.masked_weights.sum(1), expected)
 
 
-@given(order=st.permutations(range(6)), width=st.sampled_from([64, 80]))
-def test_a_record_is_masked_alike_in_any_batch(order, width):
+@given(order=st.permutations(range(6)), span=st.sampled_from([None, 1, 6]))
+def test_a_record_is_masked_alike_in_any_batch(order, span):
     tokens = rows([64] * 6, 64)
-    whole = mask(tokens, records=np.arange(100, 106))
+    whole = mask(tokens, records=np.arange(100, 106), span_tokens=span)
     order = list(order)[:4]
-    part = mask(TokenBatch(*(x[order] for x in tokens)), records=np.arange(100, 106)[order])
+    part = mask(TokenBatch(*(x[order] for x in tokens)), records=np.arange(100, 106)[order], span_tokens=span)
     for a, b in zip(part.tokens + part[1:], whole.tokens + whole[1:], strict=True):
         np.testing.assert_array_equal(a, b[order])
 
@@ -83,6 +83,68 @@ def test_shares_and_uniformity():
     counts = np.bincount(others, minlength=VOCAB)[NUM_SPECIAL:]
     assert counts.min() > 0
     assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < len(counts) + 5 * np.sqrt(2 * len(counts))
+
+
+def chosen(batch) -> np.ndarray:
+    """Which tokens of the rows are masked, [B, T]."""
+    found = np.zeros(batch.tokens.input_ids.shape, bool)
+    row, slot = np.nonzero(batch.masked_weights)
+    found[row, batch.masked_positions[row, slot]] = True
+    return found
+
+
+def runs(which: np.ndarray) -> list[tuple[int, int]]:
+    """Start and end of each stretch of true values, [T]."""
+    edges = np.flatnonzero(np.diff(which, prepend=False, append=False))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+@given(
+    lengths=st.lists(st.integers(2, 64), min_size=1, max_size=6),
+    seed=st.integers(0, 2**31),
+    unknown=st.sampled_from([0.0, 0.1, 1.0]),
+    span=st.integers(1, 80),
+    rate=st.sampled_from([0.05, 0.15, 0.5, 0.9]),
+)
+def test_spans_are_whole_between_the_ends_of_a_row_and_unknown_tokens(lengths, seed, unknown, span, rate):
+    tokens = rows(lengths, 64, seed, unknown)
+    batch = mask(tokens, seed, rate=rate, span_tokens=span)
+    which = chosen(batch)
+    assert batch.masked_positions.shape[1] == MaskingConfig(rate=rate, span_tokens=span).slots(64) <= 62
+    assert which.sum() == batch.masked_weights.sum()  # no position twice
+    eligible = tokens.input_ids >= NUM_SPECIAL
+    assert not (which & ~eligible).any()
+    np.testing.assert_array_equal(which.any(1), eligible.any(1))
+    for row, can in zip(which, eligible, strict=True):
+        for start, stop in runs(row):
+            if can[start - 1] and can[stop]:
+                assert (stop - start) % span == 0
+
+
+@given(seed=st.integers(0, 2**31), span=st.integers(2, 8))
+def test_a_span_becomes_one_thing(seed, span):
+    tokens = rows([64] * 8, 64, seed)
+    ids = np.where(tokens.input_ids >= NUM_SPECIAL, tokens.input_ids + VOCAB, tokens.input_ids)  # never drawn at random
+    batch = mask(tokens._replace(input_ids=ids), seed, rate=0.3, mask_share=0.4, random_share=0.3, span_tokens=span)
+    after = batch.tokens.input_ids
+    kinds = np.where(after == MASK, "mask", np.where(after == ids, "same", "random"))
+    for row, which in zip(kinds, chosen(batch), strict=True):
+        for start, stop in runs(which):
+            if start > 1 and stop < 63:
+                spans = row[start:stop].reshape(-1, span)
+                assert (spans == spans[:, :1]).all()
+
+
+@pytest.mark.parametrize(("span", "width"), [(1, 128), (3, 64), (6, 128), (6, 130), (20, 512)])
+def test_spans_mask_the_rate_on_average_and_every_place_alike(span, width):
+    batch = mask(rows([width] * 4000, width), span_tokens=span)
+    which = chosen(batch)[:, 1:-1]
+    shares = which.mean(1)
+    # Of single tokens every row has the same number, a rounded one.
+    error = 5 * shares.std() / np.sqrt(len(shares)) if span > 1 else 0.5 / (width - 2)
+    assert abs(shares.mean() - 0.15) <= error
+    by_place = which.mean(0)
+    assert np.abs(by_place - shares.mean()).max() < 5.5 * np.sqrt(0.15 * 0.85 / len(which))
 
 
 def test_shares_over_one_are_refused():

@@ -11,7 +11,8 @@ from dnabert2_jax.data.masking import MaskingConfig
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, window_bases_for
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
-from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP, UNK
+from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+from dnabert2_jax.tokenizer.special import CLS, MASK, NUM_SPECIAL, PAD, SEP, UNK
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import tiny_corpus, tiny_tokenizer
 
@@ -90,6 +91,45 @@ def test_hardly_a_row_is_padded_and_little_is_tokenized_in_vain(rows):
     assert 0.97 < full.mean() <= 1
     covered = tiny_tokenizer().piece_lengths[unmasked(batch)].sum(1)
     assert rows.windows.window_bases < 1.6 * covered.mean()
+
+
+@pytest.mark.parametrize(("k", "stride"), [(3, 1), (6, 1), (6, 6)])
+def test_windows_hold_what_a_row_of_kmers_needs_and_no_base_more(corpus, k, stride):
+    tokenizer = KmerTokenizer(k, stride)
+    rows = PretrainingRows(corpus, tokenizer, tokens_per_row=WIDTH, masking=MaskingConfig(), seed=3)
+    lengths = np.array([len(window.sequence) for window in rows.windows.batch(range(200))])
+    whole = lengths == rows.windows.window_bases  # but in a segment that is shorter
+    assert whole.mean() > 0.9
+    assert (rows.batch(range(200)).tokens.segment_ids.sum(1) == WIDTH)[whole].all()
+    assert rows.windows.window_bases == (WIDTH - 2) * stride + k - stride
+
+
+@pytest.mark.parametrize("k", [3, 6])
+def test_of_a_masked_span_of_overlapping_kmers_a_base_is_hidden(corpus, k):
+    tokenizer, width = KmerTokenizer(k, 1), 64
+    masking = MaskingConfig(mask_share=1.0, random_share=0.0)
+    batch = PretrainingRows(corpus, tokenizer, tokens_per_row=width, masking=masking, seed=3).batch(range(64))
+    for ids, weights in zip(batch.tokens.input_ids, batch.masked_weights, strict=True):
+        visible = np.zeros(width - 2 + k - 1, bool)
+        for place in np.flatnonzero(ids[1:-1] != MASK):
+            visible[place : place + k] = True
+        masked = np.flatnonzero(ids[1:-1] == MASK)
+        assert len(masked) == weights.sum()
+        # Every masked k-mer is one of a stretch that hides some of the row.
+        for stretch in np.split(masked, np.flatnonzero(np.diff(masked) > 1) + 1):
+            assert not visible[stretch[0] : stretch[-1] + k].all()
+
+
+def test_a_run_may_choose_the_length_of_spans(corpus):
+    def masked(tokenizer, **options):
+        rows = PretrainingRows(corpus, tokenizer, tokens_per_row=64, masking=MaskingConfig(**options), seed=3)
+        return rows.masking.span_tokens, rows.batch(range(20)).masked_weights.sum(1)
+
+    span, counts = masked(KmerTokenizer(6, 1), span_tokens=1)
+    assert (span, set(counts)) == (1, {MaskingConfig().slots(64)})
+    span, counts = masked(tiny_tokenizer(), span_tokens=4)
+    assert (span, len(set(counts)) > 1) == (4, True)
+    assert [masked(t)[0] for t in (tiny_tokenizer(), KmerTokenizer(3, 3), KmerTokenizer(3, 1))] == [1, 1, 3]
 
 
 def test_windows_are_measured_on_the_corpus_and_repeatable(corpus):
