@@ -82,8 +82,17 @@ class DNABERT2:
         """
         compute = resolve_compute(precision, attention)
         saved = load_hugging_face(Path(directory))
-        params = jax.device_put(saved.params)
-        return cls(InferenceModel(Path(directory), saved.kind, saved.config, params, saved.tokenizer, saved.labels, compute))
+        opened = InferenceModel(
+            path=Path(directory),
+            kind=saved.kind,
+            config=saved.config,
+            params=jax.device_put(saved.params),
+            tokenizer=saved.tokenizer,
+            labels=saved.labels,
+            compute=compute,
+            head=saved.head,
+        )
+        return cls(opened)
 
     def __repr__(self) -> str:
         return f"DNABERT2({str(self._model.path)!r}, kind={self.kind!r}, hidden_size={self.config.hidden_size})"
@@ -105,7 +114,7 @@ class DNABERT2:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """A classifier's classes by class number; empty for a masked language model."""
+        """A classifier's classes by class number, ``("value",)`` of a regression; empty for a masked language model."""
         return self._model.labels
 
     @overload
@@ -151,19 +160,20 @@ class DNABERT2:
         reverse_complement: bool = False,
         batch_tokens: int | None = None,
     ) -> Predictions:
-        """Classes and their probabilities, in the order of the sequences.
+        """Classes and their probabilities, or measurements, in the order of the sequences.
 
         Args:
             sequences: DNA of any lengths. [n].
             pairs: the second sequence of each row, for a classifier of pairs. [n].
             max_tokens: longest input of the classifier, in tokens, special tokens included.
-            long: a longer sequence is read in overlapping ``windows``, whose probabilities are averaged, or ``cut``.
+            long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
             overlap: least share of a window that the next one repeats, in [0, 1).
             reverse_complement: give the mean over both strands.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
 
         Returns:
-            ``labels`` [n], ``probabilities`` [n, classes], ``windows`` [n] and ``cut_bases`` [n].
+            ``labels`` [n] and ``probabilities`` [n, classes], or ``values`` [n] of a regression; ``windows`` [n] and
+            ``cut_bases`` [n].
 
         Raises:
             UserError: not a classifier, a sequence or option that is not accepted, a long pair that may not be cut, or not

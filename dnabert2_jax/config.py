@@ -82,23 +82,38 @@ def named_size(name: str, vocab_size: int) -> EncoderConfig:
 
 HeadPooling = Literal["cls", "mean"]
 
+TaskKind = Literal["single_label", "multi_label", "regression"]
+"""What is predicted of a sequence: its class, any number of labels, or a measurement."""
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class HeadConfig:
-    """What a classifier is beyond its encoder's sizes.
+    """What a classifier is beyond its encoder's sizes; a model that predicts measurements is one here, too.
 
     Attributes:
         pooling: what the linear layer reads: ``cls``, the pooler's tanh(dense(hidden state of [CLS])), as in the original;
             or ``mean``, the mean of the hidden states of a sequence's own tokens, without a pooler.
         token_types: the second sequence of a pair has token type 1; else type 0, like the first.
+        task: what the outputs mean.
+        mean: of the measurements a regression was trained on, in their unit.
+        deviation: their standard deviation; an output o of the network stands for ``mean + deviation * o``.
     """
 
     pooling: HeadPooling = "cls"
     token_types: bool = True
+    task: TaskKind = "single_label"
+    mean: float = 0.0
+    deviation: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _only_measurements_have_a_unit(self) -> "HeadConfig":
+        if self.task != "regression" and (self.mean, self.deviation) != (0.0, 1.0):
+            raise ValueError(f"mean and deviation are for the task regression, not for {self.task}")
+        return self
 
     def to_dict(self) -> dict[str, object]:
-        """A JSON-ready dict; ``HeadConfig(**d)`` reads it back."""
-        return asdict(self)
+        """A JSON-ready dict of what differs from the original's head; ``HeadConfig(**d)`` reads it back."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(ORIGINAL_HEAD, name)}
 
 
 ORIGINAL_HEAD = HeadConfig()

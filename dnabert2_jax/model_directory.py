@@ -61,8 +61,8 @@ class SavedModel:
         config: sizes of the encoder.
         params: nested dict of host arrays.
         tokenizer: makes the ids that the word embeddings are indexed by.
-        labels: class names by class number; empty for a masked language model.
-        head: how a classifier reads a sequence.
+        labels: class names by class number; the measurement's name of a regression; empty for a masked language model.
+        head: how a classifier reads a sequence, and what its outputs mean.
         provenance: how it was made, see :func:`make_provenance`.
         path: its directory; None until it is saved.
     """
@@ -343,10 +343,12 @@ def _read_header(directory: Path, name: str) -> dict[str, Any]:
 def _check_model(source: Path, model: SavedModel, tensors: Mapping[str, NDArray[Any]]) -> None:
     if model.kind not in get_args(ModelKind):
         raise UserError(f"{source}: model kind {model.kind!r} is unknown; accepted are {', '.join(get_args(ModelKind))}")
-    if (model.kind == "classifier") != (len(model.labels) >= 2) or len(set(model.labels)) != len(model.labels):
+    regression = model.head.task == "regression"
+    fits = len(model.labels) == 1 if regression else len(model.labels) >= 2
+    if (model.kind == "classifier") != fits or len(set(model.labels)) != len(model.labels):
         raise UserError(
             f"{source}: a {model.kind} with the labels {list(model.labels)}; a classifier has at least two different ones, "
-            "a masked_lm none"
+            "a regression one, a masked_lm none"
         )
     sizes = (model.config.vocab_size, model.config.hidden_size)
     if _WORD not in tensors:

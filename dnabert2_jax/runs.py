@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from dnabert2_jax.config import STRICT, LoraConfig, PrecisionOption
+from dnabert2_jax.config import STRICT, LoraConfig, PrecisionOption, TaskKind
 from dnabert2_jax.data.masking import MaskingConfig
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.parallel import MeshOptions
@@ -124,6 +124,8 @@ class FinetuneData:
         train: rows to learn from.
         dev: rows that choose the best epoch.
         test: rows for the final score.
+        task: what the label column holds: ``single_label``, a class; ``multi_label``, names with ``;`` between them, or
+            ``-`` for none; ``regression``, a number.
         max_tokens: longer rows are cut, counted and reported.
         token_types: the second sequence of a pair has token type 1; ``false`` reads it as type 0, as the original does.
         reverse_complement: read half of the training rows, others each epoch, from the other strand.
@@ -132,6 +134,7 @@ class FinetuneData:
     train: Path
     dev: Path
     test: Path
+    task: TaskKind = "single_label"
     max_tokens: int = Field(default=512, ge=8)
     token_types: bool = True
     reverse_complement: bool = False
@@ -148,7 +151,8 @@ class Epochs:
         batch_size: rows of a step, over all devices.
         accumulate: parts that a batch is cut into, one after the other, for memory.
         evaluations_per_epoch: dev evaluations (with a checkpoint each) in an epoch.
-        selection: the evaluation to keep has the best dev ``mcc``, or the lowest dev ``loss`` as in the original.
+        selection: the evaluation to keep has the best dev ``mcc`` (with several labels a row, its mean over labels) or, of a
+            regression, ``spearman``, which ``auto`` stands for; or the lowest dev ``loss`` as in the original.
         patience: stop after this many evaluations without a better one.
         label_smoothing: share of each label that is spread over all classes, in [0, 1).
         class_weights: ``balanced`` gives every class the same part in the loss, however many rows it has.
@@ -163,7 +167,7 @@ class Epochs:
     batch_size: int = Field(default=32, ge=1)
     accumulate: int = Field(default=1, ge=1)
     evaluations_per_epoch: int = Field(default=1, ge=1)
-    selection: Literal["mcc", "loss"] = "mcc"
+    selection: Literal["auto", "mcc", "spearman", "loss"] = "auto"
     patience: int = Field(default=5, ge=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
@@ -200,6 +204,19 @@ class FinetuneRun:
             raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
         if self.training.method == "probe" and self.training.label_smoothing:
             raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to the labels as they are")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_fit_the_task(self) -> "FinetuneRun":
+        task, plan = self.data.task, self.training
+        if task != "single_label":
+            for name, default in (("class_weights", "none"), ("label_smoothing", 0.0)):
+                if getattr(plan, name) != default:
+                    raise ValueError(f"training.{name} is for data.task single_label, not for {task}; leave it out")
+        if plan.selection == ("mcc" if task == "regression" else "spearman"):
+            raise ValueError(
+                f"training.selection {plan.selection} is not for data.task {task}; leave it at auto, or take loss"
+            )
         return self
 
 

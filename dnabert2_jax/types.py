@@ -67,7 +67,7 @@ class ClassificationBatch(NamedTuple):
 
     Attributes:
         tokens: the rows.
-        labels: class numbers. [B].
+        labels: class numbers, int32 [B]; of several labels 1 where a row has one, float32 [B, C]; measurements, float32 [B].
         weights: 1 for a sequence, 0 where there is none. [B].
         dropout_seeds: one a row, from (seed, global record index). [B].
         rows: position of the sequence in its table, -1 where there is none, so that results return in file order. [B].
@@ -75,7 +75,7 @@ class ClassificationBatch(NamedTuple):
     """
 
     tokens: TokenBatch
-    labels: Int32[HostOrDevice, "B ..."]
+    labels: Int32[HostOrDevice, "B ..."] | Float32[HostOrDevice, "B ..."]
     weights: Float32[HostOrDevice, "B ..."]
     dropout_seeds: UInt32[HostOrDevice, "B"]
     rows: Int32[HostOrDevice, "B ..."]

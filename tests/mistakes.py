@@ -188,8 +188,21 @@ MISTAKES = [
         "labels with a decimal point",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
         "table.csv, line 2: label '0.0' is a number but not a class; accepted are the integers 0, 1, 2, ... or names; write "
-        "1 for 1.0, and put continuous values into classes first",
+        "1 for 1.0, or set data.task=regression to predict measurements",
         table("table.csv", ("ACGTACGT", "0.0"), ("ACGGACGT", "1.0")),
+    ),
+    Mistake(
+        "names in place of measurements",
+        "finetune --config finetune.toml --workdir run --set data.task=regression",
+        "train.csv, line 2: label 'plain' is not a number that float32 can hold; a regression predicts numbers: correct it "
+        "or remove the row, or set data.task=single_label for classes",
+    ),
+    Mistake(
+        "one label a row where several may be",
+        "finetune --config finetune.toml --workdir run --set data.task=multi_label --set data.train=table.csv",
+        "table.csv: the rows have the label 'a' alone; several labels a row are written with ';' between them, as in a;b, "
+        "and '-' where a row has none; for one class a row set data.task=single_label",
+        table("table.csv", ("ACGTACGT", "a"), ("ACGGACGT", "-")),
     ),
     Mistake(
         "a test label that train lacks",
@@ -290,6 +303,11 @@ MISTAKES = [
         "finetune --config run.toml --workdir run --set training.method=lora",
         "run.toml: finetune: training.method lora needs model.path: an adapter is trained on a model directory",
         lambda: change_run('path = "base"', 'size = "1m"\ntokenizer = "tokenizer"', "finetune.toml"),
+    ),
+    Mistake(
+        "class weights for measurements",
+        "finetune --config finetune.toml --workdir run --set data.task=regression --set training.class_weights=balanced",
+        "finetune.toml: finetune: training.class_weights is for data.task single_label, not for regression; leave it out",
     ),
     Mistake(
         "a workdir that is a file",

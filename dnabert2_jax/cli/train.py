@@ -69,16 +69,12 @@ def finetune(workdir: WorkdirOption, config: Config = None, set_: Set = None) ->
 
     run = load_run(FinetuneRun, config, set_ or ())
     from dnabert2_jax.training.finetuning import finetune as finetune_run
+    from dnabert2_jax.training.targets import TARGETS
 
     result = finetune_run(run, workdir)
-    test = result.test
-    remark(
-        f"test MCC {test['mcc']:.4f}  macro F1 {test['macro_f1']:.4f}  accuracy {test['accuracy']:.4f}  ({test['n']:,} rows)"
-    )
-    if test["collapsed"]:
-        remark(
-            "every test row was predicted as the same class: the run collapsed; try another seed or a lower learning rate"
-        )
+    remark(f"test {TARGETS[run.data.task].summary(result.test)}  ({result.test['n']:,} rows)")
+    if result.test["collapsed"]:
+        remark("every test row was predicted alike: the run collapsed; try another seed or a lower learning rate")
     if result.adapter:
         remark(f"adapter alone in {result.adapter}; the model below has it merged")
     print(f"saved {result.model}, scores in {workdir / 'scores.json'}")
@@ -99,26 +95,22 @@ def evaluate(
     ] = False,
     precision: Annotated[PrecisionOption, typer.Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU.")] = "auto",
 ) -> None:
-    """Score a classifier on a labelled table: MCC, macro F1, accuracy, AUROC and the confusion matrix."""
+    """Score a classifier on a labelled table: MCC, macro F1, accuracy, AUROC and more; of a regression, correlations."""
     from dnabert2_jax.data.tables import read_table
-    from dnabert2_jax.evaluation.metrics import classification_metrics, save_metrics
+    from dnabert2_jax.evaluation.metrics import save_metrics
     from dnabert2_jax.inference.classify import Classifier
     from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.training.start import resolve_compute
+    from dnabert2_jax.training.targets import target_of
 
     check_output(out, (".json",))
     table = read_table(data)
     classifier = Classifier.load(model, resolve_compute(precision), base)
-    probabilities = classifier.score(
-        table, batch_size=batch_size, max_tokens=max_tokens, reverse_complement=reverse_complement
-    )
-    scores = classification_metrics(classifier.labels.encode(table), probabilities, classifier.labels.names)
+    outputs = classifier.score(table, batch_size=batch_size, max_tokens=max_tokens, reverse_complement=reverse_complement)
+    target = target_of(classifier.labels)
+    scores = target.scores(classifier.labels.encode(table), outputs)
     save_metrics(out, scores)
-    auroc = "undefined" if scores["auroc"] is None else f"{scores['auroc']:.4f}"
-    remark(
-        f"MCC {scores['mcc']:.4f}  macro F1 {scores['macro_f1']:.4f}  accuracy {scores['accuracy']:.4f}  AUROC {auroc}  "
-        f"({scores['n']:,} rows)"
-    )
+    remark(f"{target.summary(scores)}  ({scores['n']:,} rows)")
     print(f"saved {out}")
 
 

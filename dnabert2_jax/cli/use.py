@@ -53,7 +53,7 @@ def predict(
     precision: Precision = "auto",
     attention: Attention = "auto",
 ) -> None:
-    """Classify sequences: label and probabilities of each. Pairs are in the columns sequence1 and sequence2."""
+    """Classify sequences: label and probabilities, or the value of a regression. Pairs: columns sequence1 and sequence2."""
     from dnabert2_jax.data.sequences import read_sequences
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences

@@ -1,11 +1,13 @@
 """A Hugging Face directory as a model, and a model as a Hugging Face directory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import save_file
 
-from dnabert2_jax.config import HeadConfig
+from dnabert2_jax.config import HeadConfig, TaskKind
 from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
 from dnabert2_jax.convert.settings import CONFIG, Settings, make_settings, read_settings
@@ -15,6 +17,7 @@ from dnabert2_jax.hashing import file_sha256
 from dnabert2_jax.manifest import MANIFEST, write_json
 from dnabert2_jax.model_directory import SavedModel, make_provenance
 from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.types import Tree
 
 TOKENIZER = "tokenizer.json"
 
@@ -34,7 +37,8 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
 
     The directory holds ``config.json`` of either generation, ``tokenizer.json``, and weights as ``model.safetensors`` or
     ``pytorch_model.bin``, whole or in parts with an index. A checkpoint with ``classifier.*`` is a classifier, and its
-    labels are those of ``id2label`` or class numbers.
+    labels are those of ``id2label`` or class numbers; ``problem_type`` says whether a row may have several, or whether the
+    output is a measurement.
 
     Args:
         directory: the directory.
@@ -55,14 +59,20 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
     tensors, files = open_weights(directory)
     shapes = {name: tensors.shapes[given] for name, given in plain_names(tensors.shapes, files[0]).items()}
     kind = kind_of(shapes, files[0])
-    labels = _labels(directory, settings, shapes.get("classifier.weight", (0,))) if kind == "classifier" else ()
+    labels: tuple[str, ...] = ()
+    head = HeadConfig(token_types=settings.token_types)
+    if kind == "classifier":
+        # transformers takes a single output for a regression unless told otherwise.
+        outputs = (shapes.get("classifier.weight", ()) or (0,))[0]
+        head = replace(head, task=settings.task or ("regression" if outputs == 1 else "single_label"))
+        labels = _labels(directory, settings, shapes.get("classifier.weight", (0,)), head.task)
     return SavedModel(
         kind=kind,
         config=settings.encoder,
         params=from_theirs(tensors, settings.encoder, kind, len(labels), files[0]),
         tokenizer=tokenizer,
         labels=labels,
-        head=HeadConfig(token_types=settings.token_types),
+        head=head,
         provenance=make_provenance(
             command or ["DNABERT2.from_hf", str(directory)],
             run_config={},
@@ -86,7 +96,7 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
         ``directory``.
 
     Raises:
-        UserError: something is at ``directory`` already, or it cannot be written.
+        UserError: something is at ``directory`` already, or it cannot be written; a linear probe.
     """
     if model.head.pooling != "cls":
         raise UserError(
@@ -94,7 +104,7 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
             "model that was fine-tuned in full or with LoRA"
         )
     with new_directory(directory) as new:
-        save_file(to_theirs(model.params, model.kind), new / SAFETENSORS, metadata={"format": "pt"})
+        save_file(to_theirs(_in_units(model), model.kind), new / SAFETENSORS, metadata={"format": "pt"})
         model.tokenizer.save_hugging_face(new)
         write_json(new / CONFIG, make_settings(model))
     return directory
@@ -127,13 +137,26 @@ def _read_tokenizer(directory: Path, settings: Settings) -> Tokenizer:
     return tokenizer
 
 
-def _labels(directory: Path, settings: Settings, shape: tuple[int, ...]) -> tuple[str, ...]:
+def _in_units(model: SavedModel) -> Tree:
+    """The parameters; mean and deviation of measurements, for which the layout has no place, are in the last layer."""
+    if model.head.task != "regression":
+        return model.params
+    last = model.params["classifier"]
+    kernel, bias = last["kernel"] * np.float32(model.head.deviation), last["bias"] * np.float32(model.head.deviation)
+    return {**model.params, "classifier": {"kernel": kernel, "bias": bias + np.float32(model.head.mean)}}
+
+
+def _labels(directory: Path, settings: Settings, shape: tuple[int, ...], task: TaskKind) -> tuple[str, ...]:
     found = shape[0] if shape else 0
     if settings.num_labels not in (None, found):
         raise UserError(
             f"{directory / CONFIG}: has {settings.num_labels} labels, but classifier.weight has the shape {shape}; weights "
             "and configuration are of different models"
         )
+    if task == "regression":
+        if found != 1:
+            raise UserError(f"{directory}: classifier.weight has the shape {shape}; a regression here has one output")
+        return ("value",)
     if found < 2:
         raise UserError(f"{directory}: classifier.weight has the shape {shape}; a classifier here has at least two classes")
     return settings.labels or tuple(map(str, range(found)))

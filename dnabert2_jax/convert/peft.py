@@ -54,8 +54,13 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
         ``directory``.
 
     Raises:
-        UserError: something is at ``directory`` already, or it cannot be written.
+        UserError: something is at ``directory`` already, or it cannot be written; no adapter of a single-label classifier.
     """
+    if adapter.head.task != "single_label":
+        raise UserError(
+            f"{adapter.path}: an adapter of the task {adapter.head.task}, for which PEFT's directory has no place; fold it "
+            "in with `dnabert2 merge`, and give the model to `dnabert2 convert to-hf`"
+        )
     tensors: dict[str, NDArray[Any]] = {}
     for target, pair in adapter.params["adapter"].items():
         for n, (a, b) in enumerate(zip(pair["A"], pair["B"], strict=True)):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config import EncoderConfig, TaskKind
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import SavedModel
 from dnabert2_jax.tokenizer.special import PAD
@@ -26,10 +26,15 @@ _ONLY = {
     "hidden_act": ("gelu", None),
     # Says "absolute" in every released file and is not read by the original: positions enter by ALiBi alone.
     "position_embedding_type": ("absolute", "alibi", None),
-    "problem_type": ("single_label_classification", None),
+    "problem_type": ("single_label_classification", "multi_label_classification", "regression", None),
     "tie_word_embeddings": (True, None),
 }
 _REMOTE_CODE = "zhihan1996/DNABERT-2-117M"
+_PROBLEMS: dict[TaskKind, str] = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 _ARCHITECTURES = {"masked_lm": "BertForMaskedLM", "classifier": "BertForSequenceClassification"}
 
 logger = logging.getLogger(__name__)
@@ -44,12 +49,14 @@ class Settings:
         labels: class names by class number; None where there are none.
         num_labels: the number of classes; None where it is not said.
         token_types: the second sequence of a pair has token type 1.
+        task: what a classifier's outputs mean; None where ``problem_type`` is not said.
     """
 
     encoder: EncoderConfig
     labels: tuple[str, ...] | None
     num_labels: int | None
     token_types: bool
+    task: TaskKind | None
 
 
 def read_settings(path: Path) -> Settings:
@@ -91,7 +98,8 @@ def read_settings(path: Path) -> Settings:
     token_types = content.get(PAIR_TOKEN_TYPES, True)
     if not isinstance(token_types, bool):
         raise UserError(f"{path}: {PAIR_TOKEN_TYPES} is {token_types!r}, true or false is wanted; mend it")
-    return Settings(encoder, *_labels(path, content), token_types)
+    task = {problem: task for task, problem in _PROBLEMS.items()}.get(content.get("problem_type", ""))
+    return Settings(encoder, *_labels(path, content), token_types, task)
 
 
 def make_settings(model: SavedModel) -> dict[str, Any]:
@@ -118,6 +126,7 @@ def make_settings(model: SavedModel) -> dict[str, Any]:
     if model.labels:
         settings["id2label"] = {str(number): label for number, label in enumerate(model.labels)}
         settings["label2id"] = {label: number for number, label in enumerate(model.labels)}
+        settings["problem_type"] = _PROBLEMS[model.head.task]
     if not model.head.token_types:
         settings[PAIR_TOKEN_TYPES] = False
     return settings

@@ -7,12 +7,13 @@ the middle of an epoch sees what it would have seen.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.data.tables import LabelSet, Table
+from dnabert2_jax.data.labels import Labels
+from dnabert2_jax.data.tables import Table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.hashing import hash64, record_seeds
 from dnabert2_jax.tokenizer.special import PAD, Ids, with_template
@@ -37,7 +38,7 @@ class EncodedTable:
     Attributes:
         input_ids: ids of each row, shape [tokens of the row].
         first_tokens: tokens of token type 0 in each row: CLS, the first sequence and its SEP. [rows].
-        labels: class numbers. [rows].
+        labels: class numbers [rows], 1 and 0 by label [rows, C] or measurements [rows], as in a ``ClassificationBatch``.
         lengths: tokens of each row. [rows].
         full_lengths: tokens each row would have without a limit. [rows].
         max_tokens: the limit.
@@ -45,7 +46,7 @@ class EncodedTable:
 
     input_ids: list[NDArray[np.int32]]
     first_tokens: NDArray[np.int32]
-    labels: NDArray[np.int32]
+    labels: NDArray[Any]
     lengths: NDArray[np.int32]
     full_lengths: NDArray[np.int32]
     max_tokens: int
@@ -89,7 +90,7 @@ class EncodedTable:
 
 
 def encode_table(
-    table: Table, tokenizer: RawEncoder, labels: LabelSet, max_tokens: int, *, token_types: bool = True
+    table: Table, tokenizer: RawEncoder, labels: Labels, max_tokens: int, *, token_types: bool = True
 ) -> EncodedTable:
     """Tokenize a table.
 
@@ -99,7 +100,7 @@ def encode_table(
     Args:
         table: the rows.
         tokenizer: gives the ids of a sequence.
-        labels: the classes of the training table.
+        labels: what the training table's labels stand for.
         max_tokens: longest row, in tokens, special tokens included.
         token_types: the second sequence of a pair has token type 1; else type 0.
 
@@ -222,9 +223,11 @@ class Batches(Sequence[ClassificationBatch]):
             segment_ids[at, : len(ids)] = 1
             token_type_ids[at, self.encoded.first_tokens[row] : len(ids)] = 1
         fill = self.batch_size - len(rows)
+        labels = np.zeros((self.batch_size, *self.encoded.labels.shape[1:]), self.encoded.labels.dtype)
+        labels[: len(rows)] = self.encoded.labels[rows]
         return ClassificationBatch(
             tokens=TokenBatch(input_ids, segment_ids, token_type_ids),
-            labels=np.pad(self.encoded.labels[rows], (0, fill)),
+            labels=labels,
             weights=np.pad(np.ones(len(rows), np.float32), (0, fill)),
             dropout_seeds=np.pad(self.dropout_seeds[rows], (0, fill)),
             rows=np.pad(rows.astype(np.int32), (0, fill), constant_values=-1),

@@ -67,7 +67,8 @@ class PackedEpoch(Sequence[ClassificationBatch]):
         width, members = self.plan[index]
         count, slots = self.batch_rows, self.slots
         tokens = TokenBatch(np.full((count, width), PAD, np.int32), *np.zeros((2, count, width), np.int32))
-        starts, labels = np.zeros((2, count, slots), np.int32)
+        starts = np.zeros((count, slots), np.int32)
+        labels = np.zeros((count, slots, *self.encoded.labels.shape[1:]), self.encoded.labels.dtype)
         numbers = np.full((count, slots), -1, np.int32)
         for row, places in enumerate(_spread(self.encoded.lengths[members], count)):
             start = 0

@@ -1,4 +1,4 @@
-"""Fine-tuning tables: CSV or TSV files of sequences with a label, and the classes their labels stand for.
+"""Fine-tuning tables: CSV or TSV files of sequences with a label.
 
 A table has a header line and the columns ``sequence,label`` or, for pairs, ``sequence1,sequence2,label`` (the layout of GUE,
 Zhou et al. 2024). Every error names the line an editor would show, so it can be mended there.
@@ -9,17 +9,16 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dnabert2_jax.config import TaskKind
+from dnabert2_jax.data.labels import Labels, LabelSet, learn_labels
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
 
-_CLASS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+__all__ = ["LabelSet", "Splits", "Table", "load_splits", "read_records", "read_table", "read_text"]
+
 _LOOKS_LIKE_DNA = re.compile(r"[ACGTN]{8,}", re.IGNORECASE)
 
 
@@ -169,89 +168,6 @@ def _find_columns(path: Path, header: list[str], sequence: str, label: str) -> t
 
 
 @dataclass(frozen=True)
-class LabelSet:
-    """The classes of a task; class number c is called ``names[c]``.
-
-    Attributes:
-        names: labels as tables write them.
-    """
-
-    names: tuple[str, ...]
-
-    @classmethod
-    def from_table(cls, table: Table) -> "LabelSet":
-        """The classes of a training table: 0, 1, ... C-1 in that order, or names in alphabetical order.
-
-        Raises:
-            UserError: one class only, numbers with a gap, numbers mixed with names, or numbers that are not integers.
-        """
-        first_row: dict[str, int] = {}
-        for row, label in enumerate(table.labels):
-            first_row.setdefault(label, row)
-        for label, row in first_row.items():
-            if _is_measurement(label):
-                raise UserError(
-                    f"{table.where(row)}: label {label!r} is a number but not a class; accepted are the integers "
-                    "0, 1, 2, ... or names; write 1 for 1.0, and put continuous values into classes first"
-                )
-        if len(first_row) == 1:
-            raise UserError(
-                f"{table.path}: all {len(table)} rows have the label {table.labels[0]!r}; a classifier needs rows of at "
-                "least two classes"
-            )
-        numbers = [label for label in first_row if _CLASS_NUMBER.fullmatch(label)]
-        if not numbers:
-            return cls(tuple(sorted(first_row)))
-        if words := [label for label in first_row if label not in numbers]:
-            odd, usual = (words[0], numbers[0]) if len(words) <= len(numbers) else (numbers[0], words[0])
-            raise UserError(
-                f"{table.where(first_row[odd])}: label {odd!r} stands beside labels such as {usual!r} "
-                f"(line {table.lines[first_row[usual]]}); use integers only or names only"
-            )
-        numbers.sort(key=int)
-        for expected, label in enumerate(numbers):
-            if int(label) != expected:
-                raise UserError(
-                    f"{table.where(first_row[label])}: label {label} without a label {expected}; "
-                    f"{len(numbers)} classes are numbered 0 to {len(numbers) - 1}; found {_listed(numbers)}; "
-                    "renumber them, or use names instead of numbers"
-                )
-        return cls(tuple(numbers))
-
-    def __len__(self) -> int:
-        """Number of classes."""
-        return len(self.names)
-
-    def encode(self, table: Table) -> NDArray[np.int32]:
-        """Class numbers of a table's rows, shape [rows].
-
-        Raises:
-            UserError: a label that is not among the classes.
-        """
-        number = {name: c for c, name in enumerate(self.names)}
-        for row, label in enumerate(table.labels):
-            if label not in number:
-                raise UserError(
-                    f"{table.where(row)}: label {label!r} is not a class of the training table ({_listed(self.names)})"
-                    f"{nearest(label, self.names)}; correct it, remove the row, or add training rows of that class"
-                )
-        return np.array([number[label] for label in table.labels], np.int32)
-
-
-def _is_measurement(label: str) -> bool:
-    """Whether a label is a number, yet neither a class number nor a code such as 007."""
-    try:
-        float(label)
-    except ValueError:
-        return False
-    return not (_CLASS_NUMBER.fullmatch(label) or label.isdecimal())
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-@dataclass(frozen=True)
 class Splits:
     """The three tables of a task, checked against each other.
 
@@ -259,27 +175,41 @@ class Splits:
         train: the rows to learn from.
         dev: the rows to choose by.
         test: the rows to report on.
-        labels: the classes, from the training table.
+        labels: what the label column stands for, from the training table.
     """
 
     train: Table
     dev: Table
     test: Table
-    labels: LabelSet
+    labels: Labels
 
 
 def load_splits(
-    train: Path, dev: Path, test: Path, *, sequence_column: str = "sequence", label_column: str = "label"
+    train: Path,
+    dev: Path,
+    test: Path,
+    *,
+    task: TaskKind = "single_label",
+    sequence_column: str = "sequence",
+    label_column: str = "label",
 ) -> Splits:
     """Read the three tables of a task.
 
+    Args:
+        train: the rows to learn from.
+        dev: the rows to choose by.
+        test: the rows to report on.
+        task: what their label column holds, see ``data/labels.py``.
+        sequence_column: as :func:`read_table` takes it.
+        label_column: as :func:`read_table` takes it.
+
     Raises:
-        UserError: as :func:`read_table` and :class:`LabelSet`; or some tables hold pairs and others do not.
+        UserError: as :func:`read_table`; labels that the task cannot have; or some tables hold pairs and others do not.
     """
     train_table, dev_table, test_table = (
         read_table(path, sequence_column=sequence_column, label_column=label_column) for path in (train, dev, test)
     )
-    labels = LabelSet.from_table(train_table)
+    labels = learn_labels(task, train_table)
     for table in (dev_table, test_table):
         labels.encode(table)
         if (table.pairs is None) != (train_table.pairs is None):

@@ -13,7 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from dnabert2_jax.data.tables import LabelSet, Table
+from dnabert2_jax.data.labels import Labels
+from dnabert2_jax.data.tables import Table
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.metrics import classification_metrics
 
 INVERSE_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
@@ -68,12 +70,14 @@ class KmerBaseline:
         self._scaler = StandardScaler()
         self._regression: LogisticRegression
 
-    def fit(self, train: Table, dev: Table, labels: LabelSet) -> "KmerBaseline":
+    def fit(self, train: Table, dev: Table, labels: Labels) -> "KmerBaseline":
         """Fit one model a penalty to the training table and keep the best on the development table.
 
         Raises:
-            UserError: a label is not among the classes.
+            UserError: a label is not among the classes, or there are no classes: several labels a row, or measurements.
         """
+        if labels.head.task != "single_label":
+            raise UserError(f"{train.path}: the k-mer regression is for one class a row; the task is {labels.head.task}")
         classes, dev_classes = labels.encode(train), labels.encode(dev)
         features = self._scaler.fit_transform(self._features(train))
         dev_features = self._scaler.transform(self._features(dev))

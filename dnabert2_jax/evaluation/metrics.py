@@ -1,4 +1,4 @@
-"""What a classifier scored, by scikit-learn, ready for JSON."""
+"""What a classifier or a regression scored, by scikit-learn, ready for JSON."""
 
 import json
 import os
@@ -9,7 +9,15 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    r2_score,
+    roc_auc_score,
+)
 
 from dnabert2_jax.errors import UserError
 
@@ -66,11 +74,7 @@ def classification_metrics(
     num_classes = len(names)
     if not len(labels) or probabilities.shape != (len(labels), num_classes):
         raise ValueError(f"{len(labels)} labels and {num_classes} names, but probabilities of shape {probabilities.shape}")
-    if unusable := int(np.count_nonzero(~np.isfinite(probabilities).all(axis=1))):
-        raise UserError(
-            f"the probabilities of {unusable} of {len(labels)} rows are not finite: the model has diverged; train again "
-            "with a lower learning rate or a longer warm-up"
-        )
+    _check_finite("probabilities", probabilities)
     predictions = probabilities.argmax(axis=1)
     of_labels = np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)
     matrix = confusion_matrix(labels, predictions, labels=range(num_classes))
@@ -84,10 +88,8 @@ def classification_metrics(
     else:
         auroc = float(roc_auc_score(labels, probabilities, multi_class="ovr", average="macro", labels=range(num_classes)))
 
-    # One and the same class everywhere: scikit-learn gives 0 there too, with a warning about the confusion matrix.
-    one_class = np.array_equal(predicted_counts, label_counts) and np.count_nonzero(label_counts) == 1
     return ClassificationMetrics(
-        mcc=0.0 if one_class else float(matthews_corrcoef(labels, predictions)),
+        mcc=_mcc(labels, predictions),
         macro_f1=float(f1_score(labels, predictions, average="macro", zero_division=0)),
         accuracy=float(accuracy_score(labels, predictions)),
         loss=float(-np.log(of_labels).mean()),
@@ -100,6 +102,183 @@ def classification_metrics(
         confusion_matrix=matrix.tolist(),
         collapsed=int(np.count_nonzero(predicted_counts)) == 1,
     )
+
+
+class MultiLabelMetrics(TypedDict):
+    """Scores of one table whose rows may have several labels; a label is predicted where its probability is over one half.
+
+    Attributes:
+        mcc: mean over labels of Matthews correlation coefficient; 0 counts where it is undefined.
+        macro_f1: mean of the F1 of every label that occurs among the rows or the predictions.
+        micro_f1: F1 of all decisions together.
+        accuracy: share of all decisions, rows times labels, that are right.
+        exact_match: share of rows all of whose labels are right.
+        loss: mean binary cross-entropy in nats; a decision's probability counts as 1e-38 at least.
+        auroc: mean area under the ROC curve over the labels for which it is defined; None where there are none.
+        auprc: the same of average precision.
+        undefined: labels that all rows have, or none: ``auroc`` and ``auprc`` are without them.
+        n: rows.
+        classes: names of the labels.
+        by_label: for each of them its ``rows``, ``predicted`` rows, ``mcc``, ``f1``, ``auroc`` and ``auprc``.
+        collapsed: all rows were predicted alike.
+    """
+
+    mcc: float
+    macro_f1: float
+    micro_f1: float
+    accuracy: float
+    exact_match: float
+    loss: float
+    auroc: float | None
+    auprc: float | None
+    undefined: list[str]
+    n: int
+    classes: list[str]
+    by_label: dict[str, dict[str, float | None]]
+    collapsed: bool
+
+
+def multi_label_metrics(
+    labels: NDArray[np.floating], probabilities: NDArray[np.floating], names: Sequence[str]
+) -> MultiLabelMetrics:
+    """Score the probability of each label.
+
+    Args:
+        labels: 1 where a row has the label, else 0, [rows, C].
+        probabilities: [rows, C].
+        names: of the labels, C of them.
+
+    Raises:
+        UserError: a probability is not finite.
+        ValueError: the shapes do not fit each other, or there are no rows.
+    """
+    truth, probabilities = np.asarray(labels) > 0, np.asarray(probabilities, np.float64)
+    if not len(truth) or not truth.shape == probabilities.shape == (len(truth), len(names)):
+        raise ValueError(f"labels {truth.shape}, probabilities {probabilities.shape} and {len(names)} names do not fit")
+    _check_finite("probabilities", probabilities)
+    predicted = probabilities > 0.5
+    by_label: dict[str, dict[str, float | None]] = {}
+    for c, name in enumerate(names):
+        has, says = truth[:, c], predicted[:, c]
+        defined = 0 < has.sum() < len(has)
+        by_label[name] = {
+            "rows": int(has.sum()),
+            "predicted": int(says.sum()),
+            "mcc": _mcc(has, says),
+            "f1": float(f1_score(has, says, zero_division=0)) if has.any() or says.any() else None,
+            "auroc": float(roc_auc_score(has, probabilities[:, c])) if defined else None,
+            "auprc": float(average_precision_score(has, probabilities[:, c])) if defined else None,
+        }
+    of_truth = np.maximum(np.where(truth, probabilities, 1 - probabilities), _SMALLEST)
+    means = {key: _mean([scores[key] for scores in by_label.values()]) for key in ("mcc", "f1", "auroc", "auprc")}
+    return MultiLabelMetrics(
+        mcc=means["mcc"] or 0.0,
+        macro_f1=means["f1"] or 0.0,
+        micro_f1=float(f1_score(truth, predicted, average="micro", zero_division=0)),
+        accuracy=float((truth == predicted).mean()),
+        exact_match=float((truth == predicted).all(axis=1).mean()),
+        loss=float(-np.log(of_truth).mean()),
+        auroc=means["auroc"],
+        auprc=means["auprc"],
+        undefined=[name for name, scores in by_label.items() if scores["auroc"] is None],
+        n=len(truth),
+        classes=list(names),
+        by_label=by_label,
+        collapsed=bool((predicted == predicted[0]).all()),
+    )
+
+
+class RegressionMetrics(TypedDict):
+    """Scores of one table of measurements.
+
+    Attributes:
+        pearson: correlation of measurements and predictions; 0 where one of the two is the same for all rows.
+        spearman: the same of their ranks.
+        r2: coefficient of determination, 1 minus the residuals' share of the variance; None where all rows are alike.
+        mae: mean absolute error, in the measurements' unit.
+        rmse: root of the mean squared error, in the measurements' unit.
+        loss: mean squared error in squared deviations of the training table.
+        n: rows.
+        collapsed: all rows were predicted alike, to a thousandth of the training table's deviation.
+    """
+
+    pearson: float
+    spearman: float
+    r2: float | None
+    mae: float
+    rmse: float
+    loss: float
+    n: int
+    collapsed: bool
+
+
+def regression_metrics(
+    measured: NDArray[np.floating], predicted: NDArray[np.floating], *, deviation: float
+) -> RegressionMetrics:
+    """Score predictions against measurements.
+
+    Args:
+        measured: [rows].
+        predicted: in the same unit, [rows].
+        deviation: standard deviation of the training table.
+
+    Raises:
+        UserError: a prediction is not finite.
+        ValueError: the shapes do not fit each other, or there are no rows.
+    """
+    truth, said = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
+    if not len(truth) or truth.ndim != 1 or truth.shape != said.shape:
+        raise ValueError(f"measurements of shape {truth.shape}, but predictions of shape {said.shape}")
+    _check_finite("predictions", said)
+    errors = said - truth
+    square = float(np.square(errors).mean())
+    return RegressionMetrics(
+        pearson=_correlation(truth, said),
+        spearman=_correlation(_ranks(truth), _ranks(said)),
+        r2=float(r2_score(truth, said)) if np.ptp(truth) > 0 else None,
+        mae=float(np.abs(errors).mean()),
+        rmse=square**0.5,
+        loss=square / deviation**2,
+        n=len(truth),
+        collapsed=bool(np.ptp(said) < 1e-3 * deviation),
+    )
+
+
+Scores = Mapping[str, Any]
+"""Scores of one table, of whichever task: one of the three above."""
+
+
+def _mcc(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+    # One and the same class everywhere: scikit-learn gives 0 there too, with a warning about the confusion matrix.
+    same = np.array_equal(labels, predictions) and len(np.unique(labels)) == 1
+    return 0.0 if same else float(matthews_corrcoef(labels, predictions))
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[group]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _check_finite(what: str, values: NDArray[np.floating]) -> None:
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"the {what} of {np.count_nonzero(~finite)} of {len(values)} rows are not finite: the model has diverged; train "
+            "again with a lower learning rate or a longer warm-up"
+        )
 
 
 def save_metrics(path: Path, metrics: Mapping[str, Any]) -> None:

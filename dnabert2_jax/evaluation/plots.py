@@ -84,10 +84,13 @@ def training_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT, *,
         UserError: there is nothing to draw yet.
     """
     pretraining = any("masked_accuracy" in line for line in lines)
-    unit = "nats per masked token" if pretraining else "nats per row"
+    measurements = any("dev_spearman" in line for line in lines)
+    unit = "nats per masked token" if pretraining else "squared deviations" if measurements else "nats per row"
     scores = (
         {"training": "masked_accuracy", "held out": "validation_masked_accuracy"}
         if pretraining
+        else {"dev Spearman": "dev_spearman", "dev Pearson": "dev_pearson"}
+        if measurements
         else {"dev MCC": "dev_mcc", "dev macro F1": "dev_macro_f1", "dev accuracy": "dev_accuracy"}
     )
     panels = [

@@ -1,4 +1,4 @@
-"""Class probabilities from a model directory or an adapter directory."""
+"""What a trained classifier says of the rows of a table."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,12 +9,14 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import HeadConfig, LoraConfig
+from dnabert2_jax.config import ORIGINAL_HEAD, HeadConfig, LoraConfig
 from dnabert2_jax.data.classification import Batches, EncodedTable, choose_lengths, encode_table, evaluation_batches
+from dnabert2_jax.data.labels import Labels, saved_labels
 from dnabert2_jax.data.strands import other_strand_table
-from dnabert2_jax.data.tables import LabelSet, Table
+from dnabert2_jax.data.tables import Table
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.heads import head_outputs
 from dnabert2_jax.modeling.models import Network, SequenceClassifier
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.tokenizer.bpe import Tokenizer
@@ -24,17 +26,20 @@ from dnabert2_jax.types import ClassificationBatch, Tree
 Predict = Callable[[Tree, ClassificationBatch], jax.Array]
 
 
-def make_predict(network: Network[SequenceClassifier], lora: LoraConfig | None) -> Predict:
-    """``predict(params, batch) -> probabilities [B, C]``, jitted; ``params`` may hold an adapter beside the model."""
+def make_predict(network: Network[SequenceClassifier], lora: LoraConfig | None, head: HeadConfig = ORIGINAL_HEAD) -> Predict:
+    """``predict(params, batch) -> outputs [B, C]``, jitted; ``params`` may hold an adapter beside the model.
+
+    The outputs are those of :func:`~dnabert2_jax.modeling.heads.head_outputs`.
+    """
 
     def predict(params: Tree, batch: ClassificationBatch) -> jax.Array:
-        return jax.nn.softmax(classification_logits(network, params, batch, lora, False))
+        return head_outputs(classification_logits(network, params, batch, lora, False), head)
 
     return jax.jit(predict)
 
 
 def predict_rows(predict: Predict, params: Tree, batches: Batches, title: str | None = None) -> NDArray[np.float32]:
-    """Probabilities of every row in the order of the table, [rows, C]; with a ``title``, shows progress."""
+    """Outputs of every row in the order of the table, [rows, C]; with a ``title``, shows progress."""
     rows, values = [], []
     bar = ProgressBar(title, len(batches)) if title else None
     with bar or nullcontext():
@@ -56,14 +61,14 @@ class Classifier:
     Attributes:
         params: the model's parts; an adapter is merged into its base.
         tokenizer: makes its ids.
-        labels: its classes.
+        labels: what its outputs stand for.
         head: how it reads a sequence.
         predict: jitted, see :func:`make_predict`.
     """
 
     params: Tree
     tokenizer: Tokenizer
-    labels: LabelSet
+    labels: Labels
     head: HeadConfig
     predict: Predict
 
@@ -81,12 +86,13 @@ class Classifier:
         """
         model = InferenceModel.load(path, compute, base)
         model.need("classifier", "scoring", "train one with `dnabert2 finetune`")
-        return cls(model.params, model.tokenizer, LabelSet(model.labels), model.head, make_predict(model.classifier, None))
+        labels, predict = saved_labels(model.head, model.labels), make_predict(model.classifier, None, model.head)
+        return cls(model.params, model.tokenizer, labels, model.head, predict)
 
     def score(
         self, table: Table, *, batch_size: int, max_tokens: int, reverse_complement: bool = False
     ) -> NDArray[np.float32]:
-        """Class probabilities of a labelled table in file order, [rows, C]; rows cut to ``max_tokens`` are reported.
+        """Outputs for a labelled table in file order, [rows, C]; rows cut to ``max_tokens`` are reported.
 
         Args:
             table: the rows.

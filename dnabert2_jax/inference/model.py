@@ -17,7 +17,7 @@ from dnabert2_jax.data.packing import PackedBatch, PackedBatches
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import ModelKind, is_adapter_directory, load_adapter, load_model
 from dnabert2_jax.modeling.encoder import Compute, Encoder
-from dnabert2_jax.modeling.heads import own_slots, slot_means, slot_states
+from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means, slot_states
 from dnabert2_jax.modeling.lora import merge_adapter
 from dnabert2_jax.modeling.models import Network, SequenceClassifier, masked_lm, sequence_classifier
 from dnabert2_jax.progress import ProgressBar
@@ -38,9 +38,9 @@ class InferenceModel:
         config: sizes of the encoder.
         params: on the device; ``{"encoder", "mlm"}`` or ``{"encoder", "pooler", "classifier"}``.
         tokenizer: makes its ids.
-        labels: class names by class number; empty for a masked language model.
+        labels: class names by class number; the measurement's of a regression; empty for a masked language model.
         compute: precision and attention backend.
-        head: how a classifier reads a sequence.
+        head: how a classifier reads a sequence, and what its outputs mean.
     """
 
     path: Path
@@ -114,14 +114,17 @@ class InferenceModel:
         return jax.jit(pooled_slots, static_argnames="pooling")
 
     @cached_property
-    def class_probabilities(self) -> Callable[[Tree, TokenBatch, HostOrDevice], jax.Array]:
-        """``(params, tokens, starts) -> float32 [B, P, C]``, jitted: class probabilities of each slot."""
+    def outputs(self) -> Callable[[Tree, TokenBatch, HostOrDevice], jax.Array]:
+        """``(params, tokens, starts) -> float32 [B, P, C]``, jitted: what a classifier says of each slot.
+
+        See :func:`~dnabert2_jax.modeling.heads.head_outputs`.
+        """
         network = self.classifier
 
-        def class_probabilities(params: Tree, tokens: TokenBatch, starts: jax.Array) -> jax.Array:
-            return jax.nn.softmax(network.bind(params).logits(tokens, starts))
+        def outputs(params: Tree, tokens: TokenBatch, starts: jax.Array) -> jax.Array:
+            return head_outputs(network.bind(params).logits(tokens, starts), self.head)
 
-        return jax.jit(class_probabilities)
+        return jax.jit(outputs)
 
     @cached_property
     def token_probabilities(self) -> Callable[[Tree, TokenBatch, HostOrDevice], jax.Array]:

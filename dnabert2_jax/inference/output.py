@@ -88,6 +88,9 @@ def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer) ->
 def save_predictions(path: Path, predictions: Predictions) -> None:
     """Write a table: name, label, one probability a class (``p_<class>``), windows and cut_bases.
 
+    Of several labels a row, ``label`` has ``;`` between them; of a regression there is ``value`` in place of label and
+    probabilities.
+
     Args:
         path: ``.csv`` or ``.parquet``.
         predictions: the result of :func:`~dnabert2_jax.inference.prediction.predict`.
@@ -95,14 +98,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
     Raises:
         UserError: as :func:`check_output`, or the file cannot be written.
     """
-    columns = {
-        "name": predictions.names,
-        "label": predictions.labels,
-        **{f"p_{name}": predictions.probabilities[:, c] for c, name in enumerate(predictions.classes)},
-        "windows": predictions.windows,
-        "cut_bases": predictions.cut_bases,
-    }
-    _save_table(path, columns)
+    _save_table(path, predictions.columns())
 
 
 def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:

@@ -1,14 +1,18 @@
-"""Class probabilities of unlabelled sequences; long ones in overlapping windows."""
+"""What a classifier says of unlabelled sequences; long ones are read in overlapping windows."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.config import TaskKind
+from dnabert2_jax.data.labels import MultiLabelSet
 from dnabert2_jax.data.packing import PackedBatch, pack
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.data.strands import other_strand
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.encoding import LimitedRows, encode_limited
 from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
 from dnabert2_jax.inference.options import LongSequences
@@ -20,22 +24,59 @@ class Predictions:
 
     Attributes:
         names: name of each sequence.
-        classes: class names by class number.
-        probabilities: the mean over a sequence's windows. [sequences, C], float32.
+        classes: class names by class number; the measurement's name of a regression.
+        outputs: the mean over a sequence's windows of probabilities or measurements. [sequences, C], float32.
         windows: how many windows a sequence was read in; 1 where it fits as a whole. [sequences].
         cut_bases: bases that were not read. [sequences].
     """
 
     names: list[str]
     classes: tuple[str, ...]
-    probabilities: NDArray[np.float32]
+    outputs: NDArray[np.float32]
     windows: NDArray[np.int64]
     cut_bases: NDArray[np.int64]
+    task: TaskKind = "single_label"
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Of each class, [sequences, C]: they sum to 1 unless a sequence may have several labels.
+
+        Raises:
+            UserError: of a regression, which has none.
+        """
+        if self.task == "regression":
+            raise UserError("a regression gives no probabilities; its predictions are in `values`")
+        return self.outputs
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The predicted measurements in their own unit, [sequences].
+
+        Raises:
+            UserError: not of a regression.
+        """
+        if self.task != "regression":
+            raise UserError("a classifier predicts no measurements; its predictions are in `labels` and `probabilities`")
+        return self.outputs[:, 0]
 
     @property
     def labels(self) -> list[str]:
-        """The most probable class of each sequence."""
+        """The most probable class of each sequence; or, joined by ``;``, all labels more probable than not, ``-`` for none.
+
+        Raises:
+            UserError: of a regression, which has none.
+        """
+        if self.task == "multi_label":
+            return list(map(MultiLabelSet(self.classes).write, self.probabilities > 0.5))
         return [self.classes[number] for number in self.probabilities.argmax(1)]
+
+    def columns(self) -> dict[str, Any]:
+        """The predictions as columns of a table: label or value, and a probability for each class."""
+        if self.task == "regression":
+            said: dict[str, Any] = {"value": self.values}
+        else:
+            said = {"label": self.labels, **{f"p_{name}": self.outputs[:, c] for c, name in enumerate(self.classes)}}
+        return {"name": self.names, **said, "windows": self.windows, "cut_bases": self.cut_bases}
 
     def summary(self, max_tokens: int) -> str | None:
         """One line about sequences that did not fit ``max_tokens``, for people; None where all did."""
@@ -44,7 +85,7 @@ class Predictions:
             windows = int(self.windows[self.windows > 1].sum())
             lines.append(
                 f"sequences of more than {max_tokens:,} tokens: {several:,}, read in {windows:,} overlapping windows whose "
-                "probabilities were averaged"
+                "predictions were averaged"
             )
         if cut := int(np.count_nonzero(self.cut_bases)):
             lines.append(f"rows cut to {max_tokens:,} tokens: {cut:,}; {int(self.cut_bases.sum()):,} bases were not read")
@@ -62,7 +103,7 @@ def predict(
     batch_tokens: int | None = None,
     title: str | None = None,
 ) -> Predictions:
-    """Class probabilities of sequences or pairs.
+    """Class probabilities of sequences or pairs, or their measurements.
 
     The model's own convention about token types of pairs is kept.
 
@@ -84,12 +125,12 @@ def predict(
         encode_limited(model.tokenizer, strand, max_tokens=max_tokens, long=long, overlap=overlap)
         for strand in (sequences, *([other_strand(sequences)] if reverse_complement else []))
     ]
-    means = _mean_probabilities(model, strands, batch_tokens or default_batch_tokens(), title)
+    means = _mean_outputs(model, strands, batch_tokens or default_batch_tokens(), title)
     given = strands[0]
-    return Predictions(sequences.names, model.labels, means, given.windows, given.cut_bases)
+    return Predictions(sequences.names, model.labels, means, given.windows, given.cut_bases, model.head.task)
 
 
-def _mean_probabilities(
+def _mean_outputs(
     model: InferenceModel, strands: list[LimitedRows], batch_tokens: int, title: str | None
 ) -> NDArray[np.float32]:
     """The mean over a sequence's windows on each strand, then over strands, [sequences, C]; all rows in one go."""
@@ -97,12 +138,12 @@ def _mean_probabilities(
     windows = np.concatenate([strand.windows for strand in strands])
     if not model.head.token_types:
         rows = [replace(row, first_tokens=len(row.ids)) for row in rows]
-    probabilities = np.empty((len(rows), len(model.labels)), np.float32)
+    outputs = np.empty((len(rows), len(model.labels)), np.float32)
 
     def run(batch: PackedBatch) -> jax.Array:
-        return model.class_probabilities(model.params, batch.tokens, batch.starts)
+        return model.outputs(model.params, batch.tokens, batch.starts)
 
     for batch, slots in run_batches(run, pack(rows, batch_tokens), title):
-        probabilities[batch.sequences[batch.used]] = slots[batch.used]
-    means = np.add.reduceat(probabilities, np.cumsum(windows) - windows, axis=0, dtype=np.float64) / windows[:, None]
+        outputs[batch.sequences[batch.used]] = slots[batch.used]
+    means = np.add.reduceat(outputs, np.cumsum(windows) - windows, axis=0, dtype=np.float64) / windows[:, None]
     return means.reshape(len(strands), -1, len(model.labels)).mean(0).astype(np.float32)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config import EncoderConfig, HeadConfig
 from dnabert2_jax.modeling.layers import Dense, LayerNorm, gelu, parameter, zeros
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.types import TokenBatch
@@ -36,6 +36,20 @@ class Pooler(nnx.Module):
     def __call__(self, hidden: jax.Array, starts: jax.Array | None = None) -> jax.Array:
         """[B, T, D] -> [B, D]; with the positions [B, P] of several [CLS] in a row, [B, P, D]."""
         return jnp.tanh(self.dense(hidden[:, 0] if starts is None else slot_states(hidden, starts)))
+
+
+def head_outputs(logits: jax.Array, head: HeadConfig) -> jax.Array:
+    """What a classifier's logits [..., C] say, in float32 and of the same shape.
+
+    Returns:
+        Of a single label the probabilities of all classes, which sum to 1; of several labels the probability of each; of a
+        regression the measurement in its own unit.
+    """
+    if head.task == "single_label":
+        return jax.nn.softmax(logits)
+    if head.task == "multi_label":
+        return jax.nn.sigmoid(logits)
+    return head.mean + head.deviation * logits
 
 
 def slot_states(hidden: jax.Array, starts: jax.Array) -> jax.Array:

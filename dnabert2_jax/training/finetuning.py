@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dnabert2_jax.evaluation.metrics import ClassificationMetrics, classification_metrics
+from dnabert2_jax.evaluation.metrics import Scores
 from dnabert2_jax.evaluation.report import report_finetuning
 from dnabert2_jax.runs import FinetuneRun
 from dnabert2_jax.training.finetuning_steps import train_by_steps
@@ -30,8 +30,8 @@ class Finetuned:
 
     model: Path
     adapter: Path | None
-    test: ClassificationMetrics
-    dev: ClassificationMetrics
+    test: Scores
+    dev: Scores
     best_step: int
     trained_parameters: int
     seconds: float
@@ -55,7 +55,7 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
     began = time.monotonic()
     task = open_task(run, workdir)
     trained = fit_probe(task) if run.training.method == "probe" else train_by_steps(task)
-    test = classification_metrics(task.test.labels, trained.probabilities, task.labels.names)
+    test = task.target.scores(task.test.labels, trained.outputs)
     kept = trained.keeper.load()[1]
     trained.keeper.finish(test)
     result = Finetuned(
@@ -71,5 +71,5 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
     scores = {**asdict(result), "model": str(result.model), "adapter": str(result.adapter or "")}
     task.directory.write_json("scores.json", scores)
     tables = {"train": task.train, "dev": task.dev, "test": task.test}
-    report_finetuning(task.directory.path, task.splits, tables, trained.probabilities)
+    report_finetuning(task.directory.path, task.splits, tables, trained.outputs)
     return result

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.classification import Batches, EncodedTable, epoch_batches, evaluation_batches
 from dnabert2_jax.data.packed_epochs import PackedEpoch, pack_epochs
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.evaluation.metrics import ClassificationMetrics, classification_metrics
 from dnabert2_jax.inference.classify import make_predict, predict_rows
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import count_parameters, sequence_classifier
@@ -23,9 +22,9 @@ from dnabert2_jax.runs import Epochs
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.finetuning_task import Task
 from dnabert2_jax.training.keeper import Keeper
-from dnabert2_jax.training.objectives import classification_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import StepMetrics, init_state, make_train_step
+from dnabert2_jax.training.targets import Target
 from dnabert2_jax.training.workdir import MetricsLog
 from dnabert2_jax.types import ClassificationBatch, Tree
 
@@ -35,13 +34,13 @@ class Trained(NamedTuple):
 
     Attributes:
         keeper: has the parameters that were kept.
-        probabilities: of the test table's rows, [rows, C].
+        outputs: of the test table's rows, [rows, C], see :func:`~dnabert2_jax.modeling.heads.head_outputs`.
         trained_parameters: scalars that learned.
         first_step_seconds: from the call to the end of its first step; None where no step was left.
     """
 
     keeper: Keeper
-    probabilities: NDArray[np.float32]
+    outputs: NDArray[np.float32]
     trained_parameters: int
     first_step_seconds: float | None
 
@@ -59,11 +58,11 @@ def train_by_steps(task: Task) -> Trained:
     steps_per_epoch = math.ceil(len(task.train) / plan.batch_size)
     total_steps = plan.epochs * steps_per_epoch
 
-    weights = balanced_weights(task.train.labels, len(task.labels)) if plan.class_weights == "balanced" else None
-    loss = classification_loss(network, task.lora, label_smoothing=plan.label_smoothing, class_weights=weights)
+    target = task.target
+    loss = target.loss(network, task.lora, plan, task.train.labels)
     optimizer = make_optimizer(run.optimizer, total_steps)
     train_step = make_train_step(loss, optimizer, accumulate=plan.accumulate)
-    predict = make_predict(network, task.lora)
+    predict = make_predict(network, task.lora, task.head)
     schedule = run.optimizer.schedule(total_steps)
     state = init_state(trainable, optimizer)
     dev_batches, test_batches = (evaluation_batches(t, plan.batch_size, task.lengths) for t in (task.dev, task.test))
@@ -88,7 +87,7 @@ def train_by_steps(task: Task) -> Trained:
         with MetricsLog(task.directory, step) as log, ProgressBar("fine-tuning", total_steps, step) as bar:
             for stop in (s for s in evaluation_steps(plan, steps_per_epoch) if s > step):
                 if best.waited >= plan.patience:
-                    remark(f"stopped at step {step}: no better dev {_NAMES[plan.selection]} in {plan.patience} evaluations")
+                    remark(f"stopped at step {step}: no better dev {_named(target, plan)} in {plan.patience} evaluations")
                     break
                 measured: list[StepMetrics] = []
                 for batch in islice(batches, stop - step):
@@ -101,12 +100,12 @@ def train_by_steps(task: Task) -> Trained:
                         remark(f"first step done after {first_step_seconds:.1f} s, compiling included")
                 step = stop
                 rate = float(schedule(step - 1))
-                log.write(step, epoch=step / steps_per_epoch, **_means(measured), learning_rate=rate)
-                probabilities = predict_rows(predict, {**state.trainable, **frozen}, dev_batches)
-                scores = classification_metrics(task.dev.labels, probabilities, task.labels.names)
-                log.write(step, **dev_line(scores))
-                score = selection_score(scores, plan)
-                bar.advance(0, f"dev MCC {scores['mcc']:.3f}, loss {scores['loss']:.3f}")
+                log.write(step, epoch=step / steps_per_epoch, **_means(measured, target), learning_rate=rate)
+                outputs = predict_rows(predict, {**state.trainable, **frozen}, dev_batches)
+                scores = target.scores(task.dev.labels, outputs)
+                log.write(step, **target.dev_line(scores))
+                score = target.selection_score(scores, plan)
+                bar.advance(0, f"dev {target.brief(scores)}, loss {scores['loss']:.3f}")
                 if score > best.score:
                     best = _Best(score, step, 0)
                     keeper.save(state.trainable, {"dev": scores, "step": step})
@@ -114,11 +113,13 @@ def train_by_steps(task: Task) -> Trained:
                     best = replace(best, waited=best.waited + 1)
                 checkpoints.save(step, state, {"best": asdict(best), "identity": task.identity})
 
-    probabilities = predict_rows(predict, jax.device_put(keeper.load()[0]), test_batches)
-    return Trained(keeper, probabilities, count_parameters(trainable), first_step_seconds)
+    outputs = predict_rows(predict, jax.device_put(keeper.load()[0]), test_batches)
+    return Trained(keeper, outputs, count_parameters(trainable), first_step_seconds)
 
 
-_NAMES = {"mcc": "MCC", "loss": "loss"}
+def _named(target: Target, plan: Epochs) -> str:
+    chooser = target.chooser(plan)
+    return target.shown.get(chooser, chooser)
 
 
 @dataclass(frozen=True)
@@ -128,27 +129,6 @@ class _Best:
     score: float
     step: int
     waited: int
-
-
-def selection_score(scores: ClassificationMetrics, plan: Epochs) -> float:
-    """What the evaluation to keep has most of."""
-    return scores["mcc"] if plan.selection == "mcc" else -scores["loss"]
-
-
-def dev_line(scores: ClassificationMetrics) -> dict[str, float]:
-    """An evaluation's numbers in the metrics file."""
-    return {
-        "dev_mcc": scores["mcc"],
-        "dev_macro_f1": scores["macro_f1"],
-        "dev_accuracy": scores["accuracy"],
-        "dev_loss": scores["loss"],
-    }
-
-
-def balanced_weights(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
-    """Weights n / (C n_c) of the classes c: each has the same part in the loss, and the mean over the table is 1. [C]."""
-    counts = np.bincount(labels, minlength=num_classes)
-    return (len(labels) / (num_classes * counts)).astype(np.float32)
 
 
 def evaluation_steps(plan: Epochs, steps_per_epoch: int) -> list[int]:
@@ -190,9 +170,7 @@ def _say(task: Task, trainable: Tree, frozen: Tree, epoch: Batches | PackedEpoch
     rows = f"rows padded to {widths} tokens"
     if isinstance(epoch, PackedEpoch):
         rows = f"{task.run.training.batch_size} sequences packed into {epoch.batch_rows} rows of {widths} tokens"
-    remark(
-        f"{learn:,} of {whole:,} parameters learn; {len(task.labels)} classes; {rows} ({epoch.padding_share:.1%} padding)"
-    )
+    remark(f"{learn:,} of {whole:,} parameters learn; {task.target.what}; {rows} ({epoch.padding_share:.1%} padding)")
 
 
 def _split_parameters(fresh: Tree, task: Task) -> tuple[Tree, Tree]:
@@ -204,7 +182,7 @@ def _split_parameters(fresh: Tree, task: Task) -> tuple[Tree, Tree]:
     return {"adapter": init_adapter(task.config, task.lora, task.run.seed + 1), **heads}, {"encoder": encoder}
 
 
-def _means(measured: list[StepMetrics]) -> dict[str, float]:
+def _means(measured: list[StepMetrics], target: Target) -> dict[str, float]:
     metrics = jax.device_get(measured)
     weight = sum(float(m.sums.weight) for m in metrics)
     loss = sum(float(m.sums.loss) for m in metrics) / weight
@@ -214,5 +192,7 @@ def _means(measured: list[StepMetrics]) -> dict[str, float]:
             f"the training loss is {loss} and the gradient's norm {gradient_norm}: training diverged; lower "
             "optimizer.learning_rate and use another --workdir"
         )
-    accuracy = sum(float(m.sums.correct) for m in metrics) / weight
-    return {"loss": loss, "accuracy": accuracy, "gradient_norm": gradient_norm}
+    means = {"loss": loss, "gradient_norm": gradient_norm}
+    if target.has_accuracy:
+        means["accuracy"] = sum(float(m.sums.correct) for m in metrics) / weight
+    return means

@@ -1,6 +1,6 @@
 """What every way of fine-tuning starts from: three tables as token ids, a tokenizer, an encoder and a directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ import numpy as np
 
 from dnabert2_jax.config import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.data.classification import EncodedTable, choose_lengths, encode_table
+from dnabert2_jax.data.labels import SEPARATOR, Labels
 from dnabert2_jax.data.strands import other_strand_table
-from dnabert2_jax.data.tables import LabelSet, Splits, Table, load_splits
+from dnabert2_jax.data.tables import Splits, Table, load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.hashing import file_sha256
 from dnabert2_jax.model_directory import SavedModel, make_provenance, tree_sha256
@@ -19,6 +20,7 @@ from dnabert2_jax.progress import remark
 from dnabert2_jax.runs import FinetuneRun, run_to_dict
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.start import resolve_compute, starting_point
+from dnabert2_jax.training.targets import Target, target_of
 from dnabert2_jax.training.workdir import Workdir
 
 
@@ -55,9 +57,14 @@ class Task:
     test: EncodedTable
 
     @property
-    def labels(self) -> LabelSet:
-        """The classes."""
+    def labels(self) -> Labels:
+        """What the label columns stand for."""
         return self.splits.labels
+
+    @property
+    def target(self) -> Target:
+        """What training aims at."""
+        return target_of(self.labels)
 
     @property
     def lora(self) -> LoraConfig | None:
@@ -94,7 +101,7 @@ def open_task(run: FinetuneRun, workdir: Path) -> Task:
     """
     config, tokenizer, base = starting_point(run.model)
     compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat, unroll=run.model.unroll)
-    splits = load_splits(run.data.train, run.data.dev, run.data.test)
+    splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task)
     types = run.data.token_types
     if types and splits.train.pairs is not None and config.type_vocab_size < 2:
         raise UserError(
@@ -109,6 +116,8 @@ def open_task(run: FinetuneRun, workdir: Path) -> Task:
     encoded = {name: encode(table) for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test))}
     for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
         _say(name, table, encoded[name])
+    if run.data.task == "single_label" and (joint := [name for name in splits.labels.names if SEPARATOR in name]):
+        remark(f"{joint[0]!r} is read as the name of one class; for several labels a row set data.task=multi_label")
     return Task(
         run=run,
         directory=directory,
@@ -116,7 +125,7 @@ def open_task(run: FinetuneRun, workdir: Path) -> Task:
         tokenizer=tokenizer,
         base=base,
         compute=compute,
-        head=HeadConfig(pooling="mean" if run.training.method == "probe" else "cls", token_types=types),
+        head=replace(splits.labels.head, pooling="mean" if run.training.method == "probe" else "cls", token_types=types),
         splits=splits,
         reverse=encode(other_strand_table(splits.train)) if run.data.reverse_complement else None,
         **encoded,

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from dnabert2_jax.evaluation.metrics import ClassificationMetrics
+from dnabert2_jax.evaluation.metrics import Scores
 from dnabert2_jax.model_directory import SavedAdapter, SavedModel, load_adapter, load_model, save_adapter, save_model
 from dnabert2_jax.modeling.lora import merge_adapter
 from dnabert2_jax.training.finetuning_task import Task
@@ -48,7 +48,7 @@ class Keeper:
         model = load_model(self._task.directory.model)
         return model.params, model.provenance["metrics"]
 
-    def finish(self, test: ClassificationMetrics) -> None:
+    def finish(self, test: Scores) -> None:
         """Write the model with its test scores; an adapter is merged into its base."""
         if self.adapter_path and self._task.lora:
             adapter = load_adapter(self.adapter_path, self._task.base)

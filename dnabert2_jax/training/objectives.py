@@ -17,8 +17,8 @@ class Sums(NamedTuple):
     """Weighted sums over the predictions of a batch; scalars in float32.
 
     Attributes:
-        loss: cross-entropy in nats.
-        correct: right predictions.
+        loss: cross-entropy in nats; of a regression the squared error in squared deviations.
+        correct: right predictions; with several labels a row, the share of them that is right; 0 of a regression.
         weight: predictions that counted.
     """
 
@@ -100,5 +100,31 @@ def classification_loss(
             rows = _cross_entropy(logits, batch.labels, batch.weights)
             sums = Sums(sums.loss, rows.correct, rows.weight)
         return sums
+
+    return loss
+
+
+def multi_label_loss(network: Network[SequenceClassifier], lora: LoraConfig | None = None) -> Loss:
+    """Binary cross-entropy, the mean over a row's labels; fill rows weigh nothing."""
+
+    def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
+        logits = classification_logits(network, {**trainable, **frozen}, batch, lora, training)
+        right = jnp.where(batch.labels > 0, logits, -logits)
+        nats = -jax.nn.log_sigmoid(right).mean(-1)
+        correct = (right > 0).astype(jnp.float32).mean(-1)
+        return Sums((nats * batch.weights).sum(), (correct * batch.weights).sum(), batch.weights.sum())
+
+    return loss
+
+
+def regression_loss(
+    network: Network[SequenceClassifier], lora: LoraConfig | None = None, *, mean: float, deviation: float
+) -> Loss:
+    """Squared error in units of the training table's deviation; fill rows weigh nothing."""
+
+    def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
+        outputs = classification_logits(network, {**trainable, **frozen}, batch, lora, training)[..., 0]
+        squares = jnp.square(outputs - (batch.labels - mean) / deviation)
+        return Sums((squares * batch.weights).sum(), jnp.zeros(()), batch.weights.sum())
 
     return loss

@@ -263,7 +263,7 @@ def test_broken_directories_are_refused_in_one_line(spoilt, dnabert2, tmp_path, 
     [
         ({"num_labels": 2}, "has 2 labels, but classifier.weight has the shape"),
         ({"id2label": {"0": "a", "1": "b"}}, "has 2 labels, but classifier.weight has the shape"),
-        ({"problem_type": "regression"}, "problem_type is 'regression'"),
+        ({"problem_type": "regression"}, "classifier.weight has the shape .*; a regression here has one output"),
     ],
 )
 def test_classifiers_of_other_kinds(tmp_path, changes, message):
@@ -271,10 +271,15 @@ def test_classifiers_of_other_kinds(tmp_path, changes, message):
         load_hugging_face(hf_directory(tmp_path / "hf", "classifier", **changes))
 
 
-def test_a_head_of_one_class(tmp_path):
+def test_a_head_of_one_output_is_a_regression_unless_it_says_otherwise(tmp_path):
     one = {name: tensor[:1] if name.startswith("classifier.") else tensor for name, tensor in tensors("classifier").items()}
-    with pytest.raises(UserError, match=r"classifier\.weight has the shape \(1, 32\); a classifier here has at least two"):
-        load_hugging_face(hf_directory(tmp_path / "hf", weights=one))
+    model = load_hugging_face(hf_directory(tmp_path / "hf", weights=one))
+    assert (model.head.task, model.labels) == ("regression", ("value",))
+    for problem in ("single_label_classification", "multi_label_classification"):
+        with pytest.raises(
+            UserError, match=r"classifier\.weight has the shape \(1, 32\); a classifier here has at least two"
+        ):
+            load_hugging_face(hf_directory(tmp_path / problem, weights=one, problem_type=problem))
 
 
 def test_directories_in_the_wrong_place(sound, tmp_path, dnabert2):

@@ -45,7 +45,7 @@ def test_sizes_are_taken_and_the_rest_passed_over(read):
         ({"model_type": "esm"}, "model_type is 'esm', in DNABERT-2 it is 'bert'"),
         ({"model_type": ["bert"]}, r"model_type is \['bert'\]"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is .* it is 'absolute', 'alibi'"),
-        ({"problem_type": "regression"}, "problem_type is 'regression'"),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
         ({"remove": ("hidden_size", "vocab_size")}, "vocab_size, hidden_size missing"),
         ({"hidden_size": 33}, "hidden_size 33 is not a multiple of num_attention_heads 8"),

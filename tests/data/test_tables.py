@@ -161,7 +161,7 @@ def test_unusable_labels(tmp_path):
     labels_refused(tmp_path, ["1", "-1"], "line 3", "label -1", "renumber")
     labels_refused(tmp_path, ["0", "0"], "all 2 rows", "label '0'", "at least two classes")
     labels_refused(tmp_path, ["0", "1", "1.0"], "line 4", "label '1.0'", "write 1 for 1.0")
-    labels_refused(tmp_path, ["0.25", "0.5"], "line 2", "0.25", "continuous")
+    labels_refused(tmp_path, ["0.25", "0.5"], "line 2", "0.25", "set data.task=regression")
     labels_refused(tmp_path, ["a", "nan", "b"], "line 3", "'nan'")
     labels_refused(tmp_path, ["0", "1", "NA", "1"], "line 4", "label 'NA'", "integers only or names only")
     labels_refused(tmp_path, ["yes", "no", "1", "no"], "line 4", "label '1'", "'yes'", "(line 2)")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.evaluation.metrics import classification_metrics, save_metrics
+from dnabert2_jax.evaluation.metrics import classification_metrics, multi_label_metrics, regression_metrics, save_metrics
 
 
 def one_hot(predictions: list[int], num_classes: int) -> np.ndarray:
@@ -95,3 +95,69 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         save_metrics(path, {"mcc": float("nan")})
     assert json.loads(path.read_text()) == {"mcc": 0.5}
     assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_several_labels_by_hand():
+    """Label b is right throughout, a is wrong in one of four rows, and nothing has c."""
+    labels = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
+    probabilities = np.array([[0.9, 0.8, 0.1], [0.2, 0.7, 0.2], [0.4, 0.4, 0.1], [0.1, 0.3, 0.3]])
+    scores = multi_label_metrics(labels, probabilities, ["a", "b", "c"])
+    assert scores["by_label"]["a"] == {
+        "rows": 2,
+        "predicted": 1,
+        "mcc": pytest.approx(1 / 3**0.5),
+        "f1": pytest.approx(2 / 3),
+        "auroc": 1.0,
+        "auprc": 1.0,
+    }
+    assert scores["by_label"]["c"] == {"rows": 0, "predicted": 0, "mcc": 0.0, "f1": None, "auroc": None, "auprc": None}
+    assert scores["undefined"] == ["c"]
+    assert scores["mcc"] == pytest.approx((1 / 3**0.5 + 1 + 0) / 3)
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert scores["micro_f1"] == pytest.approx(6 / 7)  # 3 right of 3 said and 4 to be said
+    assert (scores["accuracy"], scores["exact_match"]) == (pytest.approx(11 / 12), 0.75)
+    right = np.where(labels > 0, probabilities, 1 - probabilities)
+    assert scores["loss"] == pytest.approx(-np.log(right).mean())
+    assert not scores["collapsed"]
+    assert multi_label_metrics(labels, np.full((4, 3), 0.4), ["a", "b", "c"])["collapsed"]
+
+
+@given(st.lists(st.tuples(st.integers(-1000, 1000), st.integers(-1000, 1000)), min_size=2, max_size=20))
+def test_measurements_are_scored_alike_in_any_unit(rows):
+    measured, predicted = np.array(rows).T / 7
+    scores = regression_metrics(measured, predicted, deviation=2.0)
+    other = regression_metrics(10 * measured + 5, 10 * predicted + 5, deviation=20.0)
+    for key in ("pearson", "spearman", "r2", "loss"):
+        assert other[key] == (None if scores[key] is None else pytest.approx(scores[key], rel=1e-6, abs=1e-6))
+    for key in ("mae", "rmse"):
+        assert other[key] == pytest.approx(10 * scores[key])
+    assert scores["mae"] <= scores["rmse"] * (1 + 1e-9)
+    assert abs(scores["pearson"]) <= 1 + 1e-9
+
+
+def test_measurements_by_hand():
+    measured, predicted = np.array([1.0, 2.0, 4.0, 4.0]), np.array([1.5, 1.0, 3.0, 5.0])
+    scores = regression_metrics(measured, predicted, deviation=0.5)
+    assert scores["pearson"] == pytest.approx(np.corrcoef(measured, predicted)[0, 1])
+    assert scores["spearman"] == pytest.approx(np.corrcoef([1, 2, 3.5, 3.5], [2, 1, 3, 4])[0, 1])
+    assert scores["r2"] == pytest.approx(1 - 3.25 / 6.75)
+    assert (scores["mae"], scores["rmse"]) == (pytest.approx(0.875), pytest.approx((3.25 / 4) ** 0.5))
+    assert scores["loss"] == pytest.approx(3.25 / 4 / 0.25)
+
+
+def test_what_never_varies_has_no_correlation():
+    same = regression_metrics(np.array([1.0, 2.0, 3.0]), np.full(3, 2.0), deviation=1.0)
+    assert (same["pearson"], same["spearman"], same["r2"], same["collapsed"]) == (0, 0, 0, True)
+    flat = regression_metrics(np.full(3, 2.0), np.array([1.0, 2.0, 3.0]), deviation=1.0)
+    assert (flat["pearson"], flat["r2"], flat["collapsed"]) == (0, None, False)
+
+
+def test_scores_of_other_tasks_need_rows_that_fit_and_numbers():
+    with pytest.raises(UserError, match="the predictions of 1 of 2 rows are not finite"):
+        regression_metrics(np.zeros(2), np.array([0.0, np.inf]), deviation=1.0)
+    with pytest.raises(UserError, match="the probabilities of 1 of 2 rows are not finite"):
+        multi_label_metrics(np.zeros((2, 2)), np.array([[0.5, 0.5], [0.5, np.nan]]), ["a", "b"])
+    with pytest.raises(ValueError, match=r"predictions of shape \(3,\)"):
+        regression_metrics(np.zeros(2), np.zeros(3), deviation=1.0)
+    with pytest.raises(ValueError, match="do not fit"):
+        multi_label_metrics(np.zeros((2, 2)), np.zeros((2, 3)), ["a", "b"])

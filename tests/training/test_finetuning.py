@@ -27,8 +27,8 @@ from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.runs import run_to_dict
 from dnabert2_jax.training.finetuning import Finetuned, finetune
-from dnabert2_jax.training.finetuning_steps import balanced_weights
-from dnabert2_jax.training.probe import _linear_layer, _probabilities
+from dnabert2_jax.training.probe import _outputs, _unscaled, class_logits
+from dnabert2_jax.training.targets import balanced_weights
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
 from tests.helpers import (
     CLASSES,
@@ -214,7 +214,8 @@ class TestProbe:
         scaler = StandardScaler().fit(rows)
         regression = LogisticRegression(C=0.1).fit(scaler.transform(rows), labels)
         expected = regression.predict_proba(scaler.transform(rows))
-        np.testing.assert_allclose(_probabilities(_linear_layer(regression, scaler), rows), expected, rtol=0, atol=1e-6)
+        layer = _unscaled(*class_logits(regression), scaler)
+        np.testing.assert_allclose(_outputs(layer, rows, HeadConfig()), expected, rtol=0, atol=1e-6)
 
     def test_the_originals_layout_cannot_hold_it(self, probe, tmp_path):
         with pytest.raises(UserError, match="is a linear probe: it reads means over tokens"):

@@ -8,7 +8,15 @@ from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.hashing import record_seeds
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
-from dnabert2_jax.training.objectives import Sums, _cross_entropy, classification_loss, mlm_loss, mlm_loss_by_species
+from dnabert2_jax.training.objectives import (
+    Sums,
+    _cross_entropy,
+    classification_loss,
+    mlm_loss,
+    mlm_loss_by_species,
+    multi_label_loss,
+    regression_loss,
+)
 from dnabert2_jax.training.pretraining import summarise
 from tests.helpers import classification_batch, mlm_batch, tiny_config
 
@@ -139,6 +147,39 @@ def test_smoothing_and_class_weights_against_numpy(classifier):
     assert float(sums.loss) == pytest.approx(each[real].sum(), rel=1e-5)
     assert float(sums.weight) == real.sum() == 5
     assert float(sums.correct) == (log_p.argmax(1) == batch.labels)[real].sum()
+
+
+@pytest.mark.parametrize("slots", [False, True], ids=["rows", "slots"])
+def test_several_labels_and_measurements_against_numpy(slots):
+    """Rows of their own, and as the only slot of a row, which is how packed rows look."""
+    rng = np.random.default_rng(3)
+    batch = classification_batch(LENGTHS, fill=1)
+    real = batch.weights > 0
+    has = rng.integers(0, 2, (len(LENGTHS), 3)).astype(np.float32)
+    values = (100 + 7 * rng.standard_normal(len(LENGTHS))).astype(np.float32)
+    for labels, width in ((has, 3), (values, 1)):
+        network = sequence_classifier(tiny_config(), width)
+        params = jax.tree.map(lambda x: 3 * x, network.init(1))  # logits far from zero
+        logits = np.asarray(jax.jit(lambda p, n=network: n.bind(p).logits(batch.tokens))(params), np.float64)
+        if width == 3:
+            loss = multi_label_loss(network)
+            p = 1 / (1 + np.exp(-logits))
+            each = -np.where(has > 0, np.log(p), np.log(1 - p)).mean(1)
+            correct = ((p > 0.5) == (has > 0)).mean(1)[real].sum()
+        else:
+            loss = regression_loss(network, mean=95.0, deviation=6.0)
+            each, correct = (logits[:, 0] - (values.astype(np.float64) - 95) / 6) ** 2, 0
+        given = batch._replace(labels=labels)
+        if slots:
+            given = batch._replace(
+                labels=labels[:, None],
+                weights=batch.weights[:, None],
+                starts=np.zeros((len(LENGTHS), 1), np.int32),
+            )
+        sums = jax.jit(lambda p, loss=loss, given=given: loss(p, {}, given, False))(params)
+        assert float(sums.loss) == pytest.approx(each[real].sum(), rel=1e-5)
+        assert float(sums.weight) == real.sum()
+        assert float(sums.correct) == pytest.approx(correct)
 
 
 def test_no_smoothing_and_equal_weights_are_the_plain_loss(classifier):

@@ -10,8 +10,10 @@ from itertools import combinations
 from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dnabert2_jax.data.classification import EncodedTable
+from dnabert2_jax.data.labels import Labels
 from dnabert2_jax.data.tables import Splits, Table
 from dnabert2_jax.genome.corpus import Corpus
 
@@ -24,7 +26,8 @@ class TableReport(TypedDict):
     Attributes:
         path: the file.
         rows: its rows.
-        label_counts: rows by label, in the order of the classes.
+        label_counts: rows by label, in the order of the classes; empty where labels are measurements.
+        measurements: their mean, standard deviation, smallest and largest; empty where labels are classes.
         bases: letters of all sequences.
         shortest, median, longest: bases of a row, both sequences of a pair together.
         lower_case: letters that were upper-cased.
@@ -40,6 +43,7 @@ class TableReport(TypedDict):
     path: str
     rows: int
     label_counts: dict[str, int]
+    measurements: dict[str, float]
     bases: int
     shortest: int
     median: int
@@ -96,9 +100,7 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
     labels = {name: _labels_by_sequence(table) for name, table in tables.items()}
     return TablesReport(
         max_tokens=encoded["train"].max_tokens,
-        tables={
-            name: _table_report(table, encoded[name], labels[name], splits.labels.names) for name, table in tables.items()
-        },
+        tables={name: _table_report(table, encoded[name], labels[name], splits.labels) for name, table in tables.items()},
         shared=[_shared(a, b, labels[a], tables[b]) for a, b in combinations(tables, 2)],
     )
 
@@ -149,9 +151,7 @@ def _labels_by_sequence(table: Table) -> dict[Hashable, set[str]]:
     return labels
 
 
-def _table_report(
-    table: Table, encoded: EncodedTable, labels: dict[Hashable, set[str]], classes: tuple[str, ...]
-) -> TableReport:
+def _table_report(table: Table, encoded: EncodedTable, labels: dict[Hashable, set[str]], classes: Labels) -> TableReport:
     bases = np.array([len(sequence) for sequence in table.sequences])
     if table.pairs is not None:
         bases = bases + np.array([len(sequence) for sequence in table.pairs])
@@ -160,7 +160,8 @@ def _table_report(
     return TableReport(
         path=str(table.path),
         rows=len(table),
-        label_counts={name: table.labels.count(name) for name in classes},
+        label_counts=classes.counts(table),
+        measurements=_measurements(encoded.labels) if classes.head.task == "regression" else {},
         bases=table.letters.bases,
         shortest=int(bases.min()),
         median=int(np.median(bases)),
@@ -174,6 +175,16 @@ def _table_report(
         contradictory_sequences=sum(len(found) > 1 for found in labels.values()),
         contradictory_lines=[table.lines[row] for row in contradictory[:_MOST_LINES]],
     )
+
+
+def _measurements(values: NDArray[np.floating]) -> dict[str, float]:
+    wide = values.astype(np.float64)
+    return {
+        "mean": float(wide.mean()),
+        "standard deviation": float(wide.std()),
+        "smallest": float(wide.min()),
+        "largest": float(wide.max()),
+    }
 
 
 def _shared(earlier: str, later: str, labels: dict[Hashable, set[str]], table: Table) -> SharedRows:

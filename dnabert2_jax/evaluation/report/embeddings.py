@@ -32,12 +32,14 @@ def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
         The npz file.
 
     Raises:
-        UserError: no fine-tuning run, not finished, or its test table is gone.
+        UserError: no fine-tuning run, one without classes to colour by, not finished, or its test table is gone.
     """
     run = read_run(workdir)
     if not isinstance(run, FinetuneRun):
         raise UserError(f"{workdir} is a run of `dnabert2 {run.command}`; a map is made of a fine-tuning run's test rows")
     model = load_model(workdir / "model")
+    if run.data.task != "single_label":
+        raise UserError(f"{workdir}: a map shows the classes of single_label runs, this one is of data.task {run.data.task}")
     whole = read_table(run.data.test)
     table = _rows(whole, np.unique(np.linspace(0, len(whole) - 1, min(most_rows, len(whole))).astype(np.int64)))
     labels, types = LabelSet(model.labels), model.head.token_types

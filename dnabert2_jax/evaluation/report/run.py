@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.config import TaskKind
 from dnabert2_jax.data.classification import EncodedTable
 from dnabert2_jax.data.tables import Splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.plots import MapMethod
 from dnabert2_jax.evaluation.report.data import corpus_report, notes_on, tables_report
 from dnabert2_jax.evaluation.report.page import page
+from dnabert2_jax.evaluation.report.scores import score_figures, score_section
 from dnabert2_jax.evaluation.report.sections import (
     PREDICTIONS_FILE,
     Material,
@@ -23,7 +25,6 @@ from dnabert2_jax.evaluation.report.sections import (
     finetuning_commands,
     pretraining_commands,
     record_sections,
-    score_section,
     tables_section,
     use_section,
 )
@@ -37,23 +38,24 @@ DATA_FILE = "data_report.json"
 
 
 def report_finetuning(
-    workdir: Path, splits: Splits, encoded: Mapping[str, EncodedTable], probabilities: NDArray[np.floating]
+    workdir: Path, splits: Splits, encoded: Mapping[str, EncodedTable], outputs: NDArray[np.floating]
 ) -> Path:
     """Keep what the report of a fine-tuning run needs, and write it.
 
     Args:
-        workdir: the run's directory; gets ``data_report.json`` and ``test_predictions.npz`` (``labels`` [rows],
-            ``probabilities`` [rows, C], ``lines`` of the file [rows]) beside the report.
+        workdir: the run's directory; gets ``data_report.json`` and ``test_predictions.npz`` (``labels`` as encoded,
+            ``probabilities`` [rows, C] or of a regression ``values`` [rows], ``lines`` of the file [rows]) and the report.
         splits: the run's tables.
         encoded: the same as token ids: ``train``, ``dev`` and ``test``.
-        probabilities: of the test table's rows, [rows, C].
+        outputs: of the test table's rows, [rows, C].
 
     Returns:
         The page.
     """
     write_json(workdir / DATA_FILE, tables_report(splits, encoded))
     lines = np.array(splits.test.lines, np.int64)
-    save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, probabilities=probabilities, lines=lines)
+    said = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
+    save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **said)
     return write_report(workdir)
 
 
@@ -124,25 +126,16 @@ def write_report(workdir: Path, map_method: MapMethod = "auto") -> Path:
 def _finetuning_page(run: Material) -> str:
     methods = {"full": "full fine-tuning", "lora": "LoRA", "probe": "linear probe"}
     subtitle = f"{methods[run.run['training']['method']]}, {_made(run.provenance)}"
+    task: TaskKind = run.run["data"]["task"]
     sections, figures, notes = [], [], []
     if run.scores is None:
         notes.append("This run has not finished: there are no test scores yet.")
     else:
         test = run.scores["test"]
-        figures = [
-            (f"{test['mcc']:.4f}", "test MCC"),
-            (f"{test['macro_f1']:.4f}", "test macro F1"),
-            (f"{test['accuracy']:.4f}", "test accuracy"),
-            ("undefined" if test["auroc"] is None else f"{test['auroc']:.4f}", "test AUROC"),
-            (f"{run.scores['dev']['mcc']:.4f}", f"dev MCC, step {run.scores['best_step']:,}"),
-            (f"{run.scores['trained_parameters']:,}", "trained parameters"),
-        ]
+        figures = score_figures(task, run.scores)
         if test["collapsed"]:
-            notes.append(
-                "Every test row was predicted as the same class: the run collapsed; try another seed or a lower learning "
-                "rate."
-            )
-        sections.append(score_section(run, test))
+            notes.append("Every test row was predicted alike: the run collapsed; try another seed or a lower learning rate.")
+        sections.append(score_section(task, run, test))
     if run.data is not None:
         notes.extend(notes_on(run.data))
     if run.lines:

@@ -3,14 +3,10 @@
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation import plots
@@ -38,63 +34,6 @@ class Material:
     scores: dict[str, Any] | None
     provenance: dict[str, Any] | None
     map_method: MapMethod
-
-
-def score_section(run: Material, test: dict[str, Any]) -> Section:
-    """Scores on the test table: pictures, and a table by class."""
-    classes = test["classes"]
-    matrix = np.asarray(test["confusion_matrix"], np.float64)
-    shown: list[Drawing] = [
-        (
-            "confusion_matrix",
-            f"Confusion matrix of the {test['n']:,} test rows; numbers are rows.",
-            lambda theme: plots.confusion_matrix(test["confusion_matrix"], classes, theme),
-        )
-    ]
-    areas: dict[str, tuple[str, str]] = {}
-    predictions = run.workdir / PREDICTIONS_FILE
-    if predictions.exists():
-        with np.load(predictions) as arrays:
-            labels, probabilities = arrays["labels"], arrays["probabilities"]
-        areas = {name: _areas(labels == c, probabilities[:, c]) for c, name in enumerate(classes)}
-        rest = f"of {classes[1]} against {classes[0]}" if len(classes) == 2 else "of each class against the rest"
-        for name, title, draw in (
-            ("roc", "ROC curve", plots.roc_curves),
-            ("precision_recall", "Precision and recall", plots.precision_recall_curves),
-        ):
-            shown.append((name, f"{title} {rest}, test table.", partial(draw, labels, probabilities, classes)))
-    embeddings = run.workdir / EMBEDDINGS_FILE
-    if embeddings.exists():
-        with np.load(embeddings) as arrays:
-            vectors, groups = arrays["embeddings"], [classes[label] for label in arrays["labels"]]
-        shown.append(
-            (
-                "embedding_map",
-                f"What the classifier sees of {len(groups):,} test rows (pooled [CLS]), coloured by true class.",
-                lambda theme: plots.embedding_map(vectors, groups, theme, method=run.map_method),
-            )
-        )
-    right, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    rows = [
-        (
-            name,
-            f"{labelled[c]:,.0f}",
-            f"{predicted[c]:,.0f}",
-            _ratio(right[c], predicted[c]),
-            _ratio(right[c], labelled[c]),
-            _ratio(2 * right[c], labelled[c] + predicted[c]),
-            *areas.get(name, ("", "")),
-        )
-        for c, name in enumerate(classes)
-    ]
-    header = ("class", "rows", "predicted", "precision", "recall", "F1", "AUROC", "average precision")
-    return Section("scores", "Test scores", draw_pictures(run.workdir, shown) + "<h3>By class</h3>" + grid(header, rows))
-
-
-def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[str, str]:
-    if not 0 < positive.sum() < len(positive):
-        return "", ""
-    return f"{roc_auc_score(positive, score):.4f}", f"{average_precision_score(positive, score):.4f}"
 
 
 def curve_section(run: Material, kept_step: int | None) -> Section:
@@ -142,9 +81,12 @@ def tables_section(run: Material, data: TablesReport) -> Section:
         row("rows that repeat an earlier one", counts("duplicate_rows")),
         row("sequences with several labels", counts("contradictory_sequences")),
     ]
-    classes = [
+    labels = [
         (label, *(f"{t['label_counts'][label]:,} ({t['label_counts'][label] / t['rows']:.1%})" for t in tables.values()))
         for label in tables["train"]["label_counts"]
+    ] or [
+        (name, *(f"{t['measurements'][name]:.5g}" for t in tables.values()))
+        for name in tables["train"].get("measurements", {})
     ]
     shared = [
         (
@@ -163,7 +105,7 @@ def tables_section(run: Material, data: TablesReport) -> Section:
             lambda theme: plots.token_lengths(lengths, data["max_tokens"], theme),
         )
     ]
-    body = grid(("", *tables), rows) + "<h3>Labels</h3>" + grid(("label", *tables), classes)
+    body = grid(("", *tables), rows) + "<h3>Labels</h3>" + grid(("label", *tables), labels)
     body += "<h3>Rows that tables share</h3>" + grid(("", "rows", "other label", "lines"), shared)
     body += "<h3>Length</h3>" + draw_pictures(run.workdir, histogram)
     body += settings((name, table["path"]) for name, table in tables.items())
@@ -254,10 +196,6 @@ def draw_pictures(workdir: Path, drawings: list[Drawing]) -> str:
 
 def _letters(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{letter} {count:,}" for letter, count in counts.items()) or "0"
-
-
-def _ratio(part: float, whole: float) -> str:
-    return f"{part / whole:.4f}" if whole else "undefined"
 
 
 def _value(value: Any) -> str:
