@@ -148,6 +148,7 @@ class Epochs:
         method: ``full`` trains all weights, ``lora`` an adapter and the heads; ``probe`` fits a linear layer on the mean
             hidden states of the encoder as it is, to its optimum, so that all about steps means nothing to it.
         epochs: passes over the training table.
+        max_steps: optimizer steps, however many or few passes they are; the schedule ends with them.
         batch_size: rows of a step, over all devices.
         accumulate: parts that a batch is cut into, one after the other, for memory.
         evaluations_per_epoch: dev evaluations (with a checkpoint each) in an epoch.
@@ -164,6 +165,7 @@ class Epochs:
 
     method: Literal["full", "lora", "probe"] = "full"
     epochs: int = Field(default=3, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
     accumulate: int = Field(default=1, ge=1)
     evaluations_per_epoch: int = Field(default=1, ge=1)
@@ -180,6 +182,10 @@ class Epochs:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
         return self
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
 
 
 FINETUNE_OPTIMIZER = OptimizerConfig(learning_rate=3e-5, warmup_steps=50, weight_decay=0.01, beta2=0.999, epsilon=1e-8)

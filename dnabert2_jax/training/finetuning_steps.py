@@ -56,7 +56,7 @@ def train_by_steps(task: Task) -> Trained:
     network = sequence_classifier(task.config, len(task.labels), task.compute, task.head.pooling)
     trainable, frozen = _split_parameters(network.init(run.seed), task)
     steps_per_epoch = math.ceil(len(task.train) / plan.batch_size)
-    total_steps = plan.epochs * steps_per_epoch
+    total_steps = plan.steps(steps_per_epoch)
 
     target = task.target
     loss = target.loss(network, task.lora, plan, task.train.labels)
@@ -133,16 +133,19 @@ class _Best:
 
 def evaluation_steps(plan: Epochs, steps_per_epoch: int) -> list[int]:
     """The steps after which the dev table is scored, evenly over each epoch; the last one ends the run."""
-    evaluations = plan.epochs * plan.evaluations_per_epoch
-    return sorted({max(1, round(steps_per_epoch * n / plan.evaluations_per_epoch)) for n in range(1, evaluations + 1)})
+    last = plan.steps(steps_per_epoch)
+    evaluations = math.ceil(plan.evaluations_per_epoch * last / steps_per_epoch)
+    evenly = (max(1, round(steps_per_epoch * n / plan.evaluations_per_epoch)) for n in range(1, evaluations + 1))
+    return sorted({min(step, last) for step in evenly} | {last})
 
 
 def _epochs(task: Task) -> Sequence[Batches] | Sequence[PackedEpoch]:
     """The training batches of each epoch."""
     run, plan = task.run, task.run.training
+    steps_per_epoch = math.ceil(len(task.train) / plan.batch_size)
     tables: list[EncodedTable] = [
         task.train.on_either_strand(task.reverse, run.seed, epoch) if task.reverse else task.train
-        for epoch in range(plan.epochs)
+        for epoch in range(math.ceil(plan.steps(steps_per_epoch) / steps_per_epoch))
     ]
     if plan.batching == "packed":
         return pack_epochs(

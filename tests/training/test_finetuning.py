@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -25,8 +27,9 @@ from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.model_directory import load_adapter, load_model, tree_sha256
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
-from dnabert2_jax.runs import run_to_dict
+from dnabert2_jax.runs import Epochs, run_to_dict
 from dnabert2_jax.training.finetuning import Finetuned, finetune
+from dnabert2_jax.training.finetuning_steps import evaluation_steps
 from dnabert2_jax.training.probe import _outputs, _unscaled, class_logits
 from dnabert2_jax.training.targets import balanced_weights
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
@@ -294,6 +297,40 @@ def test_a_run_is_evaluated_several_times_an_epoch_but_never_twice_a_step(tmp_pa
     steps = list(dev_mccs(tmp_path / "run"))
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) >= 5
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "training", "expected"),
+    [
+        (6, {"epochs": 2}, [6, 12]),
+        (6, {"epochs": 2, "max_steps": 8}, [6, 8]),
+        (6, {"epochs": 2, "max_steps": 20}, [6, 12, 18, 20]),
+        (100, {"max_steps": 30}, [30]),
+        (100, {"max_steps": 60, "evaluations_per_epoch": 4}, [25, 50, 60]),
+        (1, {"max_steps": 3, "evaluations_per_epoch": 2}, [1, 2, 3]),
+    ],
+)
+def test_evaluations_end_with_the_run(steps_per_epoch, training, expected):
+    assert evaluation_steps(Epochs(**training), steps_per_epoch) == expected
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 100))
+def test_evaluations_are_in_order_whatever_the_length(steps_per_epoch, per_epoch, max_steps):
+    steps = evaluation_steps(Epochs(max_steps=max_steps, evaluations_per_epoch=per_epoch), steps_per_epoch)
+    assert steps == sorted(set(steps))
+    assert steps[0] >= 1
+    assert steps[-1] == max_steps
+    assert max(np.diff([0, *steps])) <= -(-steps_per_epoch // per_epoch) + 1
+
+
+@pytest.mark.parametrize("batching", ["by_length", "packed"])
+def test_a_run_of_so_many_steps_ends_there_with_its_schedule(home, make_run, tmp_path, batching):
+    """Eight steps are a whole epoch of six and two of the next one."""
+    result = finetune(make_run(training={"epochs": 1, "max_steps": 8, "batching": batching}), tmp_path / "run")
+    assert list(dev_mccs(tmp_path / "run")) == [6, 8]
+    assert result.best_step in (6, 8)
+    rates = {line["step"]: line["learning_rate"] for line in MetricsLog.read(tmp_path / "run") if "learning_rate" in line}
+    assert rates[8] == pytest.approx(1e-2 / 6)  # the last of six steps down to zero, after two of warm-up
 
 
 def test_letters_that_were_changed_are_reported(tmp_path, home, capsys):

@@ -27,13 +27,10 @@ def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict
         task: the data set, with its published settings.
         mode: see ``Mode``.
         longest_row: tokens of the longest row of any table, special tokens included.
-        train_rows: rows to learn from; they turn the original's steps into epochs and evaluations of an epoch.
+        train_rows: rows to learn from; they turn the original's steps between evaluations into evaluations of an epoch.
     """
     settings = task.settings
     steps_of_epoch = -(-train_rows // settings.batch_size)
-    epochs = settings.epochs
-    if settings.max_steps is not None:
-        epochs = max(1, round(settings.max_steps / steps_of_epoch))
     evaluations = max(1, round(steps_of_epoch / settings.evaluate_every))
     whole = -(-longest_row // _ROUND) * _ROUND
     limit = whole if mode == "recommended" or settings.max_tokens is None else settings.max_tokens
@@ -45,12 +42,16 @@ def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict
             "weight_decay": settings.weight_decay,
         },
         "training": {
-            "epochs": epochs,
+            "epochs": settings.epochs,
             "batch_size": settings.batch_size,
             "evaluations_per_epoch": evaluations,
-            "patience": epochs * evaluations,
         },
     }
+    training = content["training"]
+    if settings.max_steps is not None:
+        training["max_steps"] = settings.max_steps
+    steps = settings.max_steps or settings.epochs * steps_of_epoch
+    training["patience"] = -(-steps * evaluations // steps_of_epoch)  # of all evaluations: nothing stops early
     for section, values in MODES[mode].items():
         content[section] = {**content.get(section, {}), **values}
     return content

@@ -232,7 +232,7 @@ def _settings(tasks: list[TaskSummary]) -> Section:
         "max tokens": lambda run: run["data"]["max_tokens"],
         "keeps the best dev": lambda run: run["training"]["selection"],
         "token types": lambda run: "0 and 1" if run["data"]["token_types"] else "0",
-        "epochs": lambda run: run["training"]["epochs"],
+        "epochs": lambda run: NONE if run["training"].get("max_steps") else run["training"]["epochs"],
         "rows of a step": lambda run: run["training"]["batch_size"],
         "learning rate": lambda run: run["optimizer"]["learning_rate"],
         "warm-up steps": lambda run: run["optimizer"]["warmup_steps"],
@@ -243,14 +243,13 @@ def _settings(tasks: list[TaskSummary]) -> Section:
     for summary in tasks:
         task, run = task_of(summary), summary["runs"][0]["attempts"][-1]["run"]
         source = "published" if task.has_published_settings else "defaults"
-        steps = run["training"]["epochs"] * -(-summary["data"]["train_rows"] // run["training"]["batch_size"])
-        published = f"{task.settings.max_steps:,}" if task.settings.max_steps else NONE
-        rows.append((summary["task"], source, *(f"{read(run)}" for read in columns.values()), f"{steps:,}", published))
+        whole = run["training"]["epochs"] * -(-summary["data"]["train_rows"] // run["training"]["batch_size"])
+        steps = run["training"].get("max_steps") or whole
+        rows.append((summary["task"], source, *(f"{read(run)}" for read in columns.values()), f"{steps:,}"))
     text = (
-        "<p>The original's settings where they are published. It fixes the steps on the mouse data sets; here they are "
-        "rounded to whole epochs, at least one.</p>"
+        "<p>The original's settings where they are published. On the mouse data sets it fixes the steps, not the epochs.</p>"
     )
-    header = ("data set", "settings", *columns, "steps", "published steps")
+    header = ("data set", "settings", *columns, "steps")
     return Section("settings", "Settings", text + grid(header, rows, text_columns=3))
 
 

@@ -4,6 +4,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.gue.catalogue import Task, catalogue
 from dnabert2_jax.evaluation.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.runs import FinetuneRun, load_run
+from dnabert2_jax.training.finetuning_steps import evaluation_steps
 
 TASKS = catalogue()
 
@@ -36,15 +37,21 @@ def test_published_settings_reach_the_run():
     assert content["training"]["evaluations_per_epoch"] == 12
 
 
-@pytest.mark.parametrize(
-    ("name", "epochs"), [("mouse/0", 5), ("mouse/1", 1), ("mouse/2", 12), ("mouse/3", 17), ("mouse/4", 2)]
-)
-def test_fixed_steps_become_the_nearest_whole_epochs(name, epochs):
+@pytest.mark.parametrize("mode", ["parity", "recommended"])
+@pytest.mark.parametrize(("name", "evaluations"), [("mouse/0", 1), ("mouse/1", 8), ("mouse/3", 1)])
+def test_fixed_steps_are_kept_and_never_cut_short(tmp_path, name, evaluations, mode):
     task = TASKS[name]
-    content = preset(task, "parity", longest_row=30, train_rows=task.rows["train"])
-    steps_of_epoch = -(-task.rows["train"] // 32)
-    assert content["training"]["epochs"] == epochs
-    assert epochs == 1 or abs(epochs * steps_of_epoch - 1000) <= steps_of_epoch / 2
+    content = preset(task, mode, longest_row=30, train_rows=task.rows["train"])
+    assert content["training"]["max_steps"] == 1000
+    assert content["training"]["evaluations_per_epoch"] == evaluations
+    tables = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
+    plan = write_run(tmp_path / "run.toml", content, seed=0, model=tmp_path, tables=tables, overrides=()).training
+    steps = evaluation_steps(plan, -(-task.rows["train"] // 32))
+    assert steps[-1] == 1000
+    assert len(steps) <= plan.patience
+    assert all(
+        150 <= later - earlier <= 300 or later == 1000 or len(steps) == 17 for earlier, later in pairwise([0, *steps])
+    )
 
 
 def test_a_task_without_published_settings_is_not_cut_in_either_mode():
@@ -62,7 +69,7 @@ def test_every_preset_is_a_run_that_the_file_gives_again(tmp_path, mode):
         assert load_run(FinetuneRun, file, ["training.method=lora"]) == run
         assert (run.seed, run.data.train, run.model.path) == (7, tables["train"], tmp_path / "model")
         assert run.training.method == "lora"
-        assert run.training.patience >= run.training.epochs * run.training.evaluations_per_epoch
+        assert run.training.patience >= len(evaluation_steps(run.training, -(-1000 // run.training.batch_size)))
 
 
 @pytest.mark.parametrize("override", ["seed=3", "data={}", "data.train=x.csv", "model.path=elsewhere", " seed =1"])
