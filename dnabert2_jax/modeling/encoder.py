@@ -14,6 +14,10 @@ from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, dropout, gel
 from dnabert2_jax.parallel import is_divided, keep_columns_spread, keep_rows_spread, keep_whole
 from dnabert2_jax.types import TokenBatch, Tree
 
+FEED_FORWARD_TOKENS = 2**15
+"""Tokens of a row that the feed-forward layers take at a time where nothing is trained: its gates and values are eight times
+as wide as the hidden states, and for a row of a million tokens they would not fit."""
+
 Precision = Literal["float32", "bfloat16"]
 Remat = Literal["none", "attention", "full"]
 
@@ -105,8 +109,13 @@ class Block(nnx.Module):
 
         attended = (jax.checkpoint(attend, prevent_cse=False) if compute.remat == "attention" else attend)(x)
         x = self.attention_norm(x + dropout(attended, rate, seeds, site + jnp.uint32(_SITE_ATTENTION)))
-        gate, value = self._gate_and_value(x, adapter.get("gated_layers", _SITE_GATED))
-        fed = self.wo(gelu(gate) * value, adapter.get("wo", _SITE_WO))
+
+        def feed(x: jax.Array) -> jax.Array:
+            gate, value = self._gate_and_value(x, adapter.get("gated_layers", _SITE_GATED))
+            return self.wo(gelu(gate) * value, adapter.get("wo", _SITE_WO))
+
+        # Dropout is by a token's place in the row, so only rows without it can be cut; training has remat for long rows.
+        fed = _by_parts(feed, x) if seeds is None and x.shape[1] > FEED_FORWARD_TOKENS else feed(x)
         return self.feed_forward_norm(x + dropout(fed, rate, seeds, site + jnp.uint32(_SITE_FEED_FORWARD)))
 
     def _gate_and_value(self, x: jax.Array, low_rank: LowRank | None) -> list[jax.Array]:
@@ -134,6 +143,16 @@ class Block(nnx.Module):
             head_dim=self.config.head_dim,
             implementation=implementation,
         )
+
+
+def _by_parts(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """``function`` of [B, T, D], each token by itself, on FEED_FORWARD_TOKENS tokens of the rows at a time."""
+
+    def one_token(x: jax.Array) -> jax.Array:
+        return function(x[:, None])[:, 0]
+
+    mapped = jax.lax.map(one_token, jnp.moveaxis(x, 1, 0), batch_size=FEED_FORWARD_TOKENS)
+    return jnp.moveaxis(mapped, 0, 1)
 
 
 def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:

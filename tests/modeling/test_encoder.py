@@ -1,0 +1,75 @@
+"""Feed-forward layers that take a long row in parts."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.modeling import encoder
+from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.lora import init_adapter
+from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
+from dnabert2_jax.parallel import ROWS, MeshOptions, make_layout, make_mesh
+
+from .test_models import TINY, random_tokens
+
+
+@pytest.mark.parametrize(("length", "adapted"), [(16, False), (21, True)])  # two parts; two and a rest
+def test_parts_give_what_the_whole_row_gives(monkeypatch, length, adapted):
+    network, tokens, lora = sequence_classifier(TINY, 3), random_tokens(length=length), LoraConfig(rank=4)
+    params = network.init(0)
+    adapter = jax.tree.map(lambda x: x + 0.1, init_adapter(TINY, lora, seed=1)) if adapted else None
+
+    def hidden():
+        return jax.jit(lambda p, a: network.bind(p).encoder(tokens, adapter=a, lora=lora))(params, adapter)
+
+    whole = hidden()
+    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 8)
+    np.testing.assert_allclose(hidden(), whole, rtol=0, atol=5e-6)  # hidden states are of size one
+
+
+def test_rows_with_dropout_stay_whole(monkeypatch):
+    """What is dropped depends on a token's place in the row."""
+    network, tokens = masked_lm(TINY), random_tokens()
+    params, seeds = network.init(0), np.arange(3, dtype=np.uint32)
+
+    def hidden():
+        return jax.jit(lambda p: network.bind(p).encoder(tokens, dropout_seeds=seeds))(params)
+
+    whole = hidden()
+    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 8)
+    np.testing.assert_array_equal(hidden(), whole)
+
+
+def test_parts_need_less_memory(monkeypatch):
+    """Gates and values of a whole row, [T, 2F] in float32, are no longer there."""
+    wide, length = replace(TINY, intermediate_size=512), 8192
+    network = masked_lm(wide, Compute(attention="blocked"))
+
+    def temporaries():
+        tokens = random_tokens(rows=1, length=length)
+        compiled = jax.jit(lambda p, t: network.bind(p).hidden_states(t)).lower(network.abstract(), tokens).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    whole = temporaries()
+    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 256)
+    assert whole - temporaries() > 0.9 * length * 2 * wide.intermediate_size * 4
+
+
+def test_parts_on_a_mesh(monkeypatch):
+    options, network, tokens = MeshOptions(data=2, tensor=2), masked_lm(TINY), random_tokens(rows=2)
+    mesh = make_mesh(options)
+    layout = make_layout(options, mesh, network, TINY)
+    params = network.init(0)
+    whole = jax.jit(lambda p, t: network.bind(p).hidden_states(t))(params, tokens)
+    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 8)
+
+    def divided(params, tokens):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return network.bind(params).hidden_states(tokens)
+
+    placed = layout.place(jax.device_get(params)), jax.device_put(tokens, NamedSharding(mesh, ROWS))
+    np.testing.assert_allclose(jax.jit(divided)(*placed), whole, rtol=0, atol=5e-6)
