@@ -7,6 +7,7 @@ import typer
 
 from dnabert2_jax.cli.data import results
 from dnabert2_jax.cli.train import Set
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.flops import BASES_PER_TOKEN
 from dnabert2_jax.evaluation.gue.catalogue import Mode
 
@@ -19,8 +20,10 @@ Workdir = Annotated[Path, typer.Option(help="The benchmark's directory; the same
 @gue.command("run", epilog="Example: dnabert2 gue run --data GUE --model runs/released --workdir runs/gue --tasks 'tf/*'")
 def run(
     data: Annotated[Path, typer.Option(help="Directory at or above the data sets, as in GUE/EMP/H3/train.csv.")],
-    model: Annotated[Path, typer.Option(help="Model directory to start from.")],
     workdir: Workdir,
+    model: Annotated[Path | None, typer.Option(help="Model directory to start from.")] = None,
+    size: Annotated[str | None, typer.Option(help="Or a named size to start from random weights, as in 3m.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer directory for --size.")] = None,
     tasks: Annotated[
         list[str] | None, typer.Option(help="Data set or glob, as in 'prom/*'; may be given many times. [default: all]")
     ] = None,
@@ -43,8 +46,10 @@ def run(
     page = run_gue(
         GueRun(
             data=data,
-            model=model,
             workdir=workdir,
+            model=model,
+            size=size,
+            tokenizer=tokenizer,
             tasks=tuple(tasks or ()),
             seeds=seeds,
             mode=mode,
@@ -56,16 +61,33 @@ def run(
     print(f"saved {page}")
 
 
-@gue.command("report", epilog="Example: dnabert2 gue report --workdir runs/gue")
-def report(workdir: Workdir) -> None:
-    """Make the benchmark's page again from its records; prints the scores as well."""
+@gue.command(
+    "report",
+    epilog="Example: dnabert2 gue report --workdir runs/gue_probe --workdir runs/gue_full --out runs/comparison.html",
+)
+def report(
+    workdir: Annotated[list[Path], typer.Option(help="A benchmark's directory; several are set side by side.")],
+    out: Annotated[Path | None, typer.Option(help="Page of several benchmarks: an .html file.")] = None,
+) -> None:
+    """Make a benchmark's page again from its records, or one page of several; prints the scores as well."""
     from rich.table import Table
 
+    from dnabert2_jax.evaluation.gue.comparison import comparison_rows, read_benchmarks, write_comparison
     from dnabert2_jax.evaluation.gue.report import write_gue_report
     from dnabert2_jax.evaluation.gue.summary import score_rows, summarize
+    from dnabert2_jax.inference.output import check_output
 
-    page = write_gue_report(workdir)
-    header, rows = score_rows([task for task in summarize(workdir)["tasks"] if task["scores"]])
+    if len(workdir) == 1:
+        if out is not None:
+            raise UserError("--out is for several benchmarks; the page of one is in its --workdir")
+        page = write_gue_report(workdir[0])
+        header, rows = score_rows([task for task in summarize(workdir[0])["tasks"] if task["scores"]])
+    else:
+        if out is None:
+            raise UserError("several benchmarks need --out, the .html file to write")
+        check_output(out, (".html",))
+        page = write_comparison(workdir, out)
+        header, rows = comparison_rows(read_benchmarks(workdir))
     table = Table(*header)
     for row in rows:
         table.add_row(*row)

@@ -16,7 +16,10 @@ MODES: dict[Mode, dict[str, dict[str, Any]]] = {
 }
 """What the modes set beyond the published settings, by section of the run."""
 
-_FIXED = {"seed", "command", "data", "data.train", "data.dev", "data.test", "model", "model.path", "model.size"}
+_FIXED = {
+    *("seed", "command", "data", "data.train", "data.dev", "data.test", "data.task"),
+    *("model", "model.path", "model.size", "model.tokenizer"),
+}
 _ROUND = 8
 
 
@@ -62,17 +65,25 @@ def write_run(
     content: dict[str, dict[str, Any]],
     *,
     seed: int,
-    model: Path,
+    model: dict[str, str],
     tables: dict[str, Path],
     overrides: tuple[str, ...],
 ) -> FinetuneRun:
     """Write the run as the TOML file that `dnabert2 finetune` takes, and read it back with the overrides.
 
+    Args:
+        file: to write.
+        content: of :func:`preset`.
+        seed: the run's.
+        model: ``path``, or ``size`` and ``tokenizer``, as the run's section has them.
+        tables: by split.
+        overrides: ``section.key=value``.
+
     Raises:
         UserError: a setting is not accepted, or not together with the others.
     """
     sections = {
-        "model": {"path": str(model)},
+        "model": model,
         **content,
         "data": {**{split: str(path) for split, path in tables.items()}, **content["data"]},
     }
@@ -83,8 +94,11 @@ def write_run(
     return load_run(FinetuneRun, file, overrides)
 
 
-def check_overrides(overrides: tuple[str, ...]) -> None:
+def check_overrides(overrides: tuple[str, ...], model: dict[str, str]) -> FinetuneRun:
     """Refuse, before the first run, overrides of what the benchmark itself varies and those that no run accepts.
+
+    Returns:
+        A run as it would be, but for its tables.
 
     Raises:
         UserError: names the key.
@@ -93,4 +107,5 @@ def check_overrides(overrides: tuple[str, ...]) -> None:
         key = override.partition("=")[0].strip()
         if key in _FIXED:
             raise UserError(f"--set {override}: `gue run` gives every run its {key}; use --seeds, --data and --model")
-    load_run(FinetuneRun, None, ["model.path=model", *(f"data.{split}={split}.csv" for split in SPLITS), *overrides])
+    start = [f"model.{key}={value}" for key, value in model.items()]
+    return load_run(FinetuneRun, None, [*start, *(f"data.{split}={split}.csv" for split in SPLITS), *overrides])

@@ -90,7 +90,8 @@ def _notes(summary: Summary) -> Iterable[str]:
     if collapsed := sum(task["collapsed_attempts"] for task in tasks):
         still = sum(task["collapsed_runs"] for task in tasks)
         attempts = sum(len(run["attempts"]) for task in tasks for run in task["runs"])
-        again = "each was tried again with another seed; " if asked["mode"] == "recommended" else ""
+        probe = any(run["attempts"][-1]["run"]["training"]["method"] == "probe" for task in tasks for run in task["runs"])
+        again = "each was tried again with another seed; " if asked["mode"] == "recommended" and not probe else ""
         yield (
             f"{collapsed} of {attempts} runs collapsed (every test row predicted as one class): {again}"
             f"{still} of the scores below come from a collapsed run."
@@ -246,9 +247,7 @@ def _settings(tasks: list[TaskSummary]) -> Section:
         whole = run["training"]["epochs"] * -(-summary["data"]["train_rows"] // run["training"]["batch_size"])
         steps = run["training"].get("max_steps") or whole
         rows.append((summary["task"], source, *(f"{read(run)}" for read in columns.values()), f"{steps:,}"))
-    text = (
-        "<p>The original's settings where they are published. On the mouse data sets it fixes the steps, not the epochs.</p>"
-    )
+    text = "<p>The original's settings where they are published. The mouse data sets have fixed steps, not epochs.</p>"
     header = ("data set", "settings", *columns, "steps")
     return Section("settings", "Settings", text + grid(header, rows, text_columns=3))
 
@@ -262,6 +261,7 @@ def _runs(tasks: list[TaskSummary]) -> Section:
         "dev MCC x 100",
         "best step",
         "seconds",
+        "to the end of the first step",
         "collapsed",
     )
     rows = [
@@ -273,6 +273,7 @@ def _runs(tasks: list[TaskSummary]) -> Section:
             f"{100 * attempt['dev']['mcc']:.2f}",
             f"{attempt['best_step']:,}",
             f"{attempt['seconds']:,.0f}",
+            NONE if attempt.get("first_step_seconds") is None else f"{attempt['first_step_seconds']:,.1f}",
             "yes" if attempt["collapsed"] else "no",
         )
         for summary in tasks

@@ -29,15 +29,16 @@ from dnabert2_jax.evaluation.gue.summary import PROBLEMS_FILE, read_record
 from dnabert2_jax.evaluation.gue.tables import TaskData, prepare, scores_without, table_hashes
 from dnabert2_jax.evaluation.report.sections import PREDICTIONS_FILE
 from dnabert2_jax.manifest import write_json
-from dnabert2_jax.model_directory import load_model, tree_sha256
+from dnabert2_jax.model_directory import tree_sha256
 from dnabert2_jax.progress import remark
 from dnabert2_jax.runs import run_to_dict
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.finetuning import finetune
+from dnabert2_jax.training.start import starting_point
 from dnabert2_jax.training.workdir import Workdir
 
 MOST_ATTEMPTS = 3
-"""Runs of one seed in recommended mode, until one does not collapse."""
+"""Runs of one seed in recommended mode, until one does not collapse; a probe has no luck to try."""
 
 _NEXT_SEED = 1000  # a retry's seed is beyond every seed that can be asked for
 
@@ -48,7 +49,9 @@ class GueRun:
 
     Attributes:
         data: directory at or above the data sets.
-        model: model directory to start from.
+        model: model directory to start from; None starts from random weights.
+        size: named size of random weights.
+        tokenizer: tokenizer directory for ``size``.
         workdir: the benchmark's directory; the same one again goes on.
         tasks: names or globs; all that are found without one.
         seeds: runs of each data set, with the seeds 0, 1, ...
@@ -59,14 +62,29 @@ class GueRun:
     """
 
     data: Path
-    model: Path
     workdir: Path
+    model: Path | None = None
+    size: str | None = None
+    tokenizer: Path | None = None
     tasks: tuple[str, ...] = ()
     seeds: int = 3
     mode: Mode = "recommended"
     max_train_rows: int | None = None
     overrides: tuple[str, ...] = ()
     keep_models: bool = True
+
+    @property
+    def start(self) -> dict[str, str]:
+        """The ``model`` section of every run.
+
+        Raises:
+            UserError: neither of the two ways to start, or something of both.
+        """
+        if self.model is not None and self.size is None and self.tokenizer is None:
+            return {"path": str(self.model.resolve())}
+        if self.model is None and self.size is not None and self.tokenizer is not None:
+            return {"size": self.size, "tokenizer": str(self.tokenizer.resolve())}
+        raise UserError("give either --model (a model directory), or --size and --tokenizer to start from random weights")
 
 
 def run_gue(run: GueRun) -> Path:
@@ -80,15 +98,14 @@ def run_gue(run: GueRun) -> Path:
     Raises:
         UserError: the model, the data or the directory cannot be used; or, after the report is written, something failed.
     """
-    check_overrides(run.overrides)
-    model = load_model(run.model)
+    _, tokenizer, model = starting_point(check_overrides(run.overrides, run.start).model)
     discovery = discover(run.data, run.tasks)
     asked = {
         "command": "gue run",
         "mode": run.mode,
-        "model": str(run.model.resolve()),
-        "model_sha256": tree_sha256(model.params["encoder"]),
-        "tokenizer_sha256": model.tokenizer.sha256,
+        "model": run.start.get("path", f"{run.size} from random weights"),
+        "model_sha256": tree_sha256(model.params["encoder"]) if model else "random weights",
+        "tokenizer_sha256": tokenizer.sha256,
         "max_train_rows": run.max_train_rows,
         "overrides": list(run.overrides),
     }
@@ -103,7 +120,7 @@ def run_gue(run: GueRun) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         failed = folder / "failed.json"
         try:
-            data = _prepared(found, model.tokenizer, folder, run.max_train_rows)
+            data = _prepared(found, tokenizer, folder, run.max_train_rows)
         except Exception as error:
             failures[found.task.name] = _record_failure(failed, error, {"task": found.task.name})
             continue
@@ -161,19 +178,19 @@ def _prepared(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_ro
 
 
 def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed: int) -> dict[str, Any]:
-    """Fine-tune; in recommended mode again with another seed where the run collapsed."""
+    """Fine-tune; in recommended mode again with another seed where the run collapsed, unless it is a probe."""
     began = time.monotonic()
     content = preset(found.task, run.mode, longest_row=data["longest_row"], train_rows=data["train_rows"])
     tables = {**{split: path.resolve() for split, path in found.tables.items()}, "train": Path(data["train"]).resolve()}
     attempts: list[dict[str, Any]] = []
-    for attempt in range(MOST_ATTEMPTS if run.mode == "recommended" else 1):
+    for attempt in range(MOST_ATTEMPTS):
         this_seed = seed + attempt * _NEXT_SEED
         workdir = folder / f"seed_{this_seed}"
         settings = write_run(
             workdir.with_suffix(".toml"),
             content,
             seed=this_seed,
-            model=run.model.resolve(),
+            model=run.start,
             tables=tables,
             overrides=run.overrides,
         )
@@ -190,6 +207,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
                 "best_step": result.best_step,
                 "trained_parameters": result.trained_parameters,
                 "seconds": result.seconds,
+                "first_step_seconds": result.first_step_seconds,
                 "dev": result.dev,
                 "test": result.test,
                 "clean": clean,
@@ -199,6 +217,8 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
         if not result.test["collapsed"]:
             break
         remark(f"{found.task.name}, seed {this_seed}: every test row was predicted as the same class, the run collapsed")
+        if run.mode == "parity" or settings.training.method == "probe":
+            break
     return {
         "status": "done",
         "task": found.task.name,

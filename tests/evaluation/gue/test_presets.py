@@ -23,7 +23,7 @@ def test_parity_reads_pairs_and_keeps_a_checkpoint_as_the_original(tmp_path):
     kept = {}
     for mode in ("parity", "recommended"):
         content = preset(TASKS["EPI/K562"], mode, longest_row=2000, train_rows=10_000)
-        run = write_run(tmp_path / "run.toml", content, seed=0, model=tmp_path, tables=tables, overrides=())
+        run = write_run(tmp_path / "run.toml", content, seed=0, model={"path": str(tmp_path)}, tables=tables, overrides=())
         kept[mode] = (run.data.token_types, run.training.selection)
     assert kept == {"parity": (False, "loss"), "recommended": (True, "mcc")}
 
@@ -45,13 +45,12 @@ def test_fixed_steps_are_kept_and_never_cut_short(tmp_path, name, evaluations, m
     assert content["training"]["max_steps"] == 1000
     assert content["training"]["evaluations_per_epoch"] == evaluations
     tables = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
-    plan = write_run(tmp_path / "run.toml", content, seed=0, model=tmp_path, tables=tables, overrides=()).training
+    plan = write_run(
+        tmp_path / "run.toml", content, seed=0, model={"path": str(tmp_path)}, tables=tables, overrides=()
+    ).training
     steps = evaluation_steps(plan, -(-task.rows["train"] // 32))
     assert steps[-1] == 1000
     assert len(steps) <= plan.patience
-    assert all(
-        150 <= later - earlier <= 300 or later == 1000 or len(steps) == 17 for earlier, later in pairwise([0, *steps])
-    )
 
 
 def test_a_task_without_published_settings_is_not_cut_in_either_mode():
@@ -65,17 +64,35 @@ def test_every_preset_is_a_run_that_the_file_gives_again(tmp_path, mode):
     for task in TASKS.values():
         file = tmp_path / "seed_7.toml"
         content = preset(task, mode, longest_row=300, train_rows=1000)
-        run = write_run(file, content, seed=7, model=tmp_path / "model", tables=tables, overrides=("training.method=lora",))
+        run = write_run(
+            file,
+            content,
+            seed=7,
+            model={"path": str(tmp_path / "model")},
+            tables=tables,
+            overrides=("training.method=lora",),
+        )
         assert load_run(FinetuneRun, file, ["training.method=lora"]) == run
         assert (run.seed, run.data.train, run.model.path) == (7, tables["train"], tmp_path / "model")
         assert run.training.method == "lora"
         assert run.training.patience >= len(evaluation_steps(run.training, -(-1000 // run.training.batch_size)))
 
 
-@pytest.mark.parametrize("override", ["seed=3", "data={}", "data.train=x.csv", "model.path=elsewhere", " seed =1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=3",
+        "data={}",
+        "data.train=x.csv",
+        "data.task=regression",
+        "model.path=elsewhere",
+        "model.tokenizer=t",
+        " seed =1",
+    ],
+)
 def test_what_the_benchmark_varies_cannot_be_overridden(override):
     with pytest.raises(UserError, match="gue run` gives every run its"):
-        check_overrides((override,))
+        check_overrides((override,), {"path": "model"})
 
 
 @pytest.mark.parametrize(
@@ -88,5 +105,5 @@ def test_what_the_benchmark_varies_cannot_be_overridden(override):
 )
 def test_an_override_that_no_run_accepts_is_refused_before_the_first_run(override, said):
     with pytest.raises(UserError) as error:
-        check_overrides((override,))
+        check_overrides((override,), {"path": "model"})
     assert said in str(error.value)

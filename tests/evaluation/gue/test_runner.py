@@ -6,6 +6,7 @@ tests of its own, and the slow tests here do the same with real runs.
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -22,7 +23,17 @@ from dnabert2_jax.model_directory import SavedAdapter, load_model, make_provenan
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.runs import FinetuneRun, load_run, run_to_dict
 from dnabert2_jax.training.finetuning import Finetuned
-from tests.helpers import finetune_run, kill_when, run_cli, start_cli, tiny_model, tiny_rows, tiny_task, write_table
+from tests.helpers import (
+    finetune_run,
+    kill_when,
+    run_cli,
+    start_cli,
+    tiny_model,
+    tiny_rows,
+    tiny_task,
+    tiny_tokenizer,
+    write_table,
+)
 
 SETTINGS = (
     "training.batch_size=16",
@@ -73,7 +84,7 @@ class Trainer:
         (workdir / "checkpoints").mkdir()
         np.savez(workdir / PREDICTIONS_FILE, labels=labels, probabilities=probabilities, lines=np.array(splits.test.lines))
         scores = classification_metrics(labels, probabilities, splits.labels.names)
-        return Finetuned(workdir / "model", None, scores, scores, 1, 1, 0.5, None)
+        return Finetuned(workdir / "model", None, scores, scores, 1, 1, 0.5, 0.25)
 
 
 @pytest.fixture
@@ -112,8 +123,8 @@ def home(tmp_path_factory) -> Path:
 
 
 def benchmark(home: Path, workdir: str, **changes) -> GueRun:
-    options = {"tasks": ("tf/0",), "seeds": 1, "overrides": SETTINGS}
-    return GueRun(data=home / "GUE", model=home / "model", workdir=home / workdir, **{**options, **changes})
+    options = {"tasks": ("tf/0",), "seeds": 1, "overrides": SETTINGS, "model": home / "model"}
+    return GueRun(data=home / "GUE", workdir=home / workdir, **{**options, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +258,86 @@ def test_parity_takes_a_collapsed_run_as_it_comes(home, train):
     run = record(home / "parity", "tf/0")
     assert run["collapsed"]
     assert run["attempts"][0]["run"]["data"]["max_tokens"] == 30
+
+
+def test_a_collapsed_probe_is_not_tried_again(home, train):
+    """It has no seed to be unlucky with."""
+    trainer = train(collapses=(0, 1000))
+    run_gue(benchmark(home, "probe", overrides=("training.method=probe",)))
+    assert trainer.seeds == [0]
+    run = record(home / "probe", "tf/0")
+    assert (run["collapsed"], run["collapsed_attempts"]) == (True, 1)
+    assert "1 of 1 runs collapsed (every test row predicted as one class): 1 of the" in page_of(home / "probe")
+
+
+def page_of(workdir: Path) -> str:
+    return (workdir / "report.html").read_text()
+
+
+def test_the_time_to_the_first_step_is_kept(home, train):
+    train()
+    run_gue(benchmark(home, "timed"))
+    assert record(home / "timed", "tf/0")["attempts"][0]["first_step_seconds"] == 0.25
+    assert '<td class="number">0.2</td>' in page_of(home / "timed")
+
+
+def test_random_weights_are_a_start_like_any_other(home, train):
+    trainer = train()
+    tiny_tokenizer().save(home / "tokenizer")
+    scratch = benchmark(home, "scratch", model=None, size="1m", tokenizer=home / "tokenizer", seeds=2)
+    run_gue(scratch)
+    assert trainer.seeds == [0, 1]
+    settings = record(home / "scratch", "tf/0", "seed_1")["attempts"][0]["run"]
+    assert (settings["model"]["path"], settings["model"]["size"]) == (None, "1m")
+    assert settings["model"]["tokenizer"] == str(home / "tokenizer")
+    assert "model 1m from random weights" in page_of(home / "scratch")
+    again = load_run(FinetuneRun, home / "scratch" / "tasks" / "tf" / "0" / "seed_1.toml", SETTINGS)
+    assert run_to_dict(again) == settings
+    with pytest.raises(UserError, match="model was '1m from random weights' and is now"):
+        run_gue(benchmark(home, "scratch"))
+    with pytest.raises(UserError, match=r"training\.method lora needs model\.path"):
+        run_gue(replace(scratch, workdir=home / "never", overrides=("training.method=lora",)))
+    with pytest.raises(UserError, match=r"model size '3n' is unknown; .* did you mean '3m'"):
+        run_gue(replace(scratch, workdir=home / "never", size="3n"))
+    assert not (home / "never").exists()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [{}, {"size": "1m"}, {"tokenizer": Path("t")}, {"model": Path("m"), "size": "1m", "tokenizer": Path("t")}],
+    ids=["nothing", "a size alone", "a tokenizer alone", "both"],
+)
+def test_there_is_one_start(home, start):
+    with pytest.raises(UserError, match=r"give either --model .*, or --size and --tokenizer to start from random weights"):
+        run_gue(GueRun(data=home / "GUE", workdir=home / "never", **start))
+
+
+@pytest.mark.slow
+def test_a_real_run_from_random_weights(home):
+    tiny_tokenizer().save(home / "tokenizer")
+    options = {"model": None, "size": "1m", "tokenizer": home / "tokenizer", "overrides": (*SETTINGS, "training.epochs=1")}
+    run_gue(benchmark(home, "from_scratch", **options))
+    attempt = record(home / "from_scratch", "tf/0")["attempts"][-1]
+    assert attempt["trained_parameters"] > 500_000
+    assert 0 < attempt["first_step_seconds"] < attempt["seconds"]
+
+
+@pytest.mark.slow
+def test_real_benchmarks_of_several_methods_stand_side_by_side(home, capsys, monkeypatch):
+    monkeypatch.chdir(home)
+    words = ("gue", "run", "--data", "GUE", "--model", "model", "--tasks", "tf/0", "--seeds", "2")
+    options = [word for setting in SETTINGS for word in ("--set", setting)]
+    methods = ("probe", "lora", "full")
+    for method in methods:
+        code, _, errors = command(
+            capsys, monkeypatch, *words, *options, "--set", f"training.method={method}", "--workdir", f"by/{method}"
+        )
+        assert code == 0, errors
+    workdirs = [word for method in methods for word in ("--workdir", f"by/{method}")]
+    code, output, errors = command(capsys, monkeypatch, "gue", "report", *workdirs, "--out", "side_by_side.html")
+    assert code == 0, errors
+    assert output.splitlines()[-1] == "saved side_by_side.html"
+    assert all(method in output for method in methods)
 
 
 def test_models_go_where_that_is_asked_for(home, train):
