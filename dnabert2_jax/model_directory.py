@@ -221,9 +221,12 @@ def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -
         ("tokenizer", header["base_tokenizer_sha256"], base.tokenizer.sha256),
     ):
         if given != trained_on:
+            merged = part == "encoder" and base.provenance.get("parents", {}).get("base") == trained_on
             raise UserError(
                 f"{path}: the adapter was trained on a base whose {part} has sha256 {trained_on}, but that of "
-                f"{base.path or 'the base given'} has {given}; name the base it was trained on"
+                f"{base.path or 'the base given'} has {given}"
+                + ("; it was made from that base, with an adapter in it already if it was merged" if merged else "")
+                + "; name the base it was trained on"
             )
     return SavedAdapter(
         base=base,

@@ -3,10 +3,12 @@
 import gzip
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dnabert2_jax.adapters import merged
 from dnabert2_jax.genome import SpeciesSource, build_corpus
+from dnabert2_jax.model_directory import SavedAdapter, load_adapter, save_model
 from dnabert2_jax.runs import run_to_dict
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.workdir import Workdir
@@ -62,6 +64,12 @@ def change_run(old: str, new: str, run: str = "pretrain.toml") -> None:
     content = Path(run).read_text()
     assert content.count(old) == 1
     Path("run.toml").write_text(content.replace(old, new))
+
+
+def shaken(adapter: SavedAdapter) -> SavedAdapter:
+    """An adapter that has left zero, as one does that was trained."""
+    matrices = {target: {"A": pair["A"], "B": pair["B"] + 0.1} for target, pair in adapter.params["adapter"].items()}
+    return replace(adapter, params={**adapter.params, "adapter": matrices})
 
 
 MISTAKES = [
@@ -205,6 +213,26 @@ MISTAKES = [
         table("table.csv", ("ACGTACGT", "a"), ("ACGGACGT", "-")),
     ),
     Mistake(
+        "class numbers with a gap",
+        "finetune --config finetune.toml --workdir run --set data.train=table.csv",
+        "table.csv, line 3: label 2 without a label 1; 2 classes are numbered 0 to 1; found 0, 2; renumber them, or use "
+        "names instead of numbers",
+        table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "2")),
+    ),
+    Mistake(
+        "measurements given to a classifier",
+        "evaluate --model classifier --data table.csv --out scores.json",
+        "table.csv, line 2: label '0.25' is not a class of the training table (plain, rich); correct it, remove the row, or "
+        "add training rows of that class",
+        table("table.csv", ("ACGTACGT", "0.25"), ("ACGGACGT", "0.5")),
+    ),
+    Mistake(
+        "a table of one row",
+        "finetune --config finetune.toml --workdir run --set data.train=table.csv",
+        "table.csv: all 1 rows have the label '1'; a classifier needs rows of at least two classes",
+        table("table.csv", ("ACGTACGT", "1")),
+    ),
+    Mistake(
         "a test label that train lacks",
         "finetune --config finetune.toml --workdir run --set data.test=table.csv",
         "table.csv, line 3: label 'Rich' is not a class of the training table (plain, rich); did you mean 'rich'?; correct "
@@ -258,6 +286,19 @@ MISTAKES = [
         ".../adapter: the adapter was trained on a base whose encoder has sha256 ..., but that of .../other has ...; name "
         "the base it was trained on",
         remarks=True,
+    ),
+    Mistake(
+        "an adapter merged twice",
+        "merge adapter --base merged --out twice",
+        ".../adapter: the adapter was trained on a base whose encoder has sha256 ..., but that of .../merged has ...; it "
+        "was made from that base, with an adapter in it already if it was merged; name the base it was trained on",
+        lambda: save_model("merged", merged(shaken(load_adapter("adapter")))),
+    ),
+    Mistake(
+        "a merged model merged again",
+        "merge merged --out twice",
+        "merged is not an adapter directory (it holds no adapter.json); name the one to merge",
+        lambda: save_model("merged", merged(load_adapter("adapter"))),
     ),
     Mistake(
         "a pretrained model where a classifier is wanted",
