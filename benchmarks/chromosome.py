@@ -1,0 +1,213 @@
+"""A whole bacterial chromosome in one context, without windows: on this CPU, or compiled for a GPU or TPU that is not here.
+
+    python benchmarks/chromosome.py --target cpu --tokenizer TOKENIZER --tokens 32768 131072 --size 117m --layers 1 FASTA
+    python benchmarks/chromosome.py --target cpu --tokenizer TOKENIZER --size 3m --layers 2 FASTA
+    python benchmarks/chromosome.py --target gpu
+    python benchmarks/chromosome.py --target tpu
+
+cpu: the longest contig of the file goes through an encoder of random weights, in float32 and with attention `blocked`, to
+the mean of its hidden states; without --tokens, all of it. Blocks are skipped by the queries and keys that occur.
+gpu, tpu: the 117M in bfloat16 on an H100, or one chromosome on every four chips of a v5e:4x4 (heads and inner channels
+divided among them): memory as the compiler plans it, and operations with the blocks of S = 10. Need `make aot`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, SingleDeviceSharding
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.attention_cpu_child import memory
+from benchmarks.attention_shares import shares
+from dnabert2_jax.aot import compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
+from dnabert2_jax.aot.chips import CHIPS, GPUS
+from dnabert2_jax.config import EncoderConfig, named_size
+from dnabert2_jax.genome.fasta import read_fasta
+from dnabert2_jax.kernels.attention import BACKENDS, alibi_slopes, tracing_for
+from dnabert2_jax.kernels.attention.api import Backend
+from dnabert2_jax.kernels.attention.blocked import BLOCK, blocked_attention
+from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius, visited_share
+from dnabert2_jax.modeling import encoder
+from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.models import Network, masked_lm
+from dnabert2_jax.parallel import ROWS, MeshOptions, make_layout, make_mesh
+from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.special import with_template
+from dnabert2_jax.types import TokenBatch, Tree
+
+GPU, TOPOLOGY, CHIPS_A_ROW = "H100", "v5e:4x4", 4
+SCORE_BOUND = 10.0
+
+
+def flops(config: EncoderConfig, tokens: int) -> tuple[float, float]:
+    """Operations of one row's matrix products: all but attention's, and attention's without skipping."""
+    per_token = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+    layers = 2.0 * config.num_hidden_layers * tokens
+    return layers * per_token, layers * 2 * tokens * config.hidden_size
+
+
+def mean_embedding(network: Network[Any]) -> Any:
+    """(parameters, one row of tokens [B, T]) -> [B, D]."""
+
+    def embed(params: Tree, tokens: TokenBatch) -> jax.Array:
+        return network.bind(params).hidden_states(tokens).astype(jnp.float32).mean(axis=1)
+
+    return embed
+
+
+def counting_backend(found: list[float]) -> Backend:
+    """`blocked`, and the share of its blocks that it visits in each layer."""
+
+    def attend(q: Any, k: Any, v: Any, slopes: Any, segment_ids: Any, *, scale: float, skip: bool) -> Any:
+        whole = segment_ids[:, : segment_ids.shape[1] // BLOCK * BLOCK]
+        radius = skip_radius(score_bound(q, k, segment_ids, scale), slopes, segment_ids.shape[1])
+        share = visited_share(block_ranges(whole, radius, q.shape[1], BLOCK, BLOCK))
+        jax.debug.callback(lambda share: found.append(float(share)), share)
+        return blocked_attention(q, k, v, slopes, segment_ids, scale=scale, skip=skip)
+
+    return Backend("counting", "bhtd", attend)
+
+
+def contig_tokens(fasta: Path, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
+    """Ids of the longest contig between [CLS] and [SEP], and its bases."""
+    sequence = max((record.sequence.decode().upper() for record in read_fasta(fasta)), key=len)
+    return np.asarray(with_template(tokenizer.encode_raw(sequence)), np.int32), len(sequence)
+
+
+def on_cpu(config: EncoderConfig, ids: np.ndarray) -> dict[str, Any]:
+    """Time, memory and blocks of one row."""
+    row = jnp.asarray(ids)[None]
+    tokens = TokenBatch(row, jnp.ones_like(row), jnp.zeros_like(row))
+    found: list[float] = []
+    BACKENDS["counting"] = counting_backend(found)
+    network = masked_lm(config, Compute(attention="counting"))
+    params = network.init(0)
+    compiled = jax.jit(mean_embedding(network)).lower(params, tokens).compile()
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    began, cpu = time.perf_counter(), time.process_time()
+    embedding = np.asarray(compiled(params, tokens))
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    jax.effects_barrier()
+    if not np.isfinite(embedding).all():
+        raise SystemExit("the embedding is not finite")
+    linear, attention = flops(config, len(ids))
+    figures = {
+        "tokens": len(ids),
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak_bytes": memory("VmHWM") - before,
+        "planned_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "visited_shares": found,
+        "flops": linear + attention * float(np.mean(found)),
+        "dense_flops": linear + attention,
+    }
+    peak, visited = figures["peak_bytes"] / 2**30, ", ".join(f"{share:.4f}" for share in found)
+    print(
+        f"{len(ids):>9,} tokens: {seconds:,.1f} s ({cpu:,.1f} s of CPU), {peak:.2f} GiB at the peak beside the weights;"
+        f" blocks visited {visited} by layer;"
+        f" {figures['flops'] / 1e12:.2f} TFLOP, {figures['dense_flops'] / 1e12:.2f} without skipping",
+        flush=True,
+    )
+    return figures
+
+
+def count_for(config: EncoderConfig, tokens: int) -> dict[str, float]:
+    """Operations of one row at S = 10."""
+    bounds = np.full((1, config.num_attention_heads), SCORE_BOUND)
+    share, _ = shares(bounds, alibi_slopes(config.num_attention_heads), tokens)
+    linear, attention = flops(config, tokens)
+    print(
+        f"{linear / 1e12:,.0f} TFLOP a row beside attention, {share * attention / 1e12:,.0f} in it with the {share:.4f} of"
+        f" the blocks that S = {SCORE_BOUND:g} leaves, {attention / 1e12:,.0f} with all"
+    )
+    return {"linear_flops": linear, "attention_flops": attention, "visited_share": share}
+
+
+def on_gpu(config: EncoderConfig, tokens: int) -> dict[str, Any]:
+    """Compile one row for one GPU."""
+    network = masked_lm(config, Compute("bfloat16", "pallas_gpu"))
+    here = SingleDeviceSharding(gpu_devices(GPU)[0])
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), network.abstract())
+    ids = jax.ShapeDtypeStruct((1, tokens), jnp.int32, sharding=here)
+    with tracing_for("gpu", ".".join(map(str, GPUS[GPU].capability))):
+        compiled = compile_for_gpu(mean_embedding(network), params, TokenBatch(ids, ids, ids), gpu=GPU)
+    print(f"{tokens:,} tokens; {compiled}")
+    return compiled.to_json()
+
+
+def on_tpu(config: EncoderConfig, tokens: int) -> dict[str, Any]:
+    """Compile a row for every CHIPS_A_ROW chips of a slice."""
+    devices, generation = tpu_devices(TOPOLOGY), TOPOLOGY.partition(":")[0]
+    options = MeshOptions(tensor=CHIPS_A_ROW)
+    network = masked_lm(config, Compute("bfloat16", "pallas_tpu"))
+    mesh = make_mesh(options, devices)
+    layout = make_layout(options, mesh, network, config)
+    params = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        network.abstract(),
+        layout.shardings(layout.params),
+    )
+    rows = len(devices) // CHIPS_A_ROW
+    ids = jax.ShapeDtypeStruct((rows, tokens), jnp.int32, sharding=NamedSharding(mesh, ROWS))
+    embed = mean_embedding(network)
+
+    def divided(params: Tree, tokens: TokenBatch) -> jax.Array:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return embed(params, tokens)
+
+    with tracing_for("tpu", generation):
+        compiled = compile_for_tpu(divided, params, TokenBatch(ids, ids, ids), topology=TOPOLOGY)
+    used, hbm = compiled.memory.peak, CHIPS[generation].hbm_bytes
+    print(f"{TOPOLOGY}, {rows} rows of {tokens:,} tokens: {used / 2**30:.2f} of {hbm / 2**30:.0f} GiB a chip")
+    return {"topology": TOPOLOGY, "rows": rows, "peak_bytes": used, "temporary_bytes": compiled.memory.temporaries}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fasta", nargs="?", type=Path, help="cpu: a FASTA file")
+    parser.add_argument("--target", choices=("cpu", "gpu", "tpu"), required=True)
+    parser.add_argument("--tokenizer", type=Path, help="cpu: a tokenizer's directory or file")
+    parser.add_argument("--size", default="117m", help="whose widths to take")
+    parser.add_argument("--layers", type=int, help="default: those of the size")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[], help="lengths; default: the contig, or 2^20 to compile")
+    parser.add_argument("--whole-feed-forward", action="store_true", help="all tokens at once, to see what that takes")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    if options.whole_feed_forward:
+        encoder.FEED_FORWARD_TOKENS = 2**31
+    results: list[dict[str, Any]] = []
+    changes = {} if options.layers is None else {"num_hidden_layers": options.layers}
+    if options.target == "cpu":
+        if options.fasta is None or options.tokenizer is None:
+            parser.error("--target cpu needs a FASTA file and --tokenizer")
+        tokenizer = Tokenizer.load(options.tokenizer)
+        began = time.perf_counter()
+        ids, bases = contig_tokens(options.fasta, tokenizer)
+        print(
+            f"{options.fasta.name}: {bases:,} bases, {len(ids):,} tokens in {time.perf_counter() - began:.1f} s", flush=True
+        )
+        config = replace(named_size(options.size, tokenizer.vocab_size), **changes)
+        for tokens in options.tokens or [len(ids)]:
+            results.append(on_cpu(config, ids[:tokens]))
+    else:
+        config = replace(named_size(options.size, 4096), **changes)
+        for tokens in options.tokens or [2**20]:
+            compiled = on_gpu(config, tokens) if options.target == "gpu" else on_tpu(config, tokens)
+            results.append({"tokens": tokens, **count_for(config, tokens), **compiled})
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
