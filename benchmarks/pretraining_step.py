@@ -70,7 +70,7 @@ def pretraining_step(
         UserError: the mesh does not fit devices, model or batch.
     """
     network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll))
-    layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network, config)
+    layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network, config, "bfloat16")
     layout.check_batch(run.training.batch_size, run.training.accumulate)
     optimizer = make_optimizer(run.optimizer, run.training.steps)
     step = make_train_step(mlm_loss(network), optimizer, accumulate=run.training.accumulate, layout=layout)

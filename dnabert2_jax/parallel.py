@@ -54,7 +54,8 @@ class MeshOptions:
         data: devices along the axis that spreads rows; -1 takes all that the other two leave.
         fsdp: devices along the axis that spreads rows, and weights and moments too: memory for traffic.
         tensor: devices along the axis that spreads heads and inner channels; it divides the number of heads.
-        shard_optimizer: spread Adam's moments over ``data`` (ZeRO stage 1, Rajbhandari et al. 2020).
+        shard_optimizer: spread Adam's moments over ``data`` (ZeRO stage 1, Rajbhandari et al. 2020), and without fsdp and
+            tensor the float32 weights, too: a step gathers them once, those of the blocks in the precision it computes in.
         bfloat16_reduction: add gradients over ``data`` in bfloat16, at half the traffic of float32. Without fsdp and tensor
             only: with them XLA adds each gradient where it arises, in the precision it is computed in.
     """
@@ -151,16 +152,18 @@ class Layout:
         params: partition spec of every parameter.
         moments: partition spec of every parameter's moments.
         bfloat16_reduction: see :class:`MeshOptions`.
+        gathered: dtype of every parameter as a step sees it, where parameters are spread over ``data``.
     """
 
     mesh: Mesh
     params: Tree
     moments: Tree
     bfloat16_reduction: bool = False
+    gathered: Tree | None = None
 
     @property
     def whole(self) -> bool:
-        """Does every device hold whole parameters?"""
+        """Does every device compute with whole parameters?"""
         return self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] == 1
 
     def shardings(self, specs: Any) -> Any:
@@ -224,8 +227,8 @@ class Layout:
     def add_up(self, function: Callable[..., Any], *, gradients: bool) -> Callable[..., Any]:
         """``function(trainable, frozen, batch)`` over the rows of all devices.
 
-        Where parameters are whole, each device works on its rows by itself, and the results are added once at the end. With
-        fsdp or tensor, XLA divides the work and adds where it must.
+        Without fsdp and tensor, each device gathers the parameters, works on its rows by itself, and the results are added
+        once at the end. With them, XLA divides the work and adds where it must.
 
         Args:
             function: sums over the rows of ``batch``.
@@ -246,6 +249,8 @@ class Layout:
         whole = P()  # type: ignore[no-untyped-call]
 
         def on_each_device(trainable: Tree, frozen: Tree, batch: Any) -> Any:
+            if self.gathered is not None:
+                trainable = jax.tree.map(_gather, trainable, self.params, self.gathered)
             result = function(trainable, frozen, batch)
             if not gradients:
                 return jax.lax.psum(result, "data")  # type: ignore[no-untyped-call]
@@ -255,19 +260,26 @@ class Layout:
         return jax.shard_map(
             on_each_device,
             mesh=self.mesh,
-            in_specs=(whole, whole, ROWS),
+            in_specs=(self.params, whole, ROWS),
             out_specs=(self.moments, whole) if gradients else whole,
             check_vma=False,
         )
 
     def _reduce(self, gradient: jax.Array, spec: P) -> jax.Array:
-        sent = gradient.astype(jnp.bfloat16) if self.bfloat16_reduction else gradient
+        sent = gradient.astype(jnp.bfloat16 if self.bfloat16_reduction else jnp.float32)
         if "data" in spec:
             axis = list(spec).index("data")
             total = jax.lax.psum_scatter(sent, "data", scatter_dimension=axis, tiled=True)  # type: ignore[no-untyped-call]
         else:
             total = jax.lax.psum(sent, "data")  # type: ignore[no-untyped-call]
-        return total.astype(gradient.dtype)
+        return total.astype(jnp.float32)
+
+
+def _gather(weight: jax.Array, spec: P, dtype: Any) -> jax.Array:
+    """The whole of a parameter that is spread over ``data``."""
+    if "data" not in spec:
+        return weight
+    return jax.lax.all_gather(weight.astype(dtype), "data", axis=list(spec).index("data"), tiled=True)
 
 
 def keep_rows_spread(x: jax.Array) -> jax.Array:
@@ -299,8 +311,17 @@ def _constrain(x: jax.Array, spec: P) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec) if is_divided() else x  # type: ignore[no-untyped-call]
 
 
-def make_layout(options: MeshOptions, mesh: Mesh, network: "Network[Any]", config: EncoderConfig) -> Layout:
+def make_layout(
+    options: MeshOptions, mesh: Mesh, network: "Network[Any]", config: EncoderConfig, precision: str = "float32"
+) -> Layout:
     """The layout of a network's training on a mesh.
+
+    Args:
+        options: how devices share the work.
+        mesh: the devices, of :func:`make_mesh`.
+        network: whose parameters.
+        config: its sizes.
+        precision: dtype in which the blocks compute.
 
     Raises:
         UserError: a parameter, or the heads, cannot be divided.
@@ -317,10 +338,15 @@ def make_layout(options: MeshOptions, mesh: Mesh, network: "Network[Any]", confi
         return partition_spec(name, leaf.shape, names, mesh)
 
     params = jax.tree_util.tree_map_with_path(spec, abstract, axes)
-    moments = params
-    if options.shard_optimizer:
-        moments = jax.tree.map(lambda leaf, spec: _spread_over_data(leaf.shape, spec, mesh), abstract, params)
-    return Layout(mesh, params, moments, options.bfloat16_reduction)
+    if not options.shard_optimizer:
+        return Layout(mesh, params, params, options.bfloat16_reduction)
+    moments = jax.tree.map(lambda leaf, spec: _spread_over_data(leaf.shape, spec, mesh), abstract, params)
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
+        return Layout(mesh, params, moments)
+    gathered = jax.tree.map(
+        lambda leaf, names: jnp.dtype(precision if "layers" in names and leaf.ndim > 2 else leaf.dtype), abstract, axes
+    )
+    return Layout(mesh, moments, moments, options.bfloat16_reduction, gathered)
 
 
 def _is_spec(x: Any) -> bool:

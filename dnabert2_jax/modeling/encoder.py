@@ -10,8 +10,9 @@ from flax import nnx
 
 from dnabert2_jax.config import EncoderConfig, LoraConfig
 from dnabert2_jax.kernels.attention import AUTO, alibi_slopes, projected_attention
-from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, dropout, gelu, normal, parameter
-from dnabert2_jax.parallel import is_divided, keep_columns_spread, keep_rows_spread, keep_whole
+from dnabert2_jax.modeling.elementwise import dropout, geglu
+from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, normal, parameter
+from dnabert2_jax.parallel import keep_rows_spread, keep_whole
 from dnabert2_jax.types import TokenBatch, Tree
 
 FEED_FORWARD_TOKENS = 2**15
@@ -111,22 +112,12 @@ class Block(nnx.Module):
         x = self.attention_norm(x + dropout(attended, rate, seeds, site + jnp.uint32(_SITE_ATTENTION)))
 
         def feed(x: jax.Array) -> jax.Array:
-            gate, value = self._gate_and_value(x, adapter.get("gated_layers", _SITE_GATED))
-            return self.wo(gelu(gate) * value, adapter.get("wo", _SITE_WO))
+            gate, value = self.gated_layers.halves(x, adapter.get("gated_layers", _SITE_GATED))
+            return self.wo(geglu(gate, value), adapter.get("wo", _SITE_WO))
 
         # Dropout is by a token's place in the row, so only rows without it can be cut; training has remat for long rows.
         fed = _by_parts(feed, x) if seeds is None and x.shape[1] > FEED_FORWARD_TOKENS else feed(x)
         return self.feed_forward_norm(x + dropout(fed, rate, seeds, site + jnp.uint32(_SITE_FEED_FORWARD)))
-
-    def _gate_and_value(self, x: jax.Array, low_rank: LowRank | None) -> list[jax.Array]:
-        """The two halves of ``gated_layers``, [B, T, F] each."""
-        if low_rank is None and is_divided():
-            # The joint weight, cut along its columns, leaves gates on some devices and values on others. Halves of the
-            # weight are cheaper to move than halves of activations.
-            joint = self.gated_layers.kernel[...].astype(x.dtype)
-            kernel = keep_columns_spread(joint.reshape(len(joint), 2, -1))
-            return [x @ kernel[:, 0], x @ kernel[:, 1]]
-        return jnp.split(self.gated_layers(x, low_rank), 2, axis=-1)
 
     def _attend(self, x: jax.Array, segment_ids: jax.Array, adapter: LayerAdapter, implementation: str) -> jax.Array:
         heads = self.config.num_attention_heads

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dnabert2_jax.config import EncoderConfig, HeadConfig
-from dnabert2_jax.modeling.layers import Dense, LayerNorm, gelu, parameter, zeros
+from dnabert2_jax.modeling.elementwise import gelu
+from dnabert2_jax.modeling.layers import Dense, LayerNorm, parameter, zeros
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.types import TokenBatch
 

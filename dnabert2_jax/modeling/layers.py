@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+
+from dnabert2_jax.kernels.attention.target import current_target
+from dnabert2_jax.modeling.elementwise import add_bias, dropout, layer_norm
+from dnabert2_jax.parallel import is_divided, keep_columns_spread
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
@@ -35,34 +38,6 @@ def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Initial values of one."""
     return jnp.ones(shape, jnp.float32)
-
-
-def _mix32(x: jax.Array) -> jax.Array:
-    """lowbias32 (Wellons 2018): a bijection of 32-bit integers with almost no bias, in operations that XLA fuses."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
-
-
-def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.Array) -> jax.Array:
-    """Zero elements with probability ``rate`` and scale the others by 1 / (1 - rate).
-
-    An element's fate is a hash of (row seed, site, token, channel): it does not depend on batch, padding, device or host.
-
-    Args:
-        x: [B, T, D].
-        rate: in [0, 1).
-        seeds: one 32-bit seed a row, [B]; None switches dropout off.
-        site: which of the model's dropout layers this is.
-    """
-    if seeds is None or rate == 0:
-        return x
-    tokens, channels = x.shape[1:]
-    row = _mix32(seeds + jnp.asarray(site, jnp.uint32) * jnp.uint32(0x9E3779B9))
-    token = _mix32(row[:, None] ^ jnp.arange(tokens, dtype=jnp.uint32)[None])
-    element = _mix32(token[:, :, None] + (jnp.arange(channels, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))[None, None])
-    keep = element < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
 class LowRank(NamedTuple):
@@ -111,6 +86,18 @@ class Dense(nnx.Module):
             y = y + low_rank.reduce(x) @ low_rank.b.astype(x.dtype)
         return y
 
+    def halves(self, x: jax.Array, low_rank: LowRank | None) -> tuple[jax.Array, jax.Array]:
+        """Project [B, T, in] to the two halves of the output, [B, T, out / 2] each."""
+        if low_rank is None and (is_divided() or current_target().platform == "tpu"):
+            # The joint weight, divided along its columns, leaves one half on some devices and the other on others; and on a
+            # TPU, joining the gradients of the halves is fused into every tile of the backward product. Halves of the weight
+            # are cheaper to move than halves of activations. Elsewhere one large product is faster than two.
+            joint = self.kernel[...].astype(x.dtype)
+            kernel = keep_columns_spread(joint.reshape(len(joint), 2, -1))
+            return x @ kernel[:, 0], x @ kernel[:, 1]
+        first, second = jnp.split(self(x, low_rank), 2, axis=-1)
+        return first, second
+
     def heads(
         self, x: jax.Array, layout: str, parts: int, num_heads: int, low_rank: LowRank | None
     ) -> tuple[jax.Array, ...]:
@@ -133,7 +120,7 @@ class Dense(nnx.Module):
             y = jnp.einsum(f"btc,chd->{layout}", x, kernel[:, part])
             if low_rank is not None:
                 y = y + jnp.einsum(f"btr,rhd->{layout}", reduced, cut(low_rank.b)[:, part])
-            outputs.append(y + jnp.einsum(f"hd->{''.join(order)}", bias[part])[spread])
+            outputs.append(add_bias(y, jnp.einsum(f"hd->{''.join(order)}", bias[part])[spread]))
         return tuple(outputs)
 
     def from_heads(self, x: jax.Array, layout: str, num_heads: int, low_rank: LowRank | None) -> jax.Array:
@@ -159,13 +146,4 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., D] in the dtype of ``x``."""
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + np.float32(self.epsilon)) * self.scale[...] + self.bias[...]
-        return y.astype(x.dtype)
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact (erf) GELU that the original uses, not the tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
+        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dnabert2_jax.config import EncoderConfig, HeadPooling, LoraConfig
+from dnabert2_jax.modeling.elementwise import dropout
 from dnabert2_jax.modeling.encoder import Compute, Encoder
 from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
-from dnabert2_jax.modeling.layers import Dense, dropout
+from dnabert2_jax.modeling.layers import Dense
 from dnabert2_jax.parallel import keep_rows_spread, keep_whole
 from dnabert2_jax.types import TokenBatch, Tree
 

@@ -66,7 +66,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
         )
 
     network = masked_lm(config, compute)
-    layout = make_layout(run.mesh, make_mesh(run.mesh), network, config)
+    layout = make_layout(run.mesh, make_mesh(run.mesh), network, config, compute.precision)
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
     train_rows, validation_rows = rows("train"), rows("validation")

@@ -90,7 +90,7 @@ def make_train_step(
 
         # Part i has the rows i, i + accumulate, ...: every device then has as many of each part, and none moves.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
-        zeros = jax.tree.map(jnp.zeros_like, trainable), Sums(*[jnp.zeros(())] * 3)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable), Sums(*[jnp.zeros(())] * 3)
         return jax.lax.scan(add_part, zeros, parts)[0]
 
     everywhere = gradient_sums if layout is None else layout.add_up(gradient_sums, gradients=True)

@@ -104,6 +104,32 @@ def assert_same_training(found, expected, tolerance=1e-5):
     assert int(found[0].step) == int(expected[0].step) == STEPS
 
 
+def test_spread_weights_are_gathered_in_the_precision_of_the_blocks(params):
+    config, options = tiny_config(), MeshOptions(shard_optimizer=True)
+    network = masked_lm(config, Compute("bfloat16"))
+    layout = make_layout(options, make_mesh(options), network, config, "bfloat16")
+    kernel, word = layout.gathered["encoder"]["layers"]["wo"]["kernel"], layout.gathered["encoder"]["embeddings"]["word"]
+    assert (kernel, word) == (jnp.bfloat16, jnp.float32)
+
+    def losses_and_state(layout):
+        optimizer = make_optimizer(OPTIMIZER, 100)
+        place = layout.place if layout else lambda tree: jax.tree.map(jnp.array, tree)
+        spread = (lambda batch: layout.batch(batch, ROWS)) if layout else lambda batch: batch
+        step = make_train_step(mlm_loss(network), optimizer, layout=layout)
+        state, measured = init_state(place(params), optimizer, layout), []
+        for batch in batches():
+            state, metrics = step(state, {}, spread(batch))
+            measured.append((float(metrics.sums.loss), float(metrics.gradient_norm)))
+        return measured, state
+
+    (apart, state), (alone, whole) = losses_and_state(layout), losses_and_state(None)
+    np.testing.assert_allclose(apart, alone, rtol=2**-8)
+    weight = state.trainable["encoder"]["layers"]["wo"]["kernel"]
+    assert weight.dtype == jnp.float32
+    assert weight.addressable_shards[0].data.size * 8 == weight.size
+    assert whole.trainable["encoder"]["layers"]["wo"]["kernel"].dtype == jnp.float32
+
+
 def test_devices_that_share_a_step_do_what_one_does(shared, alone, params):
     assert_same_training(shared, alone)
     moved = jax.tree.map(lambda before, after: np.abs(before - np.asarray(after)).max(), params, shared[0].trainable)
