@@ -197,6 +197,16 @@ class Layout:
         """Initial parameters on the mesh; no device holds more than its part."""
         return jax.jit(network.init, static_argnums=0, out_shardings=self.shardings(self.params))(seed)
 
+    def copy(self, params: Tree) -> Tree:
+        """Parameters, whole on every device."""
+        whole = NamedSharding(self.mesh, P())  # type: ignore[no-untyped-call]
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, whole), params)
+
+    def by_rows(self, function: Callable[[Tree, Any], jax.Array]) -> Callable[[Tree, Any], jax.Array]:
+        """``function(params, batch)``, which gives a row for each row of the batch, over the rows of all devices."""
+        whole = P()  # type: ignore[no-untyped-call]
+        return jax.shard_map(function, mesh=self.mesh, in_specs=(whole, ROWS), out_specs=ROWS, check_vma=False)
+
     def place(self, params: Tree) -> Tree:
         """Host arrays, the same ones in every process, as parameters on the mesh."""
         return jax.tree.map(
@@ -347,6 +357,32 @@ def make_layout(
         lambda leaf, names: jnp.dtype(precision if "layers" in names and leaf.ndim > 2 else leaf.dtype), abstract, axes
     )
     return Layout(mesh, moments, moments, options.bfloat16_reduction, gathered)
+
+
+def spread_rows(options: MeshOptions, rows: int, params: Tree) -> Layout | None:
+    """The layout that divides rows among devices of this process, each of which holds whole parameters; None: on one device.
+
+    Args:
+        options: ``data`` devices; -1 takes as many as divide ``rows``.
+        rows: those of the smallest part that is computed at once.
+        params: the tree of trainable parameters.
+
+    Raises:
+        UserError: more devices than there are, or a number that does not divide the rows.
+    """
+    here = jax.local_devices()
+    count = options.data
+    if count == -1:
+        count = next(n for n in range(min(len(here), rows), 0, -1) if rows % n == 0)
+    if rows % count:
+        raise UserError(
+            f"mesh: {count} (data) devices do not divide the {rows} rows that training.batch_size and training.accumulate "
+            "make at a time; change one of them, or set mesh.data=-1 for as many as do"
+        )
+    if count == 1:
+        return None
+    specs = jax.tree.map(lambda _: P(), params)  # type: ignore[no-untyped-call]
+    return Layout(make_mesh(MeshOptions(data=count), here), specs, specs)
 
 
 def _is_spec(x: Any) -> bool:

@@ -101,6 +101,7 @@ def _finetuning(model: dict[str, Any], method: str) -> FinetuneRun:
             "data": {split: str(sample_data.table(split)) for split in ("train", "dev", "test")},
             "optimizer": {"learning_rate": 1e-3 if method == "full" else 3e-3},
             "training": {"method": method, "epochs": 3, "padded_lengths": 2},
+            "mesh": {"data": 1},
         },
         "quickstart",
     )

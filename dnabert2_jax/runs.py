@@ -194,7 +194,11 @@ FINETUNE_OPTIMIZER = OptimizerConfig(learning_rate=3e-5, warmup_steps=50, weight
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FinetuneRun:
-    """A fine-tuning run: the sections of its TOML file, and ``seed``, which chooses new weights, order and dropout."""
+    """A fine-tuning run: the sections of its TOML file, and ``seed``, which chooses new weights, order and dropout.
+
+    Of ``mesh``, ``data`` is for it: the devices that share a step, rows divided among them; -1 takes as many of this
+    process's as divide ``training.batch_size``. The batch stays what it is.
+    """
 
     command: Literal["finetune"] = "finetune"
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -203,6 +207,7 @@ class FinetuneRun:
     optimizer: OptimizerConfig = FINETUNE_OPTIMIZER
     training: Epochs = Epochs()
     lora: LoraConfig = LoraConfig()
+    mesh: MeshOptions = MeshOptions()
 
     @model_validator(mode="after")
     def _adapter_needs_a_base(self) -> "FinetuneRun":
@@ -210,6 +215,12 @@ class FinetuneRun:
             raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
         if self.training.method == "probe" and self.training.label_smoothing:
             raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to the labels as they are")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_spread_and_nothing_else(self) -> "FinetuneRun":
+        if self.mesh != MeshOptions(data=self.mesh.data):
+            raise ValueError("mesh: fine-tuning spreads rows alone; of this section it takes data")
         return self
 
     @model_validator(mode="after")

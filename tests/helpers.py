@@ -139,6 +139,7 @@ def finetune_content(model_path: Path, tables: dict[str, str], **changes: Any) -
         "data": tables,
         "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
         "training": {"epochs": 4, "batch_size": 8, "padded_lengths": 1},
+        "mesh": {"data": 1},  # of the eight devices that every test has
         "lora": {"rank": 2},
     }
     return with_sections(content, changes)

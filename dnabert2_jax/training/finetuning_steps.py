@@ -17,6 +17,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.classify import make_predict, predict_rows
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import count_parameters, sequence_classifier
+from dnabert2_jax.parallel import spread_rows
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.runs import Epochs
 from dnabert2_jax.training.checkpoint import Checkpoints
@@ -55,19 +56,25 @@ def train_by_steps(task: Task) -> Trained:
     run, plan = task.run, task.run.training
     network = sequence_classifier(task.config, len(task.labels), task.compute, task.head.pooling)
     trainable, frozen = _split_parameters(network.init(run.seed), task)
+    layout = spread_rows(run.mesh, plan.batch_size // plan.accumulate, trainable)
+    devices = layout.mesh.size if layout else 1
+    if layout:
+        trainable, frozen = layout.copy(trainable), layout.copy(frozen)
     steps_per_epoch = math.ceil(len(task.train) / plan.batch_size)
     total_steps = plan.steps(steps_per_epoch)
 
     target = task.target
     loss = target.loss(network, task.lora, plan, task.train.labels)
     optimizer = make_optimizer(run.optimizer, total_steps)
-    train_step = make_train_step(loss, optimizer, accumulate=plan.accumulate)
+    train_step = make_train_step(loss, optimizer, accumulate=plan.accumulate, layout=layout)
     predict = make_predict(network, task.lora, task.head)
+    if layout:
+        predict = jax.jit(layout.by_rows(predict))
     schedule = run.optimizer.schedule(total_steps)
-    state = init_state(trainable, optimizer)
+    state = init_state(trainable, optimizer, layout)
     dev_batches, test_batches = (evaluation_batches(t, plan.batch_size, task.lengths) for t in (task.dev, task.test))
-    epochs = _epochs(task)
-    _say(task, trainable, frozen, epochs[0])
+    epochs = _epochs(task, devices)
+    _say(task, trainable, frozen, epochs[0], devices)
 
     keeper = Keeper(task, frozen)
     first_step_seconds = None
@@ -91,7 +98,8 @@ def train_by_steps(task: Task) -> Trained:
                     break
                 measured: list[StepMetrics] = []
                 for batch in islice(batches, stop - step):
-                    state, metrics = train_step(state, frozen, batch)
+                    spread = layout.batch(batch, len(batch.labels)) if layout else batch
+                    state, metrics = train_step(state, frozen, spread)
                     measured.append(metrics)
                     bar.advance()
                     if first_step_seconds is None:
@@ -139,8 +147,8 @@ def evaluation_steps(plan: Epochs, steps_per_epoch: int) -> list[int]:
     return sorted({min(step, last) for step in evenly} | {last})
 
 
-def _epochs(task: Task) -> Sequence[Batches] | Sequence[PackedEpoch]:
-    """The training batches of each epoch."""
+def _epochs(task: Task, devices: int) -> Sequence[Batches] | Sequence[PackedEpoch]:
+    """The training batches of each epoch, whose rows the devices can share."""
     run, plan = task.run, task.run.training
     steps_per_epoch = math.ceil(len(task.train) / plan.batch_size)
     tables: list[EncodedTable] = [
@@ -154,7 +162,7 @@ def _epochs(task: Task) -> Sequence[Batches] | Sequence[PackedEpoch]:
             run.seed,
             hidden_size=task.config.hidden_size,
             max_shapes=plan.padded_lengths,
-            parts=plan.accumulate,
+            parts=plan.accumulate * devices,
         )
     return [epoch_batches(table, plan.batch_size, run.seed, epoch, task.lengths) for epoch, table in enumerate(tables)]
 
@@ -167,13 +175,16 @@ def _batches_from(epochs: Sequence[Batches] | Sequence[PackedEpoch], first_step:
         done = 0
 
 
-def _say(task: Task, trainable: Tree, frozen: Tree, epoch: Batches | PackedEpoch) -> None:
+def _say(task: Task, trainable: Tree, frozen: Tree, epoch: Batches | PackedEpoch, devices: int) -> None:
     learn, whole = count_parameters(trainable), count_parameters(trainable) + count_parameters(frozen)
     widths = " or ".join(map(str, epoch.widths))
     rows = f"rows padded to {widths} tokens"
     if isinstance(epoch, PackedEpoch):
         rows = f"{task.run.training.batch_size} sequences packed into {epoch.batch_rows} rows of {widths} tokens"
-    remark(f"{learn:,} of {whole:,} parameters learn; {task.target.what}; {rows} ({epoch.padding_share:.1%} padding)")
+    remark(
+        f"{learn:,} of {whole:,} parameters learn; {task.target.what}; {rows} ({epoch.padding_share:.1%} padding)"
+        + (f"; on {devices} devices" if devices > 1 else "")
+    )
 
 
 def _split_parameters(fresh: Tree, task: Task) -> tuple[Tree, Tree]:

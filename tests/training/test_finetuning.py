@@ -27,6 +27,7 @@ from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.model_directory import load_adapter, load_model, tree_sha256
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
+from dnabert2_jax.parallel import MeshOptions, spread_rows
 from dnabert2_jax.runs import Epochs, run_to_dict
 from dnabert2_jax.training.finetuning import Finetuned, finetune
 from dnabert2_jax.training.finetuning_steps import evaluation_steps
@@ -331,6 +332,39 @@ def test_a_run_of_so_many_steps_ends_there_with_its_schedule(home, make_run, tmp
     assert result.best_step in (6, 8)
     rates = {line["step"]: line["learning_rate"] for line in MetricsLog.read(tmp_path / "run") if "learning_rate" in line}
     assert rates[8] == pytest.approx(1e-2 / 6)  # the last of six steps down to zero, after two of warm-up
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_devices_share_a_batch_without_changing_it(home, make_run, request, tmp_path, capsys, method):
+    """Sums are added in another order, and dropout belongs to rows: the losses agree to rounding."""
+    alone = request.getfixturevalue(method)
+    shared = finetune(make_run(training={"method": method}, mesh={"data": 4}), tmp_path / "run")
+    assert "; on 4 devices" in capsys.readouterr().err
+    lines = [MetricsLog.read(path) for path in (home / method, tmp_path / "run")]
+    for one, four in zip(*lines, strict=True):
+        assert four == pytest.approx(one, rel=2e-3, abs=2e-3)
+        if "learning_rate" in one and one["step"] == 6:  # before rounding has grown over epochs
+            assert four["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert shared.test["confusion_matrix"] == alone.test["confusion_matrix"]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "said"),
+    [
+        ({"data": 3}, r"3 \(data\) devices do not divide the 8 rows"),
+        ({"data": 9}, r"do not divide the 8 rows"),
+        ({"data": 1, "fsdp": 2}, "fine-tuning spreads rows alone; of this section it takes data"),
+    ],
+)
+def test_devices_that_cannot_share_a_batch(make_run, tmp_path, mesh, said):
+    with pytest.raises(UserError, match=said):
+        finetune(make_run(mesh=mesh), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("rows", "devices"), [(8, 8), (12, 6), (7, 7), (11, 1), (1, 1)])
+def test_as_many_devices_as_divide_the_rows_are_taken(rows, devices):
+    layout = spread_rows(MeshOptions(), rows, {"w": np.zeros(2)})
+    assert (layout.mesh.size if layout else 1) == devices
 
 
 def test_letters_that_were_changed_are_reported(tmp_path, home, capsys):
