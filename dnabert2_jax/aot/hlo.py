@@ -141,9 +141,13 @@ class Instruction:
 
     @property
     def channel(self) -> str:
-        """Number that the parts of one collective share."""
+        """What the parts of one collective share: the number of its chain of fusions, or of its channel.
+
+        Collectives that the compiler threads through fusions may all have one channel; their chains tell them apart.
+        """
+        chain = re.search(r'chain_id="(\d+)"', self.attributes)
         channel = re.search(r"channel_id=(\d+)", self._attributes_head)
-        return channel.group(1) if channel else self.name
+        return f"chain {chain.group(1)}" if chain else channel.group(1) if channel else self.name
 
     @property
     def group_size(self) -> int:
