@@ -187,7 +187,7 @@ def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Complete
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
-def wait_until(process: "subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 60) -> None:
+def wait_until(process: "subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 180) -> None:
     """Returns as soon as the condition holds; fails where the process ends by itself, or nothing happens."""
     deadline = time.monotonic() + timeout
     while not condition():
