@@ -126,21 +126,44 @@ def test_a_collective_without_start_and_done_is_exposed():
     assert result.cycles == pytest.approx(MEGABYTE / 60)
 
 
-def test_a_collective_in_a_chain_of_fusions_is_hidden_by_their_work():
+def chain_of_fusions(number, work, notes=""):
+    """Lines of three fusions that gather 1 MiB on two devices, the middle one `work` cycles long, and what they call."""
     shape = "f32[512,512]{1,0:T(8,128)}"
-    gather = f"{shape} all-gather(%p), channel_id=9, replica_groups=[1,2]<=[2], dimensions={{0}}"
-    links = "".join(f"\n%link.{n} (p: f32[512,512]) -> f32[512,512] {{\n  %p = {shape} parameter(0)\n"
-                    f"  ROOT %g.{n} = {gather}\n}}\n" for n in range(3))  # fmt: skip
-    body = "\n".join(
-        [
-            f"  %start = {shape} fusion(%x), kind=kCustom, calls=%link.0",
-            fusion("middle", "link.1", 5000),
-            f"  %done = {shape} fusion(%x), kind=kCustom, calls=%link.2",
-        ]
+    gather = f"{shape} all-gather(%p), channel_id=9, replica_groups=[1,2]<=[2], dimensions={{0}}{notes}"
+    links = "".join(
+        f"\n%link.{number}.{n} (p: f32[512,512]) -> f32[512,512] {{\n  %p = {shape} parameter(0)\n"
+        f"  ROOT %g.{number}.{n} = {gather}\n}}\n"
+        for n in range(3)
     )
-    (collective,) = (result := charged(body, links)).collectives
+    lines = (
+        f"  %start.{number} = {shape} fusion(%x), kind=kCustom, calls=%link.{number}.0",
+        fusion(f"middle.{number}", f"link.{number}.1", work),
+        f"  %done.{number} = {shape} fusion(%x), kind=kCustom, calls=%link.{number}.2",
+    )
+    return lines, links
+
+
+def test_a_collective_in_a_chain_of_fusions_is_hidden_by_their_work():
+    lines, links = chain_of_fusions(0, 5000)
+    (collective,) = (result := charged("\n".join(lines), links)).collectives
     assert (collective.hidden, collective.exposed) == pytest.approx((5000, MEGABYTE / 60 - 5000))
     assert result.cycles == pytest.approx(MEGABYTE / 60)
+
+
+def test_two_chains_of_one_channel_are_two_collectives():
+    (first, first_links), (second, second_links) = (
+        chain_of_fusions(n, work, f', frontend_attributes={{chain_id="{n}"}}') for n, work in enumerate([5000, 7000])
+    )
+    duration = MEGABYTE / 60
+    result = charged("\n".join(first + second), first_links + second_links)
+    assert [(c.hidden, c.exposed) for c in result.collectives] == [
+        pytest.approx((work, duration - work)) for work in (5000, 7000)
+    ]
+    assert result.cycles == pytest.approx(2 * duration)
+    # Begun before the first one is done, the second one waits for the links.
+    result = charged("\n".join([first[0], second[0], first[1], second[1], first[2], second[2]]), first_links + second_links)
+    assert len(result.collectives) == 2
+    assert result.cycles == pytest.approx(2 * duration)
 
 
 def test_loops_inside_loops_multiply():
