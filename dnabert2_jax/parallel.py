@@ -2,9 +2,9 @@
 
 A mesh has three axes, of any sizes. Rows of a batch are spread over ``data`` and ``fsdp``. A step computes with weights that
 are whole along ``data`` (between steps :class:`MeshOptions` may spread them there), cut along their hidden axis over
-``fsdp`` (Zhao et al. 2023) and along heads, inner channels or vocabulary over ``tensor`` (Shoeybi et al. 2019). Which axis of
-a parameter is which is declared with the parameter (:func:`dnabert2_jax.modeling.layers.parameter`); :data:`RULES` say where
-each goes.
+``fsdp`` (Zhao et al. 2023) and along heads, inner channels or vocabulary over ``tensor`` (Shoeybi et al. 2019). Which axis
+of a parameter is which is declared with the parameter (:func:`dnabert2_jax.modeling.layers.parameter`); :data:`RULES` say
+where each goes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
