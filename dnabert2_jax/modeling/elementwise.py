@@ -89,7 +89,7 @@ geglu.defvjp(lambda gate, value: (geglu(gate, value), (gate, value)), _geglu_bac
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """``x + bias``, [B, ...] and an array that broadcasts to it; the bias's gradient is added up in float32."""
+    """``x + bias``, [B, ...] and [1, ...] with 1 along any other axis, too; the bias's gradient is added up in float32."""
     return x + bias
 
 
