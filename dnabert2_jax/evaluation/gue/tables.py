@@ -75,9 +75,9 @@ def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_row
     leaked = leaked_lines(splits)
     train, train_path = splits.train, found.tables["train"]
     if max_train_rows is not None and max_train_rows < len(train):
-        train = _rows(train, capped_rows(train.labels, max_train_rows))
+        train = take_rows(train, capped_rows(train.labels, max_train_rows))
         train_path = folder / "train.csv"
-        _write(train_path, train)
+        write_table(train_path, train)
     began = time.monotonic()
     kmer = KmerBaseline().fit(train, splits.dev, splits.labels)
     probabilities = kmer.predict_proba(splits.test)
@@ -147,7 +147,8 @@ def _keys(table: Table) -> list[Hashable]:
     return list(zip(table.sequences, table.pairs, strict=True)) if table.pairs is not None else list(table.sequences)
 
 
-def _rows(table: Table, rows: list[int]) -> Table:
+def take_rows(table: Table, rows: list[int]) -> Table:
+    """Some rows of a table, with their lines in its file."""
     return replace(
         table,
         sequences=[table.sequences[row] for row in rows],
@@ -157,7 +158,8 @@ def _rows(table: Table, rows: list[int]) -> Table:
     )
 
 
-def _write(path: Path, table: Table) -> None:
+def write_table(path: Path, table: Table) -> None:
+    """Write a table as CSV: ``sequence,label`` or ``sequence1,sequence2,label``."""
     columns: dict[str, Any] = {"sequence": table.sequences}
     if table.pairs is not None:
         columns = {"sequence1": table.sequences, "sequence2": table.pairs}

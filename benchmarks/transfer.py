@@ -1,0 +1,120 @@
+"""What pretraining is worth: an encoder from random weights beside a pretrained one, over seeds, and the k-mer regression.
+
+    python benchmarks/transfer.py --workdir runs/transfer --model runs/pretrain/model GUE/prom/prom_300_tata GUE/mouse/3
+    python benchmarks/transfer.py --workdir runs/scratch --tokenizer runs/tokenizer --size 1m --seeds 1 GUE/mouse/3
+
+Each directory holds train.csv, dev.csv and test.csv. Random weights have the sizes of the pretrained model and its
+tokenizer. Every way learns from the same rows, and the dev table chooses its epoch. Stopped and started again, it goes on;
+a run that is complete is read. Of the score, Matthews' correlation on the test table, mean and standard deviation over seeds
+are printed.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.evaluation.gue.tables import capped_rows, take_rows, write_table
+from dnabert2_jax.evaluation.kmer_baseline import KmerBaseline
+from dnabert2_jax.evaluation.metrics import classification_metrics
+from dnabert2_jax.runs import FinetuneRun, parse_run
+from dnabert2_jax.training.finetuning import finetune
+
+SCRATCH, METHODS = "scratch", ("scratch", "probe", "lora", "full")
+LORA_RATE = 3  # times the learning rate of full fine-tuning
+
+
+def prepared(task: Path, workdir: Path, max_train_rows: int | None) -> tuple[dict[str, str], dict[str, Any]]:
+    """The tables' paths, the training table capped, and what the k-mer regression makes of them."""
+    files = {split: task / f"{split}.csv" for split in ("train", "dev", "test")}
+    splits = load_splits(files["train"], files["dev"], files["test"])
+    train = splits.train
+    if max_train_rows is not None and max_train_rows < len(train):
+        train = take_rows(train, capped_rows(train.labels, max_train_rows))
+        files["train"] = workdir / "train.csv"
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_table(files["train"], train)
+    probabilities = KmerBaseline().fit(train, splits.dev, splits.labels).predict_proba(splits.test)
+    kmer = classification_metrics(splits.labels.encode(splits.test), probabilities, splits.labels.names)
+    paths = {split: str(file) for split, file in files.items()}
+    return paths, {"train_rows": len(train), "classes": len(splits.labels.names), "kmer_mcc": kmer["mcc"]}
+
+
+def run_of(method: str, seed: int, tables: dict[str, str], options: argparse.Namespace) -> FinetuneRun:
+    """One fine-tuning run."""
+    model: dict[str, Any] = {"remat": "full"}
+    if method == SCRATCH:
+        tokenizer = options.tokenizer or options.model / "tokenizer.model"
+        model |= {"size": options.size, "tokenizer": str(tokenizer)}
+    else:
+        model |= {"path": str(options.model)}
+    rate = options.learning_rate * (LORA_RATE if method == "lora" else 1)
+    training: dict[str, Any] = {"method": "full" if method == SCRATCH else method, "epochs": options.epochs}
+    content = {"model": model, "data": tables, "optimizer": {"learning_rate": rate}, "training": training, "seed": seed}
+    return parse_run(FinetuneRun, content, "benchmark")
+
+
+def scores(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One record a task."""
+    for task in options.task:
+        name = "/".join(task.parts[-2:])
+        workdir = options.workdir / name.replace("/", "_")
+        tables, record = prepared(task, workdir, options.max_train_rows)
+        for method in options.methods:
+            seeds = range(1 if method == "probe" else options.seeds)  # a probe has nothing random
+            results = []
+            for seed in seeds:
+                directory = workdir / f"{method}_{seed}"
+                if (done := directory / "scores.json").exists():
+                    results.append(json.loads(done.read_text())["test"]["mcc"])
+                else:
+                    results.append(finetune(run_of(method, seed, tables, options), directory).test["mcc"])
+            record[method] = results
+        yield {"task": name, **record}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", nargs="+", type=Path)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="pretrained model directory; left out: random weights only")
+    parser.add_argument("--tokenizer", type=Path, help="of random weights (default: the model's)")
+    parser.add_argument("--size", default="3m", help="of random weights: that of the model")
+    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help=f"LoRA learns at {LORA_RATE} times this rate")
+    parser.add_argument("--max-train-rows", type=int)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.model is None and options.tokenizer is None:
+        parser.error("give --model, or --tokenizer for random weights alone")
+    options.methods = options.methods or list(METHODS if options.model else METHODS[:1])
+    if options.model is None and options.methods != [SCRATCH]:
+        parser.error(f"--methods {' '.join(options.methods)} want --model")
+
+    records = list(scores(options))
+    table = Table("task", "train rows", "classes", "1-5-mers", *options.methods)
+    for record in records:
+        cells = [_cell(record[method]) for method in options.methods]
+        facts = f"{record['train_rows']:,}", str(record["classes"]), f"{record['kmer_mcc']:.3f}"
+        table.add_row(record["task"], *facts, *cells)
+    Console(width=120).print(table)
+    if options.json:
+        options.json.write_text(json.dumps(records, indent=2) + "\n")
+        print(f"saved {options.json}")
+
+
+def _cell(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
