@@ -98,7 +98,8 @@ def assert_same_curve(found: Path, expected: Path) -> None:
 
 def test_two_processes_go_on_from_what_eight_devices_of_one_saved(tmp_path, home, content, on_eight_devices):
     workdir = stopped_after(4, on_eight_devices, tmp_path / "run")
-    result = on_two_processes(with_sections(content, {"mesh": {"data": -1}}), home, workdir, 1)
+    mesh = {"data": -1, "shard_optimizer": True}  # whole parameters become spread ones
+    result = on_two_processes(with_sections(content, {"mesh": mesh}), home, workdir, 1)
     assert result.returncode == 0, result.stderr
     assert_same_curve(workdir, on_eight_devices)
     # What both would say or write, only the first one does.

@@ -104,7 +104,8 @@ def assert_same_training(found, expected, tolerance=1e-5):
     assert int(found[0].step) == int(expected[0].step) == STEPS
 
 
-def test_spread_weights_are_gathered_in_the_precision_of_the_blocks(params):
+@pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_spread_weights_are_gathered_in_the_precision_of_the_blocks(params, accumulate):
     config, options = tiny_config(), MeshOptions(shard_optimizer=True)
     network = masked_lm(config, Compute("bfloat16"))
     layout = make_layout(options, make_mesh(options), network, config, "bfloat16")
@@ -115,7 +116,7 @@ def test_spread_weights_are_gathered_in_the_precision_of_the_blocks(params):
         optimizer = make_optimizer(OPTIMIZER, 100)
         place = layout.place if layout else lambda tree: jax.tree.map(jnp.array, tree)
         spread = (lambda batch: layout.batch(batch, ROWS)) if layout else lambda batch: batch
-        step = make_train_step(mlm_loss(network), optimizer, layout=layout)
+        step = make_train_step(mlm_loss(network), optimizer, accumulate=accumulate, layout=layout)
         state, measured = init_state(place(params), optimizer, layout), []
         for batch in batches():
             state, metrics = step(state, {}, spread(batch))
