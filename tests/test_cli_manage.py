@@ -173,7 +173,7 @@ def test_adapters_below_a_directory_are_listed(folder, dnabert2):
     assert "rank 2, alpha 4, on Wqkv, out, gated_layers, wo" in out[:second]
     assert "rank 3" in out[second:]
     assert out.count(f"base     {folder / 'base'}") == 2
-    assert out.count("plain, rich; dev MCC 0.5000") == 2
+    assert out.count("2 classes: plain, rich; dev MCC 0.500") == 2
 
 
 def test_a_damaged_adapter_does_not_hide_the_others(folder, tmp_path, refused):

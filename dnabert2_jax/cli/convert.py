@@ -17,13 +17,14 @@ def from_hf(
 ) -> None:
     """Read the released weights, or a model trained from them, and write a model directory; needs no torch."""
     from dnabert2_jax.convert.hugging_face import load_hugging_face
+    from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.model_directory import save_model
     from dnabert2_jax.modeling.models import count_parameters
 
     command = ["dnabert2", "convert", "from-hf", str(directory), str(out)]
     saved = save_model(out, load_hugging_face(directory, command))
-    classes = f" of {len(saved.labels)} classes: {', '.join(saved.labels)}" if saved.labels else ""
-    remark(f"a {saved.kind}{classes}; {count_parameters(saved.params):,} parameters")
+    labels = f" of {saved_labels(saved.head, saved.labels).what}" if saved.labels else ""
+    remark(f"a {saved.kind}{labels}; {count_parameters(saved.params):,} parameters")
     print(f"saved {out}")
 
 

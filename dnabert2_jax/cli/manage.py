@@ -29,12 +29,13 @@ def merge(
 ) -> None:
     """Fold a LoRA adapter into its base: a model directory that needs neither of the two."""
     from dnabert2_jax.adapters import merged
+    from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.model_directory import is_adapter_directory, load_adapter, load_model, save_model
 
     if adapter.is_dir() and not is_adapter_directory(adapter):
         raise UserError(f"{adapter} is not an adapter directory (it holds no adapter.json); name the one to merge")
     saved = save_model(out, merged(load_adapter(adapter, None if base is None else load_model(base))))
-    remark(f"a {saved.kind} of {len(saved.labels)} classes: {', '.join(saved.labels)}")
+    remark(f"a {saved.kind} of {saved_labels(saved.head, saved.labels).what}")
     print(f"saved {out}")
 
 
@@ -42,10 +43,12 @@ def merge(
 def adapters_list(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Adapter directories, or what holds them.")],
 ) -> None:
-    """List adapters: base, settings, classes, dev MCC and size; every file and the base's hash are checked."""
+    """List adapters: base, settings, classes, dev score and size; every file and the base's hash are checked."""
     from dnabert2_jax.adapters import find_adapters
+    from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.model_directory import load_adapter
     from dnabert2_jax.modeling.models import count_parameters
+    from dnabert2_jax.training.targets import target_of
 
     problems = []
     for path in find_adapters(directories):
@@ -56,11 +59,12 @@ def adapters_list(
             problems.append(str(error))
             print("  not usable")
             continue
-        lora, mcc = adapter.lora, adapter.provenance.get("metrics", {}).get("dev", {}).get("mcc")
+        lora, dev = adapter.lora, adapter.provenance.get("metrics", {}).get("dev")
+        labels = saved_labels(adapter.head, adapter.labels)
         size = sum(file.stat().st_size for file in path.iterdir())
         print(f"  base     {adapter.base.path}")
         print(f"  LoRA     rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}")
-        print(f"  classes  {', '.join(adapter.labels)}" + ("" if mcc is None else f"; dev MCC {mcc:.4f}"))
+        print(f"  for      {labels.what}" + (f"; dev {target_of(labels).brief(dev)}" if dev else ""))
         print(f"  size     {count_parameters(adapter.params):,} parameters with the heads, {size / 1e6:,.2f} MB")
     if problems:
         raise UserError("; ".join(problems))

@@ -45,6 +45,11 @@ class Labels(Protocol):
         """The head that predicts them, with the original's way to read a sequence."""
         ...
 
+    @property
+    def what(self) -> str:
+        """What there is to predict, for a message."""
+        ...
+
     def __len__(self) -> int:
         """C."""
         ...
@@ -117,6 +122,11 @@ class LabelSet:
         """The head that predicts them."""
         return HeadConfig()
 
+    @property
+    def what(self) -> str:
+        """How many classes, and which."""
+        return f"{len(self)} classes: {_listed(self.names)}"
+
     def __len__(self) -> int:
         """Number of classes."""
         return len(self.names)
@@ -169,6 +179,11 @@ class MultiLabelSet:
     def head(self) -> HeadConfig:
         """The head that predicts them."""
         return HeadConfig(task="multi_label")
+
+    @property
+    def what(self) -> str:
+        """How many labels, and which."""
+        return f"{len(self)} labels, any number of them a row: {_listed(self.names)}"
 
     def __len__(self) -> int:
         """Number of labels."""
@@ -239,6 +254,11 @@ class Measurements:
     def head(self) -> HeadConfig:
         """The head that predicts them."""
         return HeadConfig(task="regression", mean=self.mean, deviation=self.deviation)
+
+    @property
+    def what(self) -> str:
+        """Which measurement an output of the network stands for."""
+        return f"measurements, {self.mean:g} + {self.deviation:g} x output"
 
     def __len__(self) -> int:
         """One output."""

@@ -58,8 +58,8 @@ def train_by_steps(task: Task) -> Trained:
     trainable, frozen = _split_parameters(network.init(run.seed), task)
     layout = spread_rows(run.mesh, plan.batch_size // plan.accumulate, trainable)
     devices = layout.mesh.size if layout else 1
-    if layout:
-        trainable, frozen = layout.copy(trainable), layout.copy(frozen)
+    place = layout.copy if layout else jax.device_put
+    trainable, frozen = place(trainable), place(frozen)
     steps_per_epoch = math.ceil(len(task.train) / plan.batch_size)
     total_steps = plan.steps(steps_per_epoch)
 
@@ -121,7 +121,7 @@ def train_by_steps(task: Task) -> Trained:
                     best = replace(best, waited=best.waited + 1)
                 checkpoints.save(step, state, {"best": asdict(best), "identity": task.identity})
 
-    outputs = predict_rows(predict, jax.device_put(keeper.load()[0]), test_batches)
+    outputs = predict_rows(predict, place(keeper.load()[0]), test_batches)
     return Trained(keeper, outputs, count_parameters(trainable), first_step_seconds)
 
 
@@ -182,8 +182,8 @@ def _say(task: Task, trainable: Tree, frozen: Tree, epoch: Batches | PackedEpoch
     if isinstance(epoch, PackedEpoch):
         rows = f"{task.run.training.batch_size} sequences packed into {epoch.batch_rows} rows of {widths} tokens"
     remark(
-        f"{learn:,} of {whole:,} parameters learn; {task.target.what}; {rows} ({epoch.padding_share:.1%} padding)"
-        + (f"; on {devices} devices" if devices > 1 else "")
+        f"{learn:,} of {whole:,} parameters learn; {task.labels.what}; {rows} ({epoch.padding_share:.1%} padding)"
+        + (f"; on {devices} of {jax.local_device_count()} devices" if jax.local_device_count() > 1 else "")
     )
 
 

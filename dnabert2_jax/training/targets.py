@@ -44,11 +44,6 @@ class Target(ABC):
     def scores(self, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Scores:
         """Scores of outputs [rows, C] against encoded labels."""
 
-    @property
-    def what(self) -> str:
-        """What there is to predict, for a message."""
-        return f"{len(self.labels)} classes"
-
     def chooser(self, plan: Epochs) -> str:
         """The score that chooses the evaluation to keep: ``loss``, or that of the task."""
         return self.main if plan.selection == "auto" else plan.selection
@@ -116,11 +111,6 @@ class MultiLabel(Target):
         """See :func:`~dnabert2_jax.evaluation.metrics.multi_label_metrics`."""
         return multi_label_metrics(labels, outputs, self.labels.names)
 
-    @property
-    def what(self) -> str:
-        """What there is to predict, for a message."""
-        return f"{len(self.labels)} labels, any number of them a row"
-
 
 @dataclass(frozen=True)
 class Regression(Target):
@@ -139,11 +129,6 @@ class Regression(Target):
     def scores(self, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Scores:
         """See :func:`~dnabert2_jax.evaluation.metrics.regression_metrics`."""
         return regression_metrics(labels, outputs[:, 0], deviation=self.labels.deviation)
-
-    @property
-    def what(self) -> str:
-        """What there is to predict, for a message."""
-        return f"measurements of mean {self.labels.mean:g} and standard deviation {self.labels.deviation:g}"
 
 
 TARGETS: dict[TaskKind, type[Target]] = {

@@ -99,6 +99,12 @@ def test_what_was_learned_is_what_a_saved_head_says(tmp_path, task):
     assert saved_labels(labels.head, labels.names) == labels
 
 
+def test_what_there_is_to_predict_is_said():
+    assert LabelSet(("plain", "rich")).what == "2 classes: plain, rich"
+    assert MultiLabelSet(tuple(map(str, range(25)))).what.endswith("17, 18, 19 and 5 more")
+    assert Measurements(510.25, 8.0).what == "measurements, 510.25 + 8 x output"
+
+
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
 def test_batches_hold_the_labels_of_their_rows(tmp_path, task):
     rng = np.random.default_rng(0)

@@ -14,18 +14,12 @@ from dnabert2_jax.evaluation import plots
 from dnabert2_jax.evaluation.plots import LIGHT, Theme, new_figure
 from dnabert2_jax.evaluation.report.page import Section, grid
 from dnabert2_jax.evaluation.report.sections import EMBEDDINGS_FILE, PREDICTIONS_FILE, Drawing, Material, draw_pictures
-
-_FIGURES: dict[TaskKind, dict[str, str]] = {
-    "single_label": {"mcc": "MCC", "macro_f1": "macro F1", "accuracy": "accuracy", "auroc": "AUROC"},
-    "multi_label": {"mcc": "mean MCC", "macro_f1": "macro F1", "micro_f1": "micro F1", "auroc": "mean AUROC"},
-    "regression": {"spearman": "Spearman", "pearson": "Pearson", "r2": "R²", "rmse": "RMSE"},
-}
+from dnabert2_jax.training.targets import TARGETS, Regression
 
 
 def score_figures(task: TaskKind, scores: dict[str, Any]) -> list[tuple[str, str]]:
     """The few numbers that matter most: of the test table, and the one that chose the evaluation to keep."""
-    names = _FIGURES[task]
-    main = next(iter(names))
+    names, main = TARGETS[task].shown, TARGETS[task].main
     return [
         *((_number(scores["test"][key]), f"test {name}") for key, name in names.items()),
         (_number(scores["dev"][main]), f"dev {names[main]}, step {scores['best_step']:,}"),
@@ -128,7 +122,7 @@ def _of_measurements(run: Material, test: dict[str, Any]) -> Section:
             measured, predicted = arrays["labels"], arrays["values"]
         caption = f"Predictions of the {test['n']:,} test rows against measurements; on the dashed line both are equal."
         shown.append(("predictions", caption, lambda theme: measured_against_predicted(measured, predicted, theme)))
-    names = {**_FIGURES["regression"], "mae": "mean absolute error", "loss": "squared error, in squared deviations of train"}
+    names = {**Regression.shown, "mae": "mean absolute error", "loss": "squared error, in squared deviations of train"}
     rows = [(name, _number(test[key])) for key, name in names.items()]
     return Section("scores", "Test scores", draw_pictures(run.workdir, shown) + grid(("score", "test"), rows))
 
