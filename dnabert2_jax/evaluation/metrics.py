@@ -22,6 +22,7 @@ from sklearn.metrics import (
 from dnabert2_jax.errors import UserError
 
 _SMALLEST = float(np.finfo(np.float32).tiny)  # a softmax in float32 underflows to 0 where the loss would be infinite
+_LEFT_OF_ONE = 2.0**-25  # a probability so close to 1 is rounded to it: a sigmoid in float32 is from a logit of 17 on
 
 
 class ClassificationMetrics(TypedDict):
@@ -113,7 +114,7 @@ class MultiLabelMetrics(TypedDict):
         micro_f1: F1 of all decisions together.
         accuracy: share of all decisions, rows times labels, that are right.
         exact_match: share of rows all of whose labels are right.
-        loss: mean binary cross-entropy in nats; a decision's probability counts as 1e-38 at least.
+        loss: mean binary cross-entropy in nats; a label's probability counts as 1e-38 at least, and as 1 - 2**-25 at most.
         auroc: mean area under the ROC curve over the labels for which it is defined; None where there are none.
         auprc: the same of average precision.
         undefined: labels that all rows have, or none: ``auroc`` and ``auprc`` are without them.
@@ -169,7 +170,7 @@ def multi_label_metrics(
             "auroc": float(roc_auc_score(has, probabilities[:, c])) if defined else None,
             "auprc": float(average_precision_score(has, probabilities[:, c])) if defined else None,
         }
-    of_truth = np.maximum(np.where(truth, probabilities, 1 - probabilities), _SMALLEST)
+    of_truth = np.where(truth, np.maximum(probabilities, _SMALLEST), np.maximum(1 - probabilities, _LEFT_OF_ONE))
     means = {key: _mean([scores[key] for scores in by_label.values()]) for key in ("mcc", "f1", "auroc", "auprc")}
     return MultiLabelMetrics(
         mcc=means["mcc"] or 0.0,

@@ -122,6 +122,16 @@ def test_several_labels_by_hand():
     assert multi_label_metrics(labels, np.full((4, 3), 0.4), ["a", "b", "c"])["collapsed"]
 
 
+@pytest.mark.parametrize("logit", [-30.0, -12.0, 12.0, 16.0, 20.0, 80.0])
+def test_a_probability_that_was_rounded_to_one_is_no_certain_mistake(logit):
+    """In float32 a sigmoid is 1 from a logit of 17 on: that costs what can be known, and never more than it should."""
+    probability = 1 / (1 + np.exp(-np.float32([[logit, -logit]])))
+    loss = multi_label_metrics(np.zeros((1, 2)), probability, ["a", "b"])["loss"]
+    exact = abs(logit) / 2  # of the two labels together, and the other one costs next to nothing
+    assert loss <= exact * 1.01
+    assert loss >= min(exact, 8.5) * 0.99
+
+
 @given(st.lists(st.tuples(st.integers(-1000, 1000), st.integers(-1000, 1000)), min_size=2, max_size=20))
 def test_measurements_are_scored_alike_in_any_unit(rows):
     measured, predicted = np.array(rows).T / 7
