@@ -305,6 +305,33 @@ def test_pairs_are_compared_as_pairs(tmp_path: Path):
     assert (report["shared"][1]["rows"], report["shared"][1]["contradictory_rows"]) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("task", "train", "test"),
+    [
+        ("multi_label", ["a;b", "b;a", "a"], ["b;a", "b"]),
+        ("regression", ["0.5", "0.50", "1"], ["5e-1", "2"]),
+    ],
+)
+def test_labels_that_are_written_in_two_ways_do_not_contradict_each_other(tmp_path: Path, task, train, test):
+    sequences = ["ACGT", "ACGT", "TTTT"]
+    tables = [
+        write_table(tmp_path / f"{name}.csv", list(zip(sequences, labels, strict=False)))
+        for name, labels in (("a", train), ("b", test), ("c", [test[1]]))
+    ]
+    splits = load_splits(*tables, task=task)
+    encoded = {
+        name: encode_table(getattr(splits, name), tiny_tokenizer(), splits.labels, 8) for name in ("train", "dev", "test")
+    }
+    report = tables_report(splits, encoded)
+    assert report["tables"]["train"]["duplicate_rows"] == 1
+    assert report["tables"]["train"]["contradictory_sequences"] == 0
+    assert [pair["contradictory_rows"] for pair in report["shared"]] == [
+        1,
+        1,
+        0,
+    ]  # train and dev, train and test, dev and test
+
+
 def test_real_tables_share_rows_as_known(shared_dir: Path):
     folder = shared_dir / "data" / "GUE" / "prom" / "prom_core_notata"
     splits = load_splits(*(folder / f"{name}.csv" for name in ("train", "dev", "test")))

@@ -97,11 +97,11 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
         encoded: the same as token ids, by name: ``train``, ``dev`` and ``test``.
     """
     tables = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    labels = {name: _labels_by_sequence(table) for name, table in tables.items()}
+    labels = {name: _labels_by_sequence(table, encoded[name]) for name, table in tables.items()}
     return TablesReport(
         max_tokens=encoded["train"].max_tokens,
         tables={name: _table_report(table, encoded[name], labels[name], splits.labels) for name, table in tables.items()},
-        shared=[_shared(a, b, labels[a], tables[b]) for a, b in combinations(tables, 2)],
+        shared=[_shared(a, b, labels[a], tables[b], encoded[b]) for a, b in combinations(tables, 2)],
     )
 
 
@@ -144,14 +144,19 @@ def _sequences(table: Table) -> list[Hashable]:
     return list(zip(table.sequences, table.pairs, strict=True)) if table.pairs is not None else list(table.sequences)
 
 
-def _labels_by_sequence(table: Table) -> dict[Hashable, set[str]]:
-    labels: dict[Hashable, set[str]] = {}
-    for sequence, label in zip(_sequences(table), table.labels, strict=True):
+def _said(encoded: EncodedTable) -> list[bytes]:
+    """Labels to compare: ``a;b`` and ``b;a`` are the same labels, 0.5 and 0.50 the same number."""
+    return [label.tobytes() for label in encoded.labels]
+
+
+def _labels_by_sequence(table: Table, encoded: EncodedTable) -> dict[Hashable, set[bytes]]:
+    labels: dict[Hashable, set[bytes]] = {}
+    for sequence, label in zip(_sequences(table), _said(encoded), strict=True):
         labels.setdefault(sequence, set()).add(label)
     return labels
 
 
-def _table_report(table: Table, encoded: EncodedTable, labels: dict[Hashable, set[str]], classes: Labels) -> TableReport:
+def _table_report(table: Table, encoded: EncodedTable, labels: dict[Hashable, set[bytes]], classes: Labels) -> TableReport:
     bases = np.array([len(sequence) for sequence in table.sequences])
     if table.pairs is not None:
         bases = bases + np.array([len(sequence) for sequence in table.pairs])
@@ -187,13 +192,13 @@ def _measurements(values: NDArray[np.floating]) -> dict[str, float]:
     }
 
 
-def _shared(earlier: str, later: str, labels: dict[Hashable, set[str]], table: Table) -> SharedRows:
-    sequences = _sequences(table)
+def _shared(earlier: str, later: str, labels: dict[Hashable, set[bytes]], table: Table, encoded: EncodedTable) -> SharedRows:
+    sequences, said = _sequences(table), _said(encoded)
     shared = [row for row, sequence in enumerate(sequences) if sequence in labels]
     return SharedRows(
         earlier=earlier,
         later=later,
         rows=len(shared),
-        contradictory_rows=sum(table.labels[row] not in labels[sequences[row]] for row in shared),
+        contradictory_rows=sum(said[row] not in labels[sequences[row]] for row in shared),
         lines=[table.lines[row] for row in shared[:_MOST_LINES]],
     )
