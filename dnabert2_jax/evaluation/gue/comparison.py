@@ -112,7 +112,7 @@ def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | N
     """Why columns may not be comparable."""
     notes = []
     for key, what in (("mode", "modes"), ("max_train_rows", "caps of the training rows")):
-        values = {name: summary["asked"][key] for name, summary in benchmarks.items()}
+        values = {name: summary["asked"][key] or "none" for name, summary in benchmarks.items()}
         if len(set(values.values())) > 1:
             notes.append(f"Different {what}: " + ", ".join(f"{name} {value}" for name, value in values.items()) + ".")
     changed = [
