@@ -1,131 +1,23 @@
 """A whole benchmark on tiny data: good data sets beside every kind of bad one.
 
 What happens around the runs (failure, collapse, going on) is tested with a trainer that takes no time; training itself has
-tests of its own, and the slow tests here do the same with real runs.
+tests of its own, and test_runner_real.py does the same with real runs.
 """
 
-import json
-import sys
-from dataclasses import replace
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from dnabert2_jax.cli import main
-from dnabert2_jax.data.tables import load_splits, read_table
+from dnabert2_jax.data.tables import read_table
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.evaluation.gue.runner import MOST_ATTEMPTS, GueRun, run_gue
-from dnabert2_jax.evaluation.metrics import classification_metrics
+from dnabert2_jax.evaluation.gue.runner import GueRun, run_gue
 from dnabert2_jax.evaluation.report.sections import PREDICTIONS_FILE
-from dnabert2_jax.model_directory import SavedAdapter, load_model, make_provenance, save_adapter
-from dnabert2_jax.modeling.lora import init_adapter
+from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.runs import FinetuneRun, load_run, run_to_dict
-from dnabert2_jax.training.finetuning import Finetuned
-from tests.helpers import (
-    finetune_run,
-    kill_when,
-    run_cli,
-    start_cli,
-    tiny_model,
-    tiny_rows,
-    tiny_task,
-    tiny_tokenizer,
-    write_table,
-)
+from tests.evaluation.gue.helpers import SETTINGS, benchmark, command, page_of, record
+from tests.helpers import tiny_model, tiny_task
 
-SETTINGS = (
-    "training.batch_size=16",
-    "training.epochs=4",
-    "training.evaluations_per_epoch=1",
-    "training.padded_lengths=1",
-    "optimizer.learning_rate=1e-2",
-    "optimizer.warmup_steps=2",
-    "mesh.data=1",  # of the eight devices that every test has
-)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def promotion():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_pictures():
-    """Pictures take seconds to draw, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dnabert2_jax.evaluation.report.run.write_report", lambda *_: None)
-        patch.setattr("dnabert2_jax.evaluation.gue.report.draw_pictures", lambda *_: "")
-        yield
-
-
-class Trainer:
-    """In place of ``finetune``: predicts the training table's first class everywhere, or the right one, or fails.
-
-    Args:
-        collapses: seeds whose run collapses.
-        fails: what a seed's run raises.
-    """
-
-    def __init__(self, collapses: tuple[int, ...] = (), fails: dict[int, BaseException] | None = None) -> None:
-        self.collapses, self.fails, self.seeds = collapses, fails or {}, []
-
-    def __call__(self, run: FinetuneRun, workdir: Path) -> Finetuned:
-        self.seeds.append(run.seed)
-        if run.seed in self.fails:
-            raise self.fails[run.seed]
-        splits = load_splits(run.data.train, run.data.dev, run.data.test)
-        labels = splits.labels.encode(splits.test)
-        predicted = np.zeros_like(labels) if run.seed in self.collapses else labels
-        probabilities = np.eye(len(splits.labels))[predicted]
-        (workdir / "model").mkdir(parents=True)
-        (workdir / "model" / "weights").touch()
-        (workdir / "checkpoints").mkdir()
-        np.savez(workdir / PREDICTIONS_FILE, labels=labels, probabilities=probabilities, lines=np.array(splits.test.lines))
-        scores = classification_metrics(labels, probabilities, splits.labels.names)
-        return Finetuned(workdir / "model", None, scores, scores, 1, 1, 0.5, 0.25)
-
-
-@pytest.fixture
-def train(monkeypatch):
-    """Puts a trainer in the place of ``finetune``."""
-
-    def put(**arguments) -> Trainer:
-        trainer = Trainer(**arguments)
-        monkeypatch.setattr("dnabert2_jax.evaluation.gue.runner.finetune", trainer)
-        return trainer
-
-    return put
-
-
-def crlf(file: Path) -> None:
-    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("gue")
-    tiny_model(path / "model")
-    good = tiny_task(path / "GUE" / "tf" / "0", test=30)
-    with Path(good["test"]).open("a") as file:  # one row of the training table
-        file.write(Path(good["train"]).read_text().splitlines()[1] + "\n")
-    tiny_task(path / "GUE" / "My promoters")
-    for file in (path / "GUE" / "My promoters").iterdir():
-        crlf(file.rename(file.with_name(file.name.upper())))
-    bad = path / "GUE" / "mouse"
-    for name, labels in {"0": "0", "1": "02", "2": ("0.5", "1.25")}.items():
-        rows = [(sequence, labels[n % len(labels)]) for n, (sequence, _) in enumerate(tiny_rows(20, 5))]
-        for split in ("train", "dev", "test"):
-            write_table(bad / name / f"{split}.csv", rows[:1] if name == "0" else rows)
-    write_table(bad / "3" / "train.csv", tiny_rows(8, 1))
-    return path
-
-
-def benchmark(home: Path, workdir: str, **changes) -> GueRun:
-    options = {"tasks": ("tf/0",), "seeds": 1, "overrides": SETTINGS, "model": home / "model"}
-    return GueRun(data=home / "GUE", workdir=home / workdir, **{**options, **changes})
+pytestmark = pytest.mark.usefixtures("promotion", "no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +26,6 @@ def whole(home) -> tuple[Path, str]:
     with pytest.raises(UserError) as error:
         run_gue(benchmark(home, "whole", tasks=()))
     return home / "whole", str(error.value)
-
-
-def record(workdir: Path, task: str, name: str = "seed_0") -> dict:
-    return json.loads((workdir / "tasks" / task / f"{name}.json").read_text())
 
 
 def test_good_data_sets_are_run_though_others_are_bad(whole):
@@ -271,74 +159,11 @@ def test_a_collapsed_probe_is_not_tried_again(home, train):
     assert "1 of 1 runs collapsed (every test row predicted as one class): 1 of the" in page_of(home / "probe")
 
 
-def page_of(workdir: Path) -> str:
-    return (workdir / "report.html").read_text()
-
-
 def test_the_time_to_the_first_step_is_kept(home, train):
     train()
     run_gue(benchmark(home, "timed"))
     assert record(home / "timed", "tf/0")["attempts"][0]["first_step_seconds"] == 0.25
     assert '<td class="number">0.2</td>' in page_of(home / "timed")
-
-
-def test_random_weights_are_a_start_like_any_other(home, train):
-    trainer = train()
-    tiny_tokenizer().save(home / "tokenizer")
-    scratch = benchmark(home, "scratch", model=None, size="1m", tokenizer=home / "tokenizer", seeds=2)
-    run_gue(scratch)
-    assert trainer.seeds == [0, 1]
-    settings = record(home / "scratch", "tf/0", "seed_1")["attempts"][0]["run"]
-    assert (settings["model"]["path"], settings["model"]["size"]) == (None, "1m")
-    assert settings["model"]["tokenizer"] == str(home / "tokenizer")
-    assert "model 1m from random weights" in page_of(home / "scratch")
-    again = load_run(FinetuneRun, home / "scratch" / "tasks" / "tf" / "0" / "seed_1.toml", SETTINGS)
-    assert run_to_dict(again) == settings
-    with pytest.raises(UserError, match="model was '1m from random weights' and is now"):
-        run_gue(benchmark(home, "scratch"))
-    with pytest.raises(UserError, match=r"training\.method lora needs model\.path"):
-        run_gue(replace(scratch, workdir=home / "never", overrides=("training.method=lora",)))
-    with pytest.raises(UserError, match=r"model size '3n' is unknown; .* did you mean '3m'"):
-        run_gue(replace(scratch, workdir=home / "never", size="3n"))
-    assert not (home / "never").exists()
-
-
-@pytest.mark.parametrize(
-    "start",
-    [{}, {"size": "1m"}, {"tokenizer": Path("t")}, {"model": Path("m"), "size": "1m", "tokenizer": Path("t")}],
-    ids=["nothing", "a size alone", "a tokenizer alone", "both"],
-)
-def test_there_is_one_start(home, start):
-    with pytest.raises(UserError, match=r"give either --model .*, or --size and --tokenizer to start from random weights"):
-        run_gue(GueRun(data=home / "GUE", workdir=home / "never", **start))
-
-
-@pytest.mark.slow
-def test_a_real_run_from_random_weights(home):
-    tiny_tokenizer().save(home / "tokenizer")
-    options = {"model": None, "size": "1m", "tokenizer": home / "tokenizer", "overrides": (*SETTINGS, "training.epochs=1")}
-    run_gue(benchmark(home, "from_scratch", **options))
-    attempt = record(home / "from_scratch", "tf/0")["attempts"][-1]
-    assert attempt["trained_parameters"] > 500_000
-    assert 0 < attempt["first_step_seconds"] < attempt["seconds"]
-
-
-@pytest.mark.slow
-def test_real_benchmarks_of_several_methods_stand_side_by_side(home, capsys, monkeypatch):
-    monkeypatch.chdir(home)
-    words = ("gue", "run", "--data", "GUE", "--model", "model", "--tasks", "tf/0", "--seeds", "2")
-    options = [word for setting in SETTINGS for word in ("--set", setting)]
-    methods = ("probe", "lora", "full")
-    for method in methods:
-        code, _, errors = command(
-            capsys, monkeypatch, *words, *options, "--set", f"training.method={method}", "--workdir", f"by/{method}"
-        )
-        assert code == 0, errors
-    workdirs = [word for method in methods for word in ("--workdir", f"by/{method}")]
-    code, output, errors = command(capsys, monkeypatch, "gue", "report", *workdirs, "--out", "side_by_side.html")
-    assert code == 0, errors
-    assert output.splitlines()[-1] == "saved side_by_side.html"
-    assert all(method in output for method in methods)
 
 
 def test_models_go_where_that_is_asked_for(home, train):
@@ -394,43 +219,6 @@ def test_a_benchmark_is_not_continued_with_other_settings(home, whole):
         run_gue(GueRun(data=home / "GUE", model=home / "other_model", workdir=home / "whole", overrides=SETTINGS))
 
 
-def test_an_adapter_is_no_model_to_start_from(home):
-    base = load_model(home / "model")
-    run = finetune_run(home / "model", dict.fromkeys(("train", "dev", "test"), "x.csv"))
-    params = {"adapter": jax.device_get(init_adapter(base.config, run.lora, 0))}
-    provenance = make_provenance(["test"], run_config={}, parents={}, metrics={})
-    adapter = SavedAdapter(base=base, params=params, lora=run.lora, labels=("a", "b"), provenance=provenance)
-    save_adapter(home / "adapter", adapter)
-    with pytest.raises(UserError, match="is an adapter directory, a model directory is needed here: merge the adapter"):
-        run_gue(GueRun(data=home / "GUE", model=home / "adapter", workdir=home / "never"))
-    assert not (home / "never").exists()
-
-
-@pytest.mark.slow
-def test_a_real_run_that_never_moves_collapses(home):
-    still = (*SETTINGS, "optimizer.learning_rate=1e-12", "training.epochs=1")
-    run_gue(benchmark(home, "still", overrides=still))
-    run = record(home / "still", "tf/0")
-    assert [attempt["collapsed"] for attempt in run["attempts"]] == [True] * MOST_ATTEMPTS
-    assert len({attempt["dev"]["mcc"] for attempt in run["attempts"]}) == 1
-
-
-@pytest.mark.slow
-def test_a_killed_benchmark_goes_on(home):
-    workdir = home / "killed"
-    options = [word for setting in SETTINGS for word in ("--set", setting)]
-    words = ("gue", "run", "--data", "GUE", "--model", "model", "--workdir", "killed", "--tasks", "tf/0", "--seeds", "2")
-    first = workdir / "tasks" / "tf" / "0" / "seed_0.json"
-    kill_when(start_cli(*words, *options, cwd=home), first.exists)
-    done = first.read_bytes()
-    assert not first.with_name("seed_1.json").exists()
-    result = run_cli(*words, *options, cwd=home)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == "saved killed/report.html"
-    assert first.read_bytes() == done
-    assert record(workdir, "tf/0", "seed_1")["status"] == "done"
-
-
 def test_the_commands_end_with_one_line(home, whole, capsys, monkeypatch):
     monkeypatch.chdir(home)
     options = [word for setting in SETTINGS for word in ("--set", setting)]
@@ -446,11 +234,3 @@ def test_the_commands_end_with_one_line(home, whole, capsys, monkeypatch):
     assert code in (0, None)
     assert "k-mer MCC x 100" in output
     assert output.splitlines()[-1] == "saved whole/report.html"
-
-
-def command(capsys, monkeypatch, *words: str) -> tuple[int | None, str, str]:
-    """Exit code, output and errors of the command line, in this process."""
-    monkeypatch.setattr(sys, "argv", ["dnabert2", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return (end.value.code, *capsys.readouterr())
