@@ -1,7 +1,7 @@
 """What pretraining is worth: an encoder from random weights beside a pretrained one, over seeds, and the k-mer regression.
 
-    python benchmarks/transfer.py --workdir runs/transfer --model runs/pretrain/model GUE/prom/prom_300_tata GUE/mouse/3
-    python benchmarks/transfer.py --workdir runs/scratch --tokenizer runs/tokenizer --size 1m --seeds 1 GUE/mouse/3
+    python benchmarks/transfer.py GUE/prom/prom_300_tata GUE/mouse/3 --workdir runs/transfer --model runs/pretrain/model
+    python benchmarks/transfer.py GUE/mouse/3 --workdir runs/scratch --tokenizer runs/tokenizer --size 1m --seeds 1
 
 Each directory holds train.csv, dev.csv and test.csv. Random weights have the sizes of the pretrained model and its
 tokenizer. Every way learns from the same rows, and the dev table chooses its epoch. Stopped and started again, it goes on;
