@@ -89,14 +89,18 @@ class SequenceClassifier(nnx.Module):
             [B, C]; with ``starts`` [B, P, C].
         """
         hidden = self.encoder(tokens, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
-        dropped = dropout(self.features(hidden, tokens, starts), self.rate, dropout_seeds, _SITE_POOLED)
-        logits = self.classifier(dropped).astype(jnp.float32)
+        features = self.features(hidden, tokens, starts).astype(jnp.float32)
+        dropped = dropout(features, self.rate, dropout_seeds, _SITE_POOLED)
+        # Whatever the precision of the rest: measurements want more than bfloat16's three digits, and the bias of a probe
+        # takes away large means of its features, so that what is left would be rounding.
+        with jax.default_matmul_precision("highest"):
+            logits = self.classifier(dropped)
         return logits[:, 0] if starts is None else logits
 
     def features(self, hidden: jax.Array, tokens: TokenBatch, starts: jax.Array | None = None) -> jax.Array:
         """What the linear layer reads of hidden states [B, T, D]: [B, P, D]; P is 1 without ``starts``."""
         if self.pooler is None:
-            return slot_means(hidden, tokens, 1 if starts is None else starts.shape[1]).astype(hidden.dtype)
+            return slot_means(hidden, tokens, 1 if starts is None else starts.shape[1])
         return self.pooler(hidden)[:, None] if starts is None else self.pooler(hidden, starts)
 
 

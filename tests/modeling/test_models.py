@@ -93,6 +93,26 @@ def test_bfloat16_computes_in_bfloat16_and_stays_near():
     assert float(jnp.abs(low.astype(jnp.float32) - high).max()) < 3e-2 * float(jnp.abs(high).max())
 
 
+def test_a_classifiers_last_layer_is_in_float32_whatever_the_rest_is_in():
+    """A bias that takes away large means, as a probe's does, leaves nothing but rounding in bfloat16."""
+    network, tokens = sequence_classifier(TINY, 3, Compute("bfloat16"), "mean"), random_tokens(real=15)
+    rng, params = np.random.default_rng(0), network.init(0)
+    params["classifier"] = {
+        "kernel": rng.normal(0, 20, (TINY.hidden_size, 3)).astype(np.float32),
+        "bias": rng.normal(0, 100, 3).astype(np.float32),
+    }
+
+    def features_and_logits(params):
+        model = network.bind(params)
+        features = model.features(model.hidden_states(tokens), tokens)
+        return features[:, 0], model.logits(tokens)
+
+    features, logits = map(np.asarray, jax.jit(features_and_logits)(params))
+    expected = features.astype(np.float64) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-3)  # of bfloat16's numbers at 100, neighbours are 0.5 apart
+
+
 def test_compile_size_does_not_grow_with_depth():
     def lines(layers):
         config = EncoderConfig(**{**TINY.to_dict(), "num_hidden_layers": layers})
