@@ -57,12 +57,12 @@ def params(network):
     return jax.device_get(network.init(0))
 
 
-def train(network, params, options=None, *, accumulate=1):
+def train(network, params, options=None, *, accumulate=1, precision="float32"):
     """Three steps: (state, metrics of each, scores, layout)."""
     optimizer = make_optimizer(OPTIMIZER, 100)
     layout = None
     if options is not None:
-        layout = make_layout(options, make_mesh(options), network, tiny_config())
+        layout = make_layout(options, make_mesh(options), network, tiny_config(), precision)
     place = layout.place if layout else lambda tree: jax.tree.map(jnp.array, tree)
     spread = (lambda batch: layout.batch(batch, ROWS)) if layout else lambda batch: batch
     step = make_train_step(mlm_loss(network), optimizer, accumulate=accumulate, layout=layout)
@@ -106,29 +106,17 @@ def assert_same_training(found, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_spread_weights_are_gathered_in_the_precision_of_the_blocks(params, accumulate):
-    config, options = tiny_config(), MeshOptions(shard_optimizer=True)
-    network = masked_lm(config, Compute("bfloat16"))
-    layout = make_layout(options, make_mesh(options), network, config, "bfloat16")
-    kernel, word = layout.gathered["encoder"]["layers"]["wo"]["kernel"], layout.gathered["encoder"]["embeddings"]["word"]
-    assert (kernel, word) == (jnp.bfloat16, jnp.float32)
-
-    def losses_and_state(layout):
-        optimizer = make_optimizer(OPTIMIZER, 100)
-        place = layout.place if layout else lambda tree: jax.tree.map(jnp.array, tree)
-        spread = (lambda batch: layout.batch(batch, ROWS)) if layout else lambda batch: batch
-        step = make_train_step(mlm_loss(network), optimizer, accumulate=accumulate, layout=layout)
-        state, measured = init_state(place(params), optimizer, layout), []
-        for batch in batches():
-            state, metrics = step(state, {}, spread(batch))
-            measured.append((float(metrics.sums.loss), float(metrics.gradient_norm)))
-        return measured, state
-
-    (apart, state), (alone, whole) = losses_and_state(layout), losses_and_state(None)
-    np.testing.assert_allclose(apart, alone, rtol=2**-8)
-    weight = state.trainable["encoder"]["layers"]["wo"]["kernel"]
-    assert weight.dtype == jnp.float32
+    network = masked_lm(tiny_config(), Compute("bfloat16"))
+    options = MeshOptions(shard_optimizer=True)
+    apart, alone = (train(network, params, where, accumulate=accumulate, precision="bfloat16") for where in (options, None))
+    gathered = apart[3].gathered["encoder"]
+    assert (gathered["layers"]["wo"]["kernel"], gathered["embeddings"]["word"]) == (jnp.bfloat16, jnp.float32)
+    for ours, expected in zip(apart[1], alone[1], strict=True):
+        np.testing.assert_allclose(ours.sums.loss, expected.sums.loss, rtol=2**-8)
+        np.testing.assert_allclose(ours.gradient_norm, expected.gradient_norm, rtol=2**-8)
+    weight, whole = (state.trainable["encoder"]["layers"]["wo"]["kernel"] for state in (apart[0], alone[0]))
+    assert weight.dtype == whole.dtype == jnp.float32
     assert weight.addressable_shards[0].data.size * 8 == weight.size
-    assert whole.trainable["encoder"]["layers"]["wo"]["kernel"].dtype == jnp.float32
 
 
 def test_devices_that_share_a_step_do_what_one_does(shared, alone, params):

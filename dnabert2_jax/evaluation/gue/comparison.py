@@ -1,6 +1,5 @@
 """Several benchmarks side by side on one page: scratch, probe, LoRA and full, or one encoder and another."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +11,7 @@ from dnabert2_jax.evaluation import plots
 from dnabert2_jax.evaluation.gue.catalogue import METRIC_NAMES, REFERENCE, Task
 from dnabert2_jax.evaluation.gue.summary import NONE, Summary, TaskSummary, format_score, summarize, task_of
 from dnabert2_jax.evaluation.plots import LIGHT, Theme, legend_below, new_figure
-from dnabert2_jax.evaluation.report.page import Section, grid, page, picture
+from dnabert2_jax.evaluation.report.page import Section, grid, page, picture, write_page
 
 Benchmarks = dict[str, Summary]
 """By the name of their directory."""
@@ -31,15 +30,9 @@ def write_comparison(workdirs: Sequence[Path], file: Path) -> Path:
     Raises:
         UserError: a directory holds no benchmark, is there twice, or the page cannot be written.
     """
-    partial = file.with_name(f".{file.name}.partial")
     benchmarks = read_benchmarks(workdirs)
     document = _page(benchmarks)
-    try:
-        partial.write_text(document, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}); make room or choose another place") from error
-    return file
+    return write_page(file, document)
 
 
 def read_benchmarks(workdirs: Sequence[Path]) -> Benchmarks:

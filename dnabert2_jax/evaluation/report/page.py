@@ -1,9 +1,13 @@
 """The pieces of a self-contained HTML page: no script, no font, no picture and no style from anywhere else."""
 
 import base64
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+
+from dnabert2_jax.errors import UserError
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #f4f5f7; --card: #ffffff; --ink: #1f2328; --muted: #5b6470; --line: #dde1e6;
@@ -122,3 +126,18 @@ def picture(light: bytes, dark: bytes, caption: str) -> str:
 def command(explanation: str, line: str) -> str:
     """A command to copy, and what it is for."""
     return f"<p>{escape(explanation)}</p><pre>{escape(line)}</pre>"
+
+
+def write_page(file: Path, document: str) -> Path:
+    """Write a page, whole or not at all; returns ``file``.
+
+    Raises:
+        UserError: there is no room, or the place cannot be written to.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        partial.write_text(document, encoding="utf-8")
+        os.replace(partial, file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}); make room or choose another place") from error
+    return file

@@ -15,7 +15,7 @@ from dnabert2_jax.data.tables import Splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.plots import MapMethod
 from dnabert2_jax.evaluation.report.data import corpus_report, notes_on, tables_report
-from dnabert2_jax.evaluation.report.page import page
+from dnabert2_jax.evaluation.report.page import page, write_page
 from dnabert2_jax.evaluation.report.scores import score_figures, score_section
 from dnabert2_jax.evaluation.report.sections import (
     PREDICTIONS_FILE,
@@ -114,13 +114,7 @@ def write_report(workdir: Path, map_method: MapMethod = "auto") -> Path:
     )
     document = _finetuning_page(material) if finetuning else _pretraining_page(material)
     file = workdir / REPORT_FILE
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(document, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error
-    return file
+    return write_page(file, document)
 
 
 def _finetuning_page(run: Material) -> str:
