@@ -69,7 +69,7 @@ def pretraining_step(
     Raises:
         UserError: the mesh does not fit devices, model or batch.
     """
-    network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll))
+    network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll, run.model.parts))
     layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network, config, "bfloat16")
     layout.check_batch(run.training.batch_size, run.training.accumulate)
     optimizer = make_optimizer(run.optimizer, run.training.steps)

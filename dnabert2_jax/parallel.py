@@ -9,6 +9,7 @@ where each goes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -102,7 +103,7 @@ def partition_spec(
 ) -> P:
     """Where each axis of a parameter goes.
 
-    A vector (bias, LayerNorm) stays whole along ``fsdp``: gathering it would cost more time than it costs memory.
+    A vector (bias, LayerNorm) stays whole along ``fsdp``.
 
     Args:
         name: of the parameter, for messages.
@@ -117,8 +118,7 @@ def partition_spec(
     """
     if unknown := [axis for axis in axes if axis not in rules]:
         raise ValueError(f"parameter {name}: no rule for its axes {unknown}; RULES know {', '.join(rules)}")
-    is_vector = len([axis for axis in axes if axis != "layers"]) == 1
-    spec = [None if is_vector and rules[axis] == "fsdp" else rules[axis] for axis in axes]
+    spec = [None if _is_vector(axes) and rules[axis] == "fsdp" else rules[axis] for axis in axes]
     used = [axis for axis in spec if axis is not None]
     if len(set(used)) < len(used):
         goes = ", ".join(f"{axis} to {place}" for axis, place in zip(axes, spec, strict=True))
@@ -132,9 +132,34 @@ def partition_spec(
     return P(*spec)  # type: ignore[no-untyped-call]
 
 
-def _spread_over_data(shape: tuple[int, ...], spec: P, mesh: Mesh) -> P:
-    """``spec`` with ``data`` on the largest axis that has room for it; unchanged where none has."""
+def _is_vector(axes: tuple[str, ...]) -> bool:
+    """Is a parameter a bias or part of a LayerNorm, of one layer or of all?
+
+    Gathering such a one would cost more time than keeping it whole costs memory.
+    """
+    return len([axis for axis in axes if axis != "layers"]) == 1
+
+
+def _stages(devices: Sequence[Any]) -> tuple[int, ...]:
+    """Into which sizes a collective over ``devices`` is cut: the sides of a TPU slice where they walk it row by row.
+
+    XLA turns a gather or scatter over the whole of a slice into an all-reduce, at twice the traffic; along one side at a
+    time it does not. Everywhere else: all at once.
+    """
+    places = np.array([getattr(device, "coords", ()) for device in devices])  # [devices, dimensions of the slice]
+    for order in permutations(range(places.shape[1])):
+        walked = places[:, order].tolist()
+        sides = [len(set(column)) for column in zip(*walked, strict=True)]
+        if walked == sorted(walked) and np.prod(sides) == len(devices) == len(np.unique(places, axis=0)):
+            return tuple(side for side in sides if side > 1) or (1,)
+    return (len(devices),)
+
+
+def _spread_over_data(shape: tuple[int, ...], axes: tuple[str, ...], spec: P, mesh: Mesh) -> P:
+    """``spec`` with ``data`` on the largest axis that has room for it; unchanged where none has, and for vectors."""
     places = list(spec)
+    if _is_vector(axes):
+        return spec
     for free_only in (True, False):  # an axis of its own, or else together with fsdp or tensor
         for index in sorted(range(len(shape)), key=lambda i: -shape[i]):
             taken = mesh.shape[places[index]] if places[index] else 1
@@ -154,6 +179,7 @@ class Layout:
         moments: partition spec of every parameter's moments.
         bfloat16_reduction: see :class:`MeshOptions`.
         gathered: dtype of every parameter as a step sees it, where parameters are spread over ``data``.
+        stages: sizes that make ``data``; gathers and scatters over it take one after the other.
     """
 
     mesh: Mesh
@@ -161,6 +187,7 @@ class Layout:
     moments: Tree
     bfloat16_reduction: bool = False
     gathered: Tree | None = None
+    stages: tuple[int, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -261,7 +288,7 @@ class Layout:
 
         def on_each_device(trainable: Tree, frozen: Tree, batch: Any) -> Any:
             if self.gathered is not None:
-                trainable = jax.tree.map(_gather, trainable, self.params, self.gathered)
+                trainable = jax.tree.map(self._gather, trainable, self.params, self.gathered)
             result = function(trainable, frozen, batch)
             if not gradients:
                 return jax.lax.psum(result, "data")  # type: ignore[no-untyped-call]
@@ -276,21 +303,48 @@ class Layout:
             check_vma=False,
         )
 
+    def _stage_groups(self) -> list[list[list[int]]]:
+        """For each stage, the devices that share it: those that differ in one digit of their number."""
+        stages = self.stages or (self.mesh.shape["data"],)
+        numbers = np.arange(self.mesh.shape["data"]).reshape(stages)
+        return [np.moveaxis(numbers, i, -1).reshape(-1, size).tolist() for i, size in enumerate(stages)]
+
+    def _gather(self, weight: jax.Array, spec: P, dtype: Any) -> jax.Array:
+        """The whole of a parameter that is spread over ``data``."""
+        if "data" not in spec:
+            return weight
+
+        def gather(shard: jax.Array, axis: int) -> jax.Array:
+            for groups in reversed(self._stage_groups()):
+                shard = jax.lax.all_gather(shard, "data", axis=axis, tiled=True, axis_index_groups=groups)
+            return shard
+
+        return _layer_by_layer(gather, weight.astype(dtype), list(spec).index("data"))
+
     def _reduce(self, gradient: jax.Array, spec: P) -> jax.Array:
+        """The sum of a gradient over ``data``, spread like its moments."""
         sent = gradient.astype(jnp.bfloat16 if self.bfloat16_reduction else jnp.float32)
-        if "data" in spec:
-            axis = list(spec).index("data")
-            total = jax.lax.psum_scatter(sent, "data", scatter_dimension=axis, tiled=True)  # type: ignore[no-untyped-call]
-        else:
-            total = jax.lax.psum(sent, "data")  # type: ignore[no-untyped-call]
-        return total.astype(jnp.float32)
+        if "data" not in spec:
+            return jax.lax.psum(sent, "data").astype(jnp.float32)  # type: ignore[no-untyped-call]
+
+        def scatter(whole: jax.Array, axis: int) -> jax.Array:
+            for groups in self._stage_groups():
+                whole = jax.lax.psum_scatter(  # type: ignore[no-untyped-call]
+                    whole, "data", scatter_dimension=axis, tiled=True, axis_index_groups=groups
+                )
+            return whole
+
+        return _layer_by_layer(scatter, sent, list(spec).index("data")).astype(jnp.float32)
 
 
-def _gather(weight: jax.Array, spec: P, dtype: Any) -> jax.Array:
-    """The whole of a parameter that is spread over ``data``."""
-    if "data" not in spec:
-        return weight
-    return jax.lax.all_gather(weight.astype(dtype), "data", axis=list(spec).index("data"), tiled=True)
+def _layer_by_layer(function: Callable[[jax.Array, int], jax.Array], x: jax.Array, axis: int) -> jax.Array:
+    """``function(x, axis)``; where another axis than the layers' is meant, of each layer by itself.
+
+    Each layer's weights may then travel while another layer computes, and XLA need not join the gradients of all first.
+    """
+    if x.ndim < 3 or axis == 0:
+        return function(x, axis)
+    return jnp.stack([function(layer, axis - 1) for layer in x])
 
 
 def keep_rows_spread(x: jax.Array) -> jax.Array:
@@ -351,13 +405,16 @@ def make_layout(
     params = jax.tree_util.tree_map_with_path(spec, abstract, axes)
     if not options.shard_optimizer:
         return Layout(mesh, params, params, options.bfloat16_reduction)
-    moments = jax.tree.map(lambda leaf, spec: _spread_over_data(leaf.shape, spec, mesh), abstract, params)
+    moments = jax.tree.map(
+        lambda leaf, names, spec: _spread_over_data(leaf.shape, names, spec, mesh), abstract, axes, params
+    )
     if mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
         return Layout(mesh, params, moments)
     gathered = jax.tree.map(
         lambda leaf, names: jnp.dtype(precision if "layers" in names and leaf.ndim > 2 else leaf.dtype), abstract, axes
     )
-    return Layout(mesh, moments, moments, options.bfloat16_reduction, gathered)
+    stages = _stages(list(mesh.devices[:, 0, 0]))
+    return Layout(mesh, moments, moments, options.bfloat16_reduction, gathered, stages)
 
 
 def spread_rows(options: MeshOptions, rows: int, params: Tree) -> Layout | None:

@@ -31,6 +31,7 @@ class ModelOptions:
             or ``full`` (much less memory for a third more arithmetic; small models on a CPU even gain time, since keeping
             activations costs them more than computing them).
         unroll: blocks in one turn of the loop over them; more makes longer programs that may run faster.
+        parts: rows of a device go through each block in so many parts; on a TPU, parts that fit its fast memory save time.
     """
 
     path: Path | None = None
@@ -40,6 +41,7 @@ class ModelOptions:
     attention: str = "auto"
     remat: Literal["none", "attention", "full"] = "none"
     unroll: int = Field(default=1, ge=1)
+    parts: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelOptions":

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import optax
@@ -8,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from dnabert2_jax.config import named_size
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import masked_lm
-from dnabert2_jax.parallel import AXES, ROWS, MeshOptions, make_layout, make_mesh, partition_spec
+from dnabert2_jax.parallel import AXES, ROWS, MeshOptions, _stages, make_layout, make_mesh, partition_spec
 from dnabert2_jax.training.optimizer import OptimizerConfig, make_optimizer
 from tests.helpers import mlm_batch, tiny_config
 
@@ -123,10 +125,30 @@ def test_moments_are_spread_over_data_where_an_axis_has_room(options):
         return np.prod(NamedSharding(layout.mesh, spec).shard_shape(leaf.shape))
 
     shares = jax.tree.map(lambda leaf, spec: leaf.size / one_device_holds(leaf, spec), abstract, layout.moments)
-    held = sum(jax.tree.leaves(jax.tree.map(one_device_holds, abstract, layout.moments)))
-    total = sum(leaf.size for leaf in jax.tree.leaves(abstract))
-    assert held < 1.2 * total / devices
-    assert shares["encoder"]["layers"]["Wqkv"]["kernel"] == devices
+    layers = shares["encoder"]["layers"]
+    assert {layers[name]["kernel"] for name in ("Wqkv", "out", "gated_layers", "wo")} == {devices}
+    assert shares["encoder"]["embeddings"]["word"] == devices
+    assert layers["wo"]["bias"] == layers["feed_forward_norm"]["scale"] == 1  # vectors stay whole
+
+
+class Chip(NamedTuple):
+    """A device of a TPU slice, as far as its place goes."""
+
+    coords: tuple[int, int, int]
+
+
+def test_collectives_go_along_the_sides_of_a_slice_that_devices_walk_row_by_row():
+    square = [Chip((x, y, 0)) for x in range(4) for y in range(4)]
+    cube = [Chip((x, y, z)) for z in range(2) for x in range(3) for y in range(4)]
+    snake = [Chip((x, y if x % 2 else 3 - y, 0)) for x in range(4) for y in range(4)]
+    assert _stages(square) == (4, 4)
+    assert _stages(cube) == (2, 3, 4)
+    assert _stages(square[:4]) == (4,)
+    assert _stages(square[:1]) == (1,)
+    assert _stages(snake) == (16,)
+    assert _stages(square[:6]) == (6,)  # not a whole rectangle
+    assert _stages([*square, *square]) == (32,)  # two devices of one chip
+    assert _stages(jax.devices()) == (8,)
 
 
 @pytest.mark.parametrize("options", [{}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"tensor": 4}], ids=str)

@@ -18,8 +18,8 @@ from dnabert2_jax.kernels.attention.target import current_target
 def _kept_apart(x: jax.Array) -> jax.Array:
     """``x``, written to memory on a TPU before anything uses it.
 
-    XLA fuses what goes into a matrix product with the product, and computes it again for every tile; and it merges two sums
-    into one over both axes, the minor axis of every row first. On other platforms the boundary costs more than it saves.
+    XLA fuses what goes into a matrix product with the product, and computes it again for every tile. On other platforms the
+    boundary costs more than it saves.
     """
     return jax.lax.optimization_barrier(x) if current_target().platform == "tpu" else x  # type: ignore[no-untyped-call]
 
@@ -89,14 +89,27 @@ geglu.defvjp(lambda gate, value: (geglu(gate, value), (gate, value)), _geglu_bac
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """``x + bias``, [B, ...] and [1, ...] with 1 along any other axis, too; the bias's gradient is added up in float32."""
+    """``x + bias``, which broadcasts to the shape of ``x``; the gradient of ``bias`` is added up in float32."""
     return x + bias
 
 
 def _add_bias_backward(bias: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    rows = _kept_apart(g.sum(0, dtype=jnp.float32, keepdims=True))
-    axes = tuple(axis for axis, size in enumerate(bias.shape) if size == 1)
-    return g, rows.sum(axes, keepdims=True).astype(bias.dtype)
+    kept = (1,) * (g.ndim - bias.ndim) + bias.shape
+    axes = [axis for axis, size in enumerate(kept) if size == 1]
+    if current_target().platform == "tpu":
+        # A product with ones: the matrix units add up rows while they read them. Eight times, since XLA makes a sum of a
+        # product with one vector.
+        ones = jnp.ones((8, *(g.shape[axis] for axis in axes)), g.dtype)
+        total = jax.lax.dot_general(
+            ones,
+            g,
+            ((range(1, ones.ndim), axes), ((), ())),
+            precision=jax.lax.Precision.HIGHEST,  # float32 stays float32
+            preferred_element_type=jnp.float32,
+        )[0]
+    else:
+        total = g.sum(axes, dtype=jnp.float32)
+    return g, total.reshape(bias.shape).astype(bias.dtype)
 
 
 add_bias.defvjp(lambda x, bias: (x + bias, bias), _add_bias_backward)

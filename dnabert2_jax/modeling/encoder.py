@@ -1,7 +1,9 @@
 """The DNABERT-2 encoder: embeddings without positions, then post-LayerNorm blocks of ALiBi attention and GEGLU."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 
 import jax
@@ -34,12 +36,15 @@ class Compute:
             projections, or the whole block.
         unroll: blocks in one turn of the loop over them: more makes longer programs, and lets one block's traffic run beside
             the next one's arithmetic.
+        parts: the rows of a batch go through each block in so many parts, one after the other: on a TPU what one part leaves
+            for its next layer stays in fast memory. As many as divide the rows, where these do not.
     """
 
     precision: Precision = "float32"
     attention: str = AUTO
     remat: Remat = "none"
     unroll: int = 1
+    parts: int = 1
 
 
 class LayerAdapter:
@@ -186,16 +191,30 @@ class Encoder(nnx.Module):
         """
         x = keep_rows_spread(self.embeddings(tokens, jnp.dtype(self.compute.precision), dropout_seeds))
         graphdef, state = nnx.split(self.layers)
+        rows = _in_parts((x, tokens.segment_ids, dropout_seeds), math.gcd(self.compute.parts, len(x)))
 
-        def one_layer(x: jax.Array, scanned: tuple[Any, Tree | None, jax.Array]) -> tuple[jax.Array, None]:
+        def one_layer(parts: list[jax.Array], scanned: tuple[Any, Tree | None, jax.Array]) -> tuple[list[jax.Array], None]:
             layer_state, layer_adapter, site = scanned
             block = nnx.merge(graphdef, layer_state)
-            matrices = LayerAdapter(layer_adapter, lora, dropout_seeds, site)
-            x = block(x, tokens.segment_ids, dropout_seeds, site, matrices, self.compute)
-            return keep_rows_spread(x), None
+
+            def through(x: jax.Array, segment_ids: jax.Array, seeds: jax.Array | None) -> jax.Array:
+                matrices = LayerAdapter(layer_adapter, lora, seeds, site)
+                return keep_rows_spread(block(x, segment_ids, seeds, site, matrices, self.compute))
+
+            return [through(x, *rest) for x, (_, *rest) in zip(parts, rows, strict=True)], None
 
         if self.compute.remat == "full":
             one_layer = jax.checkpoint(one_layer, prevent_cse=False)  # a scan's body needs no barrier against CSE
         sites = jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32) * jnp.uint32(_SITES_A_BLOCK)
-        x, _ = jax.lax.scan(one_layer, x, (state, adapter, sites), unroll=self.compute.unroll)
-        return x
+        parts = [x for x, *_ in rows]
+        parts, _ = jax.lax.scan(one_layer, parts, (state, adapter, sites), unroll=self.compute.unroll)
+        return keep_rows_spread(jnp.stack(parts, axis=1).reshape(x.shape))
+
+
+def _in_parts(rows: Any, count: int) -> list[Any]:
+    """A tree of [B, ...] as ``count`` of [B / count, ...].
+
+    Part i has the rows i, i + count, ...: where devices share the rows, each has as many of each part, and none moves.
+    """
+    cut = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]), rows)
+    return [jax.tree.map(itemgetter((slice(None), part)), cut) for part in range(count)]

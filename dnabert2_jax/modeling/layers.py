@@ -81,7 +81,7 @@ class Dense(nnx.Module):
         """[..., in] -> [..., out]; with ``low_rank``, x must be [B, T, in]."""
         y = x @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
+            y = add_bias(y, self.bias[...].astype(x.dtype))
         if low_rank is not None:
             y = y + low_rank.reduce(x) @ low_rank.b.astype(x.dtype)
         return y
@@ -127,9 +127,8 @@ class Dense(nnx.Module):
         """Project heads in ``layout`` to [B, T, out]: the inverse arrangement of :meth:`heads`."""
         assert self.bias is not None
         kernel = self.kernel[...].astype(x.dtype)
-        y = jnp.einsum(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1])) + self.bias[...].astype(
-            x.dtype
-        )
+        y = jnp.einsum(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1]))
+        y = add_bias(y, self.bias[...].astype(x.dtype))
         if low_rank is not None:  # its dropout is by token and channel, which wants the plain layout
             plain = jnp.einsum(f"{layout}->bthd", x)
             y = y + low_rank.reduce(plain.reshape(*plain.shape[:2], -1)) @ low_rank.b.astype(x.dtype)

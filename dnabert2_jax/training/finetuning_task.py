@@ -19,7 +19,7 @@ from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.progress import remark
 from dnabert2_jax.runs import FinetuneRun, run_to_dict
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.training.start import resolve_compute, starting_point
+from dnabert2_jax.training.start import starting_point, training_compute
 from dnabert2_jax.training.targets import Target, target_of
 from dnabert2_jax.training.workdir import Workdir
 
@@ -100,7 +100,7 @@ def open_task(run: FinetuneRun, workdir: Path) -> Task:
         UserError: a path, a table, a setting or the directory cannot be used.
     """
     config, tokenizer, base = starting_point(run.model)
-    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat, unroll=run.model.unroll)
+    compute = training_compute(run.model)
     splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task)
     types = run.data.token_types
     if types and splits.train.pairs is not None and config.type_vocab_size < 2:

@@ -23,7 +23,7 @@ from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.objectives import mlm_loss, mlm_loss_by_species
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.signals import Stopped, StopRequests
-from dnabert2_jax.training.start import resolve_compute, starting_point
+from dnabert2_jax.training.start import starting_point, training_compute
 from dnabert2_jax.training.step import TrainState, init_state, make_eval_step, make_train_step
 from dnabert2_jax.training.watch import Meter, Profile, flops_per_token, peak_flops, summarise
 from dnabert2_jax.training.workdir import MetricsLog, Workdir, open_workdir
@@ -51,7 +51,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     config, tokenizer, base = starting_point(run.model)
     if base is not None and base.kind != "masked_lm":
         raise UserError(f"{run.model.path} is a {base.kind}; pretraining goes on from a masked_lm model directory")
-    compute = resolve_compute(run.model.precision, run.model.attention, remat=run.model.remat, unroll=run.model.unroll)
+    compute = training_compute(run.model)
     corpus = Corpus.open(run.data.corpus)
 
     def rows(split: Split) -> PretrainingRows:

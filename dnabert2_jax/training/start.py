@@ -1,17 +1,19 @@
 """What pretraining and fine-tuning share before their first step."""
 
+from dataclasses import replace
+
 import jax
 
 from dnabert2_jax.config import EncoderConfig, PrecisionOption, named_size
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import AUTO, choose_backend
 from dnabert2_jax.model_directory import SavedModel, load_model
-from dnabert2_jax.modeling.encoder import Compute, Precision, Remat
+from dnabert2_jax.modeling.encoder import Compute, Precision
 from dnabert2_jax.runs import ModelOptions
 from dnabert2_jax.tokenizer.bpe import Tokenizer
 
 
-def resolve_compute(precision: PrecisionOption, attention: str = AUTO, *, remat: Remat = "none", unroll: int = 1) -> Compute:
+def resolve_compute(precision: PrecisionOption, attention: str = AUTO) -> Compute:
     """Settle ``auto`` by the platform: bfloat16 where matrix units have it, float32 on a CPU.
 
     Raises:
@@ -19,7 +21,17 @@ def resolve_compute(precision: PrecisionOption, attention: str = AUTO, *, remat:
     """
     choose_backend(attention, 1)
     automatic: Precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return Compute(automatic if precision == "auto" else precision, attention, remat, unroll)
+    return Compute(automatic if precision == "auto" else precision, attention)
+
+
+def training_compute(options: ModelOptions) -> Compute:
+    """How a run says to compute, with ``auto`` settled.
+
+    Raises:
+        UserError: no such attention backend.
+    """
+    settled = resolve_compute(options.precision, options.attention)
+    return replace(settled, remat=options.remat, unroll=options.unroll, parts=options.parts)
 
 
 def starting_point(options: ModelOptions) -> tuple[EncoderConfig, Tokenizer, SavedModel | None]:

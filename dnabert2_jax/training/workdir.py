@@ -19,7 +19,7 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 FREE = (
-    *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.attention"),
+    *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.parts", "model.attention"),
     *("training.keep_", "training.skipped_in_a_row", "training.profile_steps"),
 )
 """Settings that a run may go on with changed: how the work is divided or watched, not what it is."""
