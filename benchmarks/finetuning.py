@@ -1,5 +1,7 @@
 """Speed of fine-tuning in real tokens/s: full steps by length and packed, LoRA steps, and PyTorch's on padded batches.
 
+Ours are in float32 where a row does not say bfloat16.
+
     python benchmarks/finetuning.py [TABLE] [--size 117m | --model DIR] [--batch-size 32] [--steps 4] [--torch PYTHON]
         [--json FILE]
 
@@ -32,6 +34,7 @@ from dnabert2_jax.data.classification import choose_lengths, encode_table, epoch
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.model_directory import load_model
+from dnabert2_jax.modeling.encoder import Compute, Precision
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.runs import FINETUNE_OPTIMIZER
@@ -40,7 +43,6 @@ from dnabert2_jax.tokenizer.special import PAD
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.objectives import classification_loss
 from dnabert2_jax.training.optimizer import make_optimizer
-from dnabert2_jax.training.start import resolve_compute
 from dnabert2_jax.training.step import init_state, make_train_step
 from dnabert2_jax.types import ClassificationBatch, Tree
 
@@ -51,9 +53,17 @@ Round = Callable[[], float]
 class Ours:
     """Optimizer steps of this package on some batches."""
 
-    def __init__(self, config: EncoderConfig, labels: int, batches: Sequence[ClassificationBatch], lora: bool) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        labels: int,
+        batches: Sequence[ClassificationBatch],
+        precision: Precision,
+        *,
+        lora: bool,
+    ) -> None:
         settings = LoraConfig() if lora else None
-        network = sequence_classifier(config, labels, resolve_compute("auto"))
+        network = sequence_classifier(config, labels, Compute(precision))
         params = network.init(0)
         trainable: Tree = params
         self.frozen: Tree = {}
@@ -157,12 +167,15 @@ def main() -> None:
                 name = f"PyTorch {precision}, padded"
                 ways[name] = (one, real, 1 - real / positions)
                 first_s[name] = one()
-        for name, batches, lora in (
-            ("full, by length", by_length, False),
-            ("full, packed", packed, False),
-            ("LoRA, packed", packed, True),
-        ):
-            ours = Ours(config, len(labels), list(batches), lora)
+        ours_by_name: tuple[tuple[str, Sequence[ClassificationBatch], Precision, bool], ...] = (
+            ("full, by length", by_length, "float32", False),
+            ("full, packed", packed, "float32", False),
+            ("LoRA, packed", packed, "float32", True),
+            ("full, packed, bfloat16", packed, "bfloat16", False),
+            ("LoRA, packed, bfloat16", packed, "bfloat16", True),
+        )
+        for name, batches, precision, lora in ours_by_name:
+            ours = Ours(config, len(labels), list(batches), precision, lora=lora)
             real, positions = tokens_of(ours.batches)
             ways[name] = (ours, real, 1 - real / positions)
             first_s[name] = ours.first_s
@@ -190,7 +203,7 @@ def main() -> None:
         ratios = [f"{result[key]:.2f}x" for key in ("ratio", "ratio_to_full_packed")]
         seconds = f"{min(times[name]) / args.steps:.2f}"
         grid.add_row(name, f"{speeds[name]:,.0f}", *ratios, f"{padding:.1%}", f"{first_s[name]:.1f}", seconds)
-    console = Console()
+    console = Console(width=120)
     console.print(
         f"{table.path}: {encoded.lengths.mean():.1f} tokens a row; {config.num_hidden_layers} layers of "
         f"{config.hidden_size}; {args.steps} steps of {args.batch_size}; {jax.default_backend()}"

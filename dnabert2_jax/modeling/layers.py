@@ -13,6 +13,7 @@ from flax import nnx
 
 from dnabert2_jax.kernels.attention.target import current_target
 from dnabert2_jax.modeling.elementwise import add_bias, dropout, layer_norm
+from dnabert2_jax.modeling.products import product
 from dnabert2_jax.parallel import is_divided, keep_columns_spread
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
@@ -62,7 +63,11 @@ class LowRank(NamedTuple):
     def reduce(self, x: jax.Array) -> jax.Array:
         """The inner activations scale * drop(x) A, [B, T, r]."""
         dropped = dropout(x, self.dropout, self.seeds, self.site)
-        return jnp.einsum("btc,cr->btr", dropped, self.a.astype(x.dtype)) * self.scale
+        return product("btc,cr->btr", dropped, self.a.astype(x.dtype)) * self.scale
+
+    def add_to(self, y: jax.Array, x: jax.Array) -> jax.Array:
+        """``y`` [B, T, out] and the term for ``x`` [B, T, in]."""
+        return y + product("btr,ro->bto", self.reduce(x), self.b.astype(x.dtype))
 
 
 class Dense(nnx.Module):
@@ -79,11 +84,11 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array, low_rank: LowRank | None = None) -> jax.Array:
         """[..., in] -> [..., out]; with ``low_rank``, x must be [B, T, in]."""
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = product("...i,io->...o", x, self.kernel[...].astype(x.dtype))
         if self.bias is not None:
             y = add_bias(y, self.bias[...].astype(x.dtype))
         if low_rank is not None:
-            y = y + low_rank.reduce(x) @ low_rank.b.astype(x.dtype)
+            y = low_rank.add_to(y, x)
         return y
 
     def halves(self, x: jax.Array, low_rank: LowRank | None) -> tuple[jax.Array, jax.Array]:
@@ -94,7 +99,7 @@ class Dense(nnx.Module):
             # are cheaper to move than halves of activations. Elsewhere one large product is faster than two.
             joint = self.kernel[...].astype(x.dtype)
             kernel = keep_columns_spread(joint.reshape(len(joint), 2, -1))
-            return x @ kernel[:, 0], x @ kernel[:, 1]
+            return product("bti,io->bto", x, kernel[:, 0]), product("bti,io->bto", x, kernel[:, 1])
         first, second = jnp.split(self(x, low_rank), 2, axis=-1)
         return first, second
 
@@ -117,9 +122,9 @@ class Dense(nnx.Module):
         reduced = None if low_rank is None else low_rank.reduce(x)
         outputs = []
         for part in range(parts):
-            y = jnp.einsum(f"btc,chd->{layout}", x, kernel[:, part])
-            if low_rank is not None:
-                y = y + jnp.einsum(f"btr,rhd->{layout}", reduced, cut(low_rank.b)[:, part])
+            y = product(f"btc,chd->{layout}", x, kernel[:, part])
+            if low_rank is not None and reduced is not None:
+                y = y + product(f"btr,rhd->{layout}", reduced, cut(low_rank.b)[:, part])
             outputs.append(add_bias(y, jnp.einsum(f"hd->{''.join(order)}", bias[part])[spread]))
         return tuple(outputs)
 
@@ -127,11 +132,11 @@ class Dense(nnx.Module):
         """Project heads in ``layout`` to [B, T, out]: the inverse arrangement of :meth:`heads`."""
         assert self.bias is not None
         kernel = self.kernel[...].astype(x.dtype)
-        y = jnp.einsum(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1]))
+        y = product(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1]))
         y = add_bias(y, self.bias[...].astype(x.dtype))
         if low_rank is not None:  # its dropout is by token and channel, which wants the plain layout
             plain = jnp.einsum(f"{layout}->bthd", x)
-            y = y + low_rank.reduce(plain.reshape(*plain.shape[:2], -1)) @ low_rank.b.astype(x.dtype)
+            y = low_rank.add_to(y, plain.reshape(*plain.shape[:2], -1))
         return y
 
 

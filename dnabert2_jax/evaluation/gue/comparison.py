@@ -126,7 +126,8 @@ def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | N
 def _runs(benchmarks: Benchmarks) -> str:
     """What each column is, and what it cost: a row a fact."""
     columns = [_facts(summary) for summary in benchmarks.values()]
-    return grid(("", *benchmarks), [(fact, *(column[fact] for column in columns)) for fact in columns[0]])
+    rows = [(fact, *(column[fact] for column in columns)) for fact in columns[0]]
+    return grid(("", *benchmarks), rows, text_columns=1 + len(columns))
 
 
 def _facts(summary: Summary) -> dict[str, str]:
