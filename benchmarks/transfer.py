@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax.data.tables import load_splits
-from dnabert2_jax.evaluation.gue.tables import capped_rows, take_rows, write_table
+from dnabert2_jax.evaluation.gue.tables import capped_rows, write_table
 from dnabert2_jax.evaluation.kmer_baseline import KmerBaseline
 from dnabert2_jax.evaluation.metrics import classification_metrics
 from dnabert2_jax.runs import FinetuneRun, parse_run
@@ -36,7 +36,7 @@ def prepared(task: Path, workdir: Path, max_train_rows: int | None) -> tuple[dic
     splits = load_splits(files["train"], files["dev"], files["test"])
     train = splits.train
     if max_train_rows is not None and max_train_rows < len(train):
-        train = take_rows(train, capped_rows(train.labels, max_train_rows))
+        train = train.take(capped_rows(train.labels, max_train_rows))
         files["train"] = workdir / "train.csv"
         workdir.mkdir(parents=True, exist_ok=True)
         write_table(files["train"], train)
@@ -50,8 +50,7 @@ def run_of(method: str, seed: int, tables: dict[str, str], options: argparse.Nam
     """One fine-tuning run."""
     model: dict[str, Any] = {"remat": "full"}
     if method == SCRATCH:
-        tokenizer = options.tokenizer or options.model / "tokenizer.model"
-        model |= {"size": options.size, "tokenizer": str(tokenizer)}
+        model |= {"size": options.size, "tokenizer": str(options.tokenizer or options.model)}
     else:
         model |= {"path": str(options.model)}
     rate = options.learning_rate * (LORA_RATE if method == "lora" else 1)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dnabert2_jax.runs import FinetuneRun as FinetuneRun
     from dnabert2_jax.runs import PretrainRun as PretrainRun
     from dnabert2_jax.runs import load_run as load_run
-    from dnabert2_jax.tokenizer.bpe import Tokenizer as Tokenizer
+    from dnabert2_jax.tokenizer.base import Tokenizer as Tokenizer
     from dnabert2_jax.training.finetuning import finetune as finetune
     from dnabert2_jax.training.pretraining import pretrain as pretrain
 
@@ -20,7 +20,7 @@ _HOMES = {
     "DNABERT2": "dnabert2_jax.api",
     "FinetuneRun": "dnabert2_jax.runs",
     "PretrainRun": "dnabert2_jax.runs",
-    "Tokenizer": "dnabert2_jax.tokenizer.bpe",
+    "Tokenizer": "dnabert2_jax.tokenizer.base",
     "UserError": "dnabert2_jax.errors",
     "finetune": "dnabert2_jax.training.finetuning",
     "load_run": "dnabert2_jax.runs",

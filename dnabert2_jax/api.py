@@ -24,7 +24,7 @@ from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.options import LongSequences, Pooling
 from dnabert2_jax.inference.prediction import Predictions, predict
 from dnabert2_jax.model_directory import ModelKind
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.start import resolve_compute
 
 

@@ -37,8 +37,8 @@ from safetensors.numpy import load_file, save_file
 
 from dnabert2_jax.config import ORIGINAL_HEAD, EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.manifest import FORMAT, MANIFEST, manifest_files, verify_manifest, write_json, write_manifest
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.manifest import FORMAT, MANIFEST, manifest_files, partial_name, verify_manifest, write_json, write_manifest
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.types import Tree
 from dnabert2_jax.version import __version__
 
@@ -386,7 +386,7 @@ def _check_finite(source: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _partial_and_previous(path: Path) -> tuple[Path, Path]:
-    return path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.previous")
+    return path.with_name(f".{partial_name(path)}"), path.with_name(f".{path.name}.previous")
 
 
 def _existing(path: Path) -> Path:

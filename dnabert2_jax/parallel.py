@@ -372,6 +372,12 @@ def is_divided() -> bool:
     return mesh.axis_names == AXES and set(mesh.axis_types) == {AxisType.Auto}
 
 
+def row_shards() -> int:
+    """Devices that the rows of an array are spread over, as far as whoever traces sees all of them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape["data"] * mesh.shape["fsdp"] if is_divided() else 1
+
+
 def _constrain(x: jax.Array, spec: P) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec) if is_divided() else x  # type: ignore[no-untyped-call]
 

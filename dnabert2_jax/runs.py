@@ -1,7 +1,7 @@
 """A run is a TOML file: what each command can be told, validated, with errors that name the nearest valid key."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -15,6 +15,9 @@ from dnabert2_jax.data.masking import MaskingConfig
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.parallel import MeshOptions
 from dnabert2_jax.training.optimizer import OptimizerConfig
+
+DEFAULT_MAX_TOKENS = 512
+"""Longest row of a classifier, special tokens included, in a run and in every command that uses its result."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -137,7 +140,7 @@ class FinetuneData:
     dev: Path
     test: Path
     task: TaskKind = "single_label"
-    max_tokens: int = Field(default=512, ge=8)
+    max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=8)
     token_types: bool = True
     reverse_complement: bool = False
 
@@ -265,11 +268,18 @@ def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()
             raise UserError(f"{config}: not TOML ({error}); mend that line (text stands in quotes)") from error
     for override in overrides:
         _apply(content, override)
-    return parse_run(kind, content, str(config or "--set"))
+    given = {override.partition("=")[0].strip() for override in overrides}
+    return parse_run(kind, content, str(config or "--set"), given)
 
 
-def parse_run(kind: type[Run], content: dict[str, Any], source: str) -> Run:
+def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden: Collection[str] = ()) -> Run:
     """Validate a run given as nested dicts.
+
+    Args:
+        kind: :class:`PretrainRun` or :class:`FinetuneRun`.
+        content: the run.
+        source: where it comes from, for messages.
+        overridden: keys that come from ``--set`` instead.
 
     Raises:
         UserError: names every key or value that is not accepted.
@@ -281,7 +291,10 @@ def parse_run(kind: type[Run], content: dict[str, Any], source: str) -> Run:
     try:
         run = TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(_explain(kind, problem) for problem in error.errors())) from None
+        problems = _first_of_each_key(error.errors())
+        if all(key in overridden for key in problems):
+            source = "--set"
+        raise UserError(f"{source}: " + "; ".join(_explain(kind, problem) for problem in problems.values())) from None
     _refuse_booleans_for_numbers(source, content, run_to_dict(run))
     return run
 
@@ -333,6 +346,14 @@ def _apply(content: dict[str, Any], override: str) -> None:
     content[last] = value
 
 
+def _first_of_each_key(problems: Iterable[Any]) -> dict[str, Any]:
+    """By section and key; where a value of a list is wrong, that the list is short without it is no news."""
+    first: dict[str, Any] = {}
+    for problem in problems:
+        first.setdefault(".".join(str(part) for part in problem["loc"] if not isinstance(part, int)), problem)
+    return first
+
+
 def _explain(kind: type[Any], problem: Any) -> str:
     path = [str(part) for part in problem["loc"]]
     name = ".".join(path) or kind.__dataclass_fields__["command"].default
@@ -342,6 +363,8 @@ def _explain(kind: type[Any], problem: Any) -> str:
         return f"unknown key {name}{hint}; accepted are {', '.join(accepted)}"
     if problem["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{name} is missing; add it to the file or give --set {name}=..."
+    if problem["type"] == "tuple_type":
+        return f'{name}: a list is needed, found {problem["input"]!r}; write {name}=["{problem["input"]}"]'
     message = problem["msg"].removeprefix("Value error, ")
     return f"{name}: {message}" + ("" if isinstance(problem["input"], dict) else f", found {problem['input']!r}")
 

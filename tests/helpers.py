@@ -26,7 +26,7 @@ from dnabert2_jax.hashing import record_seeds
 from dnabert2_jax.model_directory import SavedModel, load_model, make_provenance, save_model
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.runs import FinetuneRun, PretrainRun, parse_run
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, TokenBatch

@@ -316,7 +316,7 @@ MISTAKES = [
     Mistake(
         "a key in the wrong section",
         "finetune --config finetune.toml --workdir run --set training.learning_rate=1e-4",
-        "finetune.toml: unknown key training.learning_rate; did you mean 'optimizer.learning_rate'?; accepted are ...",
+        "--set: unknown key training.learning_rate; did you mean 'optimizer.learning_rate'?; accepted are ...",
     ),
     Mistake(
         "text without quotes in a run",
@@ -332,12 +332,12 @@ MISTAKES = [
     Mistake(
         "no steps",
         "pretrain --config pretrain.toml --workdir run --set training.steps=0",
-        "pretrain.toml: training.steps: Input should be greater than or equal to 1, found 0",
+        "--set: training.steps: Input should be greater than or equal to 1, found 0",
     ),
     Mistake(
         "a number that is none",
         "finetune --config finetune.toml --workdir run --set optimizer.learning_rate=0,001",
-        "finetune.toml: optimizer.learning_rate: Input should be a valid number, ..., found '0,001'",
+        "--set: optimizer.learning_rate: Input should be a valid number, ..., found '0,001'",
     ),
     Mistake(
         "an adapter for random weights",

@@ -1,4 +1,6 @@
+import re
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,8 @@ from pydantic import ValidationError
 from dnabert2_jax.config import NAMED_SIZES, EncoderConfig, LoraConfig, named_size
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
+
+GUIDE = Path(__file__).parents[1] / "docs" / "concepts" / "model.md"
 
 
 @given(
@@ -58,6 +62,16 @@ def test_names_say_the_parameters(name):
     named = int(name[:-1]) * {"m": 1, "b": 1000}[name[-1]]
     assert millions == pytest.approx(named, rel=0.5)
     assert named_size(name, 300).vocab_size == 300
+
+
+def test_the_guide_lists_every_size():
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [(name, *map(int, sizes)) for name, *sizes in rows] == [
+        (name, size.num_hidden_layers, size.hidden_size, size.num_attention_heads, size.intermediate_size)
+        for name, size in NAMED_SIZES.items()
+    ]
 
 
 def test_an_unknown_size_is_refused_with_the_nearest():

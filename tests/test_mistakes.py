@@ -213,9 +213,11 @@ def test_too_little_memory_for_a_batch(command, home, dnabert2, little_memory):
     code, out, errors = dnabert2(command)
     assert code == 2
     assert out == ""
-    assert re.fullmatch(
-        pattern("dnabert2: not enough memory (Unable to allocate ...); make batches smaller: ..."), errors[-1]
+    says = (
+        "dnabert2: not enough memory (Unable to allocate ...); make batches smaller: of a run by training.batch_size (in "
+        "another --workdir), or in more parts by training.accumulate (the same one goes on), else by --batch-tokens, ..."
     )
+    assert re.fullmatch(pattern(says), errors[-1])
     assert "Traceback" not in "\n".join(errors)
     assert everything(home) == before
 

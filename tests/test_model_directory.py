@@ -36,7 +36,7 @@ from dnabert2_jax.model_directory import (
 )
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.training import train_bpe
 
 LABELS = ("coding+", "coding-", "intergenic")

@@ -201,3 +201,19 @@ def test_whatever_a_file_holds_it_gives_a_run_or_a_users_error(content, section,
         else:
             message = "test: " + run.command
         assert message.startswith("test: ")
+
+
+def test_a_mistake_of_set_is_not_blamed_on_the_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('[model]\npath = "m"\n[data]\ntrain = "a"\ndev = "b"\ntest = "c"\n')
+    with pytest.raises(UserError, match=r"^--set: unknown key training\.max_step; did you mean 'max_steps'"):
+        load_run(FinetuneRun, file, ["training.max_step=10"])
+    with pytest.raises(
+        UserError, match=r'^--set: lora\.targets: a list is needed, found .*; write lora\.targets=\["Wqkv"\]$'
+    ):
+        load_run(FinetuneRun, file, ["lora.targets=Wqkv"])
+    with pytest.raises(UserError, match=r"found 'qkv'$"):
+        load_run(FinetuneRun, file, ['lora.targets=["qkv"]'])
+    file.write_text(file.read_text() + "[training]\nepoch = 2\n")
+    with pytest.raises(UserError, match=r"run\.toml: .*training\.epoch"):
+        load_run(FinetuneRun, file, ["training.max_step=10"])

@@ -92,8 +92,9 @@ def _explain(error: Exception) -> str | None:
     of_device = jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in what
     if of_device or isinstance(error, MemoryError):
         return (
-            f"not enough memory ({what}); make batches smaller: of a run by training.batch_size, or in more parts by "
-            "training.accumulate (in another --workdir), else by --batch-tokens, --batch-size or --sample-bases"
+            f"not enough memory ({what}); make batches smaller: of a run by training.batch_size (in another --workdir), or "
+            "in more parts by training.accumulate (the same one goes on), else by --batch-tokens, --batch-size or "
+            "--sample-bases"
         )
     if isinstance(error, OSError) and error.errno in _CLOSED:
         place = error.filename or "the output"

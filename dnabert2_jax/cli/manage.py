@@ -188,7 +188,7 @@ def report(
 def _read_run(path: Path, overrides: Any, command: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """(effective settings, those that the file gives), flat: ``section.key`` to value."""
     from dnabert2_jax.runs import FinetuneRun, PretrainRun, load_run, parse_run, run_to_dict
-    from dnabert2_jax.training.workdir import RUN_FILE
+    from dnabert2_jax.training.workdir import RUN_FILE, flat_settings
 
     kinds = {"pretrain": PretrainRun, "finetune": FinetuneRun}
     if path.is_dir():
@@ -214,14 +214,7 @@ def _read_run(path: Path, overrides: Any, command: str | None) -> tuple[dict[str
         raise UserError(f'{path}: {found}; accepted are pretrain and finetune: add `command = "..."` or give --command')
     kind = kinds[wanted]
     run = parse_run(kind, content, str(path)) if path.is_dir() else load_run(kind, path, overrides)
-    return _flat(run_to_dict(run)), _flat(content)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+    return flat_settings(run_to_dict(run)), flat_settings(content)
 
 
 def _covers(keys: set[str], key: str) -> bool:

@@ -68,13 +68,14 @@ def finetune(workdir: WorkdirOption, config: Config = None, set_: Set = None) ->
     from dnabert2_jax.runs import FinetuneRun, load_run
 
     run = load_run(FinetuneRun, config, set_ or ())
+    from dnabert2_jax.evaluation.metrics import collapse_advice
     from dnabert2_jax.training.finetuning import finetune as finetune_run
     from dnabert2_jax.training.targets import TARGETS
 
     result = finetune_run(run, workdir)
     remark(f"test {TARGETS[run.data.task].summary(result.test)}  ({result.test['n']:,} rows)")
     if result.test["collapsed"]:
-        remark("every test row was predicted alike: the run collapsed; try another seed or a lower learning rate")
+        remark(f"every test row was predicted alike: the run collapsed; {collapse_advice(run.training.method)}")
     if result.adapter:
         remark(f"adapter alone in {result.adapter}; the model below has it merged")
     print(f"saved {result.model}, scores in {workdir / 'scores.json'}")

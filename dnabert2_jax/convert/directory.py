@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.manifest import partial_name
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def new_directory(directory: Path) -> Iterator[Path]:
     directory = directory.resolve()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists; choose another directory, or remove it first")
-    partial = directory.with_name(f".{directory.name}.partial")
+    partial = directory.with_name(f".{partial_name(directory)}")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

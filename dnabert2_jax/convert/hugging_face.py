@@ -16,7 +16,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.hashing import file_sha256
 from dnabert2_jax.manifest import MANIFEST, write_json
 from dnabert2_jax.model_directory import SavedModel, make_provenance
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.types import Tree
 
 TOKENIZER = "tokenizer.json"

@@ -57,7 +57,6 @@ class PretrainingRows:
         seed: chooses windows and masks.
         split: "train", or "validation" for the held-out blocks.
         reverse_complement: read half of the training windows from the other strand.
-        num_threads: cores for the tokenizer.
 
     Attributes:
         windows: the stretches of DNA that become rows.
@@ -77,19 +76,17 @@ class PretrainingRows:
         seed: int,
         split: Split = "train",
         reverse_complement: bool = True,
-        num_threads: int = 1,
     ) -> None:
         window_bases = window_bases_for(corpus, tokenizer, tokens_per_row, seed)
         self.windows = Windows(corpus, window_bases, seed, split, reverse_complement=reverse_complement)
         self.masking = masking if masking.span_tokens else replace(masking, span_tokens=_overlap(tokenizer))
-        self._tokenizer, self._seed = tokenizer, seed
-        self.tokens_per_row, self._num_threads = tokens_per_row, num_threads
+        self.tokens_per_row, self._tokenizer, self._seed = tokens_per_row, tokenizer, seed
 
     def batch(self, records: Sequence[int] | NDArray[np.integer]) -> MlmBatch:
         """The rows of some records, masked. Shapes [B, T] and [B, K]."""
         index = np.asarray(records, np.int64)
         windows = self.windows.batch(index)
-        encoded = self._tokenizer.encode_raw_batch([w.sequence for w in windows], num_threads=self._num_threads)
+        encoded = self._tokenizer.encode_raw_batch([window.sequence for window in windows])
         width = self.tokens_per_row
         ids = np.full((len(index), width), PAD, np.int32)
         segments = np.zeros((len(index), width), np.int32)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.data.tables import Table
+from dnabert2_jax.tokenizer.letters import COMPLEMENTS
 
-_COMPLEMENT = str.maketrans("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
+_COMPLEMENT = str.maketrans(*COMPLEMENTS)
 
 
 def reverse_complement(sequence: str) -> str:

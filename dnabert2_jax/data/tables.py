@@ -9,8 +9,12 @@ import gzip
 import io
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dnabert2_jax.config import TaskKind
 from dnabert2_jax.data.labels import Labels, LabelSet, learn_labels
@@ -47,6 +51,20 @@ class Table:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.sequences)
+
+    def keys(self) -> list[Hashable]:
+        """What a row reads, without its label: its sequence, or its pair."""
+        return list(self.sequences if self.pairs is None else zip(self.sequences, self.pairs, strict=True))
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> "Table":
+        """Some rows, with their lines in the file."""
+        return replace(
+            self,
+            sequences=[self.sequences[row] for row in rows],
+            pairs=None if self.pairs is None else [self.pairs[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            lines=[self.lines[row] for row in rows],
+        )
 
     def where(self, row: int) -> str:
         """File and line of a row, for a message."""
@@ -184,15 +202,7 @@ class Splits:
     labels: Labels
 
 
-def load_splits(
-    train: Path,
-    dev: Path,
-    test: Path,
-    *,
-    task: TaskKind = "single_label",
-    sequence_column: str = "sequence",
-    label_column: str = "label",
-) -> Splits:
+def load_splits(train: Path, dev: Path, test: Path, *, task: TaskKind = "single_label") -> Splits:
     """Read the three tables of a task.
 
     Args:
@@ -200,15 +210,11 @@ def load_splits(
         dev: the rows to choose by.
         test: the rows to report on.
         task: what their label column holds, see ``data/labels.py``.
-        sequence_column: as :func:`read_table` takes it.
-        label_column: as :func:`read_table` takes it.
 
     Raises:
         UserError: as :func:`read_table`; labels that the task cannot have; or some tables hold pairs and others do not.
     """
-    train_table, dev_table, test_table = (
-        read_table(path, sequence_column=sequence_column, label_column=label_column) for path in (train, dev, test)
-    )
+    train_table, dev_table, test_table = map(read_table, (train, dev, test))
     labels = learn_labels(task, train_table)
     for table in (dev_table, test_table):
         labels.encode(table)

@@ -40,7 +40,8 @@ class ClassificationMetrics(TypedDict):
         label_counts: rows of each class.
         predicted_counts: rows predicted as each class.
         confusion_matrix: rows are labels, columns predictions.
-        collapsed: every row was predicted as the same class, as happens when fine-tuning diverges.
+        collapsed: every row was predicted as the same class, and not all of them are of it, as happens when fine-tuning
+            diverges, or does not begin.
     """
 
     mcc: float
@@ -101,7 +102,17 @@ def classification_metrics(
         label_counts=label_counts.tolist(),
         predicted_counts=predicted_counts.tolist(),
         confusion_matrix=matrix.tolist(),
-        collapsed=int(np.count_nonzero(predicted_counts)) == 1,
+        collapsed=bool(np.count_nonzero(predicted_counts) == 1 and (predictions != labels).any()),
+    )
+
+
+def collapse_advice(method: str) -> str:
+    """What to do about a run of one fine-tuning method that collapsed."""
+    if method == "probe":
+        return "the encoder's features do not tell the classes apart; train it: training.method=lora or full"
+    return (
+        "where the training loss never left that of guessing, raise the learning rate or the steps; where it fell and rose "
+        "again, lower the rate; else try another seed"
     )
 
 

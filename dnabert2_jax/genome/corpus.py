@@ -14,7 +14,6 @@ Tables are little-endian 64-bit integers, so that millions of contigs open at on
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -249,7 +248,3 @@ class Corpus:
         if self.manifest.files[name].bytes == 0:  # an empty file cannot be mapped
             return np.empty((0, 3), np.int64)
         return np.asarray(np.memmap(self.path / name, "<i8", "r")).reshape(-1, 3)
-
-    def __reduce__(self) -> tuple[Callable[[Path], "Corpus"], tuple[Path]]:
-        # Worker processes map the files anew instead of receiving the genome through a pipe.
-        return Corpus.open, (self.path,)

@@ -21,12 +21,13 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.genome.permutation import permute
 from dnabert2_jax.hashing import hash64, uniform
+from dnabert2_jax.tokenizer.letters import COMPLEMENTS
 
 PATTERN = 1 << 16
 """Slots of the species pattern: shares are exact to 1 / PATTERN, and a species gets one slot at least."""
 
 _PATTERN, _ORDER, _START, _STRAND = range(0x51, 0x55)  # words that keep the hashes of different uses apart
-_COMPLEMENT = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
+_COMPLEMENT = bytes.maketrans(*(letters.encode() for letters in COMPLEMENTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +155,6 @@ class Windows:
     def _read(self, contig: int, start: int, stop: int, reverse: int) -> str:
         letters = self.corpus.read(contig, start, stop).tobytes()
         return (letters.translate(_COMPLEMENT)[::-1] if reverse else letters).decode("ascii")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self.corpus, self.window_bases, self.seed, self.split, self.reverse_complement)
-
-
-def _reopen(corpus: Corpus, window_bases: int, seed: int, split: Split, reverse_complement: bool) -> Windows:
-    return Windows(corpus, window_bases, seed, split, reverse_complement=reverse_complement)
 
 
 def _species_pattern(weights: list[float], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -17,10 +17,9 @@ from dnabert2_jax.data.tables import Table
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.heads import head_outputs
-from dnabert2_jax.modeling.models import Network, SequenceClassifier
+from dnabert2_jax.modeling.models import Network, SequenceClassifier, classification_logits
 from dnabert2_jax.progress import ProgressBar, remark
-from dnabert2_jax.tokenizer.bpe import Tokenizer
-from dnabert2_jax.training.objectives import classification_logits
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.types import ClassificationBatch, Tree
 
 Predict = Callable[[Tree, ClassificationBatch], jax.Array]

@@ -13,7 +13,7 @@ from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.inference.encoding import encode_rows
 from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
 from dnabert2_jax.inference.options import Pooling
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 
 
 @dataclass(frozen=True)

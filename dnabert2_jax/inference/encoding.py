@@ -10,7 +10,7 @@ from dnabert2_jax.data.packing import TokenRow
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.options import LongSequences
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
 
 _MOST_THREADS = 8

@@ -21,7 +21,7 @@ from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means, slo
 from dnabert2_jax.modeling.lora import merge_adapter
 from dnabert2_jax.modeling.models import Network, SequenceClassifier, masked_lm, sequence_classifier
 from dnabert2_jax.progress import ProgressBar
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
 
 SlotPooling = Literal["mean", "cls", "max"]

@@ -33,7 +33,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import Embeddings
 from dnabert2_jax.inference.fill_mask import MaskedToken
 from dnabert2_jax.inference.prediction import Predictions
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".h5")
 TABLE_SUFFIXES = (".csv", ".parquet")

@@ -14,7 +14,7 @@ from dnabert2_jax.config import EncoderConfig, LoraConfig
 from dnabert2_jax.kernels.attention import AUTO, alibi_slopes, projected_attention
 from dnabert2_jax.modeling.elementwise import dropout, geglu
 from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, normal, parameter
-from dnabert2_jax.parallel import keep_rows_spread, keep_whole
+from dnabert2_jax.parallel import keep_rows_spread, keep_whole, row_shards
 from dnabert2_jax.types import TokenBatch, Tree
 
 FEED_FORWARD_TOKENS = 2**15
@@ -37,7 +37,7 @@ class Compute:
         unroll: blocks in one turn of the loop over them: more makes longer programs, and lets one block's traffic run beside
             the next one's arithmetic.
         parts: the rows of a batch go through each block in so many parts, one after the other: on a TPU what one part leaves
-            for its next layer stays in fast memory. As many as divide the rows, where these do not.
+            for its next layer stays in fast memory. As many as divide a device's rows, where these do not.
     """
 
     precision: Precision = "float32"
@@ -191,7 +191,8 @@ class Encoder(nnx.Module):
         """
         x = keep_rows_spread(self.embeddings(tokens, jnp.dtype(self.compute.precision), dropout_seeds))
         graphdef, state = nnx.split(self.layers)
-        rows = _in_parts((x, tokens.segment_ids, dropout_seeds), math.gcd(self.compute.parts, len(x)))
+        count = math.gcd(self.compute.parts, max(1, len(x) // row_shards()))
+        rows = _in_parts((x, tokens.segment_ids, dropout_seeds), count)
 
         def one_layer(parts: list[jax.Array], scanned: tuple[Any, Tree | None, jax.Array]) -> tuple[list[jax.Array], None]:
             layer_state, layer_adapter, site = scanned

@@ -19,7 +19,7 @@ from dnabert2_jax.modeling.encoder import Compute, Encoder
 from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
 from dnabert2_jax.modeling.layers import Dense
 from dnabert2_jax.parallel import keep_rows_spread, keep_whole
-from dnabert2_jax.types import TokenBatch, Tree
+from dnabert2_jax.types import ClassificationBatch, TokenBatch, Tree
 
 _SITE_POOLED = 1
 
@@ -159,6 +159,15 @@ def sequence_classifier(
 ) -> Network[SequenceClassifier]:
     """The classification model. Parameter tree: ``{"encoder", "pooler", "classifier"}``, without a pooler for ``mean``."""
     return Network(lambda rngs: SequenceClassifier(config, num_labels, rngs, compute or Compute(), pooling))
+
+
+def classification_logits(
+    network: Network[SequenceClassifier], params: Tree, batch: ClassificationBatch, lora: LoraConfig | None, training: bool
+) -> jax.Array:
+    """Class logits, [B, C] or of slots [B, P, C]; ``params`` may hold an ``"adapter"`` beside the model's own parts."""
+    model = network.bind({name: part for name, part in params.items() if name != "adapter"})
+    seeds = batch.dropout_seeds if training else None
+    return model.logits(batch.tokens, batch.starts, dropout_seeds=seeds, adapter=params.get("adapter"), lora=lora)
 
 
 def count_parameters(tree: Tree) -> int:

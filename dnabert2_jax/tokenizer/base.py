@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.manifest import partial_name
 from dnabert2_jax.tokenizer.letters import clean_letters
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK, with_template
 
 
 class Tokenizer(ABC):
     """DNA to token ids and back; ids 0-4 are [UNK] [CLS] [SEP] [PAD] [MASK] in every tokenizer.
-
-    Pickles to the content of its file, so it can be sent to data workers.
 
     Args:
         pieces: the text of every id but those of the special tokens.
@@ -193,7 +192,7 @@ def write_whole(file: Path, content: bytes) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    partial = file.with_name(f"{file.name}.partial")
+    partial = file.with_name(partial_name(file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)

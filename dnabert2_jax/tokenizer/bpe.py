@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.tokenizer.base import Tokenizer as Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import BASES, NUM_SPECIAL, SPECIAL_TOKENS, UNK
 
 MODEL_FILE = "tokenizer.model"
@@ -78,9 +78,6 @@ class BpeTokenizer(Tokenizer):
         proto.normalizer_spec.add_dummy_prefix = False
         proto.normalizer_spec.remove_extra_whitespaces = False
         return cls(proto.SerializeToString(deterministic=True), source=source)
-
-    def __reduce__(self) -> tuple[type["BpeTokenizer"], tuple[bytes]]:
-        return type(self), (self._content,)
 
     def merges(self) -> list[tuple[str, str] | None]:
         """The two pieces that each id from ``FIRST_MERGE`` on is joined from; None for a piece that no text can give.

@@ -94,9 +94,6 @@ class KmerTokenizer(Tokenizer):
                 f"{source}: not a k-mer tokenizer ({found}); make it again with `dnabert2 tokenizer kmer`"
             ) from error
 
-    def __reduce__(self) -> tuple[type["KmerTokenizer"], tuple[int, int]]:
-        return type(self), (self.k, self.stride)
-
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
         """The ids of sequences as they stand, without special tokens: the fast path for pretraining.
 

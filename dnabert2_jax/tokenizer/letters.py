@@ -19,6 +19,9 @@ Ambiguous = Literal["unk", "split"]
 
 AMBIGUITY_CODES = "NRYSWKMBDHV"
 
+COMPLEMENTS = ("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
+"""Every letter, and at the same place of the second text the one that pairs with it on the other strand."""
+
 _UPPER = np.arange(256, dtype=np.uint8)
 _UPPER[ord("a") : ord("z") + 1] -= 32
 

@@ -28,17 +28,3 @@ def with_template(ids_a: Ids, ids_b: Ids | None = None) -> NDArray[np.int32]:
     """
     row = [CLS, *ids_a, SEP] if ids_b is None else [CLS, *ids_a, SEP, *ids_b, SEP]
     return np.array(row, np.int32)
-
-
-def template_type_ids(tokens_a: int, tokens_b: int | None = None) -> NDArray[np.int32]:
-    """Token types beside :func:`with_template`: 0 up to the first ``[SEP]`` and with it, 1 for what follows.
-
-    Args:
-        tokens_a: raw tokens of the (first) sequence.
-        tokens_b: raw tokens of the second one, if there is one.
-
-    Returns:
-        Shape [tokens_a + 2], or [tokens_a + tokens_b + 3].
-    """
-    types_b = 0 if tokens_b is None else tokens_b + 1
-    return np.repeat(np.array([0, 1], np.int32), [tokens_a + 2, types_b])

@@ -76,6 +76,9 @@ def train_by_steps(task: Task) -> Trained:
     epochs = _epochs(task, devices)
     _say(task, trainable, frozen, epochs[0], devices)
 
+    identity = dict(task.identity)
+    if plan.batching == "packed":  # which sequences share a row depends on it, and so do their dropout masks
+        identity["devices x training.accumulate (of packed rows)"] = plan.accumulate * devices
     keeper = Keeper(task, frozen)
     first_step_seconds = None
     with Checkpoints(task.directory.checkpoints, keep_last=plan.keep_checkpoints) as checkpoints:
@@ -83,7 +86,7 @@ def train_by_steps(task: Task) -> Trained:
         restored = checkpoints.restore_latest(state)
         if restored is not None:
             before = restored.meta["identity"]
-            if changed := [name for name, now in task.identity.items() if before.get(name) != now]:
+            if changed := [name for name, now in identity.items() if before.get(name) != now]:
                 raise UserError(
                     f"{task.directory.path}: {', '.join(changed)} changed since this run began; use another --workdir"
                 )
@@ -119,7 +122,7 @@ def train_by_steps(task: Task) -> Trained:
                     keeper.save(state.trainable, {"dev": scores, "step": step})
                 else:
                     best = replace(best, waited=best.waited + 1)
-                checkpoints.save(step, state, {"best": asdict(best), "identity": task.identity})
+                checkpoints.save(step, state, {"best": asdict(best), "identity": identity})
 
     outputs = predict_rows(predict, place(keeper.load()[0]), test_batches)
     return Trained(keeper, outputs, count_parameters(trainable), first_step_seconds)

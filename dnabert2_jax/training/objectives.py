@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config import LoraConfig
-from dnabert2_jax.modeling.models import MaskedLM, Network, SequenceClassifier
+from dnabert2_jax.modeling.models import MaskedLM, Network, SequenceClassifier, classification_logits
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, Tree
 
 
@@ -61,15 +61,6 @@ def mlm_loss_by_species(network: Network[MaskedLM], species: int) -> Loss:
         return jax.tree.map(lambda sums: jax.ops.segment_sum(sums, numbers, species), by_row)
 
     return loss
-
-
-def classification_logits(
-    network: Network[SequenceClassifier], params: Tree, batch: ClassificationBatch, lora: LoraConfig | None, training: bool
-) -> jax.Array:
-    """Class logits, [B, C] or of slots [B, P, C]; ``params`` may hold an ``"adapter"`` beside the model's own parts."""
-    model = network.bind({name: part for name, part in params.items() if name != "adapter"})
-    seeds = batch.dropout_seeds if training else None
-    return model.logits(batch.tokens, batch.starts, dropout_seeds=seeds, adapter=params.get("adapter"), lora=lora)
 
 
 def classification_loss(

@@ -16,7 +16,7 @@ class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019) and its schedule; the defaults are the paper's pretraining.
 
     Attributes:
-        learning_rate: peak, reached after the warm-up; falls linearly to 0 at the last step.
+        learning_rate: peak, which the last step of the warm-up has; then the rate falls linearly, to 0 after the last step.
         warmup_steps: steps of linear warm-up.
         weight_decay: decoupled; not on biases and LayerNorm. A step takes this share of a weight, times ``decay_scaling``.
         decay_scaling: ``learning_rate`` is the AdamW of PyTorch and Optax; ``schedule``, the learning rate over its peak, is
@@ -37,7 +37,11 @@ class OptimizerConfig:
     clip_norm: float = Field(default=1.0, gt=0)
 
     def schedule(self, total_steps: int) -> optax.Schedule:
-        """Learning rate by step: up over ``warmup_steps`` (at most the whole run), then down to 0 at ``total_steps``."""
+        """Learning rate by step, from 0 on: up over w = ``warmup_steps`` (at most the whole run), then down over the others.
+
+        Steps w - 1 and w have the peak (without warm-up step 0 alone); the last of T = ``total_steps`` has 1 / (T - w) of
+        it: the rate would be 0 at step T, which is not taken.
+        """
         warmup = min(self.warmup_steps, total_steps)
         # Step 0 already moves: the rate of step s is that of s + 1 in the usual formula.
         up = optax.linear_schedule(self.learning_rate / max(warmup, 1), self.learning_rate, max(warmup - 1, 1))

@@ -10,7 +10,7 @@ from dnabert2_jax.kernels.attention import AUTO, choose_backend
 from dnabert2_jax.model_directory import SavedModel, load_model
 from dnabert2_jax.modeling.encoder import Compute, Precision
 from dnabert2_jax.runs import ModelOptions
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 
 
 def resolve_compute(precision: PrecisionOption, attention: str = AUTO) -> Compute:

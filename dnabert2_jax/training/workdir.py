@@ -10,7 +10,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.manifest import write_json
+from dnabert2_jax.manifest import partial_name, write_json
 from dnabert2_jax.processes import is_first, on_first
 
 RUN_FILE = "run.json"
@@ -60,7 +60,7 @@ class Workdir:
                     f"{path}: process {jax.process_index()} does not see the {RUN_FILE} that process 0 wrote there; "
                     "--workdir must be on a file system that all processes share"
                 )
-            elif any(entry.name != _partial_name(file) for entry in path.iterdir()):
+            elif any(entry.name != partial_name(file) for entry in path.iterdir()):
                 raise UserError(f"{path} is not empty and holds no run; choose another --workdir")
             else:
                 write_json(file, run)
@@ -108,7 +108,7 @@ class MetricsLog:
         if not is_first():
             return
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
-        partial = self.path.with_name(_partial_name(self.path))
+        partial = self.path.with_name(partial_name(self.path))
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, self.path)
         self._file = self.path.open("a", buffering=1)
@@ -144,11 +144,6 @@ class MetricsLog:
         return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
-def _partial_name(file: Path) -> str:
-    """What a file is called while it is being written; a kill may leave it behind."""
-    return f"{file.name}.partial"
-
-
 def _read_run(file: Path) -> dict[str, Any]:
     try:
         run = json.loads(file.read_bytes())
@@ -160,7 +155,7 @@ def _read_run(file: Path) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:
-    before, after = _flat(old), _flat(new)
+    before, after = flat_settings(old), flat_settings(new)
     changed = [
         f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
@@ -173,8 +168,9 @@ def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any], fr
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a nested dict by their dotted names, as ``--set`` takes them."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

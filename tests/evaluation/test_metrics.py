@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.evaluation.metrics import classification_metrics, multi_label_metrics, regression_metrics, save_metrics
+from dnabert2_jax.evaluation.metrics import (
+    classification_metrics,
+    collapse_advice,
+    multi_label_metrics,
+    regression_metrics,
+    save_metrics,
+)
 
 
 def one_hot(predictions: list[int], num_classes: int) -> np.ndarray:
@@ -48,7 +54,19 @@ def test_macro_f1_is_over_the_classes_that_occur():
     assert scores["auroc_undefined"] == "no row has the label c"
 
 
-@pytest.mark.parametrize(("label", "mcc", "accuracy"), [([0, 1, 1], 0, 1 / 3), ([0, 0, 0], 0, 1), ([1, 1, 1], 0, 0)])
+def test_one_class_in_a_table_of_one_class_is_no_collapse():
+    scores = classification_metrics(np.zeros(5, int), np.tile([0.9, 0.1], (5, 1)), ["no", "yes"])
+    assert (scores["collapsed"], scores["accuracy"]) == (False, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "advice"), [("probe", "training.method=lora or full"), ("full", "raise the learning rate")]
+)
+def test_advice_for_a_collapsed_run_is_of_its_method(method, advice):
+    assert advice in collapse_advice(method)
+
+
+@pytest.mark.parametrize(("label", "mcc", "accuracy"), [([0, 1, 1], 0, 1 / 3), ([1, 1, 1], 0, 0)])
 def test_a_collapsed_model(label, mcc, accuracy):
     scores = classification_metrics(np.array(label), one_hot([0, 0, 0], 2), ["a", "b"])
     assert scores["collapsed"]

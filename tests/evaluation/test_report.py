@@ -163,6 +163,8 @@ def test_flaws_of_the_tables_are_counted_and_noted(finished: Path):
     }
     text = read(finished / "report.html").text
     assert "Cut to 30 tokens: 1 of 44 train rows; data.max_tokens" in text
+    assert "dnabert2 evaluate --model" in text
+    assert text.count("--max-tokens 30 --data") == 2
     assert "1 sequences of the train table have more than one label (lines 2, 42)" in text
     assert "2 test rows are in the train table too, 1 of them with another label" in text
 

@@ -1,6 +1,5 @@
 import gzip
 import json
-import pickle
 import shutil
 import subprocess
 import sys
@@ -252,13 +251,6 @@ def test_many_contigs(tmp_path: Path):
     corpus = build_corpus([SpeciesSource("a", [write_fasta(tmp_path / "x.fa", contigs)])], tmp_path / "corpus", min_contig=1)
     assert [text(corpus, i) for i in range(3000)] == list(contigs.values())
     assert corpus.contig_names[2999] == "contig_2999"
-
-
-def test_pickles_as_its_path(make_corpus):
-    corpus = make_corpus({"a": [random_dna(50_000, 0)]})
-    pickled = pickle.dumps(corpus)
-    assert len(pickled) < 1000
-    assert text(pickle.loads(pickled), 0) == text(corpus, 0)
 
 
 @pytest.mark.slow

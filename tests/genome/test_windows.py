@@ -1,5 +1,4 @@
 import itertools
-import pickle
 from collections import Counter
 
 import numpy as np
@@ -68,7 +67,7 @@ def test_a_window_depends_on_seed_and_index_alone(corpus: Corpus, indices, seed)
     together = windows.batch(indices)
     assert together == [windows[index] for index in indices]
     assert windows.batch(indices[::-1]) == together[::-1]
-    assert pickle.loads(pickle.dumps(windows)).batch(indices) == together
+    assert Windows(corpus, WINDOW, seed).batch(indices) == together
 
 
 def test_seeds_differ(corpus: Corpus):

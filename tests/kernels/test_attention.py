@@ -11,7 +11,7 @@ import pytest
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import BACKENDS, alibi_slopes, attention, choose_backend, tracing_for
-from dnabert2_jax.kernels.attention.shapes import TEST_SHAPES, AttentionShape
+from tests.kernels.shapes import TEST_SHAPES, AttentionShape
 
 TRITON_WILL_GO = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 """On a GPU, jax 0.11 and later announce the end of what pallas_gpu is compiled with."""

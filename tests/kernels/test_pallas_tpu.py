@@ -14,8 +14,8 @@ from dnabert2_jax.kernels.attention import alibi_slopes, attention, choose_backe
 from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
 from dnabert2_jax.kernels.attention.block_sizes import VMEM, row_fits, tpu_blocks
 from dnabert2_jax.kernels.attention.pallas_tpu_forward import SAFE_BOUND
-from dnabert2_jax.kernels.attention.shapes import AttentionShape
 from dnabert2_jax.kernels.attention.skipping import score_bound
+from tests.kernels.shapes import AttentionShape
 from tests.kernels.test_attention import assert_close, attend, compiled, definition, jit, make_inputs
 
 

@@ -2,7 +2,7 @@ import dnaio
 import pytest
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.training import train_bpe
 
 

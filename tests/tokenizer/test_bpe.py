@@ -1,4 +1,3 @@
-import pickle
 import random
 import re
 from pathlib import Path
@@ -11,7 +10,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.hashing import file_sha256
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.letters import AMBIGUITY_CODES
 from dnabert2_jax.tokenizer.special import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
@@ -143,12 +142,6 @@ def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path):
         assert loaded.pieces == tokenizer.pieces
         assert loaded.sha256 == tokenizer.sha256
         assert loaded.encode("GATTACANNACGT") == tokenizer.encode("GATTACANNACGT")
-
-
-def test_pickling(tokenizer: Tokenizer):
-    copy = pickle.loads(pickle.dumps(tokenizer))
-    assert copy.sha256 == tokenizer.sha256
-    assert copy.encode("GATTACANNACGT") == tokenizer.encode("GATTACANNACGT")
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path):

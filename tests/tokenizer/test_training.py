@@ -16,7 +16,7 @@ from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.genome.windows import Windows
 from dnabert2_jax.tokenizer import training
-from dnabert2_jax.tokenizer.bpe import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import SPECIAL_TOKENS
 from dnabert2_jax.tokenizer.training import SENTENCE_BASES, sample_corpus, train_bpe
 

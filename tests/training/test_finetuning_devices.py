@@ -35,6 +35,13 @@ def test_devices_that_cannot_share_a_batch(make_run, tmp_path, mesh, said):
         finetune(make_run(mesh=mesh), tmp_path / "run")
 
 
+def test_a_packed_run_does_not_go_on_with_other_rows(make_run, tmp_path):
+    packed = {"batching": "packed", "epochs": 1}
+    finetune(make_run(training=packed, mesh={"data": 1}), tmp_path / "run")
+    with pytest.raises(UserError, match=r"of packed rows\) changed since this run began; use another --workdir"):
+        finetune(make_run(training={**packed, "accumulate": 2}, mesh={"data": 1}), tmp_path / "run")
+
+
 @pytest.mark.parametrize(("rows", "devices"), [(8, 8), (12, 6), (7, 7), (11, 1), (1, 1)])
 def test_as_many_devices_as_divide_the_rows_are_taken(rows, devices):
     layout = spread_rows(MeshOptions(), rows, {"w": np.zeros(2)})

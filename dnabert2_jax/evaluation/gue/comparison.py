@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation import plots
 from dnabert2_jax.evaluation.gue.catalogue import METRIC_NAMES, REFERENCE, Task
+from dnabert2_jax.evaluation.gue.report import notes_on_tables
 from dnabert2_jax.evaluation.gue.summary import NONE, Summary, TaskSummary, format_score, summarize, task_of
 from dnabert2_jax.evaluation.plots import LIGHT, Theme, legend_below, new_figure
 from dnabert2_jax.evaluation.report.page import Section, grid, page, picture, write_page
@@ -104,6 +105,11 @@ def _page(benchmarks: Benchmarks) -> str:
 def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | None]]]) -> list[str]:
     """Why columns may not be comparable."""
     notes = []
+    caps = {summary["asked"]["max_train_rows"] for summary in benchmarks.values()}
+    if len(caps) == 1 and None not in caps:
+        notes.append(f"At most {caps.pop():,} training rows were used; the published scores come from all rows.")
+    elif len(caps) > 1:
+        notes.append(f"The k-mer regression is that of {next(iter(benchmarks))}; it learned from as many rows as that.")
     for key, what in (("mode", "modes"), ("max_train_rows", "caps of the training rows")):
         values = {name: summary["asked"][key] or "none" for name, summary in benchmarks.items()}
         if len(set(values.values())) > 1:
@@ -115,6 +121,20 @@ def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | N
     ]
     if changed:
         notes.append(f"Different tables under one name, so that scores are no comparison: {', '.join(changed)}.")
+    seeds = {
+        f"{task.name} {name} {len(column['runs'])}"
+        for task, columns in scored
+        if len({len(column["runs"]) for column in columns if column}) > 1
+        for name, column in zip(benchmarks, columns, strict=True)
+        if column
+    }
+    if seeds:
+        notes.append(f"Different numbers of seeds: {', '.join(sorted(seeds))}.")
+    tables = {task["task"]: task for summary in benchmarks.values() for task in summary["tasks"] if task["scores"]}
+    notes.extend(notes_on_tables(list(tables.values())))
+    for name, summary in benchmarks.items():
+        if collapsed := [task["task"] for task in summary["tasks"] if task["collapsed_runs"]]:
+            notes.append(f"{name}: among the scores of {', '.join(collapsed)} are some of collapsed runs.")
     if missing := [task.name for task, columns in scored if not all(columns)]:
         notes.append(f"Not in every column: {', '.join(missing)}.")
     for name, summary in benchmarks.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from dnabert2_jax.data.tables import read_records, read_text
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.evaluation.gue.catalogue import SPLITS, Task, catalogue, identify
+from dnabert2_jax.training.workdir import RUN_FILE
 
 _TABLE = re.compile(r"(train|dev|val|valid|validation|eval|test)\.(csv|tsv)(\.gz)?", re.IGNORECASE)
 _DEV_NAMES = {"dev", "val", "valid", "validation", "eval"}
@@ -97,6 +98,9 @@ def _table_directories(data: Path) -> Iterator[tuple[Path, dict[str, list[Path]]
     """Directories with a file called like a table, and these files by split."""
     for root, folders, files in os.walk(data, followlinks=True):
         directory = Path(root)
+        if RUN_FILE in files:  # a run or a benchmark, with tables of its own: no data set
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if len(directory.relative_to(data).parts) == _DEEPEST:
             folders.clear()

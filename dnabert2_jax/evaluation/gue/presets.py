@@ -6,7 +6,7 @@ from typing import Any
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.gue.catalogue import SPLITS, Mode, Task
-from dnabert2_jax.runs import FinetuneRun, load_run
+from dnabert2_jax.runs import FinetuneRun, load_run, run_to_dict
 
 MODES: dict[Mode, dict[str, dict[str, Any]]] = {
     # The original asks its collator for ids and labels alone, so that token types are lost on the way, and it keeps the
@@ -21,6 +21,9 @@ _FIXED = {
     *("model", "model.path", "model.size", "model.tokenizer"),
 }
 _ROUND = 8
+
+NEVER = 1_000_000
+"""The patience of every run: evaluations without a better one, more than any run has. The original does not stop early."""
 
 
 def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict[str, dict[str, Any]]:
@@ -53,8 +56,7 @@ def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict
     training = content["training"]
     if settings.max_steps is not None:
         training["max_steps"] = settings.max_steps
-    steps = settings.max_steps or settings.epochs * steps_of_epoch
-    training["patience"] = -(-steps * evaluations // steps_of_epoch)  # of all evaluations: nothing stops early
+    training["patience"] = NEVER
     for section, values in MODES[mode].items():
         content[section] = {**content.get(section, {}), **values}
     return content
@@ -69,7 +71,7 @@ def write_run(
     tables: dict[str, Path],
     overrides: tuple[str, ...],
 ) -> FinetuneRun:
-    """Write the run as the TOML file that `dnabert2 finetune` takes, and read it back with the overrides.
+    """Write the run, overrides included, as the TOML file that `dnabert2 finetune` takes.
 
     Args:
         file: to write.
@@ -82,16 +84,30 @@ def write_run(
     Raises:
         UserError: a setting is not accepted, or not together with the others.
     """
+    changed = {override.partition("=")[0].strip() for override in overrides}
+    training = content["training"]
+    if "training.epochs" in changed and "training.max_steps" not in changed:  # who asks for epochs gets them
+        training = {key: value for key, value in training.items() if key != "max_steps"}
     sections = {
         "model": model,
         **content,
+        "training": training,
         "data": {**{split: str(path) for split, path in tables.items()}, **content["data"]},
     }
-    lines = ['command = "finetune"', f"seed = {seed}"]
-    for name, values in sections.items():
-        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return load_run(FinetuneRun, file, overrides)
+    file.write_text(_toml({"command": "finetune", "seed": seed, **sections}), encoding="utf-8")
+    run = load_run(FinetuneRun, file, overrides)
+    file.write_text(_toml(run_to_dict(run)), encoding="utf-8")
+    return run
+
+
+def _toml(content: dict[str, Any]) -> str:
+    """Values and sections of values; TOML has no word for None, which a run takes for a missing key."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict)]
+    for name, section in content.items():
+        if isinstance(section, dict):
+            values = [f"{key} = {json.dumps(value)}" for key, value in section.items() if value is not None]
+            lines += ["", f"[{name}]", *values]
+    return "\n".join(lines) + "\n"
 
 
 def check_overrides(overrides: tuple[str, ...], model: dict[str, str]) -> FinetuneRun:
@@ -105,6 +121,10 @@ def check_overrides(overrides: tuple[str, ...], model: dict[str, str]) -> Finetu
     """
     for override in overrides:
         key = override.partition("=")[0].strip()
+        if key == "data.task":
+            raise UserError(
+                f"--set {override}: the benchmark is of classes; measurements and several labels go to `dnabert2 finetune`"
+            )
         if key in _FIXED:
             raise UserError(f"--set {override}: `gue run` gives every run its {key}; use --seeds, --data and --model")
     start = [f"model.{key}={value}" for key, value in model.items()]

@@ -1,6 +1,5 @@
 """The benchmark's page, made from its directory, so that it can be made again at any time."""
 
-import os
 from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
@@ -18,7 +17,7 @@ from dnabert2_jax.evaluation.gue.summary import (
     summarize,
     task_of,
 )
-from dnabert2_jax.evaluation.report.page import Section, grid, page
+from dnabert2_jax.evaluation.report.page import Section, grid, page, write_page
 from dnabert2_jax.evaluation.report.sections import draw_pictures
 from dnabert2_jax.manifest import write_json
 
@@ -36,16 +35,13 @@ def write_gue_report(workdir: Path) -> Path:
         UserError: the directory holds no benchmark, a record is damaged, or it cannot be written to.
     """
     summary = summarize(workdir)
-    file = workdir / REPORT_FILE
     document = _page(workdir, summary)
-    partial = file.with_name(f".{file.name}.partial")
+    file = workdir / SUMMARY_FILE
     try:
-        write_json(workdir / SUMMARY_FILE, summary)
-        partial.write_text(document, encoding="utf-8")
-        os.replace(partial, file)
+        write_json(file, summary)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error
-    return file
+    return write_page(workdir / REPORT_FILE, document)
 
 
 def _page(workdir: Path, summary: Summary) -> str:
@@ -69,7 +65,7 @@ def _page(workdir: Path, summary: Summary) -> str:
     if summary["tasks"]:
         sections.append(_data(summary["tasks"]))
     if scored:
-        sections += [_settings(scored), _runs(scored)]
+        sections += [_settings(scored, summary["asked"]["overrides"]), _runs(scored)]
     sections.append(_absent(summary))
     asked = summary["asked"]
     subtitle = f"mode {asked['mode']}, model {asked['model']}"
@@ -96,11 +92,18 @@ def _notes(summary: Summary) -> Iterable[str]:
             f"{collapsed} of {attempts} runs collapsed (every test row predicted as one class): {again}"
             f"{still} of the scores below come from a collapsed run."
         )
+    if pending := _pending(summary):
+        yield f"Not finished: {len(pending)} data sets have runs to come; the last section names them."
     if failed := {task["task"]: len(task["failures"]) for task in tasks if task["failures"]}:
         count = ", ".join(f"{name} ({runs})" for name, runs in failed.items())
         yield f"Runs that failed: {count}; the last section says why."
     if summary["problems"]:
         yield f"Data sets that could not be used: {', '.join(summary['problems'])}; the last section says why."
+    yield from notes_on_tables(tasks)
+
+
+def notes_on_tables(tasks: list[TaskSummary]) -> Iterable[str]:
+    """What of the tables a reader must know before comparing scores."""
     if odd := [task["task"] for task in tasks if task["data"]["remarks"]]:
         yield f"Other rows than published: {', '.join(odd)}; see Data. Scores of other rows are no comparison."
     if leaked := {task["task"]: len(task["data"]["leaked_lines"]) for task in tasks if task["data"]["leaked_lines"]}:
@@ -227,7 +230,11 @@ def _data(tasks: list[TaskSummary]) -> Section:
     return Section("data", "Data", text + grid(header, rows) + odd)
 
 
-def _settings(tasks: list[TaskSummary]) -> Section:
+_OF_STEPS = slice(4, None)
+"""The columns of the settings that concern a run of optimizer steps."""
+
+
+def _settings(tasks: list[TaskSummary], overrides: list[str]) -> Section:
     columns: dict[str, Callable[[dict[str, dict[str, object]]], object]] = {
         "method": lambda run: run["training"]["method"],
         "max tokens": lambda run: run["data"]["max_tokens"],
@@ -244,10 +251,15 @@ def _settings(tasks: list[TaskSummary]) -> Section:
     for summary in tasks:
         task, run = task_of(summary), summary["runs"][0]["attempts"][-1]["run"]
         source = "published" if task.has_published_settings else "defaults"
+        if overrides:
+            source += ", changed by --set"
         whole = run["training"]["epochs"] * -(-summary["data"]["train_rows"] // run["training"]["batch_size"])
         steps = run["training"].get("max_steps") or whole
-        rows.append((summary["task"], source, *(f"{read(run)}" for read in columns.values()), f"{steps:,}"))
-    text = "<p>The original's settings where they are published. The mouse data sets have fixed steps, not epochs.</p>"
+        cells = [*(f"{read(run)}" for read in columns.values()), f"{steps:,}"]
+        if run["training"]["method"] == "probe":  # fitted at once, by none of these
+            cells[_OF_STEPS] = [NONE] * len(cells[_OF_STEPS])
+        rows.append((summary["task"], source, *cells))
+    text = "<p>The original's settings where they are published; where its epochs are no number, its steps are.</p>"
     header = ("data set", "settings", *columns, "steps")
     return Section("settings", "Settings", text + grid(header, rows, text_columns=3))
 
@@ -287,10 +299,20 @@ def _absent(summary: Summary) -> Section:
     rows = [(name, "could not be used", problem) for name, problem in summary["problems"].items()]
     for task in summary["tasks"]:
         rows += [(task["task"], f"seed {seed} failed", error) for seed, error in task["failures"].items()]
-    body = grid(("data set", "", "why"), rows, text_columns=3) if rows else "<p>Everything that was found was run.</p>"
+    body = grid(("data set", "", "why"), rows, text_columns=3) if rows else ""
+    if pending := _pending(summary):
+        rest = ", ".join(f"{name} ({what})" for name, what in pending.items())
+        body += f"<h3>Not run yet</h3><p>{escape(rest)}. The same command goes on.</p>"
+    body = body or "<p>Everything that was found was run.</p>"
     if summary["missing"]:
         body += f"<h3>Of GUE, without a result</h3><p>{escape(', '.join(summary['missing']))}</p>"
     return Section("absent", "Not run", body)
+
+
+def _pending(summary: Summary) -> dict[str, str]:
+    """What was asked for and is still to do, by data set."""
+    seeds = {task["task"]: ", ".join(map(str, task["pending"])) for task in summary["tasks"] if task["pending"]}
+    return {name: f"seed {numbers}" for name, numbers in seeds.items()} | dict.fromkeys(summary["unprepared"], "all seeds")
 
 
 def _letters(summary: TaskSummary) -> str:

@@ -25,8 +25,8 @@ from dnabert2_jax.evaluation.gue.catalogue import Mode
 from dnabert2_jax.evaluation.gue.discovery import Discovery, FoundTask, discover
 from dnabert2_jax.evaluation.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.evaluation.gue.report import write_gue_report
-from dnabert2_jax.evaluation.gue.summary import PROBLEMS_FILE, read_record
-from dnabert2_jax.evaluation.gue.tables import TaskData, prepare, scores_without, table_hashes
+from dnabert2_jax.evaluation.gue.summary import FOUND_FILE, read_record, remember_found
+from dnabert2_jax.evaluation.gue.tables import CAPPED_TABLE, TaskData, prepare, scores_without, table_hashes
 from dnabert2_jax.evaluation.report.sections import PREDICTIONS_FILE
 from dnabert2_jax.manifest import write_json
 from dnabert2_jax.model_directory import tree_sha256
@@ -110,7 +110,8 @@ def run_gue(run: GueRun) -> Path:
         "overrides": list(run.overrides),
     }
     directory = Workdir(run.workdir, asked)
-    directory.write_json(PROBLEMS_FILE, discovery.problems)
+    names = [found.task.name for found in discovery.found]
+    directory.write_json(FOUND_FILE, remember_found(run.workdir, names, discovery.problems, run.seeds))
     _say(discovery)
 
     failures = dict(discovery.problems)
@@ -122,7 +123,7 @@ def run_gue(run: GueRun) -> Path:
         try:
             data = _prepared(found, tokenizer, folder, run.max_train_rows)
         except Exception as error:
-            failures[found.task.name] = _record_failure(failed, error, {"task": found.task.name})
+            failures[found.task.name] = _record_failure(failed, _of_classes(error), {"task": found.task.name})
             continue
         failed.unlink(missing_ok=True)
         ready.append((found, data, folder))
@@ -181,7 +182,9 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
     """Fine-tune; in recommended mode again with another seed where the run collapsed, unless it is a probe."""
     began = time.monotonic()
     content = preset(found.task, run.mode, longest_row=data["longest_row"], train_rows=data["train_rows"])
-    tables = {**{split: path.resolve() for split, path in found.tables.items()}, "train": Path(data["train"]).resolve()}
+    tables = {split: path.resolve() for split, path in found.tables.items()}
+    if data["capped"]:
+        tables["train"] = (folder / CAPPED_TABLE).resolve()
     attempts: list[dict[str, Any]] = []
     for attempt in range(MOST_ATTEMPTS):
         this_seed = seed + attempt * _NEXT_SEED
@@ -229,6 +232,13 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
         **{key: attempts[-1][key] for key in ("collapsed", "dev", "test", "clean")},
         "attempts": attempts,
     }
+
+
+def _of_classes(error: Exception) -> Exception:
+    """Where the remedy would be another task for the table, say whose that is: the benchmark has one kind."""
+    if isinstance(error, UserError) and "data.task" in str(error):
+        return UserError(f"{error} (with `dnabert2 finetune`; the benchmark is of classes)")
+    return error
 
 
 def _done(record: Path) -> bool:

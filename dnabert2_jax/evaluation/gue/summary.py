@@ -12,8 +12,8 @@ from dnabert2_jax.evaluation.gue.catalogue import METRIC_NAMES, REFERENCE, Task,
 from dnabert2_jax.evaluation.gue.tables import TaskData
 from dnabert2_jax.training.workdir import RUN_FILE
 
-PROBLEMS_FILE = "problems.json"
-"""Directories that look like data sets and could not be used, and why; as the last call found them."""
+FOUND_FILE = "found.json"
+"""What the calls so far found: the seeds asked for by data set, and why a directory that looks like one is not used."""
 
 NONE = "—"
 """What a table shows where there is nothing to show."""
@@ -45,6 +45,7 @@ class TaskSummary(TypedDict):
         collapsed_runs: finished runs whose last attempt collapsed.
         collapsed_attempts: all attempts that collapsed.
         failures: message by seed.
+        pending: seeds that were asked for and are not done, nor failed.
     """
 
     task: str
@@ -55,6 +56,7 @@ class TaskSummary(TypedDict):
     collapsed_runs: int
     collapsed_attempts: int
     failures: dict[str, str]
+    pending: list[int]
 
 
 class Summary(TypedDict):
@@ -63,12 +65,14 @@ class Summary(TypedDict):
     Attributes:
         asked: mode, model and limits.
         tasks: in the benchmark's order, others last.
-        missing: data sets of GUE without a finished run and without a problem.
+        unprepared: data sets that were found, and whose tables are not read yet.
+        missing: data sets of GUE that are in none of the others.
         problems: data sets that could not be used, and why.
     """
 
     asked: dict[str, Any]
     tasks: list[TaskSummary]
+    unprepared: list[str]
     missing: list[str]
     problems: dict[str, str]
 
@@ -83,16 +87,32 @@ def summarize(workdir: Path) -> Summary:
     if asked.get("command") != "gue run":
         raise UserError(f"{workdir} holds no benchmark (no {RUN_FILE} of `dnabert2 gue run`); name the --workdir of one")
     folder = workdir / "tasks"
-    problems = dict(read_record(workdir / PROBLEMS_FILE))
+    found = _found(workdir)
+    problems = dict(found["problems"])
     for record in sorted(folder.rglob("failed.json")):
         problems[record.parent.relative_to(folder).as_posix()] = read_record(record)["error"]
     names = [record.parent.relative_to(folder).as_posix() for record in sorted(folder.rglob("data.json"))]
     known = list(catalogue())
     names.sort(key=lambda name: (known.index(name) if name in known else len(known), name))
-    tasks = [_summary(name, folder / name) for name in names]
-    told = {task["task"] for task in tasks if task["runs"] or task["failures"]} | problems.keys()
+    seeds: dict[str, int] = found["seeds"]
+    tasks = [_summary(name, folder / name, seeds.get(name, 0)) for name in names]
+    unprepared = [name for name in seeds if name not in names and name not in problems]
+    told = {*names, *unprepared, *problems}
     missing = [task.name for task in catalogue().values() if task.suite == "GUE" and task.name not in told]
-    return Summary(asked=asked, tasks=tasks, missing=missing, problems=problems)
+    return Summary(asked=asked, tasks=tasks, unprepared=unprepared, missing=missing, problems=problems)
+
+
+def remember_found(workdir: Path, found: Iterable[str], problems: dict[str, str], seeds: int) -> dict[str, Any]:
+    """What to write to :data:`FOUND_FILE` after a call that looked at some data sets; what others found stays."""
+    before = _found(workdir)
+    asked = {**before["seeds"], **{name: max(seeds, before["seeds"].get(name, 0)) for name in found}}
+    still = {name: why for name, why in before["problems"].items() if name not in asked}
+    return {"seeds": asked, "problems": still | problems}
+
+
+def _found(workdir: Path) -> dict[str, Any]:
+    file = workdir / FOUND_FILE
+    return read_record(file) if file.exists() else {"seeds": {}, "problems": {}}
 
 
 def task_of(summary: TaskSummary) -> Task:
@@ -149,7 +169,7 @@ def format_score(score: Score) -> str:
     return f"{100 * score['mean']:.2f}{deviation}"
 
 
-def _summary(name: str, folder: Path) -> TaskSummary:
+def _summary(name: str, folder: Path, seeds: int) -> TaskSummary:
     records = sorted((read_record(file) for file in folder.glob("seed_*.json")), key=lambda record: record["seed"])
     runs = [record for record in records if record["status"] == "done"]
     return TaskSummary(
@@ -161,6 +181,7 @@ def _summary(name: str, folder: Path) -> TaskSummary:
         collapsed_runs=sum(run["collapsed"] for run in runs),
         collapsed_attempts=sum(run["collapsed_attempts"] for run in runs),
         failures={str(record["seed"]): record["error"] for record in records if record["status"] == "failed"},
+        pending=sorted(set(range(seeds)) - {record["seed"] for record in records}),
     )
 
 

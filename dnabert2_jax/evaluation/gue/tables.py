@@ -3,7 +3,6 @@
 import csv
 import time
 from collections import Counter
-from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -23,32 +22,33 @@ from dnabert2_jax.hashing import file_sha256, hash64
 _CAP = 0xCA9  # keeps the draw of a capped table apart from every other use of a seed
 _NO_LIMIT = 2**30
 
+CAPPED_TABLE = "train_capped.csv"
+"""The rows that runs learn from where not all are; no name that discovery takes for a table."""
+
 
 class TaskData(TypedDict):
     """What is known of a data set before any run; JSON-ready.
 
     Attributes:
-        directory: where it lies.
         sha256: of each table.
         remarks: where its rows differ from the published ones.
         report: the counts of the whole tables, rows cut as the original cuts them.
         leaked_lines: lines of the test table whose sequence the train or the dev table has, too.
         longest_row: tokens of the longest row, special tokens included.
         train_rows: rows that runs learn from.
-        train: the table of those rows: the data set's own, or a capped one beside this record.
+        capped: are those rows in a table of their own, :data:`CAPPED_TABLE` beside this record?
         kmer: scores of the k-mer regression on the test table, learned from the same rows.
         kmer_clean: the same without leaked rows; None where no row is left.
         kmer_seconds: what it took.
     """
 
-    directory: str
     sha256: dict[str, str]
     remarks: list[str]
     report: TablesReport
     leaked_lines: list[int]
     longest_row: int
     train_rows: int
-    train: str
+    capped: bool
     kmer: ClassificationMetrics
     kmer_clean: ClassificationMetrics | None
     kmer_seconds: float
@@ -60,7 +60,7 @@ def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_row
     Args:
         found: the data set.
         tokenizer: that of the model.
-        folder: gets ``train.csv`` where rows are capped.
+        folder: gets :data:`CAPPED_TABLE` where rows are capped.
         max_train_rows: rows to learn from, at most.
 
     Raises:
@@ -73,24 +73,23 @@ def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_row
     if limit == _NO_LIMIT:
         encoded = {split: replace(table, max_tokens=longest) for split, table in encoded.items()}
     leaked = leaked_lines(splits)
-    train, train_path = splits.train, found.tables["train"]
-    if max_train_rows is not None and max_train_rows < len(train):
-        train = take_rows(train, capped_rows(train.labels, max_train_rows))
-        train_path = folder / "train.csv"
-        write_table(train_path, train)
+    train = splits.train
+    capped = max_train_rows is not None and max_train_rows < len(train)
+    if max_train_rows is not None and capped:
+        train = train.take(capped_rows(train.labels, max_train_rows))
+        write_table(folder / CAPPED_TABLE, train)
     began = time.monotonic()
     kmer = KmerBaseline().fit(train, splits.dev, splits.labels)
     probabilities = kmer.predict_proba(splits.test)
     labels, names = splits.labels.encode(splits.test), splits.labels.names
     return TaskData(
-        directory=str(found.directory),
         sha256=table_hashes(found),
         remarks=list(found.remarks),
         report=tables_report(splits, encoded),
         leaked_lines=leaked,
         longest_row=longest,
         train_rows=len(train),
-        train=str(train_path),
+        capped=capped,
         kmer=classification_metrics(labels, probabilities, names),
         kmer_clean=scores_without(labels, probabilities, names, np.array(splits.test.lines), leaked),
         kmer_seconds=time.monotonic() - began,
@@ -104,8 +103,8 @@ def table_hashes(found: FoundTask) -> dict[str, str]:
 
 def leaked_lines(splits: Splits) -> list[int]:
     """Lines of the test table whose sequence (pair) the train or the dev table has, too."""
-    seen = {*_keys(splits.train), *_keys(splits.dev)}
-    return [line for line, key in zip(splits.test.lines, _keys(splits.test), strict=True) if key in seen]
+    seen = {*splits.train.keys(), *splits.dev.keys()}
+    return [line for line, key in zip(splits.test.lines, splits.test.keys(), strict=True) if key in seen]
 
 
 def scores_without(
@@ -141,21 +140,6 @@ def capped_rows(labels: list[str], rows: int) -> list[int]:
         share[int(row)] = taken[label] / total[label]
         taken[label] += 1
     return sorted(sorted(share, key=share.__getitem__)[:rows])
-
-
-def _keys(table: Table) -> list[Hashable]:
-    return list(zip(table.sequences, table.pairs, strict=True)) if table.pairs is not None else list(table.sequences)
-
-
-def take_rows(table: Table, rows: list[int]) -> Table:
-    """Some rows of a table, with their lines in its file."""
-    return replace(
-        table,
-        sequences=[table.sequences[row] for row in rows],
-        pairs=None if table.pairs is None else [table.pairs[row] for row in rows],
-        labels=[table.labels[row] for row in rows],
-        lines=[table.lines[row] for row in rows],
-    )
 
 
 def write_table(path: Path, table: Table) -> None:

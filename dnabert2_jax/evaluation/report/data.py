@@ -140,10 +140,6 @@ def corpus_report(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _sequences(table: Table) -> list[Hashable]:
-    return list(zip(table.sequences, table.pairs, strict=True)) if table.pairs is not None else list(table.sequences)
-
-
 def _said(encoded: EncodedTable) -> list[bytes]:
     """Labels to compare: ``a;b`` and ``b;a`` are the same labels, 0.5 and 0.50 the same number."""
     return [label.tobytes() for label in encoded.labels]
@@ -151,7 +147,7 @@ def _said(encoded: EncodedTable) -> list[bytes]:
 
 def _labels_by_sequence(table: Table, encoded: EncodedTable) -> dict[Hashable, set[bytes]]:
     labels: dict[Hashable, set[bytes]] = {}
-    for sequence, label in zip(_sequences(table), _said(encoded), strict=True):
+    for sequence, label in zip(table.keys(), _said(encoded), strict=True):
         labels.setdefault(sequence, set()).add(label)
     return labels
 
@@ -161,7 +157,7 @@ def _table_report(table: Table, encoded: EncodedTable, labels: dict[Hashable, se
     if table.pairs is not None:
         bases = bases + np.array([len(sequence) for sequence in table.pairs])
     lengths, rows = np.unique(encoded.full_lengths, return_counts=True)
-    contradictory = [n for n, sequence in enumerate(_sequences(table)) if len(labels[sequence]) > 1]
+    contradictory = [n for n, sequence in enumerate(table.keys()) if len(labels[sequence]) > 1]
     return TableReport(
         path=str(table.path),
         rows=len(table),
@@ -193,7 +189,7 @@ def _measurements(values: NDArray[np.floating]) -> dict[str, float]:
 
 
 def _shared(earlier: str, later: str, labels: dict[Hashable, set[bytes]], table: Table, encoded: EncodedTable) -> SharedRows:
-    sequences, said = _sequences(table), _said(encoded)
+    sequences, said = table.keys(), _said(encoded)
     shared = [row for row, sequence in enumerate(sequences) if sequence in labels]
     return SharedRows(
         earlier=earlier,

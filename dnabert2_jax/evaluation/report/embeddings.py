@@ -1,14 +1,12 @@
 """What a trained classifier sees of its test rows, for the report's map."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from dnabert2_jax.data.classification import choose_lengths, encode_table, evaluation_batches
-from dnabert2_jax.data.tables import LabelSet, Table, read_table
+from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.report.run import read_run, save_arrays
 from dnabert2_jax.evaluation.report.sections import EMBEDDINGS_FILE
@@ -41,7 +39,7 @@ def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
     if run.data.task != "single_label":
         raise UserError(f"{workdir}: a map shows the classes of single_label runs, this one is of data.task {run.data.task}")
     whole = read_table(run.data.test)
-    table = _rows(whole, np.unique(np.linspace(0, len(whole) - 1, min(most_rows, len(whole))).astype(np.int64)))
+    table = whole.take(np.unique(np.linspace(0, len(whole) - 1, min(most_rows, len(whole))).astype(np.int64)))
     labels, types = LabelSet(model.labels), model.head.token_types
     encoded = encode_table(table, model.tokenizer, labels, run.data.max_tokens, token_types=types)
     compute = resolve_compute(run.model.precision, run.model.attention)
@@ -56,13 +54,3 @@ def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
     file = workdir / EMBEDDINGS_FILE
     save_arrays(file, embeddings=embeddings, labels=encoded.labels, lines=np.array(table.lines, np.int64))
     return file
-
-
-def _rows(table: Table, rows: NDArray[np.int64]) -> Table:
-    return replace(
-        table,
-        sequences=[table.sequences[row] for row in rows],
-        pairs=None if table.pairs is None else [table.pairs[row] for row in rows],
-        labels=[table.labels[row] for row in rows],
-        lines=[table.lines[row] for row in rows],
-    )

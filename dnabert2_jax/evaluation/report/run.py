@@ -13,6 +13,7 @@ from dnabert2_jax.config import TaskKind
 from dnabert2_jax.data.classification import EncodedTable
 from dnabert2_jax.data.tables import Splits
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.evaluation.metrics import collapse_advice
 from dnabert2_jax.evaluation.plots import MapMethod
 from dnabert2_jax.evaluation.report.data import corpus_report, notes_on, tables_report
 from dnabert2_jax.evaluation.report.page import page, write_page
@@ -128,7 +129,8 @@ def _finetuning_page(run: Material) -> str:
         test = run.scores["test"]
         figures = score_figures(task, run.scores)
         if test["collapsed"]:
-            notes.append("Every test row was predicted alike: the run collapsed; try another seed or a lower learning rate.")
+            advice = collapse_advice(run.run["training"]["method"])
+            notes.append(f"Every test row was predicted alike: the run collapsed; {advice}.")
         sections.append(score_section(task, run, test))
     if run.data is not None:
         notes.extend(notes_on(run.data))

@@ -14,6 +14,7 @@ from dnabert2_jax.evaluation.plots import MapMethod, Theme
 from dnabert2_jax.evaluation.report.data import TablesReport
 from dnabert2_jax.evaluation.report.page import Section, command, grid, picture, settings
 from dnabert2_jax.evaluation.species import species_curves, species_losses
+from dnabert2_jax.runs import DEFAULT_MAX_TOKENS
 
 PICTURES = "pictures"
 PREDICTIONS_FILE = "test_predictions.npz"
@@ -132,13 +133,14 @@ def corpus_section(data: dict[str, Any]) -> Section:
 
 def finetuning_commands(run: Material) -> list[tuple[str, str]]:
     """(what for, command) for a classifier."""
-    model = shlex.quote(str(run.workdir / "model"))
+    model, limit = shlex.quote(str(run.workdir / "model")), run.run["data"]["max_tokens"]
+    classifier = f"--model {model}" + (f" --max-tokens {limit}" if limit != DEFAULT_MAX_TOKENS else "")
     commands = [
         (
             "Label new sequences (CSV, TSV or FASTA):",
-            f"dnabert2 predict --model {model} --data new.fa --out predictions.csv",
+            f"dnabert2 predict {classifier} --data new.fa --out predictions.csv",
         ),
-        ("Score another labelled table:", f"dnabert2 evaluate --model {model} --data table.csv --out scores.json"),
+        ("Score another labelled table:", f"dnabert2 evaluate {classifier} --data table.csv --out scores.json"),
         ("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
     ]
     if run.run["training"]["method"] == "lora":

@@ -72,10 +72,29 @@ def test_every_preset_is_a_run_that_the_file_gives_again(tmp_path, mode):
             tables=tables,
             overrides=("training.method=lora",),
         )
-        assert load_run(FinetuneRun, file, ["training.method=lora"]) == run
+        assert load_run(FinetuneRun, file) == run
         assert (run.seed, run.data.train, run.model.path) == (7, tables["train"], tmp_path / "model")
         assert run.training.method == "lora"
         assert run.training.patience >= len(evaluation_steps(run.training, -(-1000 // run.training.batch_size)))
+
+
+def test_who_asks_for_epochs_gets_them_where_steps_are_published(tmp_path):
+    task = TASKS["mouse/3"]
+    content = preset(task, "recommended", longest_row=300, train_rows=1000)
+    tables = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
+
+    def steps(*overrides):
+        run = write_run(tmp_path / "run.toml", content, seed=0, model={"path": "m"}, tables=tables, overrides=overrides)
+        return run.training.steps(32)
+
+    assert steps() == task.settings.max_steps == 1000
+    assert steps("training.epochs=2") == 64
+    assert steps("training.epochs=2", "training.max_steps=7") == 7
+
+
+def test_measurements_are_sent_elsewhere():
+    with pytest.raises(UserError, match=r"the benchmark is of classes; .* go to `dnabert2 finetune`"):
+        check_overrides(("data.task=regression",), {"path": "model"})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +103,6 @@ def test_every_preset_is_a_run_that_the_file_gives_again(tmp_path, mode):
         "seed=3",
         "data={}",
         "data.train=x.csv",
-        "data.task=regression",
         "model.path=elsewhere",
         "model.tokenizer=t",
         " seed =1",

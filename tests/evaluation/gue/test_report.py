@@ -41,7 +41,8 @@ def workdir(tmp_path_factory) -> Path:
     asked = {"command": "gue run", "mode": "recommended", "model": "m<1>", "max_train_rows": 30, "overrides": ["a.b=1"]}
     (path / "out").mkdir()
     write_json(path / "out" / "run.json", asked)
-    write_json(path / "out" / "problems.json", {"tf/1": "torn & <lost>"})
+    seeds = {"prom/prom_core_tata": 4, "prom/prom_core_all": 2}
+    write_json(path / "out" / "found.json", {"seeds": seeds, "problems": {"tf/1": "torn & <lost>"}})
     for task, scores in SCORES.items():
         tiny_task(path / "GUE" / task)
         folder = path / "out" / "tasks" / task
@@ -130,11 +131,13 @@ def test_the_ten_published_models_stand_beside(page):
 def test_what_was_not_run_is_listed_with_its_reason(page, workdir):
     assert ["tf/1", "could not be used", "torn & <lost>"] in page.rows
     assert ["virus/covid", "seed 2 failed", "no & memory"] in page.rows
-    [missing] = re.findall("<h3>Of GUE, without a result</h3><p>(.*?)</p>", (workdir / "report.html").read_text())
+    text = (workdir / "report.html").read_text()
+    assert "<h3>Not run yet</h3><p>prom/prom_core_tata (seed 3), prom/prom_core_all (all seeds)." in text
+    [missing] = re.findall("<h3>Of GUE, without a result</h3><p>(.*?)</p>", text)
     assert missing.split(", ") == [
         task.name
         for task in catalogue().values()
-        if task.suite == "GUE" and task.name not in ("prom/prom_core_tata", "virus/covid", "tf/1")
+        if task.suite == "GUE" and task.name not in ("prom/prom_core_tata", "prom/prom_core_all", "virus/covid", "tf/1")
     ]
 
 
@@ -146,6 +149,7 @@ def test_a_reader_is_told_what_to_know(workdir):
         "1 of 7 runs collapsed",
         "0 of the scores below come from a collapsed run",
         "Runs that failed: virus/covid (1)",
+        "Not finished: 2 data sets have runs to come",
         "Other rows than published: prom/prom_core_tata, virus/covid",
     ):
         assert any(said in note for note in notes), said
@@ -168,7 +172,6 @@ def test_a_benchmark_without_a_finished_run_has_a_page(tmp_path):
         tmp_path / "run.json",
         {"command": "gue run", "mode": "parity", "model": "m", "max_train_rows": None, "overrides": []},
     )
-    write_json(tmp_path / "problems.json", {})
     assert "tf/0" in write_gue_report(tmp_path).read_text()
 
 
@@ -182,6 +185,6 @@ def test_another_directory_is_refused(tmp_path, command):
 
 def test_a_damaged_record_is_named(tmp_path):
     write_json(tmp_path / "run.json", {"command": "gue run"})
-    (tmp_path / "problems.json").write_text("{")
-    with pytest.raises(UserError, match=r"problems\.json cannot be read .*; remove it and give the command again"):
+    (tmp_path / "found.json").write_text("{")
+    with pytest.raises(UserError, match=r"found\.json cannot be read .*; remove it and give the command again"):
         write_gue_report(tmp_path)

@@ -4,6 +4,8 @@ What happens around the runs (failure, collapse, going on) is tested with a trai
 tests of its own, and test_runner_real.py does the same with real runs.
 """
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,7 +74,7 @@ def test_scores_without_leaked_rows_are_of_one_row_less(whole):
 
 def test_a_run_is_written_as_the_file_that_repeats_it(whole):
     workdir, _ = whole
-    run = load_run(FinetuneRun, workdir / "tasks" / "tf" / "0" / "seed_0.toml", SETTINGS)
+    run = load_run(FinetuneRun, workdir / "tasks" / "tf" / "0" / "seed_0.toml")
     assert run_to_dict(run) == record(workdir, "tf/0")["attempts"][0]["run"]
 
 
@@ -179,6 +181,28 @@ def test_rows_are_capped_for_the_run_and_for_the_regression(home, train):
     settings = record(home / "capped", "tf/0")["attempts"][0]["run"]
     assert len(read_table(Path(settings["data"]["train"]))) == record(home / "capped", "tf/0", "data")["train_rows"] == 20
     assert len(read_table(Path(settings["data"]["test"]))) == 31
+
+
+def test_another_directory_may_go_on_with_a_capped_benchmark(home, train, monkeypatch):
+    train(fails={1: KeyboardInterrupt()})
+    monkeypatch.chdir(home)
+    with pytest.raises(KeyboardInterrupt):
+        run_gue(benchmark(Path(), "moved", seeds=2, max_train_rows=20))
+    (home / "below").mkdir()
+    monkeypatch.chdir(home / "below")
+    trainer = train()
+    run_gue(benchmark(Path(".."), "moved", seeds=2, max_train_rows=20))
+    assert trainer.seeds == [1]
+    assert "Everything that was found was run." in page_of(home / "moved")
+
+
+def test_a_benchmark_within_its_data_is_no_data_set(home, train):
+    train()
+    for _ in range(2):
+        run_gue(benchmark(home, "GUE/out", max_train_rows=20))
+    assert record(home / "GUE" / "out", "tf/0")["status"] == "done"
+    assert json.loads((home / "GUE" / "out" / "found.json").read_text())["seeds"] == {"tf/0": 1}
+    shutil.rmtree(home / "GUE" / "out")
 
 
 def test_an_unexpected_error_is_kept_with_its_trace_and_the_rest_goes_on(home, train):

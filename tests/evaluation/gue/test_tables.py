@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dnabert2_jax.data.tables import load_splits, read_table
 from dnabert2_jax.evaluation.gue.catalogue import catalogue
 from dnabert2_jax.evaluation.gue.discovery import discover
-from dnabert2_jax.evaluation.gue.tables import capped_rows, leaked_lines, prepare, scores_without
+from dnabert2_jax.evaluation.gue.tables import CAPPED_TABLE, capped_rows, leaked_lines, prepare, scores_without
 from dnabert2_jax.evaluation.metrics import classification_metrics
 from dnabert2_jax.tokenizer.base import Tokenizer
 from tests.helpers import tiny_rows, tiny_tokenizer, write_table
@@ -90,7 +90,8 @@ def test_a_data_set_is_counted_whole_and_learned_from_as_capped(data_set, tmp_pa
     assert data["kmer"]["n"] == 31
     assert data["kmer_clean"]["n"] == 30
     assert data["train_rows"] == 24
-    capped = read_table(tmp_path / "train.csv")
+    assert data["capped"]
+    capped = read_table(tmp_path / CAPPED_TABLE)
     assert len(capped) == 24
     assert set(capped.sequences) <= set(read_table(data_set / "train.csv").sequences)
 
@@ -98,7 +99,7 @@ def test_a_data_set_is_counted_whole_and_learned_from_as_capped(data_set, tmp_pa
 def test_without_a_cap_the_table_itself_is_used(data_set, tmp_path):
     [found] = discover(data_set).found
     data = prepare(found, tiny_tokenizer(), tmp_path, None)
-    assert (data["train"], data["train_rows"]) == (str(data_set / "train.csv"), 62)
+    assert (data["capped"], data["train_rows"]) == (False, 62)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The shapes that tests and benchmarks of attention share."""
+"""The shapes that the tests of attention share."""
 
 from typing import NamedTuple
 
