@@ -76,7 +76,7 @@ def train_by_steps(task: Task) -> Trained:
     epochs = _epochs(task, devices)
     _say(task, trainable, frozen, epochs[0], devices)
 
-    identity = dict(task.identity)
+    identity: dict[str, str | int] = dict(task.identity)
     if plan.batching == "packed":  # which sequences share a row depends on it, and so do their dropout masks
         identity["devices x training.accumulate (of packed rows)"] = plan.accumulate * devices
     keeper = Keeper(task, frozen)
