@@ -81,12 +81,19 @@ def compile_for_tpu(function: Callable[..., Any], *arguments: Any, topology: str
         **jit_options: for `jax.jit`, such as `donate_argnums`.
 
     Raises:
-        UserError: see :func:`tpu_devices`.
+        UserError: see :func:`tpu_devices`; or a program that this libtpu compiles and cannot write down.
     """
     dump = _dump_directory()
     jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
     compiled = jitted.lower(*arguments).compile()
-    module = parse_module(compiled.as_text())
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:  # libtpu 0.0.52, of whole steps for v5p and v6e
+        raise UserError(
+            f"{topology}: the program compiles, but this libtpu cannot write it down, so that nothing can be charged "
+            f"({str(error).splitlines()[0]}); take another libtpu or another slice"
+        ) from error
+    module = parse_module(text)
     calls = {i.name for c in module.computations.values() for i in c if i.custom_call_target == "tpu_custom_call"}
     schedules = {}
     for path in sorted(dump.iterdir()):
