@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dnabert2_jax.config import EncoderConfig, PrecisionOption
+from dnabert2_jax.config import DEFAULT_MAX_TOKENS, EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hugging_face import load_hugging_face
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.inference.arrays import ArrayOutputs
@@ -154,7 +154,7 @@ class DNABERT2:
         sequences: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        max_tokens: int = 512,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
         long: LongSequences = "windows",
         overlap: float = 0.5,
         reverse_complement: bool = False,

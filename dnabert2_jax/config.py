@@ -11,6 +11,9 @@ from dnabert2_jax.errors import UserError, nearest
 PrecisionOption = Literal["auto", "float32", "bfloat16"]
 """Compute precision as users give it; ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU."""
 
+DEFAULT_MAX_TOKENS = 512
+"""Longest row of a classifier, special tokens included, in a run and in every command that uses its result."""
+
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Pydantic settings of every configuration here: an unknown key is an error, never ignored."""
 

@@ -10,14 +10,11 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from dnabert2_jax.config import STRICT, LoraConfig, PrecisionOption, TaskKind
+from dnabert2_jax.config import DEFAULT_MAX_TOKENS, STRICT, LoraConfig, PrecisionOption, TaskKind
 from dnabert2_jax.data.masking import MaskingConfig
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.parallel import MeshOptions
 from dnabert2_jax.training.optimizer import OptimizerConfig
-
-DEFAULT_MAX_TOKENS = 512
-"""Longest row of a classifier, special tokens included, in a run and in every command that uses its result."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

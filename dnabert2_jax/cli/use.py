@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table as Grid
 
-from dnabert2_jax.config import PrecisionOption
+from dnabert2_jax.config import DEFAULT_MAX_TOKENS, PrecisionOption
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.options import LongSequences, Pooling
 from dnabert2_jax.progress import console, remark
@@ -41,7 +41,9 @@ def predict(
     model: Model = None,
     adapter: Adapter = None,
     base: Base = None,
-    max_tokens: Annotated[int, typer.Option(min=8, help="Longest input in tokens, special tokens included.")] = 512,
+    max_tokens: Annotated[
+        int, typer.Option(min=8, help="Longest input in tokens, special tokens included.")
+    ] = DEFAULT_MAX_TOKENS,
     long: Annotated[LongSequences, typer.Option(help="Longer sequences: averaged over windows, or cut.")] = "windows",
     overlap: Annotated[float, typer.Option(help="Least share of a window that the next one repeats.")] = 0.5,
     reverse_complement: Annotated[

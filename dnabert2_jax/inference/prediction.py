@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import TaskKind
+from dnabert2_jax.config import DEFAULT_MAX_TOKENS, TaskKind
 from dnabert2_jax.data.labels import MultiLabelSet
 from dnabert2_jax.data.packing import PackedBatch, pack
 from dnabert2_jax.data.sequences import Sequences
@@ -96,7 +96,7 @@ def predict(
     model: InferenceModel,
     sequences: Sequences,
     *,
-    max_tokens: int = 512,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
     long: LongSequences = "windows",
     overlap: float = 0.5,
     reverse_complement: bool = False,

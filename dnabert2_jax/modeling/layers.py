@@ -119,12 +119,13 @@ class Dense(nnx.Module):
         # The bias [h, d] takes the layout's order and ones elsewhere, so that it broadcasts.
         order = [axis for axis in layout if axis in "hd"]
         spread = tuple(slice(None) if axis in "hd" else None for axis in layout)
-        reduced = None if low_rank is None else low_rank.reduce(x)
+        added = None if low_rank is None else (low_rank.reduce(x), cut(low_rank.b))
         outputs = []
         for part in range(parts):
             y = product(f"btc,chd->{layout}", x, kernel[:, part])
-            if low_rank is not None and reduced is not None:
-                y = y + product(f"btr,rhd->{layout}", reduced, cut(low_rank.b)[:, part])
+            if added is not None:
+                reduced, b = added
+                y = y + product(f"btr,rhd->{layout}", reduced, b[:, part])
             outputs.append(add_bias(y, jnp.einsum(f"hd->{''.join(order)}", bias[part])[spread]))
         return tuple(outputs)
 

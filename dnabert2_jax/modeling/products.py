@@ -1,7 +1,7 @@
 """Products of activations and weights, in bfloat16 on a CPU by the instructions that it has for them.
 
-XLA has kernels for bfloat16 on a CPU, about twice as fast as those for float32 where the processor has the instructions
-(AVX512-BF16, AMX). It takes them for a product whose result is float32 and whose first factor is summed over its last axis,
+XLA has kernels for bfloat16 on a CPU, faster than those for float32 where the processor has the instructions (AVX512-BF16,
+AMX). It takes them for a product whose result is float32 and whose first factor is summed over its last axis,
 and converts everything to float32 for any other. Elsewhere than on a CPU a product is an einsum.
 """
 

@@ -17,7 +17,7 @@ MODES: dict[Mode, dict[str, dict[str, Any]]] = {
 """What the modes set beyond the published settings, by section of the run."""
 
 _FIXED = {
-    *("seed", "command", "data", "data.train", "data.dev", "data.test", "data.task"),
+    *("seed", "command", "data", "data.train", "data.dev", "data.test"),
     *("model", "model.path", "model.size", "model.tokenizer"),
 }
 _ROUND = 8

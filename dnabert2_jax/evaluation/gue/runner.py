@@ -3,10 +3,12 @@
 The directory of a benchmark::
 
     run.json                        what was asked for; another model, mode or cap is refused
+    found.json                      the seeds asked for by data set, and directories that cannot be used
     tasks/prom/prom_300_tata/
         data.json                   counts of the tables, and the k-mer regression's scores
+        train_capped.csv            the rows to learn from, where they are capped
         seed_0.json                 one record a run: settings, scores, collapse, or the error
-        seed_0.toml                 the run, for `dnabert2 finetune`
+        seed_0.toml                 the run, overrides included, for `dnabert2 finetune`
         seed_0/                     its directory; its checkpoints go when the record is written
     summary.json, report.html, pictures/
 """

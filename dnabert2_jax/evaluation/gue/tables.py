@@ -74,9 +74,10 @@ def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_row
         encoded = {split: replace(table, max_tokens=longest) for split, table in encoded.items()}
     leaked = leaked_lines(splits)
     train = splits.train
-    capped = max_train_rows is not None and max_train_rows < len(train)
-    if max_train_rows is not None and capped:
-        train = train.take(capped_rows(train.labels, max_train_rows))
+    rows = len(train) if max_train_rows is None else max_train_rows
+    capped = rows < len(train)
+    if capped:
+        train = train.take(capped_rows(train.labels, rows))
         write_table(folder / CAPPED_TABLE, train)
     began = time.monotonic()
     kmer = KmerBaseline().fit(train, splits.dev, splits.labels)

@@ -8,13 +8,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dnabert2_jax.config import DEFAULT_MAX_TOKENS
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation import plots
 from dnabert2_jax.evaluation.plots import MapMethod, Theme
 from dnabert2_jax.evaluation.report.data import TablesReport
 from dnabert2_jax.evaluation.report.page import Section, command, grid, picture, settings
 from dnabert2_jax.evaluation.species import species_curves, species_losses
-from dnabert2_jax.runs import DEFAULT_MAX_TOKENS
 
 PICTURES = "pictures"
 PREDICTIONS_FILE = "test_predictions.npz"
