@@ -9,12 +9,14 @@ Rows come from a table of `dnabert2 finetune`, or from the package's sample data
 optimizer steps over batches of --batch-size sequences, dropout on; what is compiled is compiled before. Then they take
 turns, --repeats times, and the best round counts. Only tokens of sequences count, never padding. With --torch, an
 interpreter that has torch and multimolecule, PyTorch takes its turns on an encoder of the same size with torch's AdamW, each
-batch padded to its longest row, in float32 and under bfloat16 autocast. Below the speeds stands what gradients and optimizer
-state take.
+batch padded to its longest row, in float32 and under bfloat16 autocast. Like the `dnabert2` command this process has huge
+pages where the system gives them; PyTorch takes its turns as its users have it, and once more with them. Below the speeds
+stands what gradients and optimizer state take.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -33,6 +35,7 @@ from dnabert2_jax.config import NAMED_SIZES, EncoderConfig, LoraConfig, named_si
 from dnabert2_jax.data.classification import choose_lengths, encode_table, epoch_batches, epoch_order
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.data.tables import LabelSet, read_table
+from dnabert2_jax.huge_pages import TUNABLES, start_with_huge_pages
 from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.modeling.encoder import Compute, Precision
 from dnabert2_jax.modeling.lora import init_adapter
@@ -98,13 +101,14 @@ def _bytes(tree: Any) -> int:
 
 
 @contextmanager
-def torch_process(python: Path, config: EncoderConfig, stored: str, precision: str) -> Iterator[Round]:
+def torch_process(python: Path, config: EncoderConfig, stored: str, precision: str, *, huge_pages: bool) -> Iterator[Round]:
     """PyTorch in a process of its own, which waits while others take their turns."""
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     sizes = {name: getattr(config, name) for name in names}
     worker = Path(__file__).with_name("finetuning_torch.py")
     command = [python, worker, stored, json.dumps(sizes), precision]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = {name: value for name, value in os.environ.items() if huge_pages or name != TUNABLES}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
 
@@ -162,9 +166,10 @@ def main() -> None:
         if args.torch:
             stored = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".npz"))
             real, positions = _store_padded(stored.name, encoded, args.batch_size, args.steps)
-            for precision in ("float32", "bfloat16"):
-                one = stack.enter_context(torch_process(args.torch, config, stored.name, precision))
-                name = f"PyTorch {precision}, padded"
+            for precision, huge_pages in (("float32", False), ("bfloat16", False), ("float32", True), ("bfloat16", True)):
+                process = torch_process(args.torch, config, stored.name, precision, huge_pages=huge_pages)
+                one = stack.enter_context(process)
+                name = f"PyTorch {precision}{', huge pages' if huge_pages else ''}"
                 ways[name] = (one, real, 1 - real / positions)
                 first_s[name] = one()
         ours_by_name: tuple[tuple[str, Sequence[ClassificationBatch], Precision, bool], ...] = (
@@ -234,4 +239,5 @@ def _store_padded(file: str, encoded: Any, batch_size: int, steps: int) -> tuple
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     main()

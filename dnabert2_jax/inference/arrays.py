@@ -107,8 +107,7 @@ class ArrayOutputs:
         network = self.model.classifier
 
         def pooled(params: Tree, tokens: TokenBatch) -> jax.Array:
-            model = network.bind(params)
-            return model.features(model.encoder(tokens), tokens)[:, 0].astype(jnp.float32)
+            return network.bind(params).features(tokens)[:, 0]
 
         return jax.jit(pooled)
 

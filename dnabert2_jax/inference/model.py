@@ -17,7 +17,7 @@ from dnabert2_jax.data.packing import PackedBatch, PackedBatches
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import ModelKind, is_adapter_directory, load_adapter, load_model
 from dnabert2_jax.modeling.encoder import Compute, Encoder
-from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means, slot_states
+from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means
 from dnabert2_jax.modeling.lora import merge_adapter
 from dnabert2_jax.modeling.models import Network, SequenceClassifier, masked_lm, sequence_classifier
 from dnabert2_jax.progress import ProgressBar
@@ -108,8 +108,10 @@ class InferenceModel:
         """``(params, tokens, starts, *, pooling) -> float32 [B, P, D]``, jitted: one vector for each slot."""
 
         def pooled_slots(params: Tree, tokens: TokenBatch, starts: jax.Array, *, pooling: SlotPooling) -> jax.Array:
-            hidden = self._encoder.bind(params["encoder"])(tokens).astype(jnp.float32)
-            return pool_slots(hidden, tokens, starts, pooling)
+            encoder = self._encoder.bind(params["encoder"])
+            if pooling == "cls":
+                return encoder(tokens, at=starts).astype(jnp.float32)
+            return pool_slots(encoder(tokens).astype(jnp.float32), tokens, starts.shape[1], pooling)
 
         return jax.jit(pooled_slots, static_argnames="pooling")
 
@@ -137,21 +139,19 @@ class InferenceModel:
         return jax.jit(token_probabilities)
 
 
-def pool_slots(hidden: jax.Array, tokens: TokenBatch, starts: jax.Array, pooling: SlotPooling) -> jax.Array:
+def pool_slots(hidden: jax.Array, tokens: TokenBatch, slots: int, pooling: Literal["mean", "max"]) -> jax.Array:
     """One vector for each slot of a packed batch.
 
     Args:
         hidden: hidden states, [B, T, D].
         tokens: the batch.
-        starts: position of each slot's [CLS], [B, P].
-        pooling: ``mean`` and ``max`` run over the slot's tokens without [CLS] and [SEP]; [UNK] stands for a base and counts.
+        slots: P, slots of a row.
+        pooling: over the slot's tokens without [CLS] and [SEP]; [UNK] stands for a base and counts.
 
     Returns:
         [B, P, D]; unused slots carry no meaning.
     """
-    if pooling == "cls":
-        return slot_states(hidden, starts)
-    batch, slots = starts.shape
+    batch = len(hidden)
     if pooling == "mean":
         return slot_means(hidden, tokens, slots)
     slot = own_slots(tokens)

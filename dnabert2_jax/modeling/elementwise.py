@@ -170,23 +170,25 @@ def _mix32(x: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _drop(x: jax.Array, rate: float, seeds: jax.Array, site: jax.Array) -> jax.Array:
-    tokens, channels = x.shape[1:]
+def _drop(x: jax.Array, rate: float, seeds: jax.Array, site: jax.Array, positions: jax.Array) -> jax.Array:
     row = _mix32(seeds + site * jnp.uint32(0x9E3779B9))
-    token = _mix32(row[:, None] ^ jnp.arange(tokens, dtype=jnp.uint32)[None])
-    element = _mix32(token[:, :, None] + (jnp.arange(channels, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))[None, None])
+    token = _mix32(row[:, None] ^ positions)
+    channels = jnp.arange(x.shape[2], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    element = _mix32(token[:, :, None] + channels[None, None])
     keep = element < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
 # What falls in the forward pass falls in the backward pass: the hash says it again, and no mask is kept.
 _drop.defvjp(
-    lambda x, rate, seeds, site: (_drop(x, rate, seeds, site), (seeds, site)),
-    lambda rate, kept, g: (_drop(g, rate, *kept), None, None),
+    lambda x, rate, *where: (_drop(x, rate, *where), where),
+    lambda rate, where, g: (_drop(g, rate, *where), None, None, None),
 )
 
 
-def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.Array) -> jax.Array:
+def dropout(
+    x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.Array, positions: jax.Array | None = None
+) -> jax.Array:
     """Zero elements with probability ``rate`` and scale the others by 1 / (1 - rate).
 
     An element's fate is a hash of (row seed, site, token, channel): it does not depend on batch, padding, device or host.
@@ -196,7 +198,10 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.
         rate: in [0, 1).
         seeds: one 32-bit seed a row, [B]; None switches dropout off.
         site: which of the model's dropout layers this is.
+        positions: where in the row each of the tokens of ``x`` stands, [B, T]; None: they are the row.
     """
     if seeds is None or rate == 0:
         return x
-    return _drop(x, rate, seeds, jnp.asarray(site, jnp.uint32))
+    if positions is None:
+        positions = jnp.arange(x.shape[1])[None]
+    return _drop(x, rate, seeds, jnp.asarray(site, jnp.uint32), positions.astype(jnp.uint32))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dnabert2_jax.config import EncoderConfig, LoraConfig
-from dnabert2_jax.kernels.attention import AUTO, alibi_slopes, projected_attention
+from dnabert2_jax.kernels.attention import AUTO, alibi_slopes, attention_at, projected_attention
 from dnabert2_jax.modeling.elementwise import dropout, geglu
 from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, normal, parameter
 from dnabert2_jax.parallel import keep_rows_spread, keep_whole, row_shards
@@ -20,6 +20,10 @@ from dnabert2_jax.types import TokenBatch, Tree
 FEED_FORWARD_TOKENS = 2**15
 """Tokens of a row that the feed-forward layers take at a time where nothing is trained: its gates and values are eight times
 as wide as the hidden states, and for a row of a million tokens they would not fit."""
+
+MOST_SCORES_AT = 2**20
+"""Where only some positions' hidden states are wanted, the last block builds all scores of their queries. A row with more of
+them than this, positions x tokens, goes through the whole block instead."""
 
 Precision = Literal["float32", "bfloat16"]
 Remat = Literal["none", "attention", "full"]
@@ -53,14 +57,15 @@ class LayerAdapter:
     def __init__(self, tree: Tree | None, lora: LoraConfig | None, seeds: jax.Array | None, site: jax.Array) -> None:
         self._tree, self._lora, self._seeds, self._site = tree or {}, lora, seeds, site
 
-    def get(self, target: str, offset: int) -> LowRank | None:
-        """The term to add to projection ``target``; ``offset`` numbers its dropout site within the block."""
+    def get(self, target: str, offset: int, positions: jax.Array | None = None) -> LowRank | None:
+        """The term to add to projection ``target``; ``offset`` numbers its dropout site within the block.
+
+        ``positions`` says where the tokens stand that are projected, [B, P]; None: they are whole rows.
+        """
         if target not in self._tree or self._lora is None:
             return None
-        pair = self._tree[target]
-        return LowRank(
-            pair["A"], pair["B"], self._lora.scale, self._lora.dropout, self._seeds, self._site + jnp.uint32(offset)
-        )
+        pair, lora, site = self._tree[target], self._lora, self._site + jnp.uint32(offset)
+        return LowRank(pair["A"], pair["B"], lora.scale, lora.dropout, self._seeds, site, positions)
 
 
 # Dropout sites: the embeddings are site 0, block n has sites 8(n+1) .. 8(n+1)+5.
@@ -106,29 +111,34 @@ class Block(nnx.Module):
         site: jax.Array,
         adapter: LayerAdapter,
         compute: Compute,
+        at: jax.Array | None = None,
     ) -> jax.Array:
-        """[B, T, D] -> [B, T, D]."""
+        """[B, T, D] -> [B, T, D]; with positions ``at`` [B, P], what comes out there, [B, P, D]."""
         rate = self.config.hidden_dropout_prob
 
         def attend(x: jax.Array) -> jax.Array:
+            if at is not None:
+                return self._attend_at(x, segment_ids, adapter, at)
             return self._attend(x, segment_ids, adapter, compute.attention)
 
         attended = (jax.checkpoint(attend, prevent_cse=False) if compute.remat == "attention" else attend)(x)
-        x = self.attention_norm(x + dropout(attended, rate, seeds, site + jnp.uint32(_SITE_ATTENTION)))
+        if at is not None:
+            x = states_at(x, at)
+        x = self.attention_norm(x + dropout(attended, rate, seeds, site + jnp.uint32(_SITE_ATTENTION), at))
 
         def feed(x: jax.Array) -> jax.Array:
-            gate, value = self.gated_layers.halves(x, adapter.get("gated_layers", _SITE_GATED))
-            return self.wo(geglu(gate, value), adapter.get("wo", _SITE_WO))
+            gate, value = self.gated_layers.halves(x, adapter.get("gated_layers", _SITE_GATED, at))
+            return self.wo(geglu(gate, value), adapter.get("wo", _SITE_WO, at))
 
         # Dropout is by a token's place in the row, so only rows without it can be cut; training has remat for long rows.
         fed = _by_parts(feed, x) if seeds is None and x.shape[1] > FEED_FORWARD_TOKENS else feed(x)
-        return self.feed_forward_norm(x + dropout(fed, rate, seeds, site + jnp.uint32(_SITE_FEED_FORWARD)))
+        return self.feed_forward_norm(x + dropout(fed, rate, seeds, site + jnp.uint32(_SITE_FEED_FORWARD), at))
 
     def _attend(self, x: jax.Array, segment_ids: jax.Array, adapter: LayerAdapter, implementation: str) -> jax.Array:
         heads = self.config.num_attention_heads
 
         def project_in(layout: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-            q, k, v = self.Wqkv.heads(x, layout, 3, heads, adapter.get("Wqkv", _SITE_WQKV))
+            q, k, v = self.Wqkv.heads(x, layout, "qkv", heads, adapter.get("Wqkv", _SITE_WQKV))
             return q, k, v
 
         return projected_attention(
@@ -139,6 +149,20 @@ class Block(nnx.Module):
             head_dim=self.config.head_dim,
             implementation=implementation,
         )
+
+    def _attend_at(self, x: jax.Array, segment_ids: jax.Array, adapter: LayerAdapter, at: jax.Array) -> jax.Array:
+        """Queries at positions [B, P] only, keys and values of all tokens."""
+        heads, layout = self.config.num_attention_heads, "bhtd"
+        (q,) = self.Wqkv.heads(states_at(x, at), layout, "q", heads, adapter.get("Wqkv", _SITE_WQKV, at))
+        k, v = self.Wqkv.heads(x, layout, "kv", heads, adapter.get("Wqkv", _SITE_WQKV))
+        slopes, scale = jnp.asarray(alibi_slopes(heads)), self.config.head_dim**-0.5
+        output = attention_at(q, k, v, slopes, segment_ids, at, scale=scale)
+        return self.out.from_heads(output, layout, heads, adapter.get("out", _SITE_OUT, at))
+
+
+def states_at(hidden: jax.Array, positions: jax.Array) -> jax.Array:
+    """[B, T, D] and positions [B, P] in each row -> the hidden states there, [B, P, D]."""
+    return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
 
 
 def _by_parts(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -177,6 +201,7 @@ class Encoder(nnx.Module):
         dropout_seeds: jax.Array | None = None,
         adapter: Tree | None = None,
         lora: LoraConfig | None = None,
+        at: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states of the last block.
 
@@ -185,9 +210,10 @@ class Encoder(nnx.Module):
             dropout_seeds: one a row, [B]; None (evaluation) switches dropout off.
             adapter: LoRA matrices by target, stacked over layers: ``{"Wqkv": {"A": [N, D, r], "B": [N, r, 3D]}, ...}``.
             lora: the adapter's settings.
+            at: positions whose hidden states are wanted, [B, P]; None: all. The last block has little to do for a few.
 
         Returns:
-            [B, T, D] in the compute dtype. Values at padding carry no meaning.
+            [B, T, D] in the compute dtype, with ``at`` [B, P, D]. Values at padding carry no meaning.
         """
         x = keep_rows_spread(self.embeddings(tokens, jnp.dtype(self.compute.precision), dropout_seeds))
         graphdef, state = nnx.split(self.layers)
@@ -207,9 +233,21 @@ class Encoder(nnx.Module):
         if self.compute.remat == "full":
             one_layer = jax.checkpoint(one_layer, prevent_cse=False)  # a scan's body needs no barrier against CSE
         sites = jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32) * jnp.uint32(_SITES_A_BLOCK)
-        parts = [x for x, *_ in rows]
-        parts, _ = jax.lax.scan(one_layer, parts, (state, adapter, sites), unroll=self.compute.unroll)
-        return keep_rows_spread(jnp.stack(parts, axis=1).reshape(x.shape))
+        layers, last = (state, adapter, sites), None
+        few = at is not None and at.shape[1] * _FEW <= x.shape[1] and at.shape[1] * x.shape[1] <= MOST_SCORES_AT
+        if few:
+            layers, last = jax.tree.map(itemgetter(slice(-1)), layers), jax.tree.map(itemgetter(-1), layers)
+        parts, _ = jax.lax.scan(one_layer, [x for x, *_ in rows], layers, unroll=self.compute.unroll)
+        x = keep_rows_spread(jnp.stack(parts, axis=1).reshape(x.shape))
+        if last is None:
+            return x if at is None else states_at(x, at)
+        layer_state, layer_adapter, site = last
+        matrices = LayerAdapter(layer_adapter, lora, dropout_seeds, site)
+        block = nnx.merge(graphdef, layer_state)
+        return keep_rows_spread(block(x, tokens.segment_ids, dropout_seeds, site, matrices, self.compute, at))
+
+
+_FEW = 4  # times as many tokens as positions: below that the last block's whole rows cost little more
 
 
 def _in_parts(rows: Any, count: int) -> list[Any]:

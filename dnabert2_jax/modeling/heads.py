@@ -34,9 +34,9 @@ class Pooler(nnx.Module):
         hidden = config.hidden_size
         self.dense = Dense(rngs, (hidden, hidden), ("hidden", "hidden_out"), config.initializer_range)
 
-    def __call__(self, hidden: jax.Array, starts: jax.Array | None = None) -> jax.Array:
-        """[B, T, D] -> [B, D]; with the positions [B, P] of several [CLS] in a row, [B, P, D]."""
-        return jnp.tanh(self.dense(hidden[:, 0] if starts is None else slot_states(hidden, starts)))
+    def __call__(self, cls: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D]."""
+        return jnp.tanh(self.dense(cls))
 
 
 def head_outputs(logits: jax.Array, head: HeadConfig) -> jax.Array:
@@ -51,11 +51,6 @@ def head_outputs(logits: jax.Array, head: HeadConfig) -> jax.Array:
     if head.task == "multi_label":
         return jax.nn.sigmoid(logits)
     return head.mean + head.deviation * logits
-
-
-def slot_states(hidden: jax.Array, starts: jax.Array) -> jax.Array:
-    """[B, T, D] and the positions [B, P] of each slot's [CLS] -> its hidden states, [B, P, D]."""
-    return jnp.take_along_axis(hidden, starts[:, :, None], axis=1)
 
 
 def own_slots(tokens: TokenBatch) -> jax.Array:

@@ -51,6 +51,7 @@ class LowRank(NamedTuple):
         dropout: rate on the input of the term.
         seeds: one a row, [B]; None outside training.
         site: number of the dropout site.
+        positions: where in its row each token of x stands, [B, T]; None: x is whole rows.
     """
 
     a: jax.Array
@@ -59,15 +60,19 @@ class LowRank(NamedTuple):
     dropout: float
     seeds: jax.Array | None
     site: int | jax.Array
+    positions: jax.Array | None = None
 
     def reduce(self, x: jax.Array) -> jax.Array:
         """The inner activations scale * drop(x) A, [B, T, r]."""
-        dropped = dropout(x, self.dropout, self.seeds, self.site)
+        dropped = dropout(x, self.dropout, self.seeds, self.site, self.positions)
         return product("btc,cr->btr", dropped, self.a.astype(x.dtype)) * self.scale
 
     def add_to(self, y: jax.Array, x: jax.Array) -> jax.Array:
         """``y`` [B, T, out] and the term for ``x`` [B, T, in]."""
         return y + product("btr,ro->bto", self.reduce(x), self.b.astype(x.dtype))
+
+
+_PARTS = "qkv"  # the thirds of the columns of Wqkv
 
 
 class Dense(nnx.Module):
@@ -104,16 +109,21 @@ class Dense(nnx.Module):
         return first, second
 
     def heads(
-        self, x: jax.Array, layout: str, parts: int, num_heads: int, low_rank: LowRank | None
+        self, x: jax.Array, layout: str, parts: str, num_heads: int, low_rank: LowRank | None
     ) -> tuple[jax.Array, ...]:
-        """Project [B, T, in] to ``parts`` arrays of ``num_heads`` heads, each written straight into ``layout``.
+        """Project [B, T, in] to arrays of ``num_heads`` heads, each written straight into ``layout``.
 
-        ``layout`` orders the letters b (rows), t (tokens), h (heads) and d (width of a head).
+        Args:
+            x: the input.
+            layout: order of the letters b (rows), t (tokens), h (heads) and d (width of a head).
+            parts: which of q, k and v, the thirds of the columns, as letters.
+            num_heads: heads of each.
+            low_rank: a term to add.
         """
         assert self.bias is not None
 
         def cut(weight: jax.Array) -> jax.Array:
-            return weight.reshape(*weight.shape[:-1], parts, num_heads, -1).astype(x.dtype)
+            return weight.reshape(*weight.shape[:-1], len(_PARTS), num_heads, -1).astype(x.dtype)
 
         kernel, bias = cut(self.kernel[...]), cut(self.bias[...])
         # The bias [h, d] takes the layout's order and ones elsewhere, so that it broadcasts.
@@ -121,7 +131,7 @@ class Dense(nnx.Module):
         spread = tuple(slice(None) if axis in "hd" else None for axis in layout)
         added = None if low_rank is None else (low_rank.reduce(x), cut(low_rank.b))
         outputs = []
-        for part in range(parts):
+        for part in map(_PARTS.index, parts):
             y = product(f"btc,chd->{layout}", x, kernel[:, part])
             if added is not None:
                 reduced, b = added

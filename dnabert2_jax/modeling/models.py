@@ -6,7 +6,7 @@ only inside a jitted function, for as long as it takes to trace it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -88,8 +88,7 @@ class SequenceClassifier(nnx.Module):
         Returns:
             [B, C]; with ``starts`` [B, P, C].
         """
-        hidden = self.encoder(tokens, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
-        features = self.features(hidden, tokens, starts).astype(jnp.float32)
+        features = self.features(tokens, starts, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
         dropped = dropout(features, self.rate, dropout_seeds, _SITE_POOLED)
         # Whatever the precision of the rest: measurements want more than bfloat16's three digits, and the bias of a probe
         # takes away large means of its features, so that what is left would be rounding.
@@ -97,11 +96,21 @@ class SequenceClassifier(nnx.Module):
             logits = self.classifier(dropped)
         return logits[:, 0] if starts is None else logits
 
-    def features(self, hidden: jax.Array, tokens: TokenBatch, starts: jax.Array | None = None) -> jax.Array:
-        """What the linear layer reads of hidden states [B, T, D]: [B, P, D]; P is 1 without ``starts``."""
+    def features(
+        self,
+        tokens: TokenBatch,
+        starts: jax.Array | None = None,
+        *,
+        dropout_seeds: jax.Array | None = None,
+        adapter: Tree | None = None,
+        lora: LoraConfig | None = None,
+    ) -> jax.Array:
+        """What the linear layer reads, float32 [B, P, D], P is 1 without ``starts``; the arguments are :meth:`logits`'s."""
+        at = jnp.zeros((len(tokens.input_ids), 1), jnp.int32) if starts is None else starts
+        encode = partial(self.encoder, tokens, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
         if self.pooler is None:
-            return slot_means(hidden, tokens, 1 if starts is None else starts.shape[1])
-        return self.pooler(hidden)[:, None] if starts is None else self.pooler(hidden, starts)
+            return slot_means(encode(), tokens, at.shape[1])
+        return self.pooler(encode(at=at).astype(jnp.float32))
 
 
 M = TypeVar("M", bound=nnx.Module)

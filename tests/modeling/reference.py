@@ -69,12 +69,11 @@ class Case:
         def outputs(params: Tree, tokens: TokenBatch) -> dict[str, jax.Array]:
             language, classifier = networks[0].bind(params["masked_lm"]), networks[1].bind(params["classifier"])
             hidden = language.hidden_states(tokens)
-            pooled = classifier.pooler(hidden)
             found = {
                 "hidden": hidden,
                 "mlm_logits": language.mlm(hidden, language.encoder.embeddings.word[...]),
-                "pooled": pooled,
-                "class_logits": classifier.classifier(pooled),
+                "pooled": classifier.features(tokens)[:, 0],
+                "class_logits": classifier.logits(tokens),
             }
             return {name: array.astype(np.float32) for name, array in found.items()}
 

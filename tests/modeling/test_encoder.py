@@ -1,4 +1,4 @@
-"""Feed-forward layers that take a long row in parts."""
+"""Hidden states at a few positions, and feed-forward layers that take a long row in parts."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 
 from dnabert2_jax.config import LoraConfig
 from dnabert2_jax.modeling import encoder
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.encoder import Compute, states_at
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.parallel import ROWS, MeshOptions, make_layout, make_mesh
@@ -73,3 +73,61 @@ def test_parts_on_a_mesh(monkeypatch):
 
     placed = layout.place(jax.device_get(params)), jax.device_put(tokens, NamedSharding(mesh, ROWS))
     np.testing.assert_allclose(jax.jit(divided)(*placed), whole, rtol=0, atol=5e-6)
+
+
+LORA = LoraConfig(rank=4, dropout=0.3, targets=("Wqkv", "out", "gated_layers", "wo"))
+ROWS_OF_32 = {"rows": 3, "length": 32}
+
+
+def packed_tokens():
+    """Three rows of two sequences, one of them with padding at its end."""
+    tokens = random_tokens(**ROWS_OF_32)
+    segments = np.repeat([[1, 2], [1, 2], [1, 2]], 16, axis=1).astype(np.int32)
+    segments[1, 27:] = 0
+    return tokens._replace(segment_ids=segments)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("remat", ["none", "attention", "full"])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_few_positions_get_what_the_whole_rows_have_there(layers, remat, training):
+    """Values and gradients, dropout and adapters included: the last block alone takes another way."""
+    config = replace(TINY, num_hidden_layers=layers)
+    network, tokens, rng = masked_lm(config, Compute(remat=remat)), packed_tokens(), np.random.default_rng(0)
+    at = np.array([[0, 16], [16, 0], [5, 31]], np.int32)
+    params = network.init(0)["encoder"]
+    adapter = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype("f4"), init_adapter(config, LORA, seed=1))
+    options = {"lora": LORA, "dropout_seeds": np.arange(3, dtype=np.uint32) if training else None}
+    cotangent = rng.normal(size=(*at.shape, config.hidden_size)).astype(np.float32)
+
+    def hidden(params, adapter, few):
+        model = network.bind({**network.init(0), "encoder": params}).encoder
+        return (
+            model(tokens, adapter=adapter, at=at, **options)
+            if few
+            else states_at(model(tokens, adapter=adapter, **options), at)
+        )
+
+    def values_and_gradients(few):
+        def run(params, adapter):
+            value, backward = jax.vjp(lambda *trees: hidden(*trees, few), params, adapter)
+            return value, backward(cotangent)
+
+        return jax.jit(run)(params, adapter)
+
+    found, expected = values_and_gradients(True), values_and_gradients(False)
+    for ours, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, whole, rtol=0, atol=5e-6 * max(1.0, float(np.abs(whole).max())))
+
+
+@pytest.mark.parametrize(("wanted", "most", "shorter"), [(2, 2**20, True), (9, 2**20, False), (2, 63, False)])
+def test_the_last_block_is_short_where_that_is_cheaper(monkeypatch, wanted, most, shorter):
+    """Many positions, or more scores than fit, go through the whole block: as much arithmetic as all rows."""
+    monkeypatch.setattr(encoder, "MOST_SCORES_AT", most)
+    network, tokens = masked_lm(TINY, Compute(unroll=2)), random_tokens(**ROWS_OF_32)  # a loop's body would count once
+
+    def operations(at):
+        traced = jax.jit(lambda p: network.bind(p).encoder(tokens, at=at)).lower(network.abstract())
+        return traced.compile().cost_analysis()["flops"]
+
+    assert (operations(np.zeros((3, wanted), np.int32)) < 0.8 * operations(None)) == shorter

@@ -104,7 +104,7 @@ def test_a_classifiers_last_layer_is_in_float32_whatever_the_rest_is_in():
 
     def features_and_logits(params):
         model = network.bind(params)
-        features = model.features(model.hidden_states(tokens), tokens)
+        features = model.features(tokens)
         return features[:, 0], model.logits(tokens)
 
     features, logits = map(np.asarray, jax.jit(features_and_logits)(params))

@@ -46,8 +46,7 @@ def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
     network = sequence_classifier(model.config, len(model.labels), compute, model.head.pooling)
 
     def pooled(params: Tree, batch: ClassificationBatch) -> jax.Array:
-        bound = network.bind(params)
-        return bound.features(bound.hidden_states(batch.tokens), batch.tokens)[:, 0].astype(np.float32)
+        return network.bind(params).features(batch.tokens)[:, 0]
 
     batches = evaluation_batches(encoded, run.training.batch_size, choose_lengths(encoded.lengths))
     embeddings = predict_rows(jax.jit(pooled), jax.device_put(model.params), batches, "embedding")

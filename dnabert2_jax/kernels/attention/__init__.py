@@ -9,6 +9,7 @@ from dnabert2_jax.kernels.attention.api import (
     explain_choice,
     projected_attention,
 )
+from dnabert2_jax.kernels.attention.reference import attention_at
 from dnabert2_jax.kernels.attention.target import tracing_for
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "BACKENDS",
     "alibi_slopes",
     "attention",
+    "attention_at",
     "choose_backend",
     "explain_choice",
     "projected_attention",
