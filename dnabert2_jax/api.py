@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dnabert2_jax.config import DEFAULT_MAX_TOKENS, EncoderConfig, PrecisionOption
+from dnabert2_jax.config import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hugging_face import load_hugging_face
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.inference.arrays import ArrayOutputs
@@ -154,7 +154,7 @@ class DNABERT2:
         sequences: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
+        max_tokens: int | None = None,
         long: LongSequences = "windows",
         overlap: float = 0.5,
         reverse_complement: bool = False,
@@ -165,7 +165,8 @@ class DNABERT2:
         Args:
             sequences: DNA of any lengths. [n].
             pairs: the second sequence of each row, for a classifier of pairs. [n].
-            max_tokens: longest input of the classifier, in tokens, special tokens included.
+            max_tokens: longest input of the classifier, in tokens, special tokens included; by default what it was
+                trained on.
             long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
             overlap: least share of a window that the next one repeats, in [0, 1).
             reverse_complement: give the mean over both strands.

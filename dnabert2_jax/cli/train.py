@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dnabert2_jax.config import DEFAULT_MAX_TOKENS, PrecisionOption
+from dnabert2_jax.config import PrecisionOption
 from dnabert2_jax.progress import remark
 
 commands = typer.Typer()
@@ -90,7 +90,10 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="JSON file for the scores.")],
     base: Annotated[Path | None, typer.Option(help="The adapter's base, if it is not where the adapter says.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 64,
-    max_tokens: Annotated[int, typer.Option(min=8, help="Longer rows are cut, counted and reported.")] = DEFAULT_MAX_TOKENS,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=8, help="Longer rows are cut, counted and reported.", show_default="the model's own"),
+    ] = None,
     reverse_complement: Annotated[
         bool, typer.Option("--reverse-complement", help="Score the mean over both strands.")
     ] = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table as Grid
 
-from dnabert2_jax.config import DEFAULT_MAX_TOKENS, PrecisionOption
+from dnabert2_jax.config import PrecisionOption
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.options import LongSequences, Pooling
 from dnabert2_jax.progress import console, remark
@@ -28,6 +28,10 @@ NameColumn = Annotated[
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of a batch.", show_default="4096 on CPU, 65536 elsewhere")
 ]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=8, help="Longest input in tokens, special tokens included.", show_default="the model's own"),
+]
 Precision = Annotated[PrecisionOption, typer.Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU.")]
 Attention = Annotated[str, typer.Option(help="auto, or the name of an attention backend.")]
 
@@ -41,9 +45,7 @@ def predict(
     model: Model = None,
     adapter: Adapter = None,
     base: Base = None,
-    max_tokens: Annotated[
-        int, typer.Option(min=8, help="Longest input in tokens, special tokens included.")
-    ] = DEFAULT_MAX_TOKENS,
+    max_tokens: MaxTokens = None,
     long: Annotated[LongSequences, typer.Option(help="Longer sequences: averaged over windows, or cut.")] = "windows",
     overlap: Annotated[float, typer.Option(help="Least share of a window that the next one repeats.")] = 0.5,
     reverse_complement: Annotated[
@@ -73,7 +75,7 @@ def predict(
         batch_tokens=batch_tokens,
         title="predicting",
     )
-    if summary := predictions.summary(max_tokens):
+    if summary := predictions.summary():
         remark(summary)
     save_predictions(out, predictions)
     print(f"saved {out}")

@@ -89,16 +89,17 @@ class Classifier:
         return cls(model.params, model.tokenizer, labels, model.head, predict)
 
     def score(
-        self, table: Table, *, batch_size: int, max_tokens: int, reverse_complement: bool = False
+        self, table: Table, *, batch_size: int, max_tokens: int | None = None, reverse_complement: bool = False
     ) -> NDArray[np.float32]:
         """Outputs for a labelled table in file order, [rows, C]; rows cut to ``max_tokens`` are reported.
 
         Args:
             table: the rows.
             batch_size: rows at a time.
-            max_tokens: longest row, special tokens included.
+            max_tokens: longest row, special tokens included; by default what the model was trained on.
             reverse_complement: give the mean over both strands.
         """
+        max_tokens = self.head.max_tokens if max_tokens is None else max_tokens
         encoded = self._encode(table, max_tokens)
         remark(f"{table.path}: {encoded.summary()}")
         tables = [encoded, *([self._encode(other_strand_table(table), max_tokens)] if reverse_complement else [])]

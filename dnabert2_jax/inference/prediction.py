@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import DEFAULT_MAX_TOKENS, TaskKind
+from dnabert2_jax.config import TaskKind
 from dnabert2_jax.data.labels import MultiLabelSet
 from dnabert2_jax.data.packing import PackedBatch, pack
 from dnabert2_jax.data.sequences import Sequences
@@ -28,6 +28,8 @@ class Predictions:
         outputs: the mean over a sequence's windows of probabilities or measurements. [sequences, C], float32.
         windows: how many windows a sequence was read in; 1 where it fits as a whole. [sequences].
         cut_bases: bases that were not read. [sequences].
+        task: what the outputs mean.
+        max_tokens: longest input of the classifier.
     """
 
     names: list[str]
@@ -35,7 +37,8 @@ class Predictions:
     outputs: NDArray[np.float32]
     windows: NDArray[np.int64]
     cut_bases: NDArray[np.int64]
-    task: TaskKind = "single_label"
+    task: TaskKind
+    max_tokens: int
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -78,17 +81,19 @@ class Predictions:
             said = {"label": self.labels, **{f"p_{name}": self.outputs[:, c] for c, name in enumerate(self.classes)}}
         return {"name": self.names, **said, "windows": self.windows, "cut_bases": self.cut_bases}
 
-    def summary(self, max_tokens: int) -> str | None:
+    def summary(self) -> str | None:
         """One line about sequences that did not fit ``max_tokens``, for people; None where all did."""
         lines = []
         if several := int(np.count_nonzero(self.windows > 1)):
             windows = int(self.windows[self.windows > 1].sum())
             lines.append(
-                f"sequences of more than {max_tokens:,} tokens: {several:,}, read in {windows:,} overlapping windows whose "
-                "predictions were averaged"
+                f"sequences of more than {self.max_tokens:,} tokens: {several:,}, read in {windows:,} overlapping windows "
+                "whose predictions were averaged"
             )
         if cut := int(np.count_nonzero(self.cut_bases)):
-            lines.append(f"rows cut to {max_tokens:,} tokens: {cut:,}; {int(self.cut_bases.sum()):,} bases were not read")
+            lines.append(
+                f"rows cut to {self.max_tokens:,} tokens: {cut:,}; {int(self.cut_bases.sum()):,} bases were not read"
+            )
         return "; ".join(lines) or None
 
 
@@ -96,7 +101,7 @@ def predict(
     model: InferenceModel,
     sequences: Sequences,
     *,
-    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_tokens: int | None = None,
     long: LongSequences = "windows",
     overlap: float = 0.5,
     reverse_complement: bool = False,
@@ -110,7 +115,7 @@ def predict(
     Args:
         model: a classifier.
         sequences: what to classify.
-        max_tokens: longest input of the classifier, in tokens, special tokens included.
+        max_tokens: longest input of the classifier, in tokens, special tokens included; by default what it was trained on.
         long: what to do with longer ones; see :func:`~dnabert2_jax.inference.encoding.encode_limited`.
         overlap: least share of a window that the next one repeats.
         reverse_complement: give the mean over both strands; ``windows`` and ``cut_bases`` are those of the strand given.
@@ -121,13 +126,14 @@ def predict(
         UserError: not a classifier, an option out of range, a long pair that may not be cut, or not enough memory.
     """
     model.need("classifier", "prediction", "train one with `dnabert2 finetune`")
+    max_tokens = model.head.max_tokens if max_tokens is None else max_tokens
     strands = [
         encode_limited(model.tokenizer, strand, max_tokens=max_tokens, long=long, overlap=overlap)
         for strand in (sequences, *([other_strand(sequences)] if reverse_complement else []))
     ]
     means = _mean_outputs(model, strands, batch_tokens or default_batch_tokens(), title)
     given = strands[0]
-    return Predictions(sequences.names, model.labels, means, given.windows, given.cut_bases, model.head.task)
+    return Predictions(sequences.names, model.labels, means, given.windows, given.cut_bases, model.head.task, max_tokens)
 
 
 def _mean_outputs(

@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dnabert2_jax.evaluation.floor import Floor
 from dnabert2_jax.evaluation.metrics import Scores
 from dnabert2_jax.evaluation.report import report_finetuning
 from dnabert2_jax.runs import FinetuneRun
@@ -38,7 +39,7 @@ class Finetuned:
     first_step_seconds: float | None
 
 
-def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
+def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> Finetuned:
     """Train on one table, choose by a second, score on a third, and save.
 
     A run that was killed and started again goes on from its last evaluation and ends with the same parameters, bit for
@@ -48,6 +49,7 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
         run: what to do.
         workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``), ``scores.json``
             and ``report.html`` with what it shows.
+        floor: what the report sets beside the scores, where it is known already.
 
     Raises:
         UserError: a path, a table, a setting or the directory cannot be used; the loss stopped being a number.
@@ -71,5 +73,5 @@ def finetune(run: FinetuneRun, workdir: Path) -> Finetuned:
     scores = {**asdict(result), "model": str(result.model), "adapter": str(result.adapter or "")}
     task.directory.write_json("scores.json", scores)
     tables = {"train": task.train, "dev": task.dev, "test": task.test}
-    report_finetuning(task.directory.path, task.splits, tables, trained.outputs)
+    report_finetuning(task.directory.path, task.splits, tables, trained.outputs, floor)
     return result

@@ -125,7 +125,12 @@ def open_task(run: FinetuneRun, workdir: Path) -> Task:
         tokenizer=tokenizer,
         base=base,
         compute=compute,
-        head=replace(splits.labels.head, pooling="mean" if run.training.method == "probe" else "cls", token_types=types),
+        head=replace(
+            splits.labels.head,
+            pooling="mean" if run.training.method == "probe" else "cls",
+            token_types=types,
+            max_tokens=run.data.max_tokens,
+        ),
         splits=splits,
         reverse=encode(other_strand_table(splits.train)) if run.data.reverse_complement else None,
         **encoded,

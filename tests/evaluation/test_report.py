@@ -113,7 +113,7 @@ def finished(tmp_path_factory) -> Path:
 def test_finetuning_writes_a_page_that_needs_nothing_else(finished: Path):
     parsed = read(finished / "report.html")
     scores = json.loads((finished / "scores.json").read_text())
-    assert parsed.anchors == {"scores", "training", "data", "use", "config", "made"}
+    assert parsed.anchors == {"scores", "floor", "training", "data", "use", "config", "made"}
     assert f"{scores['test']['mcc']:.4f}" in parsed.text
     assert f"{scores['trained_parameters']:,}" in parsed.text
     assert f"dnabert2 predict --model {finished}/model" in parsed.text
@@ -143,6 +143,45 @@ def test_test_probabilities_are_kept_and_give_the_scores(finished: Path):
     assert again == scores
 
 
+def test_the_floor_stands_beside_the_scores_and_leaked_rows_are_left_out(finished: Path):
+    scores = json.loads((finished / "scores.json").read_text())["test"]
+    floor = json.loads((finished / "floor.json").read_text())
+    with np.load(finished / "test_predictions.npz") as kept:
+        labels, probabilities = kept["labels"], kept["probabilities"]
+    assert floor["leaked_lines"] == [32, 33]
+    assert floor["clean"] == classification_metrics(labels[:30], probabilities[:30], scores["classes"])
+    assert (floor["kmer"]["n"], floor["kmer_clean"]["n"]) == (32, 30)
+    text = read(finished / "report.html").text
+    header = "MCC, without leaked rows (2)\nmacro F1, without leaked rows (2)\naccuracy, without leaked rows (2)"
+    assert f"MCC, all 32 rows\nmacro F1, all 32 rows\naccuracy, all 32 rows\n{header}" in text
+    for who, of in (
+        ("this model", (scores, floor["clean"])),
+        ("1-5-mer logistic regression", (floor["kmer"], floor["kmer_clean"])),
+    ):
+        numbers = [f"{one[key]:.4f}" for one in of for key in ("mcc", "macro_f1", "accuracy")]
+        assert "\n".join([who, *numbers]) in text
+    assert f"{floor['kmer']['mcc']:.4f}\ntest MCC of counting 1-5-mers" in text
+    assert ("does as well or better on the same rows" in text) == (scores["mcc"] <= floor["kmer"]["mcc"])
+
+
+def test_a_benchmark_s_floor_is_taken_and_a_large_table_has_none(finished: Path, tmp_path: Path, monkeypatch):
+    run = json.loads((finished / "run.json").read_text())["data"]
+    splits = load_splits(run["train"], run["dev"], run["test"])
+    encoded = {
+        name: encode_table(getattr(splits, name), tiny_tokenizer(), splits.labels, 30) for name in ("train", "dev", "test")
+    }
+    floor = json.loads((finished / "floor.json").read_text())
+    monkeypatch.setattr("dnabert2_jax.evaluation.report.run.MOST_FLOOR_ROWS", 43)
+    for known in (None, {**floor, "leaked_lines": [2]}):
+        work = tmp_path / str(known is None)
+        work.mkdir()
+        shutil.copy(finished / "run.json", work)
+        report_finetuning(work, splits, encoded, np.full((32, 2), 0.5), known)
+        assert (work / "floor.json").exists() == (known is not None)
+    assert json.loads((work / "floor.json").read_text())["leaked_lines"] == [2]
+    assert json.loads((work / "floor.json").read_text())["clean"]["n"] == 31
+
+
 def test_flaws_of_the_tables_are_counted_and_noted(finished: Path):
     report = json.loads((finished / "data_report.json").read_text())
     train = report["tables"]["train"]
@@ -163,8 +202,8 @@ def test_flaws_of_the_tables_are_counted_and_noted(finished: Path):
     }
     text = read(finished / "report.html").text
     assert "Cut to 30 tokens: 1 of 44 train rows; data.max_tokens" in text
-    assert "dnabert2 evaluate --model" in text
-    assert text.count("--max-tokens 30 --data") == 2
+    assert f"dnabert2 evaluate --model {finished}/model --data" in text
+    assert load_model(finished / "model").head.max_tokens == 30  # which evaluate and predict keep to
     assert "1 sequences of the train table have more than one label (lines 2, 42)" in text
     assert "2 test rows are in the train table too, 1 of them with another label" in text
 
@@ -253,7 +292,7 @@ def test_labels_with_markup_come_out_as_they_are(tmp_path: Path):
     write_json(work / "scores.json", {"test": test, "dev": test, "best_step": 1, "trained_parameters": 5})
     report_finetuning(work, splits, {"train": encoded, "dev": encoded, "test": encoded}, probabilities)
     parsed = read(work / "report.html")
-    assert sum(tag == "b" for tag, _ in parsed.tags) == 6  # the figures at the top
+    assert sum(tag == "b" for tag, _ in parsed.tags) == 7  # the figures at the top
     assert "<b>" in parsed.text
     assert "$x_1$" in parsed.text
     assert "the run collapsed" in parsed.text

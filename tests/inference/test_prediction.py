@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,7 +56,7 @@ def test_as_evaluation_scores_them(classifier_path, classifier, tmp_path):
     assert predictions.labels == [classifier.labels[c] for c in scored.argmax(1)]
     assert len(set(predictions.labels)) > 1
     assert predictions.windows.tolist() == [1] * 25
-    assert predictions.summary(512) is None
+    assert predictions.summary() is None
 
 
 @pytest.mark.parametrize("max_tokens", [512, 12])
@@ -83,7 +85,20 @@ def test_windows_are_averaged(classifier):
     assert predictions.windows.tolist() == [1, len(windows), 1]
     assert predictions.names == ["a", "b", "c"]
     np.testing.assert_allclose(predictions.probabilities.sum(1), 1, atol=1e-6)
-    assert f"more than 40 tokens: 1, read in {len(windows)} overlapping windows" in predictions.summary(40)
+    assert f"more than 40 tokens: 1, read in {len(windows)} overlapping windows" in predictions.summary()
+
+
+def test_the_limit_is_what_the_model_was_trained_on(classifier_path, classifier, tmp_path):
+    short = replace(classifier, head=replace(classifier.head, max_tokens=40))
+    sequences = given_sequences([random_dna(600, 5), "ACGTTTGAC"])
+    by_itself, asked = predict(short, sequences), predict(classifier, sequences, max_tokens=40)
+    assert by_itself.windows.tolist() == asked.windows.tolist() != [1, 1]
+    np.testing.assert_array_equal(by_itself.probabilities, asked.probabilities)
+    path = write_table(tmp_path / "table.csv", [(random_dna(600, 5), "other"), ("ACGTTTGAC", "other")])
+    scorer = Classifier.load(classifier_path, Compute())
+    limited = replace(scorer, head=short.head).score(read_table(path), batch_size=8)
+    np.testing.assert_array_equal(limited, scorer.score(read_table(path), batch_size=8, max_tokens=40))
+    assert np.abs(limited - scorer.score(read_table(path), batch_size=8)).max() > 1e-3
 
 
 def test_both_strands_are_averaged(classifier_path, classifier, tmp_path):
@@ -113,7 +128,7 @@ def test_cut_sequences_say_how_much_was_not_read(classifier):
     np.testing.assert_allclose(
         predict(classifier, given_sequences([read]), max_tokens=40).probabilities, cut.probabilities[:1], **PROBABILITIES
     )
-    assert f"rows cut to 40 tokens: 1; {600 - len(read)} bases were not read" in cut.summary(40)
+    assert f"rows cut to 40 tokens: 1; {600 - len(read)} bases were not read" in cut.summary()
 
 
 def test_mistakes(classifier, mlm):

@@ -20,16 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.gue.catalogue import Mode
 from dnabert2_jax.evaluation.gue.discovery import Discovery, FoundTask, discover
 from dnabert2_jax.evaluation.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.evaluation.gue.report import write_gue_report
 from dnabert2_jax.evaluation.gue.summary import FOUND_FILE, read_record, remember_found
-from dnabert2_jax.evaluation.gue.tables import CAPPED_TABLE, TaskData, prepare, scores_without, table_hashes
-from dnabert2_jax.evaluation.report.sections import PREDICTIONS_FILE
+from dnabert2_jax.evaluation.gue.tables import CAPPED_TABLE, TaskData, prepare, table_hashes
+from dnabert2_jax.evaluation.report.run import FLOOR_FILE
 from dnabert2_jax.manifest import write_json
 from dnabert2_jax.model_directory import tree_sha256
 from dnabert2_jax.progress import remark
@@ -199,11 +197,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
             tables=tables,
             overrides=run.overrides,
         )
-        result = finetune(settings, workdir)
-        with np.load(workdir / PREDICTIONS_FILE) as arrays:
-            clean = scores_without(
-                arrays["labels"], arrays["probabilities"], result.test["classes"], arrays["lines"], data["leaked_lines"]
-            )
+        result = finetune(settings, workdir, floor=data)
         attempts.append(
             {
                 "seed": this_seed,
@@ -215,7 +209,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
                 "first_step_seconds": result.first_step_seconds,
                 "dev": result.dev,
                 "test": result.test,
-                "clean": clean,
+                "clean": read_record(workdir / FLOOR_FILE)["clean"],
                 "run": run_to_dict(settings),
             }
         )

@@ -1,21 +1,18 @@
 """A data set made ready for its runs: read, counted, capped where that is asked for, and given its floor."""
 
 import csv
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dnabert2_jax.data.classification import RawEncoder, encode_table
-from dnabert2_jax.data.tables import Splits, Table, load_splits
+from dnabert2_jax.data.tables import Table, load_splits
+from dnabert2_jax.evaluation.floor import Floor, floor_under
 from dnabert2_jax.evaluation.gue.catalogue import SPLITS
 from dnabert2_jax.evaluation.gue.discovery import FoundTask
-from dnabert2_jax.evaluation.kmer_baseline import KmerBaseline
-from dnabert2_jax.evaluation.metrics import ClassificationMetrics, classification_metrics
 from dnabert2_jax.evaluation.report.data import TablesReport, tables_report
 from dnabert2_jax.hashing import file_sha256, hash64
 
@@ -26,32 +23,24 @@ CAPPED_TABLE = "train_capped.csv"
 """The rows that runs learn from where not all are; no name that discovery takes for a table."""
 
 
-class TaskData(TypedDict):
-    """What is known of a data set before any run; JSON-ready.
+class TaskData(Floor):
+    """What is known of a data set before any run, its floor with it; JSON-ready.
 
     Attributes:
         sha256: of each table.
         remarks: where its rows differ from the published ones.
         report: the counts of the whole tables, rows cut as the original cuts them.
-        leaked_lines: lines of the test table whose sequence the train or the dev table has, too.
         longest_row: tokens of the longest row, special tokens included.
         train_rows: rows that runs learn from.
         capped: are those rows in a table of their own, :data:`CAPPED_TABLE` beside this record?
-        kmer: scores of the k-mer regression on the test table, learned from the same rows.
-        kmer_clean: the same without leaked rows; None where no row is left.
-        kmer_seconds: what it took.
     """
 
     sha256: dict[str, str]
     remarks: list[str]
     report: TablesReport
-    leaked_lines: list[int]
     longest_row: int
     train_rows: int
     capped: bool
-    kmer: ClassificationMetrics
-    kmer_clean: ClassificationMetrics | None
-    kmer_seconds: float
 
 
 def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_rows: int | None) -> TaskData:
@@ -72,60 +61,26 @@ def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_row
     longest = max(int(table.full_lengths.max()) for table in encoded.values())
     if limit == _NO_LIMIT:
         encoded = {split: replace(table, max_tokens=longest) for split, table in encoded.items()}
-    leaked = leaked_lines(splits)
     train = splits.train
     rows = len(train) if max_train_rows is None else max_train_rows
     capped = rows < len(train)
     if capped:
         train = train.take(capped_rows(train.labels, rows))
         write_table(folder / CAPPED_TABLE, train)
-    began = time.monotonic()
-    kmer = KmerBaseline().fit(train, splits.dev, splits.labels)
-    probabilities = kmer.predict_proba(splits.test)
-    labels, names = splits.labels.encode(splits.test), splits.labels.names
     return TaskData(
         sha256=table_hashes(found),
         remarks=list(found.remarks),
         report=tables_report(splits, encoded),
-        leaked_lines=leaked,
         longest_row=longest,
         train_rows=len(train),
         capped=capped,
-        kmer=classification_metrics(labels, probabilities, names),
-        kmer_clean=scores_without(labels, probabilities, names, np.array(splits.test.lines), leaked),
-        kmer_seconds=time.monotonic() - began,
+        **floor_under(train, splits),
     )
 
 
 def table_hashes(found: FoundTask) -> dict[str, str]:
     """SHA-256 of each table's file."""
     return {split: file_sha256(found.tables[split]) for split in SPLITS}
-
-
-def leaked_lines(splits: Splits) -> list[int]:
-    """Lines of the test table whose sequence (pair) the train or the dev table has, too."""
-    seen = {*splits.train.keys(), *splits.dev.keys()}
-    return [line for line, key in zip(splits.test.lines, splits.test.keys(), strict=True) if key in seen]
-
-
-def scores_without(
-    labels: NDArray[np.integer],
-    probabilities: NDArray[np.floating],
-    names: tuple[str, ...] | list[str],
-    lines: NDArray[np.integer],
-    leaked: list[int],
-) -> ClassificationMetrics | None:
-    """The scores of the rows whose line is not among the leaked ones; None where no row is left.
-
-    Args:
-        labels: class numbers, [rows].
-        probabilities: [rows, C].
-        names: of the classes.
-        lines: of the file, [rows].
-        leaked: lines to leave out.
-    """
-    kept = ~np.isin(lines, leaked)
-    return classification_metrics(labels[kept], probabilities[kept], names) if kept.any() else None
 
 
 def capped_rows(labels: list[str], rows: int) -> list[int]:

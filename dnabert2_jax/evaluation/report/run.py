@@ -13,11 +13,18 @@ from dnabert2_jax.config import TaskKind
 from dnabert2_jax.data.classification import EncodedTable
 from dnabert2_jax.data.tables import Splits
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.evaluation.floor import Floor, floor_under, scores_without
 from dnabert2_jax.evaluation.metrics import collapse_advice
 from dnabert2_jax.evaluation.plots import MapMethod
 from dnabert2_jax.evaluation.report.data import corpus_report, notes_on, tables_report
 from dnabert2_jax.evaluation.report.page import page, write_page
-from dnabert2_jax.evaluation.report.scores import score_figures, score_section
+from dnabert2_jax.evaluation.report.scores import (
+    floor_figure,
+    floor_notes,
+    floor_section,
+    score_figures,
+    score_section,
+)
 from dnabert2_jax.evaluation.report.sections import (
     PREDICTIONS_FILE,
     Material,
@@ -36,19 +43,29 @@ from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
 
 REPORT_FILE = "report.html"
 DATA_FILE = "data_report.json"
+FLOOR_FILE = "floor.json"
+
+MOST_FLOOR_ROWS = 200_000
+"""Training rows for which a report fits the k-mer regression by itself; it has the counts of all of them in memory."""
 
 
 def report_finetuning(
-    workdir: Path, splits: Splits, encoded: Mapping[str, EncodedTable], outputs: NDArray[np.floating]
+    workdir: Path,
+    splits: Splits,
+    encoded: Mapping[str, EncodedTable],
+    outputs: NDArray[np.floating],
+    floor: Floor | None = None,
 ) -> Path:
     """Keep what the report of a fine-tuning run needs, and write it.
 
     Args:
         workdir: the run's directory; gets ``data_report.json`` and ``test_predictions.npz`` (``labels`` as encoded,
-            ``probabilities`` [rows, C] or of a regression ``values`` [rows], ``lines`` of the file [rows]) and the report.
+            ``probabilities`` [rows, C] or of a regression ``values`` [rows], ``lines`` of the file [rows]), of classes
+            ``floor.json``, and the report.
         splits: the run's tables.
         encoded: the same as token ids: ``train``, ``dev`` and ``test``.
         outputs: of the test table's rows, [rows, C].
+        floor: of the same tables, where it is known already.
 
     Returns:
         The page.
@@ -57,6 +74,12 @@ def report_finetuning(
     lines = np.array(splits.test.lines, np.int64)
     said = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
     save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **said)
+    if splits.labels.head.task == "single_label" and (floor or len(splits.train) <= MOST_FLOOR_ROWS):
+        floor = floor or floor_under(splits.train, splits)
+        leaked, names = floor["leaked_lines"], splits.labels.names
+        clean = scores_without(encoded["test"].labels, outputs, names, lines, leaked)
+        floor_part = {key: floor[key] for key in Floor.__annotations__}  # type: ignore[literal-required]
+        write_json(workdir / FLOOR_FILE, {**floor_part, "clean": clean})
     return write_report(workdir)
 
 
@@ -109,6 +132,7 @@ def write_report(workdir: Path, map_method: MapMethod = "auto") -> Path:
         run=run_to_dict(run),
         lines=MetricsLog.read(workdir),
         data=_json(workdir / DATA_FILE),
+        floor=_json(workdir / FLOOR_FILE),
         scores=_json(workdir / ("scores.json" if finetuning else "validation.json")),
         provenance=_json(workdir / "model" / "provenance.json"),
         map_method=map_method,
@@ -131,7 +155,12 @@ def _finetuning_page(run: Material) -> str:
         if test["collapsed"]:
             advice = collapse_advice(run.run["training"]["method"])
             notes.append(f"Every test row was predicted alike: the run collapsed; {advice}.")
+        if run.floor is not None:
+            figures.insert(1, floor_figure(run.floor))
+            notes.extend(floor_notes(test, run.floor))
         sections.append(score_section(task, run, test))
+        if run.floor is not None:
+            sections.append(floor_section(test, run.floor))
     if run.data is not None:
         notes.extend(notes_on(run.data))
     if run.lines:

@@ -88,6 +88,43 @@ def _of_classes(run: Material, test: dict[str, Any]) -> Section:
     return Section("scores", "Test scores", draw_pictures(run.workdir, shown) + "<h3>By class</h3>" + grid(header, rows))
 
 
+_FLOOR_SCORES = {"mcc": "MCC", "macro_f1": "macro F1", "accuracy": "accuracy"}
+
+
+def floor_figure(floor: dict[str, Any]) -> tuple[str, str]:
+    """The k-mer regression's score, for the head of the page."""
+    return _number(floor["kmer"]["mcc"]), "test MCC of counting 1-5-mers"
+
+
+def floor_notes(test: dict[str, Any], floor: dict[str, Any]) -> list[str]:
+    """What the floor says against the scores."""
+    ours, counted = test["mcc"], floor["kmer"]["mcc"]
+    if ours > counted:
+        return []
+    return [
+        f"A logistic regression on counts of 1-5-mers does as well or better on the same rows, MCC {counted:.4f} beside "
+        f"{ours:.4f}: what the model says here, composition says too."
+    ]
+
+
+def floor_section(test: dict[str, Any], floor: dict[str, Any]) -> Section:
+    """The scores beside those of the k-mer regression, of all test rows and without leaked ones."""
+    leaked = floor["leaked_lines"]
+    columns = {f"all {test['n']:,} rows": {"this model": test, "1-5-mer logistic regression": floor["kmer"]}}
+    if leaked:
+        clean = {"this model": floor["clean"], "1-5-mer logistic regression": floor["kmer_clean"]}
+        columns[f"without leaked rows ({len(leaked):,})"] = clean
+    header = ("", *(f"{name}, {rows}" for rows in columns for name in _FLOOR_SCORES.values()))
+    rows = [
+        (who, *(_number(of[who][key]) if of[who] else "—" for of in columns.values() for key in _FLOOR_SCORES))
+        for who in ("this model", "1-5-mer logistic regression")
+    ]
+    text = "<p>The regression on k-mer counts learned from the same rows."
+    if leaked:
+        text += " A test row is leaked where the train or the dev table has its sequence, whatever the label."
+    return Section("floor", "Beside counting k-mers", f"{text}</p>{grid(header, rows)}")
+
+
 def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[str, str]:
     if not 0 < positive.sum() < len(positive):
         return "", ""

@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dnabert2_jax.config import DEFAULT_MAX_TOKENS
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation import plots
 from dnabert2_jax.evaluation.plots import MapMethod, Theme
@@ -32,6 +31,7 @@ class Material:
     run: dict[str, Any]
     lines: list[dict[str, Any]]
     data: Any | None
+    floor: Any | None
     scores: dict[str, Any] | None
     provenance: dict[str, Any] | None
     map_method: MapMethod
@@ -133,14 +133,13 @@ def corpus_section(data: dict[str, Any]) -> Section:
 
 def finetuning_commands(run: Material) -> list[tuple[str, str]]:
     """(what for, command) for a classifier."""
-    model, limit = shlex.quote(str(run.workdir / "model")), run.run["data"]["max_tokens"]
-    classifier = f"--model {model}" + (f" --max-tokens {limit}" if limit != DEFAULT_MAX_TOKENS else "")
+    model = shlex.quote(str(run.workdir / "model"))
     commands = [
         (
             "Label new sequences (CSV, TSV or FASTA):",
-            f"dnabert2 predict {classifier} --data new.fa --out predictions.csv",
+            f"dnabert2 predict --model {model} --data new.fa --out predictions.csv",
         ),
-        ("Score another labelled table:", f"dnabert2 evaluate {classifier} --data table.csv --out scores.json"),
+        ("Score another labelled table:", f"dnabert2 evaluate --model {model} --data table.csv --out scores.json"),
         ("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
     ]
     if run.run["training"]["method"] == "lora":

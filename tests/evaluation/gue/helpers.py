@@ -9,9 +9,12 @@ import pytest
 
 from dnabert2_jax.cli import main
 from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.evaluation.floor import Floor, scores_without
 from dnabert2_jax.evaluation.gue.runner import GueRun
 from dnabert2_jax.evaluation.metrics import classification_metrics
+from dnabert2_jax.evaluation.report.run import FLOOR_FILE
 from dnabert2_jax.evaluation.report.sections import PREDICTIONS_FILE
+from dnabert2_jax.manifest import write_json
 from dnabert2_jax.runs import FinetuneRun
 from dnabert2_jax.training.finetuning import Finetuned
 
@@ -37,7 +40,7 @@ class Trainer:
     def __init__(self, collapses: tuple[int, ...] = (), fails: dict[int, BaseException] | None = None) -> None:
         self.collapses, self.fails, self.seeds = collapses, fails or {}, []
 
-    def __call__(self, run: FinetuneRun, workdir: Path) -> Finetuned:
+    def __call__(self, run: FinetuneRun, workdir: Path, *, floor: Floor) -> Finetuned:
         self.seeds.append(run.seed)
         if run.seed in self.fails:
             raise self.fails[run.seed]
@@ -48,7 +51,10 @@ class Trainer:
         (workdir / "model").mkdir(parents=True)
         (workdir / "model" / "weights").touch()
         (workdir / "checkpoints").mkdir()
-        np.savez(workdir / PREDICTIONS_FILE, labels=labels, probabilities=probabilities, lines=np.array(splits.test.lines))
+        lines = np.array(splits.test.lines)
+        np.savez(workdir / PREDICTIONS_FILE, labels=labels, probabilities=probabilities, lines=lines)
+        clean = scores_without(labels, probabilities, splits.labels.names, lines, floor["leaked_lines"])
+        write_json(workdir / FLOOR_FILE, {"clean": clean})
         scores = classification_metrics(labels, probabilities, splits.labels.names)
         return Finetuned(workdir / "model", None, scores, scores, 1, 1, 0.5, 0.25)
 

@@ -13,6 +13,7 @@ import pytest
 from dnabert2_jax.data.tables import read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.gue.runner import GueRun, run_gue
+from dnabert2_jax.evaluation.report.run import FLOOR_FILE
 from dnabert2_jax.evaluation.report.sections import PREDICTIONS_FILE
 from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.runs import FinetuneRun, load_run, run_to_dict
@@ -172,7 +173,7 @@ def test_models_go_where_that_is_asked_for(home, train):
     train(collapses=(0,))
     run_gue(benchmark(home, "lean", keep_models=False))
     left = {path.name for path in (home / "lean").rglob("seed_*/*")}
-    assert left == {PREDICTIONS_FILE}
+    assert left == {PREDICTIONS_FILE, FLOOR_FILE}
 
 
 def test_rows_are_capped_for_the_run_and_for_the_regression(home, train):

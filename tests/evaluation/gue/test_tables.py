@@ -3,16 +3,14 @@ from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.tables import load_splits, read_table
+from dnabert2_jax.data.tables import read_table
 from dnabert2_jax.evaluation.gue.catalogue import catalogue
 from dnabert2_jax.evaluation.gue.discovery import discover
-from dnabert2_jax.evaluation.gue.tables import CAPPED_TABLE, capped_rows, leaked_lines, prepare, scores_without
-from dnabert2_jax.evaluation.metrics import classification_metrics
+from dnabert2_jax.evaluation.gue.tables import CAPPED_TABLE, capped_rows, prepare
 from dnabert2_jax.tokenizer.base import Tokenizer
 from tests.helpers import tiny_rows, tiny_tokenizer, write_table
 
@@ -34,33 +32,6 @@ def test_a_capped_table_keeps_file_order_and_the_shares_of_the_classes(labels, c
 def test_a_capped_table_is_the_same_every_time_and_not_the_head_of_the_file():
     labels = ["a", "b"] * 500
     assert capped_rows(labels, 100) == capped_rows(labels, 100) != list(range(100))
-
-
-def test_leaked_lines_are_those_a_slow_search_finds(tmp_path):
-    train, dev, test = (tiny_rows(20, seed) for seed in range(3))
-    test[3] = (train[5][0], "rich")
-    test[8] = (dev[0][0].lower(), "plain")
-    test.append(train[5])
-    for name, rows in (("train", train), ("dev", dev), ("test", test)):
-        write_table(tmp_path / f"{name}.csv", rows)
-    splits = load_splits(*(tmp_path / f"{name}.csv" for name in ("train", "dev", "test")))
-    assert leaked_lines(splits) == [5, 10, 22]
-
-
-def test_a_pair_is_leaked_as_a_pair(tmp_path):
-    write_table(tmp_path / "train.csv", [("AACC", "GGTT", "0"), ("ACGT", "ACCA", "1")], PAIRS)
-    write_table(tmp_path / "dev.csv", [("CCCC", "GGGG", "0")], PAIRS)
-    write_table(tmp_path / "test.csv", [("AACC", "ACCA", "0"), ("CCCC", "GGGG", "1"), ("GGTT", "AACC", "1")], PAIRS)
-    assert leaked_lines(load_splits(*(tmp_path / f"{name}.csv" for name in ("train", "dev", "test")))) == [3]
-
-
-def test_scores_without_rows_are_the_scores_of_the_others():
-    rng = np.random.default_rng(0)
-    labels, probabilities = rng.integers(0, 2, 40), rng.dirichlet((1, 1), 40)
-    lines = np.arange(2, 42)
-    expected = classification_metrics(labels[5:], probabilities[5:], ["a", "b"])
-    assert scores_without(labels, probabilities, ["a", "b"], lines, [2, 3, 4, 5, 6, 1000]) == expected
-    assert scores_without(labels, probabilities, ["a", "b"], lines, lines.tolist()) is None
 
 
 @pytest.fixture(scope="module")
