@@ -3,14 +3,14 @@
 Ours are in float32 where a row does not say bfloat16.
 
     python benchmarks/finetuning.py [TABLE] [--size 117m | --model DIR] [--batch-size 32] [--steps 4] [--torch PYTHON]
-        [--json FILE]
+        [--torch-huge-pages] [--json FILE]
 
 Rows come from a table of `dnabert2 finetune`, or from the package's sample data. Every way takes the same number of
 optimizer steps over batches of --batch-size sequences, dropout on; what is compiled is compiled before. Then they take
 turns, --repeats times, and the best round counts. Only tokens of sequences count, never padding. With --torch, an
 interpreter that has torch and multimolecule, PyTorch takes its turns on an encoder of the same size with torch's AdamW, each
 batch padded to its longest row, in float32 and under bfloat16 autocast. Like the `dnabert2` command this process has huge
-pages where the system gives them; PyTorch takes its turns as its users have it, and once more with them. Below the speeds
+pages where the system gives them; PyTorch takes its turns as its users have it, or with --torch-huge-pages. Below the speeds
 stands what gradients and optimizer state take.
 """
 
@@ -53,41 +53,39 @@ Round = Callable[[], float]
 """Takes all steps once and returns the seconds."""
 
 
+class Weights:
+    """The 117M and its optimizer state, which several ways share in turn: four of them would not fit into 24 GB."""
+
+    def __init__(self, config: EncoderConfig, labels: int, *, lora: bool) -> None:
+        self.config, self.labels, self.lora = config, labels, LoraConfig() if lora else None
+        params = sequence_classifier(config, labels).init(0)
+        trainable: Tree = params
+        self.frozen: Tree = {}
+        if self.lora:
+            heads = {"pooler": params["pooler"], "classifier": params["classifier"]}
+            trainable, self.frozen = {"adapter": init_adapter(config, self.lora, 1), **heads}, {"encoder": params["encoder"]}
+        self.optimizer = make_optimizer(FINETUNE_OPTIMIZER, 1000)
+        self.state = init_state(trainable, self.optimizer)
+        self.bytes = _bytes(trainable) + _bytes(self.state.optimizer)  # gradients are as large as what is trained
+
+
 class Ours:
     """Optimizer steps of this package on some batches."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        labels: int,
-        batches: Sequence[ClassificationBatch],
-        precision: Precision,
-        *,
-        lora: bool,
-    ) -> None:
-        settings = LoraConfig() if lora else None
-        network = sequence_classifier(config, labels, Compute(precision))
-        params = network.init(0)
-        trainable: Tree = params
-        self.frozen: Tree = {}
-        if settings:
-            heads = {"pooler": params["pooler"], "classifier": params["classifier"]}
-            trainable, self.frozen = {"adapter": init_adapter(config, settings, 1), **heads}, {"encoder": params["encoder"]}
-        self.gradient_bytes = _bytes(trainable)
-        optimizer = make_optimizer(FINETUNE_OPTIMIZER, 1000)
-        self.step = make_train_step(classification_loss(network, settings), optimizer)
-        self.state = init_state(trainable, optimizer)
-        self.optimizer_bytes = _bytes(self.state.optimizer)
-        self.batches = batches
+    def __init__(self, weights: Weights, batches: Sequence[ClassificationBatch], precision: Precision) -> None:
+        network = sequence_classifier(weights.config, weights.labels, Compute(precision))
+        self.step = make_train_step(classification_loss(network, weights.lora), weights.optimizer)
+        self.weights, self.batches = weights, batches
         began = time.perf_counter()
         for width in sorted({batch.tokens.input_ids.shape[1] for batch in batches}):
             self._take([next(batch for batch in batches if batch.tokens.input_ids.shape[1] == width)])
         self.first_s = time.perf_counter() - began
 
     def _take(self, batches: Sequence[ClassificationBatch]) -> None:
+        weights = self.weights
         for batch in batches:
-            self.state, _ = self.step(self.state, self.frozen, batch)
-        jax.block_until_ready(self.state)
+            weights.state, _ = self.step(weights.state, weights.frozen, batch)
+        jax.block_until_ready(weights.state)
 
     def __call__(self) -> float:
         """Take all steps once; returns the seconds."""
@@ -141,6 +139,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps of a round")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--torch", type=Path, metavar="PYTHON", help="interpreter with torch and multimolecule")
+    parser.add_argument("--torch-huge-pages", action="store_true", help="let PyTorch have huge pages, too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
@@ -161,30 +160,29 @@ def main() -> None:
 
     ways: dict[str, tuple[Round, int, float]] = {}
     first_s: dict[str, float] = {}
-    memory: dict[str, tuple[int, int]] = {}
+    full, lora = (Weights(config, len(labels), lora=lora) for lora in (False, True))
     with ExitStack() as stack:
         if args.torch:
             stored = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".npz"))
             real, positions = _store_padded(stored.name, encoded, args.batch_size, args.steps)
-            for precision, huge_pages in (("float32", False), ("bfloat16", False), ("float32", True), ("bfloat16", True)):
-                process = torch_process(args.torch, config, stored.name, precision, huge_pages=huge_pages)
+            for precision in ("float32", "bfloat16"):
+                process = torch_process(args.torch, config, stored.name, precision, huge_pages=args.torch_huge_pages)
                 one = stack.enter_context(process)
-                name = f"PyTorch {precision}{', huge pages' if huge_pages else ''}"
+                name = f"PyTorch {precision}"
                 ways[name] = (one, real, 1 - real / positions)
                 first_s[name] = one()
-        ours_by_name: tuple[tuple[str, Sequence[ClassificationBatch], Precision, bool], ...] = (
-            ("full, by length", by_length, "float32", False),
-            ("full, packed", packed, "float32", False),
-            ("LoRA, packed", packed, "float32", True),
-            ("full, packed, bfloat16", packed, "bfloat16", False),
-            ("LoRA, packed, bfloat16", packed, "bfloat16", True),
+        ours_by_name: tuple[tuple[str, Weights, Sequence[ClassificationBatch], Precision], ...] = (
+            ("full, by length", full, by_length, "float32"),
+            ("full, packed", full, packed, "float32"),
+            ("LoRA, packed", lora, packed, "float32"),
+            ("full, packed, bfloat16", full, packed, "bfloat16"),
+            ("LoRA, packed, bfloat16", lora, packed, "bfloat16"),
         )
-        for name, batches, precision, lora in ours_by_name:
-            ours = Ours(config, len(labels), list(batches), precision, lora=lora)
+        for name, weights, batches, precision in ours_by_name:
+            ours = Ours(weights, list(batches), precision)
             real, positions = tokens_of(ours.batches)
             ways[name] = (ours, real, 1 - real / positions)
             first_s[name] = ours.first_s
-            memory["LoRA" if lora else "full"] = (ours.gradient_bytes, ours.optimizer_bytes)
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.repeats):
             for name, (once, _, _) in ways.items():
@@ -214,11 +212,11 @@ def main() -> None:
         f"{config.hidden_size}; {args.steps} steps of {args.batch_size}; {jax.default_backend()}"
     )
     console.print(grid)
-    full, lora = sum(memory["full"]), sum(memory["LoRA"])
-    console.print(f"gradients and optimizer state: full {full / 1e6:,.1f} MB, LoRA {lora / 1e6:,.1f} MB ({lora / full:.2%})")
+    share = f"full {full.bytes / 1e6:,.1f} MB, LoRA {lora.bytes / 1e6:,.1f} MB ({lora.bytes / full.bytes:.2%})"
+    console.print(f"gradients and optimizer state: {share}")
     if args.json:
         about = {"table": str(table.path), "platform": jax.default_backend(), "batch_size": args.batch_size}
-        kept = {"full_bytes": full, "lora_bytes": lora}
+        kept = {"full_bytes": full.bytes, "lora_bytes": lora.bytes}
         args.json.write_text(json.dumps({**about, "memory": kept, "results": results}, indent=2) + "\n")
 
 

@@ -1,7 +1,7 @@
 """Memory in pages of 2 MB instead of 4 kB, where Linux gives them to who asks.
 
 XLA allocates what a training step on a CPU needs, gigabytes of it, when the step begins, and frees it at its end; the system
-hands out and clears every page anew, which for a million small ones takes a seventh of the step. The GNU C library asks for
+hands out and clears every page anew, which for a million small ones takes a tenth of the step. The GNU C library asks for
 large ones where an environment variable says so when a process begins; so this begins the process again. From Python, start
 the interpreter with ``GLIBC_TUNABLES=glibc.malloc.hugetlb=1``.
 """

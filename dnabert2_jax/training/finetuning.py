@@ -24,7 +24,7 @@ class Finetuned:
         dev: scores on the dev table at the evaluation that was kept.
         best_step: the step that was kept; of a probe, the number of its penalty.
         trained_parameters: scalars that learned.
-        seconds: of this call's training, evaluations included.
+        seconds: of training, evaluations included; of a run that went on, with those of earlier calls up to its checkpoint.
         first_step_seconds: from the start of training to the end of this call's first step, compiling included (of a probe,
             until all rows were embedded); None where there was none.
     """
@@ -67,7 +67,7 @@ def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> 
         dev=kept["dev"],
         best_step=kept["step"],
         trained_parameters=trained.trained_parameters,
-        seconds=time.monotonic() - began,
+        seconds=trained.earlier_seconds + time.monotonic() - began,
         first_step_seconds=trained.first_step_seconds,
     )
     scores = {**asdict(result), "model": str(result.model), "adapter": str(result.adapter or "")}

@@ -38,12 +38,14 @@ class Trained(NamedTuple):
         outputs: of the test table's rows, [rows, C], see :func:`~dnabert2_jax.modeling.heads.head_outputs`.
         trained_parameters: scalars that learned.
         first_step_seconds: from the call to the end of its first step; None where no step was left.
+        earlier_seconds: that earlier calls took, up to the checkpoint from which this one went on.
     """
 
     keeper: Keeper
     outputs: NDArray[np.float32]
     trained_parameters: int
     first_step_seconds: float | None
+    earlier_seconds: float = 0.0
 
 
 def train_by_steps(task: Task) -> Trained:
@@ -80,7 +82,7 @@ def train_by_steps(task: Task) -> Trained:
     if plan.batching == "packed":  # which sequences share a row depends on it, and so do their dropout masks
         identity["devices x training.accumulate (of packed rows)"] = plan.accumulate * devices
     keeper = Keeper(task, frozen)
-    first_step_seconds = None
+    first_step_seconds, earlier = None, 0.0
     with Checkpoints(task.directory.checkpoints, keep_last=plan.keep_checkpoints) as checkpoints:
         best = _Best(score=-math.inf, step=0, waited=0)
         restored = checkpoints.restore_latest(state)
@@ -91,6 +93,7 @@ def train_by_steps(task: Task) -> Trained:
                     f"{task.directory.path}: {', '.join(changed)} changed since this run began; use another --workdir"
                 )
             state, best = restored.state, _Best(**restored.meta["best"])
+            earlier = restored.meta.get("seconds", 0.0)
             remark(f"going on from step {restored.step} of {total_steps}")
         step = int(state.step)
         batches = _batches_from(epochs, step)
@@ -122,10 +125,11 @@ def train_by_steps(task: Task) -> Trained:
                     keeper.save(state.trainable, {"dev": scores, "step": step})
                 else:
                     best = replace(best, waited=best.waited + 1)
-                checkpoints.save(step, state, {"best": asdict(best), "identity": identity})
+                spent = earlier + time.monotonic() - began
+                checkpoints.save(step, state, {"best": asdict(best), "identity": identity, "seconds": spent})
 
     outputs = predict_rows(predict, place(keeper.load()[0]), test_batches)
-    return Trained(keeper, outputs, count_parameters(trainable), first_step_seconds)
+    return Trained(keeper, outputs, count_parameters(trainable), first_step_seconds, earlier)
 
 
 def _named(target: Target, plan: Epochs) -> str:

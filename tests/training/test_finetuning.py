@@ -2,7 +2,9 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +86,16 @@ def test_a_seed_repeats_bit_for_bit_and_another_differs(home, full, make_run):
     assert tree_sha256(weights[0]) == tree_sha256(weights[1])
     other = finetune(make_run(seed=2), home / "other")
     assert tree_sha256(load_model(other.model).params) != tree_sha256(weights[0])
+
+
+def test_seconds_of_a_run_that_went_on_count_those_of_before(make_run, tmp_path, monkeypatch):
+    clock = count(0, 1000)  # every look at it takes a thousand seconds
+    with monkeypatch.context() as patched:
+        patched.setattr("dnabert2_jax.training.finetuning_steps.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        finetune(make_run(), tmp_path / "run")
+    again = finetune(make_run(), tmp_path / "run")
+    assert again.first_step_seconds is None
+    assert 2000 < again.seconds < next(clock)
 
 
 def test_rows_that_are_cut_are_reported(tmp_path, home, capsys):
