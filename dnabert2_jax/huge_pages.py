@@ -41,8 +41,8 @@ def with_huge_pages(environment: Mapping[str, str], system: Path = _SYSTEM) -> d
         system: the kernel's file that says who gets them.
 
     Returns:
-        None where nothing is to be gained: the user or the C library's variable has said something else already, the kernel
-        gives large pages to all or to none, or this is not Linux with GNU's C library 2.35 or later.
+        It, or None where nothing is to be gained. Then the user or the C library's variable has said something else already,
+        the kernel gives large pages to all or to none, or this is not Linux with GNU's C library 2.35 or later.
     """
     tunables = environment.get(TUNABLES, "")
     if environment.get(VARIABLE, "").lower() in ("off", "0", "no", "false") or _SETTING in tunables:
