@@ -165,8 +165,8 @@ class DNABERT2:
         Args:
             sequences: DNA of any lengths. [n].
             pairs: the second sequence of each row, for a classifier of pairs. [n].
-            max_tokens: longest input of the classifier, in tokens, special tokens included; by default what it was
-                trained on.
+            max_tokens: longest input of the classifier, in tokens, special tokens included; by default the
+                limit that it was trained with.
             long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
             overlap: least share of a window that the next one repeats, in [0, 1).
             reverse_complement: give the mean over both strands.

@@ -97,7 +97,7 @@ class HeadConfig:
         pooling: what the linear layer reads: ``cls``, the pooler's tanh(dense(hidden state of [CLS])), as in the original;
             or ``mean``, the mean of the hidden states of a sequence's own tokens, without a pooler.
         token_types: the second sequence of a pair has token type 1; else type 0, like the first.
-        max_tokens: the longest row that it was trained on, special tokens included.
+        max_tokens: the limit on a row in training, special tokens included.
         task: what the outputs mean.
         mean: of the measurements a regression was trained on, in their unit.
         deviation: their standard deviation; an output o of the network stands for ``mean + deviation * o``.

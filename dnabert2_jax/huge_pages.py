@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "DNABERT2_HUGE_PAGES"
-"""Environment variable: ``off`` leaves memory as the system has it."""
+"""Environment variable: ``off`` leaves memory as the system has it; a process that began again has ``asked``."""
 
 TUNABLES = "GLIBC_TUNABLES"
 """The C library's own environment variable, settings with colons between them."""
 
+_ASKED = "asked"  # whatever becomes of the C library's variable on the way, a process asks once
 _SETTING = "glibc.malloc.hugetlb"
 _FIRST_VERSION = (2, 35)
 _SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -26,7 +27,7 @@ _SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def start_with_huge_pages() -> None:
     """Replace this process by itself with huge pages, where it can have them and does not yet; call it first of all."""
     wanted = with_huge_pages(os.environ)
-    if wanted is not None:
+    if wanted is not None and sys.executable:
         sys.stdout.flush()
         # On failure this process, which has done nothing yet, goes on as it is.
         with suppress(OSError):
@@ -45,7 +46,7 @@ def with_huge_pages(environment: Mapping[str, str], system: Path = _SYSTEM) -> d
         the kernel gives large pages to all or to none, or this is not Linux with GNU's C library 2.35 or later.
     """
     tunables = environment.get(TUNABLES, "")
-    if environment.get(VARIABLE, "").lower() in ("off", "0", "no", "false") or _SETTING in tunables:
+    if environment.get(VARIABLE, "").lower() in ("off", "0", "no", "false", _ASKED) or _SETTING in tunables:
         return None
     try:
         who_asks = "[madvise]" in system.read_text()
@@ -55,4 +56,4 @@ def with_huge_pages(environment: Mapping[str, str], system: Path = _SYSTEM) -> d
         return None
     if not who_asks or version < _FIRST_VERSION:
         return None
-    return {**environment, TUNABLES: ":".join(filter(None, (tunables, f"{_SETTING}=1")))}
+    return {**environment, VARIABLE: _ASKED, TUNABLES: ":".join(filter(None, (tunables, f"{_SETTING}=1")))}

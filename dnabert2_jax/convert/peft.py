@@ -81,7 +81,7 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
         "bias": "none",
         "inference_mode": True,
     }
-    own = {"labels": adapter.labels, "token_types": adapter.head.token_types}
+    own = {"labels": adapter.labels, "token_types": adapter.head.token_types, "max_tokens": adapter.head.max_tokens}
     metadata = {"format": "pt", **{name: json.dumps(value) for name, value in own.items()}}
     with new_directory(directory) as new:
         save_file(tensors, new / WEIGHTS, metadata=metadata)
@@ -152,7 +152,7 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
         params={"adapter": adapter, "pooler": own.get("pooler") or base.params["pooler"], "classifier": own["classifier"]},
         lora=lora,
         labels=_labels(metadata, heads[f"{_PREFIX}classifier.bias"][0]),
-        head=HeadConfig(token_types=metadata.get("token_types", True)),
+        head=HeadConfig(**{key: metadata[key] for key in ("token_types", "max_tokens") if key in metadata}),
         provenance=provenance,
     )
 

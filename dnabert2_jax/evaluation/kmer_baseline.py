@@ -98,6 +98,11 @@ class KmerBaseline:
         features = self._scaler.transform(self._features(table))
         return np.asarray(self._regression.predict_proba(features), np.float64)
 
+    @staticmethod
+    def columns(k_max: int = 5) -> int:
+        """Features of one sequence: all k-mers of 1 to ``k_max`` bases."""
+        return sum(4**k for k in range(1, k_max + 1))
+
     @property
     def num_parameters(self) -> int:
         """Trained parameters: weights and intercepts (one set for two classes)."""

@@ -96,7 +96,7 @@ class Classifier:
         Args:
             table: the rows.
             batch_size: rows at a time.
-            max_tokens: longest row, special tokens included; by default what the model was trained on.
+            max_tokens: longest row, special tokens included; by default as in training.
             reverse_complement: give the mean over both strands.
         """
         max_tokens = self.head.max_tokens if max_tokens is None else max_tokens

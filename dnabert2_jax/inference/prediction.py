@@ -115,7 +115,7 @@ def predict(
     Args:
         model: a classifier.
         sequences: what to classify.
-        max_tokens: longest input of the classifier, in tokens, special tokens included; by default what it was trained on.
+        max_tokens: longest input of the classifier, in tokens, special tokens included; by default as in training.
         long: what to do with longer ones; see :func:`~dnabert2_jax.inference.encoding.encode_limited`.
         overlap: least share of a window that the next one repeats.
         reverse_complement: give the mean over both strands; ``windows`` and ``cut_bases`` are those of the strand given.

@@ -25,6 +25,9 @@ MOST_SCORES_AT = 2**20
 """Where only some positions' hidden states are wanted, the last block builds all scores of their queries. A row with more of
 them than this, positions x tokens, goes through the whole block instead."""
 
+FEWEST_TOKENS_AT = 128
+"""Tokens of a batch, for each of the other blocks, from which the last one goes its own way: that copies their weights."""
+
 Precision = Literal["float32", "bfloat16"]
 Remat = Literal["none", "attention", "full"]
 
@@ -35,7 +38,7 @@ class Compute:
 
     Attributes:
         precision: dtype of activations and matrix products; weights, LayerNorm statistics and softmax stay float32.
-        attention: ``"auto"`` or the name of an attention backend.
+        attention: ``"auto"`` or the name of an attention backend; a few queries of the last block (``at``) are always dense.
         remat: what the backward pass computes again instead of keeping it: nothing, the attention of a block with its two
             projections, or the whole block.
         unroll: blocks in one turn of the loop over them: more makes longer programs, and lets one block's traffic run beside
@@ -121,7 +124,9 @@ class Block(nnx.Module):
                 return self._attend_at(x, segment_ids, adapter, at)
             return self._attend(x, segment_ids, adapter, compute.attention)
 
-        attended = (jax.checkpoint(attend, prevent_cse=False) if compute.remat == "attention" else attend)(x)
+        if compute.remat == "attention":
+            attend = jax.checkpoint(attend, prevent_cse=at is not None)  # the loop over blocks is barrier enough
+        attended = attend(x)
         if at is not None:
             x = states_at(x, at)
         x = self.attention_norm(x + dropout(attended, rate, seeds, site + jnp.uint32(_SITE_ATTENTION), at))
@@ -234,17 +239,26 @@ class Encoder(nnx.Module):
             one_layer = jax.checkpoint(one_layer, prevent_cse=False)  # a scan's body needs no barrier against CSE
         sites = jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32) * jnp.uint32(_SITES_A_BLOCK)
         layers, last = (state, adapter, sites), None
-        few = at is not None and at.shape[1] * _FEW <= x.shape[1] and at.shape[1] * x.shape[1] <= MOST_SCORES_AT
-        if few:
+        if at is not None and self._worth_it(at, x):
             layers, last = jax.tree.map(itemgetter(slice(-1)), layers), jax.tree.map(itemgetter(-1), layers)
         parts, _ = jax.lax.scan(one_layer, [x for x, *_ in rows], layers, unroll=self.compute.unroll)
         x = keep_rows_spread(jnp.stack(parts, axis=1).reshape(x.shape))
         if last is None:
             return x if at is None else states_at(x, at)
-        layer_state, layer_adapter, site = last
-        matrices = LayerAdapter(layer_adapter, lora, dropout_seeds, site)
-        block = nnx.merge(graphdef, layer_state)
-        return keep_rows_spread(block(x, tokens.segment_ids, dropout_seeds, site, matrices, self.compute, at))
+
+        def last_layer(x: jax.Array, last: tuple[Any, Tree | None, jax.Array]) -> jax.Array:
+            layer_state, layer_adapter, site = last
+            matrices = LayerAdapter(layer_adapter, lora, dropout_seeds, site)
+            block = nnx.merge(graphdef, layer_state)
+            return keep_rows_spread(block(x, tokens.segment_ids, dropout_seeds, site, matrices, self.compute, at))
+
+        return (jax.checkpoint(last_layer) if self.compute.remat == "full" else last_layer)(x, last)
+
+    def _worth_it(self, at: jax.Array, x: jax.Array) -> bool:
+        """Is the last block cheaper at positions ``at`` [B, P] than for all of ``x`` [B, T, D]?"""
+        (rows, wanted), tokens = at.shape, x.shape[1]
+        enough = rows * tokens >= FEWEST_TOKENS_AT * (self.num_layers - 1)
+        return enough and wanted * _FEW <= tokens and wanted * tokens <= MOST_SCORES_AT
 
 
 _FEW = 4  # times as many tokens as positions: below that the last block's whole rows cost little more

@@ -15,7 +15,7 @@ from flax import nnx
 
 from dnabert2_jax.config import EncoderConfig, HeadPooling, LoraConfig
 from dnabert2_jax.modeling.elementwise import dropout
-from dnabert2_jax.modeling.encoder import Compute, Encoder
+from dnabert2_jax.modeling.encoder import Compute, Encoder, states_at
 from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
 from dnabert2_jax.modeling.layers import Dense
 from dnabert2_jax.parallel import keep_rows_spread, keep_whole
@@ -47,7 +47,7 @@ class MaskedLM(nnx.Module):
             float32, [B, K, V].
         """
         hidden = self.encoder(tokens, dropout_seeds=dropout_seeds)
-        chosen = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+        chosen = states_at(hidden, positions)
         logits = self.mlm(keep_rows_spread(chosen), keep_whole(self.encoder.embeddings.word[...]))
         return keep_rows_spread(logits)
 
@@ -110,7 +110,8 @@ class SequenceClassifier(nnx.Module):
         encode = partial(self.encoder, tokens, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
         if self.pooler is None:
             return slot_means(encode(), tokens, at.shape[1])
-        return self.pooler(encode(at=at).astype(jnp.float32))
+        with jax.default_matmul_precision("highest"):  # a few rows, like those of the classifier
+            return self.pooler(encode(at=at).astype(jnp.float32))
 
 
 M = TypeVar("M", bound=nnx.Module)

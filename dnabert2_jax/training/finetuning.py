@@ -54,8 +54,8 @@ def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> 
     Raises:
         UserError: a path, a table, a setting or the directory cannot be used; the loss stopped being a number.
     """
-    began = time.monotonic()
     task = open_task(run, workdir)
+    began = time.monotonic()
     trained = fit_probe(task) if run.training.method == "probe" else train_by_steps(task)
     test = task.target.scores(task.test.labels, trained.outputs)
     kept = trained.keeper.load()[1]

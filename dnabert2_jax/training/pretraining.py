@@ -48,6 +48,7 @@ class _Job:
         corpus: the genomes.
         rows: the rows to learn from.
         held_out: batches to evaluate on, each with its rows' species numbers, on the devices.
+        held_out_rows: rows of all of them.
         identity: hashes of everything that the result depends on beside the settings.
     """
 
@@ -61,6 +62,7 @@ class _Job:
     corpus: Corpus
     rows: PretrainingRows
     held_out: list[Any]
+    held_out_rows: int
     identity: dict[str, str]
 
     @property
@@ -71,6 +73,17 @@ class _Job:
     def batch(self, batch: Any) -> Any:
         """This process's rows of a batch, as part of the whole one on the devices."""
         return self.layout.batch(batch, self.run.training.batch_size)
+
+    def summary(self) -> str:
+        """One line about the model, the rows and the devices, for people."""
+        data, windows, mesh = self.run.data, self.rows.windows, self.layout.mesh
+        return (
+            f"{count_parameters(self.network.abstract()):,} parameters; {len(self.species)} species, windows of "
+            f"{windows.window_bases:,} bases for rows of {data.tokens_per_row} tokens; "
+            f"{self.held_out_rows:,} held-out rows; mesh of "
+            + " x ".join(f"{size} ({axis})" for axis, size in mesh.shape.items())
+            + f" on {mesh.size} of {jax.device_count()} devices"
+        )
 
     def meter(self) -> Meter:
         """What measures speed, and the share of the devices' peak."""
@@ -100,6 +113,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     """
     job = _prepare(run)
     directory = open_workdir(workdir, run_to_dict(run))
+    remark(job.summary())
     state, scores = _train(job, directory)
     return _save(job, directory, state, scores)
 
@@ -138,16 +152,10 @@ def _prepare(run: PretrainRun) -> _Job:
         layout.batch(batch, plan.batch_size)
         for batch in zip(validation_batches(*evaluation), validation_species(*evaluation), strict=True)
     ]
-    remark(
-        f"{count_parameters(network.abstract()):,} parameters; {len(corpus.species)} species, windows of "
-        f"{train_rows.windows.window_bases:,} bases for rows of {run.data.tokens_per_row} tokens; "
-        f"{min(run.data.validation_rows, validation_rows.windows.epoch_size):,} held-out rows; mesh of "
-        + " x ".join(f"{size} ({axis})" for axis, size in layout.mesh.shape.items())
-        + f" on {layout.mesh.size} of {jax.device_count()} devices"
-    )
     base_hash = tree_sha256(base.params["encoder"]) if base else "random weights"
     identity = {"corpus": corpus.hash, "tokenizer": tokenizer.sha256, "base": base_hash}
-    return _Job(run, config, tokenizer, base, network, layout, here, corpus, train_rows, held_out, identity)
+    held_out_rows = min(run.data.validation_rows, validation_rows.windows.epoch_size)
+    return _Job(run, config, tokenizer, base, network, layout, here, corpus, train_rows, held_out, held_out_rows, identity)
 
 
 def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:

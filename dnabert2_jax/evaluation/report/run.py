@@ -14,6 +14,7 @@ from dnabert2_jax.data.classification import EncodedTable
 from dnabert2_jax.data.tables import Splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation.floor import Floor, floor_under, scores_without
+from dnabert2_jax.evaluation.kmer_baseline import KmerBaseline
 from dnabert2_jax.evaluation.metrics import collapse_advice
 from dnabert2_jax.evaluation.plots import MapMethod
 from dnabert2_jax.evaluation.report.data import corpus_report, notes_on, tables_report
@@ -38,6 +39,7 @@ from dnabert2_jax.evaluation.report.sections import (
 )
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.manifest import write_json
+from dnabert2_jax.progress import remark
 from dnabert2_jax.runs import FinetuneRun, PretrainRun, parse_run, run_to_dict
 from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
 
@@ -45,8 +47,8 @@ REPORT_FILE = "report.html"
 DATA_FILE = "data_report.json"
 FLOOR_FILE = "floor.json"
 
-MOST_FLOOR_ROWS = 200_000
-"""Training rows for which a report fits the k-mer regression by itself; it has the counts of all of them in memory."""
+MOST_FLOOR_COUNTS = 3 * 10**8
+"""Counts of k-mers, over the rows of all tables, up to which a report fits the regression: it has them in memory."""
 
 
 def report_finetuning(
@@ -74,13 +76,25 @@ def report_finetuning(
     lines = np.array(splits.test.lines, np.int64)
     said = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
     save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **said)
-    if splits.labels.head.task == "single_label" and (floor or len(splits.train) <= MOST_FLOOR_ROWS):
-        floor = floor or floor_under(splits.train, splits)
+    if floor is None and splits.labels.head.task == "single_label":
+        floor = _json(workdir / FLOOR_FILE) or _fit_floor(splits)
+    if floor is not None:
         leaked, names = floor["leaked_lines"], splits.labels.names
         clean = scores_without(encoded["test"].labels, outputs, names, lines, leaked)
         floor_part = {key: floor[key] for key in Floor.__annotations__}  # type: ignore[literal-required]
         write_json(workdir / FLOOR_FILE, {**floor_part, "clean": clean})
     return write_report(workdir)
+
+
+def _fit_floor(splits: Splits) -> Floor | None:
+    """The floor under a run's scores; None, which is said, where it would take too much memory."""
+    tables = (splits.train, splits.dev, splits.test)
+    rows = sum(len(table) * (1 if table.pairs is None else 2) for table in tables)
+    if rows * KmerBaseline.columns() > MOST_FLOOR_COUNTS:
+        remark(f"no k-mer regression for the report: {rows:,} sequences are too many for its counts to fit in memory")
+        return None
+    remark("k-mer regression on the same rows, for the report")
+    return floor_under(splits.train, splits)
 
 
 def report_pretraining(workdir: Path, corpus: Corpus) -> Path:

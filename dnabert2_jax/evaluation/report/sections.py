@@ -1,5 +1,6 @@
 """The sections of a run's page, each from what the run left in its directory."""
 
+import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dnabert2_jax.config import HeadConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.evaluation import plots
 from dnabert2_jax.evaluation.plots import MapMethod, Theme
@@ -133,13 +135,16 @@ def corpus_section(data: dict[str, Any]) -> Section:
 
 def finetuning_commands(run: Material) -> list[tuple[str, str]]:
     """(what for, command) for a classifier."""
-    model = shlex.quote(str(run.workdir / "model"))
+    model, limit = shlex.quote(str(run.workdir / "model")), run.run["data"]["max_tokens"]
+    head = json.loads((run.workdir / "model" / "config.json").read_bytes()).get("head", {})
+    # A model of a version that did not keep the limit has to be told.
+    told = "" if HeadConfig(**head).max_tokens == limit else f" --max-tokens {limit}"
     commands = [
         (
             "Label new sequences (CSV, TSV or FASTA):",
-            f"dnabert2 predict --model {model} --data new.fa --out predictions.csv",
+            f"dnabert2 predict --model {model}{told} --data new.fa --out predictions.csv",
         ),
-        ("Score another labelled table:", f"dnabert2 evaluate --model {model} --data table.csv --out scores.json"),
+        ("Score another labelled table:", f"dnabert2 evaluate --model {model}{told} --data table.csv --out scores.json"),
         ("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
     ]
     if run.run["training"]["method"] == "lora":

@@ -74,12 +74,14 @@ def _dense_attention(
 ) -> tuple[jax.Array, jax.Array]:
     """Output and log-sum-exp of queries at ``positions`` [B or 1, P], in the segments ``own`` [B, P]."""
     distance = jnp.abs(positions[:, :, None] - jnp.arange(k.shape[2])[None, None]).astype(jnp.float32)
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
+    # Like the kernels: matrix units would otherwise round float32 factors.
+    precision = "highest" if q.dtype == jnp.float32 else None
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32, precision=precision) * scale
     scores = scores - slopes[None, :, None, None] * distance[:, None]
     visible = (own[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
     # A finite floor keeps rows without any visible key (padding) free of NaN; their output is then set to zero.
     scores = jnp.where(visible[:, None], scores, -1e30)
     weights = jax.nn.softmax(scores, axis=-1)
-    output = jnp.einsum("bhqk,bhkd->bhqd", weights, v.astype(jnp.float32))
+    output = jnp.einsum("bhqk,bhkd->bhqd", weights, v.astype(jnp.float32), precision=precision)
     output = jnp.where((own > 0)[:, None, :, None], output, 0.0).astype(q.dtype)
     return output, jax.nn.logsumexp(scores, axis=-1)
