@@ -110,8 +110,9 @@ class SequenceClassifier(nnx.Module):
         encode = partial(self.encoder, tokens, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
         if self.pooler is None:
             return slot_means(encode(), tokens, at.shape[1])
-        with jax.default_matmul_precision("highest"):  # a few rows, like those of the classifier
-            return self.pooler(encode(at=at).astype(jnp.float32))
+        cls = encode(at=at).astype(jnp.float32)
+        with jax.default_matmul_precision("highest"):  # a few rows, like those of the classifier; not the encoder's products
+            return self.pooler(cls)
 
 
 M = TypeVar("M", bound=nnx.Module)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.kernels.attention import tracing_for
 from dnabert2_jax.modeling.encoder import Compute
 from dnabert2_jax.modeling.layers import dropout
 from dnabert2_jax.modeling.models import count_parameters, masked_lm, sequence_classifier
@@ -111,6 +112,31 @@ def test_a_classifiers_last_layer_is_in_float32_whatever_the_rest_is_in():
     expected = features.astype(np.float64) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-3)  # of bfloat16's numbers at 100, neighbours are 0.5 apart
+
+
+def test_full_precision_is_for_the_head_alone():
+    """Products of the encoder, in bfloat16, keep the default precision, which kernels for accelerators insist on."""
+    network, tokens = sequence_classifier(TINY, 3, Compute("bfloat16", "reference")), random_tokens()
+    with tracing_for("gpu"):
+        traced = jax.make_jaxpr(lambda params: network.bind(params).logits(tokens))(network.init(0))
+    products = [(x.invars[0].aval.dtype, x.params["precision"]) for x in equations(traced.jaxpr, "dot_general")]
+    narrow = {precision for dtype, precision in products if dtype == jnp.bfloat16}
+    assert narrow == {None}
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert [precision for _, precision in products].count(highest) == 2  # pooler and classifier
+
+
+def equations(jaxpr, primitive):
+    """Every ``primitive`` in a jaxpr, scans and calls included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == primitive:
+            yield equation
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner, primitive)
 
 
 def test_compile_size_does_not_grow_with_depth():
