@@ -28,6 +28,7 @@ from dnabert2_jax.types import Tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
+_OF_THE_HEAD = ("token_types", "max_tokens")
 _PREFIX = "base_model.model."
 """What PEFT puts before the names of the model that it wraps."""
 
@@ -48,7 +49,7 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
 
     Args:
         directory: to be made; may exist if it is empty.
-        adapter: what to write; what PEFT has no place for, labels and token types, goes into the file's metadata.
+        adapter: what to write; what PEFT has no place for, labels and settings of the head, goes into the file's metadata.
 
     Returns:
         ``directory``.
@@ -81,7 +82,7 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
         "bias": "none",
         "inference_mode": True,
     }
-    own = {"labels": adapter.labels, "token_types": adapter.head.token_types, "max_tokens": adapter.head.max_tokens}
+    own = {"labels": adapter.labels, **{name: getattr(adapter.head, name) for name in _OF_THE_HEAD}}
     metadata = {"format": "pt", **{name: json.dumps(value) for name, value in own.items()}}
     with new_directory(directory) as new:
         save_file(tensors, new / WEIGHTS, metadata=metadata)
@@ -152,7 +153,7 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
         params={"adapter": adapter, "pooler": own.get("pooler") or base.params["pooler"], "classifier": own["classifier"]},
         lora=lora,
         labels=_labels(metadata, heads[f"{_PREFIX}classifier.bias"][0]),
-        head=HeadConfig(**{key: metadata[key] for key in ("token_types", "max_tokens") if key in metadata}),
+        head=HeadConfig(**{name: metadata[name] for name in _OF_THE_HEAD if name in metadata}),
         provenance=provenance,
     )
 
@@ -228,7 +229,7 @@ def _metadata(file: SafetensorsFile) -> dict[str, Any]:
     """What :func:`save_peft` added to the file; empty in one that PEFT wrote."""
     with safe_open(file.path, "numpy") as opened:
         stored = opened.metadata() or {}
-    return {name: json.loads(stored[name]) for name in ("labels", "token_types") if name in stored}
+    return {name: json.loads(stored[name]) for name in ("labels", *_OF_THE_HEAD) if name in stored}
 
 
 def _labels(metadata: Mapping[str, Any], classes: int) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def written(base, tmp_path):
 @pytest.mark.parametrize("targets", [TARGETS, ("Wqkv",), ("wo", "out")])
 def test_there_and_back_is_bitwise(base, tmp_path, targets):
     adapter = random_adapter(base, LoraConfig(rank=3, alpha=5.0, dropout=0.25, targets=targets))
-    adapter = replace(adapter, head=HeadConfig(token_types=len(targets) > 1))
+    adapter = replace(adapter, head=HeadConfig(token_types=len(targets) > 1, max_tokens=100 * len(targets)))
     back = load_peft(save_peft(tmp_path / "peft", adapter), base)
     assert (back.lora.rank, back.lora.alpha, back.lora.dropout) == (3, 5.0, 0.25)
     assert set(back.lora.targets) == set(targets)

@@ -215,6 +215,15 @@ def test_a_report_written_again_is_the_same(finished: Path):
     assert (finished / "report.html").read_bytes() == before
 
 
+def test_a_model_that_did_not_keep_its_limit_is_told_it(finished: Path, tmp_path: Path):
+    work = shutil.copytree(finished, tmp_path / "work")
+    config = json.loads((work / "model" / "config.json").read_text())
+    del config["head"]["max_tokens"]
+    write_json(work / "model" / "config.json", config)
+    assert read(write_report(work)).text.count("--max-tokens 30 --data") == 2
+    assert "--max-tokens" not in read(finished / "report.html").text
+
+
 def test_map_of_test_rows(finished: Path, tmp_path: Path):
     work = shutil.copytree(finished, tmp_path / "work")
     assert embed_test_rows(work, most_rows=10) == work / "test_embeddings.npz"
