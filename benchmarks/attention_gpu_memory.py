@@ -9,18 +9,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from aot import compile_for_gpu, gpu_devices
+from aot.chips import GPUS
+from aot.report import Memory
 from rich.console import Console
 from rich.table import Table
 
-from dnabert2_jax.aot import compile_for_gpu, gpu_devices
-from dnabert2_jax.aot.chips import GPUS
-from dnabert2_jax.aot.report import Memory
-from dnabert2_jax.config import named_size
+from dnabert2_jax.config.model import named_size
+from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.kernels.attention import tracing_for
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.training.objectives import classification_loss
-from dnabert2_jax.training.optimizer import OptimizerConfig, make_optimizer
+from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import TrainState, make_train_step
 from dnabert2_jax.types import ClassificationBatch, TokenBatch
 

@@ -23,7 +23,7 @@ from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.blocked import BLOCK
 from dnabert2_jax.kernels.attention.reference import reference_attention
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius, visited_share
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch
 

@@ -1,6 +1,6 @@
 """Modelled cycles of the TPU attention kernel on v5e, beside jax's `flash_attention` given the dense bias.
 
-Nothing runs: programs are compiled for a chip that is not here and every instruction is charged (dnabert2_jax.aot). The
+Nothing runs: programs are compiled for a chip that is not here and every instruction is charged (aot). The
 trips of loops that depend on data are those of a score bound S = 10 and one sequence a row.
 """
 
@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from aot import KernelRun, TpuReport, compile_for_tpu, tpu_devices
+from aot.costs import COPIES
 from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
 
-from dnabert2_jax.aot import KernelRun, TpuReport, compile_for_tpu, tpu_devices
-from dnabert2_jax.aot.costs import COPIES
 from dnabert2_jax.kernels.attention import alibi_slopes, tracing_for
 from dnabert2_jax.kernels.attention.block_sizes import tpu_blocks
-from dnabert2_jax.kernels.attention.pallas_tpu import pallas_tpu_attention
 from dnabert2_jax.kernels.attention.skipping import BlockRanges, block_ranges, skip_radius
+from dnabert2_jax.kernels.attention.tpu.backend import pallas_tpu_attention
 
 TOPOLOGY, GENERATION = "v5e:2x2", "v5e"
 HEADS, HEAD_DIM = 12, 64

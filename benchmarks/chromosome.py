@@ -26,20 +26,22 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from aot import compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
+from aot.chips import CHIPS, GPUS
+
 from benchmarks.attention_cpu_child import memory
 from benchmarks.attention_shares import shares
-from dnabert2_jax.aot import compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
-from dnabert2_jax.aot.chips import CHIPS, GPUS
-from dnabert2_jax.config import EncoderConfig, named_size
+from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.genome.fasta import read_fasta
 from dnabert2_jax.kernels.attention import BACKENDS, alibi_slopes, tracing_for
 from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.blocked import BLOCK, blocked_attention
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius, visited_share
 from dnabert2_jax.modeling import encoder
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import Network, masked_lm
-from dnabert2_jax.parallel import ROWS, MeshOptions, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch, Tree

@@ -26,15 +26,15 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.config import NAMED_SIZES, EncoderConfig, named_size
+from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, named_size
 from dnabert2_jax.data.packing import PackedBatch, PackedBatches, Plan, TokenRow, pack, padded_width
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.genome.fasta import read_fasta
 from dnabert2_jax.inference.encoding import encode_rows
 from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
+from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.tokenizer.training import train_bpe
-from dnabert2_jax.training.start import resolve_compute
 
 FILE_ORDER, PYTORCH = "in file order", "PyTorch, in file order"
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dnabert2_jax.data.masking import MaskingConfig, mask_rows
+from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
 from dnabert2_jax.tokenizer.base import Tokenizer

@@ -22,7 +22,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dnabert2_jax.hashing import file_sha256
+from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import pretrain_content, run_cli, start_cli, tiny_corpus, tiny_model, write_run
 

@@ -16,15 +16,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dnabert2_jax.data.masking import MaskingConfig
+from dnabert2_jax.config.loading import parse_run
+from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.data.pretraining import PretrainingRows
 from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus
-from dnabert2_jax.runs import PretrainRun, parse_run
+from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL
 from dnabert2_jax.tokenizer.training import SENTENCE_BASES, sample_corpus, train_bpe
-from dnabert2_jax.training.pretraining import pretrain
 from dnabert2_jax.training.workdir import MetricsLog
 
 

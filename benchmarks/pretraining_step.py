@@ -1,7 +1,7 @@
 """Modelled cost of the whole pretraining step on a TPU slice or on GPUs that are not here.
 
 The step is the one that `dnabert2 pretrain` runs: the run's file, its mesh, optimizer, remat and attention. It is compiled
-ahead of time (dnabert2_jax.aot, docs/aot.md) and nothing runs. Needs `make aot`; a step takes minutes to compile.
+ahead of time (aot, docs/aot.md) and nothing runs. Needs `make aot`; a step takes minutes to compile.
 
     JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:8x8 --json step.json
     JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:8x8 --set model.remat=full model.unroll=1
@@ -18,19 +18,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from aot import CompiledForGpu, CompiledForTpu, compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
 from jax.sharding import NamedSharding
 
-from dnabert2_jax.aot import CompiledForGpu, CompiledForTpu, compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
-from dnabert2_jax.config import EncoderConfig, named_size
+from dnabert2_jax.config.loading import load_run
+from dnabert2_jax.config.model import EncoderConfig, named_size
+from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.kernels.attention import tracing_for
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
-from dnabert2_jax.parallel import ROWS, make_layout, make_mesh
-from dnabert2_jax.runs import PretrainRun, load_run
+from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
+from dnabert2_jax.training.meter import PEAK_FLOPS, flops_per_token
 from dnabert2_jax.training.objectives import mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import TrainState, make_train_step, state_shardings
-from dnabert2_jax.training.watch import PEAK_FLOPS, flops_per_token
 from dnabert2_jax.types import MlmBatch, TokenBatch
 
 VOCABULARY = 4096

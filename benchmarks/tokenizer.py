@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax import sample_data
+from dnabert2_jax.genome.letters import clean_letters
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
-from dnabert2_jax.tokenizer.letters import clean_letters
 from dnabert2_jax.tokenizer.training import train_bpe
 
 

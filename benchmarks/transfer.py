@@ -19,12 +19,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dnabert2_jax.baselines.kmer import KmerBaseline
+from dnabert2_jax.config.loading import parse_run
+from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.data.tables import load_splits
-from dnabert2_jax.evaluation.gue.tables import capped_rows, write_table
-from dnabert2_jax.evaluation.kmer_baseline import KmerBaseline
-from dnabert2_jax.evaluation.metrics import classification_metrics
-from dnabert2_jax.runs import FinetuneRun, parse_run
-from dnabert2_jax.training.finetuning import finetune
+from dnabert2_jax.gue.tables import capped_rows, write_table
+from dnabert2_jax.metrics.scores import classification_metrics
+from dnabert2_jax.recipes.finetuning import finetune
 
 SCRATCH, METHODS = "scratch", ("scratch", "probe", "lora", "full")
 LORA_RATE = 3  # times the learning rate of full fine-tuning

@@ -7,24 +7,24 @@ from dnabert2_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dnabert2_jax.api import DNABERT2 as DNABERT2
+    from dnabert2_jax.config.loading import load_run as load_run
+    from dnabert2_jax.config.runs import FinetuneRun as FinetuneRun
+    from dnabert2_jax.config.runs import PretrainRun as PretrainRun
     from dnabert2_jax.errors import UserError as UserError
-    from dnabert2_jax.runs import FinetuneRun as FinetuneRun
-    from dnabert2_jax.runs import PretrainRun as PretrainRun
-    from dnabert2_jax.runs import load_run as load_run
+    from dnabert2_jax.recipes.finetuning import finetune as finetune
+    from dnabert2_jax.recipes.pretraining import pretrain as pretrain
     from dnabert2_jax.tokenizer.base import Tokenizer as Tokenizer
-    from dnabert2_jax.training.finetuning import finetune as finetune
-    from dnabert2_jax.training.pretraining import pretrain as pretrain
 
 # Found when asked for: importing the package alone must not import jax, which takes a second or more.
 _HOMES = {
     "DNABERT2": "dnabert2_jax.api",
-    "FinetuneRun": "dnabert2_jax.runs",
-    "PretrainRun": "dnabert2_jax.runs",
+    "FinetuneRun": "dnabert2_jax.config.runs",
+    "PretrainRun": "dnabert2_jax.config.runs",
     "Tokenizer": "dnabert2_jax.tokenizer.base",
     "UserError": "dnabert2_jax.errors",
-    "finetune": "dnabert2_jax.training.finetuning",
-    "load_run": "dnabert2_jax.runs",
-    "pretrain": "dnabert2_jax.training.pretraining",
+    "finetune": "dnabert2_jax.recipes.finetuning",
+    "load_run": "dnabert2_jax.config.runs",
+    "pretrain": "dnabert2_jax.recipes.pretraining",
 }
 
 __all__ = [

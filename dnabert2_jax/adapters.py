@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import LoraConfig, LoraTarget
+from dnabert2_jax.config.model import LoraConfig, LoraTarget
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import (
     ADAPTER,

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.adapters import merged
 from dnabert2_jax.convert.hugging_face import describe_released, is_hugging_face_directory, load_hugging_face
+from dnabert2_jax.draws import hash64
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.hashing import hash64
 from dnabert2_jax.kernels.attention import BACKENDS, explain_choice
 from dnabert2_jax.model_directory import SavedModel, is_adapter_directory, load_adapter, load_model
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import (
     MaskedLM,
     Network,

@@ -35,9 +35,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dnabert2_jax.config import ORIGINAL_HEAD, EncoderConfig, HeadConfig, LoraConfig
+from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.manifest import FORMAT, MANIFEST, manifest_files, partial_name, verify_manifest, write_json, write_manifest
+from dnabert2_jax.storage.atomic import partial_name, write_json
+from dnabert2_jax.storage.manifest import FORMAT, MANIFEST, manifest_files, verify_manifest, write_manifest
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.types import Tree
 from dnabert2_jax.version import __version__

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.hashing import hash64, uniform
+from dnabert2_jax.draws import hash64, uniform
 
 CASES = Path(__file__).parent / "parity_cases"
 LABELS = ("first", "second", "third")

@@ -11,7 +11,9 @@ import typer
 
 from dnabert2_jax.adapters import merged
 from dnabert2_jax.cli import app, main
-from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.config.loading import parse_run, run_to_dict
+from dnabert2_jax.config.model import LoraConfig
+from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.data.tables import read_table
 from dnabert2_jax.inference.classify import Classifier
 from dnabert2_jax.kernels.attention import BACKENDS
@@ -26,10 +28,9 @@ from dnabert2_jax.model_directory import (
     save_adapter,
     save_model,
 )
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
-from dnabert2_jax.runs import FinetuneRun, parse_run, run_to_dict
 from dnabert2_jax.training.workdir import write_json
 from tests.genome.helpers import write_fasta
 from tests.helpers import (

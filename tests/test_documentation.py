@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from dnabert2_jax.cli import app
-from dnabert2_jax.runs import FinetuneRun, PretrainRun, load_run
+from dnabert2_jax.config.loading import load_run
+from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])

@@ -18,11 +18,11 @@ import jax
 import pytest
 
 from dnabert2_jax.cli import main
-from dnabert2_jax.config import LoraConfig
-from dnabert2_jax.hashing import file_sha256
+from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.model_directory import SavedAdapter, SavedModel, save_adapter, save_model
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
+from dnabert2_jax.storage.hashes import file_sha256
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import (
     CLASSES,

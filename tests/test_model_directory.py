@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
 from dnabert2_jax.adapters import merged
-from dnabert2_jax.config import EncoderConfig, HeadConfig, LoraConfig
+from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import (
     SavedAdapter,

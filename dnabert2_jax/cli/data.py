@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import Ambiguous
 from dnabert2_jax.progress import ProgressBar, console, remark
-from dnabert2_jax.tokenizer.letters import Ambiguous
 
 tokenizer = typer.Typer(no_args_is_help=True, help="Train, inspect and export tokenizers.")
 corpus = typer.Typer(no_args_is_help=True, help="Build and inspect corpora.")
@@ -84,8 +84,8 @@ def tokenizer_encode(
 ) -> None:
     """Print sequences as tokens, tab-separated: name, bases, tokens, ids and pieces, [CLS] and [SEP] included."""
     from dnabert2_jax.genome.fasta import read_fasta
+    from dnabert2_jax.genome.letters import LetterCounts, clean_letters
     from dnabert2_jax.tokenizer.base import Tokenizer
-    from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
     from dnabert2_jax.tokenizer.special import with_template
 
     if bool(sequence) == (fasta is not None):

@@ -8,8 +8,8 @@ import typer
 from dnabert2_jax.cli.data import results
 from dnabert2_jax.cli.train import Set
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.evaluation.flops import BASES_PER_TOKEN
-from dnabert2_jax.evaluation.gue.catalogue import Mode
+from dnabert2_jax.gue.catalogue import Mode
+from dnabert2_jax.reports.efficiency import BASES_PER_TOKEN
 
 commands = typer.Typer()
 gue = typer.Typer(no_args_is_help=True, help="Run the GUE benchmark, and report it.")
@@ -41,7 +41,7 @@ def run(
 
     What fails is recorded and the rest goes on; a killed benchmark goes on where it was.
     """
-    from dnabert2_jax.evaluation.gue.runner import GueRun, run_gue
+    from dnabert2_jax.gue.runner import GueRun, run_gue
 
     page = run_gue(
         GueRun(
@@ -72,9 +72,9 @@ def report(
     """Make a benchmark's page again from its records, or one page of several; prints the scores as well."""
     from rich.table import Table
 
-    from dnabert2_jax.evaluation.gue.comparison import comparison_rows, read_benchmarks, write_comparison
-    from dnabert2_jax.evaluation.gue.report import write_gue_report
-    from dnabert2_jax.evaluation.gue.summary import score_rows, summarize
+    from dnabert2_jax.gue.comparison import comparison_rows, read_benchmarks, write_comparison
+    from dnabert2_jax.gue.report import write_gue_report
+    from dnabert2_jax.gue.summary import score_rows, summarize
     from dnabert2_jax.inference.output import check_output
 
     if len(workdir) == 1:
@@ -105,7 +105,7 @@ def flops(
     """Parameters and forward FLOPs of DNABERT-2, DNABERT and the Nucleotide Transformer, beside the published ones."""
     from rich.table import Table
 
-    from dnabert2_jax.evaluation.flops import costs, explanations
+    from dnabert2_jax.reports.efficiency import costs, explanations
 
     header = ("model", "parameters", "published, millions", "tokens", "forward GFLOP", "relative", "published relative")
     table = Table(*header)

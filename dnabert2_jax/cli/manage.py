@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dnabert2_jax.cli.data import results
 from dnabert2_jax.cli.train import Set
-from dnabert2_jax.config import LoraTarget
+from dnabert2_jax.config.model import LoraTarget
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.progress import ProgressBar, remark
 
@@ -175,8 +175,8 @@ def report(
     ] = "auto",
 ) -> None:
     """Write a run's report again: one HTML page, and its pictures as PNG files."""
-    from dnabert2_jax.evaluation.report import write_report
-    from dnabert2_jax.evaluation.report.embeddings import embed_test_rows
+    from dnabert2_jax.reports import write_report
+    from dnabert2_jax.reports.embeddings import embed_test_rows
 
     if embedding_map:
         embed_test_rows(workdir)
@@ -187,7 +187,8 @@ def report(
 
 def _read_run(path: Path, overrides: Any, command: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """(effective settings, those that the file gives), flat: ``section.key`` to value."""
-    from dnabert2_jax.runs import FinetuneRun, PretrainRun, load_run, parse_run, run_to_dict
+    from dnabert2_jax.config.loading import load_run, parse_run, run_to_dict
+    from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
     from dnabert2_jax.training.workdir import RUN_FILE, flat_settings
 
     kinds = {"pretrain": PretrainRun, "finetune": FinetuneRun}

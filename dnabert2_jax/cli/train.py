@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dnabert2_jax.config import PrecisionOption
+from dnabert2_jax.config.model import PrecisionOption
 from dnabert2_jax.progress import remark
 
 commands = typer.Typer()
@@ -40,12 +40,13 @@ def pretrain(
     On several hosts, start the same command on each. TPU pods and Slurm are recognised; elsewhere the last three options say
     how the processes find each other. Scripts for all of these are in launch/.
     """
-    from dnabert2_jax.processes import ending_with_the_others, is_first, start_processes
-    from dnabert2_jax.runs import PretrainRun, load_run
+    from dnabert2_jax.config.loading import load_run
+    from dnabert2_jax.config.runs import PretrainRun
+    from dnabert2_jax.parallel.processes import ending_with_the_others, is_first, start_processes
 
     run = load_run(PretrainRun, config, set_ or ())
     start_processes(coordinator, num_processes, process_id)
-    from dnabert2_jax.training.pretraining import pretrain as pretrain_run
+    from dnabert2_jax.recipes.pretraining import pretrain as pretrain_run
 
     with ending_with_the_others():
         model = pretrain_run(run, workdir)
@@ -65,11 +66,12 @@ def pretrain(
 )
 def finetune(workdir: WorkdirOption, config: Config = None, set_: Set = None) -> None:
     """Fine-tune a classifier on tables, fully or with a LoRA adapter. Started again, a killed run goes on."""
-    from dnabert2_jax.runs import FinetuneRun, load_run
+    from dnabert2_jax.config.loading import load_run
+    from dnabert2_jax.config.runs import FinetuneRun
 
     run = load_run(FinetuneRun, config, set_ or ())
-    from dnabert2_jax.evaluation.metrics import collapse_advice
-    from dnabert2_jax.training.finetuning import finetune as finetune_run
+    from dnabert2_jax.metrics.scores import collapse_advice
+    from dnabert2_jax.recipes.finetuning import finetune as finetune_run
     from dnabert2_jax.training.targets import TARGETS
 
     result = finetune_run(run, workdir)
@@ -101,10 +103,10 @@ def evaluate(
 ) -> None:
     """Score a classifier on a labelled table: MCC, macro F1, accuracy, AUROC and more; of a regression, correlations."""
     from dnabert2_jax.data.tables import read_table
-    from dnabert2_jax.evaluation.metrics import save_metrics
     from dnabert2_jax.inference.classify import Classifier
     from dnabert2_jax.inference.output import check_output
-    from dnabert2_jax.training.start import resolve_compute
+    from dnabert2_jax.metrics.scores import save_metrics
+    from dnabert2_jax.modeling.compute import resolve_compute
     from dnabert2_jax.training.targets import target_of
 
     check_output(out, (".json",))
@@ -123,6 +125,6 @@ def quickstart(
     workdir: Annotated[Path, typer.Option(help="Directory for everything that is made.")] = Path("runs/quickstart"),
 ) -> None:
     """Run the main job on real yeast DNA in minutes: tokenizer, corpus, pretraining, fine-tuning (full and LoRA), scores."""
-    from dnabert2_jax.quickstart import quickstart as run_quickstart
+    from dnabert2_jax.recipes.quickstart import quickstart as run_quickstart
 
     run_quickstart(workdir)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table as Grid
 
-from dnabert2_jax.config import PrecisionOption
+from dnabert2_jax.config.inference import LongSequences, Pooling
+from dnabert2_jax.config.model import PrecisionOption
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.inference.options import LongSequences, Pooling
 from dnabert2_jax.progress import console, remark
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _open(
     model: Path | None, adapter: Path | None, base: Path | None, precision: PrecisionOption, attention: str
 ) -> "InferenceModel":
     from dnabert2_jax.inference.model import InferenceModel
-    from dnabert2_jax.training.start import resolve_compute
+    from dnabert2_jax.modeling.compute import resolve_compute
 
     if (model is None) == (adapter is None):
         raise UserError("give either --model (a model or adapter directory) or --adapter (an adapter directory)")

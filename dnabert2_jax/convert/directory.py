@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.manifest import partial_name
+from dnabert2_jax.storage.atomic import partial_name
 
 
 @contextmanager

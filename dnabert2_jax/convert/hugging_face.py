@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from dnabert2_jax.config import HeadConfig, TaskKind
+from dnabert2_jax.config.model import HeadConfig, TaskKind
 from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
 from dnabert2_jax.convert.settings import CONFIG, Settings, make_settings, read_settings
 from dnabert2_jax.convert.weights import FORMS, SAFETENSORS, open_weights
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.hashing import file_sha256
-from dnabert2_jax.manifest import MANIFEST, write_json
 from dnabert2_jax.model_directory import SavedModel, make_provenance
+from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.storage.manifest import MANIFEST
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.types import Tree
 

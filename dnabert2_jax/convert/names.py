@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.convert.torch_pickle import TensorReader
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import ModelKind, flatten_tree, unflatten_tree

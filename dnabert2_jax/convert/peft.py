@@ -15,15 +15,15 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from dnabert2_jax.config import HeadConfig, LoraConfig, LoraTarget
+from dnabert2_jax.config.model import HeadConfig, LoraConfig, LoraTarget
 from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import CLASSIFIER, ENCODER
 from dnabert2_jax.convert.weights import SafetensorsFile
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.hashing import file_sha256
-from dnabert2_jax.manifest import write_json
 from dnabert2_jax.model_directory import SavedAdapter, SavedModel, flatten_tree, make_provenance, tree_sha256, unflatten_tree
 from dnabert2_jax.modeling.lora import target_shape
+from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.types import Tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.labels import Labels
 from dnabert2_jax.data.tables import Table
+from dnabert2_jax.draws import hash64, record_seeds
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.hashing import hash64, record_seeds
 from dnabert2_jax.tokenizer.special import PAD, Ids, with_template
 from dnabert2_jax.types import ClassificationBatch, TokenBatch
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import HeadConfig, TaskKind
+from dnabert2_jax.config.model import HeadConfig, TaskKind
 from dnabert2_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:

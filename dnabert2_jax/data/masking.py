@@ -9,46 +9,13 @@ every token, wherever it stands. What a span becomes is one draw (as in SpanBERT
 that is left as it is would give the others away again.
 """
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from dnabert2_jax.config import STRICT
-from dnabert2_jax.hashing import hash64, record_seeds, uniform
+from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.draws import hash64, record_seeds, uniform
 from dnabert2_jax.tokenizer.special import MASK, NUM_SPECIAL
 from dnabert2_jax.types import MlmBatch, TokenBatch
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class MaskingConfig:
-    """Which tokens a model has to guess.
-
-    Attributes:
-        rate: share of a row's tokens to predict.
-        mask_share: of those, share replaced by ``[MASK]``.
-        random_share: of those, share replaced by random pieces; the rest stay as they are.
-        span_tokens: tokens that are masked together. None: k for overlapping k-mers, else 1.
-    """
-
-    rate: float = Field(default=0.15, gt=0, lt=1)
-    mask_share: float = Field(default=0.8, ge=0, le=1)
-    random_share: float = Field(default=0.1, ge=0, le=1)
-    span_tokens: int | None = Field(default=None, ge=1)
-
-    def __post_init__(self) -> None:
-        if self.mask_share + self.random_share > 1:
-            raise ValueError(f"mask_share {self.mask_share} and random_share {self.random_share} add up to more than 1")
-
-    def slots(self, tokens: int) -> int:
-        """K, the most that are masked in a row of ``tokens`` tokens, of which two are ``[CLS]`` and ``[SEP]``."""
-        span = self.span_tokens or 1
-        if span == 1:
-            return max(1, round(self.rate * (tokens - 2)))
-        most_spans = 1 + -(-(tokens - 3) // span)  # where the first one begins with its last token
-        return min(tokens - 2, span * math.ceil(self.rate * most_spans))
 
 
 def mask_rows(

@@ -9,7 +9,7 @@ from pathlib import Path
 from dnabert2_jax.data.tables import read_records, read_text
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.fasta import read_fasta
-from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
+from dnabert2_jax.genome.letters import LetterCounts, clean_letters
 
 _FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".ffn", ".frn", ".fas"}
 _COMPRESSED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}

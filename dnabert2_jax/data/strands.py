@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.data.tables import Table
-from dnabert2_jax.tokenizer.letters import COMPLEMENTS
+from dnabert2_jax.genome.letters import COMPLEMENTS
 
 _COMPLEMENT = str.maketrans(*COMPLEMENTS)
 

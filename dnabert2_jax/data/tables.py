@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import TaskKind
+from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.data.labels import Labels, LabelSet, learn_labels
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
+from dnabert2_jax.genome.letters import LetterCounts, clean_letters
 
 __all__ = ["LabelSet", "Splits", "Table", "load_splits", "read_records", "read_table", "read_text"]
 

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.corpus import Corpus, Settings, Source, Species, write_manifest
+from dnabert2_jax.genome.letters import Ambiguous, LetterCounts
 from dnabert2_jax.genome.parts import Part, make_part
 from dnabert2_jax.genome.segments import Table, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
-from dnabert2_jax.tokenizer.letters import Ambiguous, LetterCounts
 
 Progress = Callable[[str, int], None]
 """Called after every file with the species and the bases kept so far."""

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from dnabert2_jax.config import STRICT
+from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.bits import unpack
+from dnabert2_jax.genome.letters import Ambiguous
 from dnabert2_jax.genome.segments import Table
-from dnabert2_jax.hashing import file_sha256
-from dnabert2_jax.tokenizer.letters import Ambiguous
+from dnabert2_jax.storage.hashes import file_sha256
 
 FORMAT = 1
 MANIFEST = "manifest.json"

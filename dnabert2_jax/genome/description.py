@@ -8,10 +8,10 @@ from typing import Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from dnabert2_jax.config import STRICT
+from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.build import SpeciesSource
-from dnabert2_jax.tokenizer.letters import Ambiguous
+from dnabert2_jax.genome.letters import Ambiguous
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

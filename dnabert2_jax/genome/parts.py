@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.bits import pack
 from dnabert2_jax.genome.fasta import FastaRecord, read_fasta
+from dnabert2_jax.genome.letters import LetterCounts, clean_letters
 from dnabert2_jax.genome.segments import Table
-from dnabert2_jax.hashing import file_sha256
-from dnabert2_jax.manifest import write_json
-from dnabert2_jax.tokenizer.letters import LetterCounts, clean_letters
+from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.special import BASES
 
 _SLICE = 1 << 22

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.hashing import hash64
+from dnabert2_jax.draws import hash64
 
 Table = NDArray[np.int64]
 _VALIDATION = 0x7A1

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.draws import hash64, uniform
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus, Split
+from dnabert2_jax.genome.letters import COMPLEMENTS
 from dnabert2_jax.genome.permutation import permute
-from dnabert2_jax.hashing import hash64, uniform
-from dnabert2_jax.tokenizer.letters import COMPLEMENTS
 
 PATTERN = 1 << 16
 """Slots of the species pattern: shares are exact to 1 / PATTERN, and a species gets one slot at least."""

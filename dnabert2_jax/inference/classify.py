@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import ORIGINAL_HEAD, HeadConfig, LoraConfig
+from dnabert2_jax.config.model import ORIGINAL_HEAD, HeadConfig, LoraConfig
 from dnabert2_jax.data.classification import Batches, EncodedTable, choose_lengths, encode_table, evaluation_batches
 from dnabert2_jax.data.labels import Labels, saved_labels
 from dnabert2_jax.data.strands import other_strand_table
 from dnabert2_jax.data.tables import Table
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.heads import head_outputs
 from dnabert2_jax.modeling.models import Network, SequenceClassifier, classification_logits
 from dnabert2_jax.progress import ProgressBar, remark

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.config.inference import Pooling
 from dnabert2_jax.data.packing import PackedBatch, pack
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.inference.encoding import encode_rows
 from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
-from dnabert2_jax.inference.options import Pooling
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 
@@ -56,7 +56,7 @@ def embed(
     Args:
         model: any model; its heads are not used.
         sequences: single sequences (no pairs).
-        pooling: see :data:`~dnabert2_jax.inference.options.Pooling`.
+        pooling: see :data:`~dnabert2_jax.config.inference.Pooling`.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
         title: shows progress.
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.config.inference import LongSequences
 from dnabert2_jax.data.packing import TokenRow
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.inference.options import LongSequences
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.packing import padded_width
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import clean_letters
 from dnabert2_jax.inference.model import InferenceModel, memory_explained
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.letters import clean_letters
 from dnabert2_jax.tokenizer.special import MASK, PAD, SPECIAL_TOKENS, with_template
 from dnabert2_jax.types import TokenBatch
 

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import TaskKind
+from dnabert2_jax.config.inference import LongSequences
+from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.data.labels import MultiLabelSet
 from dnabert2_jax.data.packing import PackedBatch, pack
 from dnabert2_jax.data.sequences import Sequences
@@ -15,7 +16,6 @@ from dnabert2_jax.data.strands import other_strand
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.encoding import LimitedRows, encode_limited
 from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
-from dnabert2_jax.inference.options import LongSequences
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnabert2_jax.kernels.attention.target import current_target
+from dnabert2_jax.platform import current_target
 
 
 def _kept_apart(x: jax.Array) -> jax.Array:

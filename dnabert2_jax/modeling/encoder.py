@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dnabert2_jax.config import EncoderConfig, LoraConfig
-from dnabert2_jax.kernels.attention import AUTO, alibi_slopes, attention_at, projected_attention
+from dnabert2_jax.config.model import EncoderConfig, LoraConfig
+from dnabert2_jax.kernels.attention import alibi_slopes, attention_at, projected_attention
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.elementwise import dropout, geglu
 from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, normal, parameter
-from dnabert2_jax.parallel import keep_rows_spread, keep_whole, row_shards
+from dnabert2_jax.parallel.layout import keep_rows_spread, keep_whole, row_shards
 from dnabert2_jax.types import TokenBatch, Tree
 
 FEED_FORWARD_TOKENS = 2**15
@@ -27,31 +27,6 @@ them than this, positions x tokens, goes through the whole block instead."""
 
 FEWEST_TOKENS_AT = 128
 """Tokens of a batch, for each of the other blocks, from which the last one goes its own way: that copies their weights."""
-
-Precision = Literal["float32", "bfloat16"]
-Remat = Literal["none", "attention", "full"]
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How to compute, as opposed to what: changing it changes no parameter.
-
-    Attributes:
-        precision: dtype of activations and matrix products; weights, LayerNorm statistics and softmax stay float32.
-        attention: ``"auto"`` or the name of an attention backend; a few queries of the last block (``at``) are always dense.
-        remat: what the backward pass computes again instead of keeping it: nothing, the attention of a block with its two
-            projections, or the whole block.
-        unroll: blocks in one turn of the loop over them: more makes longer programs, and lets one block's traffic run beside
-            the next one's arithmetic.
-        parts: the rows of a batch go through each block in so many parts, one after the other: on a TPU what one part leaves
-            for its next layer stays in fast memory. As many as divide a device's rows, where these do not.
-    """
-
-    precision: Precision = "float32"
-    attention: str = AUTO
-    remat: Remat = "none"
-    unroll: int = 1
-    parts: int = 1
 
 
 class LayerAdapter:

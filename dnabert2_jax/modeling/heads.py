@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dnabert2_jax.config import EncoderConfig, HeadConfig
+from dnabert2_jax.config.model import EncoderConfig, HeadConfig
 from dnabert2_jax.modeling.elementwise import gelu
 from dnabert2_jax.modeling.layers import Dense, LayerNorm, parameter, zeros
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dnabert2_jax.kernels.attention.target import current_target
 from dnabert2_jax.modeling.elementwise import add_bias, dropout, layer_norm
 from dnabert2_jax.modeling.products import product
-from dnabert2_jax.parallel import is_divided, keep_columns_spread
+from dnabert2_jax.parallel.layout import is_divided, keep_columns_spread
+from dnabert2_jax.platform import current_target
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 

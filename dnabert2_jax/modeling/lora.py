@@ -7,7 +7,7 @@ The adapter is ``{target: {"A": [N, in, r], "B": [N, r, out]}}``, stacked over l
 import jax
 import jax.numpy as jnp
 
-from dnabert2_jax.config import EncoderConfig, LoraConfig, LoraTarget
+from dnabert2_jax.config.model import EncoderConfig, LoraConfig, LoraTarget
 from dnabert2_jax.types import Tree
 
 

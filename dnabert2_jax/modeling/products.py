@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dnabert2_jax.kernels.attention.target import current_target
+from dnabert2_jax.platform import current_target
 
 
 def product(axes: str, x: jax.Array, weight: jax.Array) -> jax.Array:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.manifest import partial_name
-from dnabert2_jax.tokenizer.letters import clean_letters
+from dnabert2_jax.genome.letters import clean_letters
+from dnabert2_jax.storage.atomic import partial_name
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK, with_template
 
 
@@ -146,7 +146,7 @@ class Tokenizer(ABC):
         """``[CLS] text [SEP]`` or ``[CLS] text [SEP] pair [SEP]`` as ids.
 
         Lower case is taken as soft-masking and upper-cased, IUPAC codes are unknown bases. To count what was changed, call
-        :func:`~dnabert2_jax.tokenizer.letters.clean_letters` first.
+        :func:`~dnabert2_jax.genome.letters.clean_letters` first.
 
         Raises:
             UserError: a letter that is neither a base nor an IUPAC code; names the argument and the position.

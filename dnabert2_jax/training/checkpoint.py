@@ -30,8 +30,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.manifest import MANIFEST, verify_manifest, write_manifest
-from dnabert2_jax.processes import on_first
+from dnabert2_jax.parallel.processes import on_first
+from dnabert2_jax.storage.manifest import MANIFEST, verify_manifest, write_manifest
 
 _STEP = re.compile(r"step_(\d{8,})")
 _CONTENTS = "contents.json"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.modeling.models import MaskedLM, Network, SequenceClassifier, classification_logits
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, Tree
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from dnabert2_jax.parallel import Layout
+from dnabert2_jax.parallel.layout import Layout
 from dnabert2_jax.training.objectives import Loss, Sums
 from dnabert2_jax.types import Tree
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import LoraConfig, TaskKind
+from dnabert2_jax.config.model import LoraConfig, TaskKind
+from dnabert2_jax.config.runs import Epochs
 from dnabert2_jax.data.labels import Labels, LabelSet, Measurements, MultiLabelSet
-from dnabert2_jax.evaluation.metrics import Scores, classification_metrics, multi_label_metrics, regression_metrics
+from dnabert2_jax.metrics.scores import Scores, classification_metrics, multi_label_metrics, regression_metrics
 from dnabert2_jax.modeling.models import Network, SequenceClassifier
-from dnabert2_jax.runs import Epochs
 from dnabert2_jax.training.objectives import Loss, classification_loss, multi_label_loss, regression_loss
 
 
@@ -84,7 +84,7 @@ class SingleLabel(Target):
         return classification_loss(network, lora, label_smoothing=plan.label_smoothing, class_weights=weights)
 
     def scores(self, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Scores:
-        """See :func:`~dnabert2_jax.evaluation.metrics.classification_metrics`."""
+        """See :func:`~dnabert2_jax.metrics.scores.classification_metrics`."""
         return classification_metrics(labels, outputs, self.labels.names)
 
 
@@ -108,7 +108,7 @@ class MultiLabel(Target):
         return multi_label_loss(network, lora)
 
     def scores(self, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Scores:
-        """See :func:`~dnabert2_jax.evaluation.metrics.multi_label_metrics`."""
+        """See :func:`~dnabert2_jax.metrics.scores.multi_label_metrics`."""
         return multi_label_metrics(labels, outputs, self.labels.names)
 
 
@@ -127,7 +127,7 @@ class Regression(Target):
         return regression_loss(network, lora, mean=self.labels.mean, deviation=self.labels.deviation)
 
     def scores(self, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Scores:
-        """See :func:`~dnabert2_jax.evaluation.metrics.regression_metrics`."""
+        """See :func:`~dnabert2_jax.metrics.scores.regression_metrics`."""
         return regression_metrics(labels, outputs[:, 0], deviation=self.labels.deviation)
 
 

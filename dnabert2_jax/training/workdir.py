@@ -10,8 +10,8 @@ import jax
 from tensorboardX import SummaryWriter
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.manifest import partial_name, write_json
-from dnabert2_jax.processes import is_first, on_first
+from dnabert2_jax.parallel.processes import is_first, on_first
+from dnabert2_jax.storage.atomic import partial_name, write_json
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"

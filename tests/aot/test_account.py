@@ -1,9 +1,8 @@
 import pytest
-
-from dnabert2_jax.aot.account import KernelRun, UnknownInstruction, account
-from dnabert2_jax.aot.chips import V5E
-from dnabert2_jax.aot.costs import COPIES, EXPOSED, FUSIONS, MATMULS, REST
-from dnabert2_jax.aot.hlo import parse_module
+from aot.account import KernelRun, UnknownInstruction, account
+from aot.chips import V5E
+from aot.costs import COPIES, EXPOSED, FUSIONS, MATMULS, REST
+from aot.hlo import parse_module
 
 MEGABYTE = 2**20
 

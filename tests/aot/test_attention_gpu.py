@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aot import compile_for_gpu, gpu_devices
+from aot.chips import GPUS
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.attention_gpu_memory import WAYS, step_memory
-from dnabert2_jax.aot import compile_for_gpu, gpu_devices
-from dnabert2_jax.aot.chips import GPUS
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, tracing_for
 from tests.kernels.test_attention import TRITON_WILL_GO
 

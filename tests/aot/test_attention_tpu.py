@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aot import KernelRun, compile_for_tpu, tpu_devices
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dnabert2_jax.aot import KernelRun, compile_for_tpu, tpu_devices
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, tracing_for
 from dnabert2_jax.kernels.attention.block_sizes import VMEM, tpu_blocks
 

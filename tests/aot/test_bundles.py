@@ -1,10 +1,9 @@
 import itertools
 
 import pytest
+from aot.bundles import kernel_cycles, parse_bundles
 from hypothesis import given
 from hypothesis import strategies as st
-
-from dnabert2_jax.aot.bundles import kernel_cycles, parse_bundles
 
 
 class Schedule:

@@ -4,11 +4,11 @@ import importlib.util
 from dataclasses import replace
 
 import pytest
+from aot import tpu_devices
+from aot.chips import V5E
 
 from benchmarks.chromosome import CHIPS_A_ROW, TOPOLOGY, flops, on_gpu, on_tpu
-from dnabert2_jax.aot import tpu_devices
-from dnabert2_jax.aot.chips import V5E
-from dnabert2_jax.config import EncoderConfig, named_size
+from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.modeling import encoder
 from tests.kernels.test_attention import TRITON_WILL_GO
 

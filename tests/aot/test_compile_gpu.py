@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aot import compile_for_gpu, gpu_devices
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dnabert2_jax.aot import compile_for_gpu, gpu_devices
 from dnabert2_jax.errors import UserError
 
 needs_cuda = pytest.mark.skipif(

@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aot import KernelRun, UnknownInstruction, compile_for_tpu, tpu_devices
+from aot.chips import CHIPS
+from aot.costs import COPIES, EXPOSED, MATMULS
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu import flash_attention
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-
-from dnabert2_jax.aot import KernelRun, UnknownInstruction, compile_for_tpu, tpu_devices
-from dnabert2_jax.aot.chips import CHIPS
-from dnabert2_jax.aot.costs import COPIES, EXPOSED, MATMULS
 
 pytestmark = [
     pytest.mark.aot,

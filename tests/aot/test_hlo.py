@@ -1,8 +1,7 @@
 import pytest
+from aot.hlo import Array, parse_module, parse_shape
 from hypothesis import given
 from hypothesis import strategies as st
-
-from dnabert2_jax.aot.hlo import Array, parse_module, parse_shape
 
 
 def counted_loop(start: int, end: int, step: int) -> str:

@@ -8,11 +8,12 @@ import jax
 import pytest
 
 from benchmarks.pretraining_step import CONFIGS, compile_step, on_gpus, on_tpu, step_flops
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config.loading import load_run
+from dnabert2_jax.config.model import EncoderConfig
+from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
-from dnabert2_jax.parallel import _is_vector
-from dnabert2_jax.runs import PretrainRun, load_run
+from dnabert2_jax.parallel.layout import _is_vector
 
 pytestmark = [
     pytest.mark.aot,

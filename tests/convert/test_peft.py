@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dnabert2_jax.adapters import merged
-from dnabert2_jax.config import HeadConfig, LoraConfig
+from dnabert2_jax.config.model import HeadConfig, LoraConfig
 from dnabert2_jax.convert.names import to_theirs
 from dnabert2_jax.convert.peft import CONFIG, WEIGHTS, load_peft, save_peft
 from dnabert2_jax.errors import UserError

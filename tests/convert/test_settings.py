@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dnabert2_jax.config import NAMED_SIZES
+from dnabert2_jax.config.model import NAMED_SIZES
 from dnabert2_jax.convert.settings import make_settings, read_settings
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import SavedModel

@@ -16,8 +16,8 @@ from dnabert2_jax.data.classification import (
 from dnabert2_jax.data.strands import other_strand_table
 from dnabert2_jax.data.tables import LabelSet, Table, load_splits, read_table
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.letters import LetterCounts
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.tokenizer.training import train_bpe
 

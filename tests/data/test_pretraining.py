@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.masking import MaskingConfig
+from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, window_bases_for
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus

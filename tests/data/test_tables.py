@@ -12,7 +12,7 @@ from dnabert2_jax import sample_data
 from dnabert2_jax.data.sequences import Sequences, read_sequences
 from dnabert2_jax.data.tables import LabelSet, Table, load_splits, read_table
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.tokenizer.letters import AMBIGUITY_CODES
+from dnabert2_jax.genome.letters import AMBIGUITY_CODES
 from tests.mutations import damaged
 
 

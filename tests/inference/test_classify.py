@@ -7,7 +7,7 @@ from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.classify import Classifier, make_predict, predict_rows
 from dnabert2_jax.model_directory import load_adapter, load_model
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
 from tests.genome.helpers import random_dna
 from tests.helpers import tiny_model, write_table

@@ -10,7 +10,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.encoding import encode_rows
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import PAD

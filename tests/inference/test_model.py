@@ -10,7 +10,7 @@ from dnabert2_jax.inference.encoding import encode_rows
 from dnabert2_jax.inference.model import InferenceModel, memory_explained, pool_slots, run_batches
 from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.model_directory import load_adapter
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.types import TokenBatch

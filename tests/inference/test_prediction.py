@@ -13,7 +13,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.classify import Classifier, predict_rows
 from dnabert2_jax.inference.encoding import encode_limited, window_starts
 from dnabert2_jax.inference.prediction import predict
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from tests.genome.helpers import random_dna
 from tests.helpers import tiny_tokenizer, write_table
 

@@ -15,7 +15,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, choose_backend, explain_choice, tracing_for
 from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks, gpu_blocks
-from dnabert2_jax.kernels.attention.pallas_gpu import visited_bounds
+from dnabert2_jax.kernels.attention.gpu.backend import visited_bounds
 from tests.kernels.shapes import AttentionShape
 from tests.kernels.test_attention import TRITON_WILL_GO, assert_close, attend, definition, jit, make_inputs
 

@@ -11,10 +11,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, choose_backend, explain_choice, tracing_for
-from dnabert2_jax.kernels.attention import pallas_tpu_tile as tile
 from dnabert2_jax.kernels.attention.block_sizes import VMEM, row_fits, tpu_blocks
-from dnabert2_jax.kernels.attention.pallas_tpu_forward import SAFE_BOUND
 from dnabert2_jax.kernels.attention.skipping import score_bound
+from dnabert2_jax.kernels.attention.tpu import tile
+from dnabert2_jax.kernels.attention.tpu.forward import SAFE_BOUND
 from tests.kernels.shapes import AttentionShape
 from tests.kernels.test_attention import assert_close, attend, compiled, definition, jit, make_inputs
 

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.convert.names import from_theirs, to_theirs
 from dnabert2_jax.convert.torch_pickle import TensorReader
 from dnabert2_jax.convert.weights import SafetensorsFile
-from dnabert2_jax.kernels.attention.target import tracing_for
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
+from dnabert2_jax.platform import tracing_for
 from dnabert2_jax.training.objectives import mlm_loss
 from dnabert2_jax.types import MlmBatch, TokenBatch, Tree
 from tests import parity

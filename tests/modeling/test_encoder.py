@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.modeling import encoder
-from dnabert2_jax.modeling.encoder import Compute, states_at
+from dnabert2_jax.modeling.compute import Compute
+from dnabert2_jax.modeling.encoder import states_at
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.parallel import ROWS, MeshOptions, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
 
 from .test_models import TINY, random_tokens
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.modeling.lora import init_adapter, merge_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 

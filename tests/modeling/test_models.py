@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnabert2_jax.config import EncoderConfig
+from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.kernels.attention import tracing_for
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.layers import dropout
 from dnabert2_jax.modeling.models import count_parameters, masked_lm, sequence_classifier
 from dnabert2_jax.types import TokenBatch

@@ -15,7 +15,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.arrays import ArrayOutputs
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.kernels.attention import BACKENDS
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
 from tests.helpers import tiny_tokenizer
 from tests.modeling.reference import COMMITTED, INTERPRETED, ORIGINAL, jit, load_case, worst

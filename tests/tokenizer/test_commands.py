@@ -10,8 +10,8 @@ import pytest
 import tokenizers
 
 from dnabert2_jax.cli import main
+from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.data.classification import encode_table
-from dnabert2_jax.data.masking import MaskingConfig
 from dnabert2_jax.data.pretraining import PretrainingRows
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.data.tables import LabelSet, read_table
@@ -19,14 +19,14 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.model_directory import SavedModel, load_model, save_model
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
+from dnabert2_jax.recipes.finetuning import finetune
+from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import UNK
-from dnabert2_jax.training.finetuning import finetune
-from dnabert2_jax.training.pretraining import pretrain
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import finetune_run, pretrain_run, tiny_config, tiny_corpus, tiny_task
 
@@ -114,8 +114,8 @@ def test_kmers_on_the_way_to_a_model(tmp_path: Path, tokenizer: KmerTokenizer):
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", KMERS, ids=["stride3", "stride1"])
 def test_runs_take_kmers_and_models_keep_them(tmp_path: Path, monkeypatch, tokenizer: KmerTokenizer):
-    monkeypatch.setattr("dnabert2_jax.config.NAMED_SIZES", {"tiny": tiny_config(num_hidden_layers=1)})
-    monkeypatch.setattr("dnabert2_jax.training.finetuning.report_finetuning", lambda *_: None)
+    monkeypatch.setattr("dnabert2_jax.config.model.NAMED_SIZES", {"tiny": tiny_config(num_hidden_layers=1)})
+    monkeypatch.setattr("dnabert2_jax.recipes.finetuning.report_finetuning", lambda *_: None)
     tokenizer.save(tmp_path / "tokenizer")
     scratch = {"path": None, "size": "tiny", "tokenizer": str(tmp_path / "tokenizer")}
     corpus = tiny_corpus(tmp_path / "corpus").path
@@ -138,7 +138,7 @@ def test_runs_take_kmers_and_models_keep_them(tmp_path: Path, monkeypatch, token
 
 
 def test_a_table_with_a_sequence_too_short_for_overlapping_kmers_is_refused(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("dnabert2_jax.config.NAMED_SIZES", {"tiny": tiny_config()})
+    monkeypatch.setattr("dnabert2_jax.config.model.NAMED_SIZES", {"tiny": tiny_config()})
     KmerTokenizer(6, 1).save(tmp_path / "tokenizer")
     scratch = {"path": None, "size": "tiny", "tokenizer": str(tmp_path / "tokenizer")}
     tables = tiny_task(tmp_path)

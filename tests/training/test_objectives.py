@@ -5,8 +5,9 @@ import pytest
 
 from dnabert2_jax.data.classification import EncodedTable, evaluation_batches
 from dnabert2_jax.data.packed_epochs import pack_epochs
-from dnabert2_jax.hashing import record_seeds
+from dnabert2_jax.draws import record_seeds
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
+from dnabert2_jax.recipes.pretraining import summarise
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.training.objectives import (
     Sums,
@@ -17,7 +18,6 @@ from dnabert2_jax.training.objectives import (
     multi_label_loss,
     regression_loss,
 )
-from dnabert2_jax.training.pretraining import summarise
 from tests.helpers import classification_batch, mlm_batch, tiny_config
 
 LENGTHS = [16, 12, 16, 7, 16, 9]

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.config.model import LoraConfig
+from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.model_directory import flatten_tree
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.training.optimizer import OptimizerConfig, decayed, make_optimizer
+from dnabert2_jax.training.optimizer import decayed, learning_rate_schedule, make_optimizer
 from tests.helpers import tiny_config
 
 PEAK = 5e-4
@@ -25,7 +26,7 @@ def promotion():
 
 
 def test_the_schedule_at_the_steps_that_matter():
-    rate = OptimizerConfig(learning_rate=PEAK, warmup_steps=100).schedule(1000)
+    rate = learning_rate_schedule(OptimizerConfig(learning_rate=PEAK, warmup_steps=100), 1000)
     for step, expected in {
         0: PEAK / 100,  # the first step moves already
         49: PEAK / 2,
@@ -41,7 +42,7 @@ def test_the_schedule_at_the_steps_that_matter():
 
 @pytest.mark.parametrize(("warmup", "total"), [(0, 10), (1, 10), (10, 10), (50, 10), (0, 1), (1, 1), (9, 10)])
 def test_the_schedule_at_its_edges(warmup, total):
-    rate = OptimizerConfig(learning_rate=PEAK, warmup_steps=warmup).schedule(total)
+    rate = learning_rate_schedule(OptimizerConfig(learning_rate=PEAK, warmup_steps=warmup), total)
     rates = [float(rate(step)) for step in range(total)]
     assert all(0 < r <= PEAK * 1.000001 for r in rates)
     assert max(rates) == pytest.approx(PEAK)
@@ -53,7 +54,7 @@ def test_the_schedule_at_its_edges(warmup, total):
 
 @given(warmup=st.integers(0, 300), total=st.integers(1, 300), step=st.integers(0, 299), peak=st.floats(1e-6, 1e-1))
 def test_up_in_a_line_then_down_in_a_line(warmup, total, step, peak):
-    rate = float(OptimizerConfig(learning_rate=peak, warmup_steps=warmup).schedule(total)(step % total))
+    rate = float(learning_rate_schedule(OptimizerConfig(learning_rate=peak, warmup_steps=warmup), total)(step % total))
     step, warmup = step % total, min(warmup, total)
     expected = peak * (step + 1) / warmup if step < warmup else peak * (total - step) / (total - warmup)
     assert rate == pytest.approx(expected, rel=1e-4)
@@ -98,7 +99,7 @@ def test_decay_by_the_schedule_does_not_depend_on_the_peak():
     for peak in (1e-3, 0.1):
         settings = {"learning_rate": peak, "warmup_steps": 2, "weight_decay": 0.01}
         config = OptimizerConfig(**settings, decay_scaling="schedule")
-        assert config.schedule(10)(0) == pytest.approx(peak / 2)
+        assert learning_rate_schedule(config, 10)(0) == pytest.approx(peak / 2)
         optimizer = make_optimizer(config, 10)
         updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
         np.testing.assert_allclose(updates["dense"]["kernel"], -0.5 * 0.01 * PARAMS["dense"]["kernel"], rtol=1e-5)

@@ -8,11 +8,13 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
-from dnabert2_jax.parallel import Layout, MeshOptions, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import Layout, make_layout, make_mesh
 from dnabert2_jax.training.objectives import mlm_loss
-from dnabert2_jax.training.optimizer import OptimizerConfig, make_optimizer
+from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import init_state, make_eval_step, make_train_step
 from tests.helpers import mlm_batch, tiny_config
 

@@ -6,13 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from dnabert2_jax.config import LoraConfig
+from dnabert2_jax.config.model import LoraConfig
+from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.model_directory import tree_sha256
-from dnabert2_jax.modeling.encoder import Compute
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import count_parameters, masked_lm, sequence_classifier
 from dnabert2_jax.training.objectives import classification_loss, mlm_loss
-from dnabert2_jax.training.optimizer import OptimizerConfig, make_optimizer
+from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import init_state, make_train_step
 from tests.helpers import classification_batch, mlm_batch, tiny_config
 

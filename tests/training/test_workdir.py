@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.manifest import write_json
+from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
 
 RUN = {"command": "pretrain", "seed": 1, "optimizer": {"learning_rate": 1e-3, "clip_norm": 1.0}, "data": {"corpus": "c"}}

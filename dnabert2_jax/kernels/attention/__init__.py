@@ -10,7 +10,7 @@ from dnabert2_jax.kernels.attention.api import (
     projected_attention,
 )
 from dnabert2_jax.kernels.attention.reference import attention_at
-from dnabert2_jax.kernels.attention.target import tracing_for
+from dnabert2_jax.platform import tracing_for
 
 __all__ = [
     "AUTO",

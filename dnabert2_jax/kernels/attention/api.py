@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.kernels.attention.blocked import blocked_attention
 from dnabert2_jax.kernels.attention.reference import reference_attention
-from dnabert2_jax.kernels.attention.target import Target, current_target
+from dnabert2_jax.platform import Target, current_target
 
 AUTO = "auto"
 
@@ -87,7 +87,7 @@ class Backend:
 
 
 def _pallas_tpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
-    from dnabert2_jax.kernels.attention.pallas_tpu import pallas_tpu_attention  # a third of a second to import
+    from dnabert2_jax.kernels.attention.tpu.backend import pallas_tpu_attention  # a third of a second to import
 
     return pallas_tpu_attention(*arrays, **options)
 
@@ -102,7 +102,7 @@ def _not_on_tpu(call: Call) -> str | None:
 
 
 def _pallas_gpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
-    from dnabert2_jax.kernels.attention.pallas_gpu import pallas_gpu_attention
+    from dnabert2_jax.kernels.attention.gpu.backend import pallas_gpu_attention
 
     return pallas_gpu_attention(*arrays, **options)
 

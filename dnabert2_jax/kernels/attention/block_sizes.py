@@ -8,7 +8,7 @@ the best single pair, so all heads share one.
 
 from typing import NamedTuple
 
-from dnabert2_jax.kernels.attention.pallas_tpu_tile import FEATURES, LANES, SEGMENT_ROWS
+from dnabert2_jax.kernels.attention.tpu.tile import FEATURES, LANES, SEGMENT_ROWS
 
 
 class TpuBlocks(NamedTuple):

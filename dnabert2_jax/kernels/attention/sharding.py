@@ -18,7 +18,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dnabert2_jax.kernels.attention.target import current_target
+from dnabert2_jax.platform import current_target
 
 ROW_AXES = ("data", "fsdp")
 """Mesh axes over which rows are spread where the axes are Auto: an array that is traced does not say how it is sharded."""

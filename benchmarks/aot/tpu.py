@@ -1,0 +1,127 @@
+"""Compile a function for a TPU slice on a machine that has none, and account for its cycles and its memory."""
+
+import atexit
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from aot.account import KernelRun, account
+from aot.bundles import Loop, parse_bundles
+from aot.chips import CHIPS
+from aot.hlo import Module, parse_module
+from aot.report import Memory, TpuReport, memory_of
+from dnabert2_jax.errors import UserError
+
+_SCHEDULE = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
+
+
+@dataclass(frozen=True)
+class CompiledForTpu:
+    """A function compiled for a slice.
+
+    Attributes:
+        topology: the slice.
+        compiled: jax's compiled object; it cannot run here.
+        module: the scheduled program.
+        schedules: the loops of each Pallas kernel, by the name of its instruction.
+    """
+
+    topology: str
+    compiled: Any
+    module: Module
+    schedules: dict[str, Loop]
+
+    @property
+    def memory(self) -> Memory:
+        """Bytes per chip."""
+        return memory_of(self.compiled)
+
+    def report(self, kernels: Mapping[str, KernelRun] | None = None) -> TpuReport:
+        """The cost of one call, see :func:`aot.account.account`.
+
+        Raises:
+            UserError: there are no figures for this generation.
+        """
+        generation = self.topology.partition(":")[0]
+        if generation not in CHIPS:
+            raise UserError(f"no cost model for {generation!r}; there is one for {', '.join(CHIPS)}")
+        chip = CHIPS[generation]
+        return TpuReport(self.topology, chip, self.memory, account(self.module, chip, self.schedules, kernels))
+
+
+@cache
+def tpu_devices(topology: str) -> tuple[Any, ...]:
+    """Devices of a slice such as ``v5e:4x4``, to make a mesh of; the same ones at every call.
+
+    Raises:
+        UserError: libtpu is not installed.
+    """
+    _dump_directory()
+    from jax.experimental import topologies
+
+    return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+
+
+def compile_for_tpu(function: Callable[..., Any], *arguments: Any, topology: str, **jit_options: Any) -> CompiledForTpu:
+    """Compile a function for a slice.
+
+    Args:
+        function: a function, jitted or not.
+        *arguments: trees of `jax.ShapeDtypeStruct`, their shardings over a mesh of :func:`tpu_devices`.
+        topology: the slice, as given to :func:`tpu_devices`.
+        **jit_options: for `jax.jit`, such as `donate_argnums`.
+
+    Raises:
+        UserError: see :func:`tpu_devices`; or a program that this libtpu compiles and cannot write down.
+    """
+    dump = _dump_directory()
+    jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
+    compiled = jitted.lower(*arguments).compile()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:  # libtpu 0.0.52, of whole steps for v5p and v6e
+        raise UserError(
+            f"{topology}: the program compiles, but this libtpu cannot write it down, so that nothing can be charged "
+            f"({str(error).splitlines()[0]}); take another libtpu or another slice"
+        ) from error
+    module = parse_module(text)
+    calls = {i.name for c in module.computations.values() for i in c if i.custom_call_target == "tpu_custom_call"}
+    schedules = {}
+    for path in sorted(dump.iterdir()):
+        found = _SCHEDULE.match(path.name)
+        if found and found.group(1) in calls:
+            schedules[found.group(1)] = parse_bundles(path.read_text())
+        path.unlink()
+    return CompiledForTpu(topology, compiled, module, schedules)
+
+
+@cache
+def _dump_directory() -> Path:
+    """Where libtpu writes the schedules of this process; libtpu reads its options when it is loaded, once."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "compiling for a TPU needs libtpu, which is not installed here; run `make aot`, or pip install libtpu"
+        )
+    if "JAX_PLATFORMS" not in os.environ:  # jax looks for a TPU as soon as libtpu is there
+        jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
+    directory = Path(tempfile.mkdtemp(prefix="dnabert2-schedules-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    options = f"--xla_jf_dump_to={directory} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {options}".strip()
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is opened, so several processes may compile at once
+    }.items():
+        os.environ.setdefault(name, value)
+    return directory

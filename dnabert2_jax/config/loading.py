@@ -1,0 +1,152 @@
+"""A run from a TOML file and overrides, validated, with errors that name the nearest valid key."""
+
+import tomllib
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+from dnabert2_jax.errors import UserError, nearest
+
+Run = TypeVar("Run", PretrainRun, FinetuneRun)
+
+
+def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()) -> Run:
+    """Read a run from a TOML file and ``a.b=c`` overrides, which win.
+
+    Paths are relative to the directory the command is called in.
+
+    Args:
+        kind: :class:`PretrainRun` or :class:`FinetuneRun`.
+        config: the file; None takes the defaults and the overrides alone.
+        overrides: ``section.key=value``; the value is read as TOML, or as text where it is not TOML.
+
+    Raises:
+        UserError: the file cannot be read, or a key or value is not accepted.
+    """
+    content: dict[str, Any] = {}
+    if config is not None:
+        try:
+            content = tomllib.loads(config.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{config}: cannot be read ({error.strerror}); give the path of a run's TOML file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{config}: not TOML ({error}); mend that line (text stands in quotes)") from error
+    for override in overrides:
+        _apply(content, override)
+    given = {override.partition("=")[0].strip() for override in overrides}
+    return parse_run(kind, content, str(config or "--set"), given)
+
+
+def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden: Collection[str] = ()) -> Run:
+    """Validate a run given as nested dicts.
+
+    Args:
+        kind: :class:`PretrainRun` or :class:`FinetuneRun`.
+        content: the run.
+        source: where it comes from, for messages.
+        overridden: keys that come from ``--set`` instead.
+
+    Raises:
+        UserError: names every key or value that is not accepted.
+    """
+    wanted = kind.__dataclass_fields__["command"].default
+    if content.get("command", wanted) != wanted:
+        raise UserError(f"{source}: this is a run of `dnabert2 {content['command']}`, not of `dnabert2 {wanted}`")
+    content = _with_section_defaults(kind, content)
+    try:
+        run = TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        problems = _first_of_each_key(error.errors())
+        if all(key in overridden for key in problems):
+            source = "--set"
+        raise UserError(f"{source}: " + "; ".join(_explain(kind, problem) for problem in problems.values())) from None
+    _refuse_booleans_for_numbers(source, content, run_to_dict(run))
+    return run
+
+
+def run_to_dict(run: PretrainRun | FinetuneRun) -> dict[str, Any]:
+    """The effective run as JSON-ready nested dicts; :func:`parse_run` reads it back."""
+    return TypeAdapter(type(run)).dump_python(run, mode="json")
+
+
+def _with_section_defaults(kind: type[Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Complete partly given sections from the run's own defaults, which may differ from those of the section's class.
+
+    A section that is missing and has no default becomes an empty one, so that errors name its keys.
+    """
+    completed = dict(content)
+    for field in fields(kind):
+        if is_dataclass(field.default):
+            given = completed.get(field.name)
+            if isinstance(given, dict):
+                completed[field.name] = {**asdict(field.default), **given}  # type: ignore[arg-type]
+        elif is_dataclass(get_type_hints(kind)[field.name]):
+            completed.setdefault(field.name, {})
+    return completed
+
+
+def _refuse_booleans_for_numbers(source: str, given: Any, accepted: Any, path: str = "") -> None:
+    """Pydantic takes ``true`` for 1; who wrote ``steps = true`` meant something else."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            _refuse_booleans_for_numbers(source, value, accepted[key], f"{path}.{key}".lstrip("."))
+    elif isinstance(given, bool) and not isinstance(accepted, bool):
+        raise UserError(f"{source}: {path}: a number is needed, found {str(given).lower()}")
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override}: accepted is section.key=value, as in --set optimizer.learning_rate=1e-4")
+    value: Any = text
+    with suppress(tomllib.TOMLDecodeError):
+        document = tomllib.loads(f"value = {text}")
+        if document.keys() == {"value"}:  # a line break may have begun another key
+            value = document["value"]
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"--set {override}: {section} is a value, not a section")
+    content[last] = value
+
+
+def _first_of_each_key(problems: Iterable[Any]) -> dict[str, Any]:
+    """By section and key; where a value of a list is wrong, that the list is short without it is no news."""
+    first: dict[str, Any] = {}
+    for problem in problems:
+        first.setdefault(".".join(str(part) for part in problem["loc"] if not isinstance(part, int)), problem)
+    return first
+
+
+def _explain(kind: type[Any], problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(path) or kind.__dataclass_fields__["command"].default
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        accepted = [field.name for field in fields(_section(kind, path[:-1]))]
+        hint = _elsewhere(kind, path[-1]) or nearest(path[-1], accepted)
+        return f"unknown key {name}{hint}; accepted are {', '.join(accepted)}"
+    if problem["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"{name} is missing; add it to the file or give --set {name}=..."
+    if problem["type"] == "tuple_type":
+        return f'{name}: a list is needed, found {problem["input"]!r}; write {name}=["{problem["input"]}"]'
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" + ("" if isinstance(problem["input"], dict) else f", found {problem['input']!r}")
+
+
+def _elsewhere(kind: type[Any], key: str) -> str:
+    """A hint where a key belongs to another section."""
+    sections = {name: part for name, part in get_type_hints(kind).items() if is_dataclass(part)}
+    places = [f"{name}.{key}" for name, part in sections.items() if key in {field.name for field in fields(part)}]
+    return f"; did you mean {' or '.join(map(repr, places))}?" if places else ""
+
+
+def _section(kind: type[Any], path: Sequence[str]) -> type[Any]:
+    for part in path:
+        kind = get_type_hints(kind)[part]
+    return kind

@@ -1,0 +1,35 @@
+"""How devices share the work of a run."""
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from dnabert2_jax.config.model import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MeshOptions:
+    """How devices share the work. It changes what is computed by rounding only: a run may go on with another mesh.
+
+    Attributes:
+        data: devices along the axis that spreads rows; -1 takes all that the other two leave.
+        fsdp: devices along the axis that spreads rows, and weights and moments too: memory for traffic.
+        tensor: devices along the axis that spreads heads and inner channels; it divides the number of heads.
+        shard_optimizer: spread Adam's moments over ``data`` (ZeRO stage 1, Rajbhandari et al. 2020), and without fsdp and
+            tensor the float32 weights, too: a step gathers them once, those of the blocks in the precision it computes in.
+        bfloat16_reduction: add gradients over ``data`` in bfloat16, at half the traffic of float32. Without fsdp and tensor
+            only: with them XLA adds each gradient where it arises, in the precision it is computed in.
+    """
+
+    data: int = Field(default=-1, ge=-1)
+    fsdp: int = Field(default=1, ge=1)
+    tensor: int = Field(default=1, ge=1)
+    shard_optimizer: bool = False
+    bfloat16_reduction: bool = False
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "MeshOptions":
+        if self.data == 0:
+            raise ValueError("data is a number of devices, or -1 for all that fsdp and tensor leave; found 0")
+        if self.bfloat16_reduction and self.fsdp * self.tensor > 1:
+            raise ValueError("bfloat16_reduction is for fsdp = 1 and tensor = 1; set it to false")
+        return self

@@ -1,0 +1,34 @@
+"""AdamW and its schedule, as a run names them."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from dnabert2_jax.config.model import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019) and its schedule; the defaults are the paper's pretraining.
+
+    Attributes:
+        learning_rate: peak, which the last step of the warm-up has; then the rate falls linearly, to 0 after the last step.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: decoupled; not on biases and LayerNorm. A step takes this share of a weight, times ``decay_scaling``.
+        decay_scaling: ``learning_rate`` is the AdamW of PyTorch and Optax; ``schedule``, the learning rate over its peak, is
+            Loshchilov and Hutter's own formula and Composer's DecoupledAdamW: there the peak does not change the decay.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        clip_norm: the gradient's global norm is clipped to this.
+    """
+
+    learning_rate: float = Field(default=5e-4, gt=0)
+    warmup_steps: int = Field(default=30_000, ge=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    decay_scaling: Literal["learning_rate", "schedule"] = "learning_rate"
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    epsilon: float = Field(default=1e-6, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)

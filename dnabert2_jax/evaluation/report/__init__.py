@@ -1,5 +1,0 @@
-"""The report of a run: one self-contained HTML page, and its pictures as PNG files."""
-
-from dnabert2_jax.evaluation.report.run import report_finetuning, report_pretraining, write_report
-
-__all__ = ["report_finetuning", "report_pretraining", "write_report"]

@@ -1,0 +1,149 @@
+"""Finding the benchmark's tables on a disk, under the names in which they circulate, and saying what is wrong with them."""
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnabert2_jax.data.tables import read_records, read_text
+from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.gue.catalogue import SPLITS, Task, catalogue, identify
+from dnabert2_jax.training.workdir import RUN_FILE
+
+_TABLE = re.compile(r"(train|dev|val|valid|validation|eval|test)\.(csv|tsv)(\.gz)?", re.IGNORECASE)
+_DEV_NAMES = {"dev", "val", "valid", "validation", "eval"}
+_DEEPEST = 4
+
+
+@dataclass(frozen=True)
+class FoundTask:
+    """A data set on the disk.
+
+    Attributes:
+        task: which one.
+        directory: where.
+        tables: the files of train, dev and test.
+        remarks: where its rows differ from the published ones.
+    """
+
+    task: Task
+    directory: Path
+    tables: dict[str, Path]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a directory holds.
+
+    Attributes:
+        found: complete data sets, in the benchmark's order, others last.
+        problems: why a directory that looks like a data set is not used, by name.
+        missing: data sets of GUE that were asked for and are not there.
+    """
+
+    found: list[FoundTask]
+    problems: dict[str, str]
+    missing: list[str]
+
+
+def discover(data: Path, patterns: Sequence[str] = ()) -> Discovery:
+    """Find every directory that holds tables of a data set.
+
+    Args:
+        data: any directory at or above the data sets, at most four levels up.
+        patterns: names or globs such as ``tf/*``, in either case; all data sets without one.
+
+    Raises:
+        UserError: not a directory, nothing found, or a pattern that fits nothing.
+    """
+    if not data.is_dir():
+        raise UserError(f"{data} is not a directory; give the one that holds the data sets (GUE/EMP/H3/train.csv and so on)")
+    places: dict[str, list[tuple[Path, dict[str, list[Path]]]]] = {}
+    tasks: dict[str, Task] = {}
+    for directory, tables in _table_directories(data):
+        task = identify(directory) or Task(directory.resolve().relative_to(data.resolve()).as_posix().replace(" ", "_"))
+        if task.name == ".":
+            task = Task(directory.resolve().name.replace(" ", "_"))
+        tasks[task.name] = task
+        places.setdefault(task.name, []).append((directory, tables))
+    if not places:
+        raise UserError(
+            f"{data}: no directory with train.csv, dev.csv and test.csv at most {_DEEPEST} levels below; name another one"
+        )
+    for pattern in patterns:
+        if not any(_fits(name, [pattern]) for name in {*places, *catalogue()}):
+            raise UserError(
+                f"--tasks {pattern} fits none of {', '.join(sorted({*places}))}{nearest(pattern, {*places, *catalogue()})}"
+            )
+
+    found, problems = [], {}
+    for name in sorted(places, key=_order):
+        if not _fits(name, patterns):
+            continue
+        if problem := _problem(places[name]):
+            problems[name] = problem
+            continue
+        [(directory, tables)] = places[name]
+        files = {split: tables[split][0] for split in SPLITS}
+        found.append(FoundTask(tasks[name], directory, files, tuple(_size_remarks(tasks[name], files))))
+    wanted = [task for task in catalogue().values() if task.suite == "GUE" or patterns]
+    missing = [task.name for task in wanted if task.name not in places and _fits(task.name, patterns)]
+    return Discovery(found, problems, missing)
+
+
+def _table_directories(data: Path) -> Iterator[tuple[Path, dict[str, list[Path]]]]:
+    """Directories with a file called like a table, and these files by split."""
+    for root, folders, files in os.walk(data, followlinks=True):
+        directory = Path(root)
+        if RUN_FILE in files:  # a run or a benchmark, with tables of its own: no data set
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if len(directory.relative_to(data).parts) == _DEEPEST:
+            folders.clear()
+        tables: dict[str, list[Path]] = {}
+        for name in sorted(files):
+            if match := _TABLE.fullmatch(name):
+                split = match[1].lower()
+                tables.setdefault("dev" if split in _DEV_NAMES else split, []).append(directory / name)
+        if tables:
+            yield directory, tables
+
+
+def _problem(places: list[tuple[Path, dict[str, list[Path]]]]) -> str | None:
+    if len(places) > 1:
+        return (
+            f"found twice: {' and '.join(str(place) for place, _ in places)}; keep one, or give --data a narrower directory"
+        )
+    [(directory, tables)] = places
+    if absent := [split for split in SPLITS if split not in tables]:
+        here = ", ".join(file.name for files in tables.values() for file in files)
+        return (
+            f"{directory} has no table called {' or '.join(absent)}, only {here}; accepted are train, dev and test as .csv "
+            "or .tsv"
+        )
+    if doubled := next((files for files in tables.values() if len(files) > 1), None):
+        return f"{directory} has {' and '.join(file.name for file in doubled)} for one table; keep one of them"
+    return None
+
+
+def _size_remarks(task: Task, tables: dict[str, Path]) -> Iterator[str]:
+    for split, published in task.rows.items():
+        try:
+            rows = len(read_records(tables[split], read_text(tables[split]))) - 1
+        except UserError:
+            continue  # the run reads it again and says what is wrong
+        if rows != published:
+            yield f"{tables[split].name} has {rows:,} rows, {published:,} are published"
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
+
+
+def _order(name: str) -> tuple[int, str]:
+    known = list(catalogue())
+    return (known.index(name) if name in known else len(known), name)

@@ -1,0 +1,73 @@
+"""The benchmark's pictures: scores of every data set beside the published ones, and the distances between them."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE
+from dnabert2_jax.gue.summary import TaskSummary, task_of
+from dnabert2_jax.reports.plots import LIGHT, Theme, legend_below, new_figure
+
+
+def score_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figure:
+    """One line a data set: seeds, k-mer regression, the published DNABERT-2 and the range of all published models.
+
+    Args:
+        tasks: data sets with at least one finished run.
+        theme: colours.
+    """
+    figure, axis = _lines(tasks, theme)
+    for row, summary in enumerate(tasks):
+        task = task_of(summary)
+        if task.published:
+            low, high = min(task.published.values()), max(task.published.values())
+            axis.plot([low, high], [row, row], color=theme.muted, lw=5, alpha=0.35, solid_capstyle="round")
+            axis.plot(task.published[REFERENCE], row, "D", color=theme.ground, mec=theme.ink, ms=6)
+        axis.plot(100 * summary["data"]["kmer"][task.metric], row, "|", color=theme.colours[1], ms=12, mew=2.5)
+        values = [100 * value for value in summary["scores"][task.metric]["values"]]
+        axis.plot(values, [row] * len(values), "o", color=theme.colours[0], ms=6, alpha=0.75, mew=0)
+    axis.set_xlabel("score x 100")
+    axis.plot([], [], "o", color=theme.colours[0], ms=6, mew=0, label="this model, each seed")
+    axis.plot([], [], "|", color=theme.colours[1], ms=12, mew=2.5, label="k-mer regression")
+    if any(task_of(summary).published for summary in tasks):
+        axis.plot([], [], "D", color=theme.ground, mec=theme.ink, ms=6, label=f"published {REFERENCE}")
+        axis.plot([], [], color=theme.muted, lw=5, alpha=0.35, label="ten published models")
+    legend_below(figure, theme, columns=2)
+    return figure
+
+
+def distance_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figure:
+    """One line a data set: how far the mean over seeds is above the k-mer regression and the published DNABERT-2.
+
+    Args:
+        tasks: data sets with at least one finished run.
+        theme: colours.
+    """
+    figure, axis = _lines(tasks, theme)
+    axis.axvline(0, color=theme.muted, lw=1)
+    for row, summary in enumerate(tasks):
+        task = task_of(summary)
+        mean = 100 * summary["scores"][task.metric]["mean"]
+        marks = [(100 * summary["data"]["kmer"][task.metric], theme.colours[1], "s", -0.13)]
+        if task.published:
+            marks.append((task.published[REFERENCE], theme.colours[2], "D", 0.13))
+        for reference, colour, marker, shift in marks:
+            axis.plot([0, mean - reference], [row + shift] * 2, color=colour, lw=1.2)
+            axis.plot(mean - reference, row + shift, marker, color=colour, ms=5)
+    axis.margins(x=0.08)
+    axis.plot([], [], "s", color=theme.colours[1], ms=5, label="above k-mer regression")
+    if any(task_of(summary).published for summary in tasks):
+        axis.plot([], [], "D", color=theme.colours[2], ms=5, label=f"above published {REFERENCE}")
+    axis.set_xlabel("difference x 100")
+    legend_below(figure, theme, columns=2)
+    return figure
+
+
+def _lines(tasks: Sequence[TaskSummary], theme: Theme) -> tuple[Figure, Axes]:
+    figure, (axis,) = new_figure(theme, 1.5 + 0.26 * len(tasks), heights=(1,))
+    names = [f"{summary['task']} ({METRIC_NAMES[task_of(summary).metric]})" for summary in tasks]
+    axis.set_yticks(range(len(tasks)), names, fontsize=8)
+    axis.set_ylim(len(tasks) - 0.4, -0.6)
+    axis.grid(False, axis="y")
+    return figure, axis

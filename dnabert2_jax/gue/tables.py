@@ -1,0 +1,110 @@
+"""A data set made ready for its runs: read, counted, capped where that is asked for, and given its floor."""
+
+import csv
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnabert2_jax.baselines.floor import Floor, floor_under
+from dnabert2_jax.data.classification import RawEncoder, encode_table
+from dnabert2_jax.data.tables import Table, load_splits
+from dnabert2_jax.draws import hash64
+from dnabert2_jax.gue.catalogue import SPLITS
+from dnabert2_jax.gue.discovery import FoundTask
+from dnabert2_jax.reports.data import TablesReport, tables_report
+from dnabert2_jax.storage.hashes import file_sha256
+
+_CAP = 0xCA9  # keeps the draw of a capped table apart from every other use of a seed
+_NO_LIMIT = 2**30
+
+CAPPED_TABLE = "train_capped.csv"
+"""The rows that runs learn from where not all are; no name that discovery takes for a table."""
+
+
+class TaskData(Floor):
+    """What is known of a data set before any run, its floor with it; JSON-ready.
+
+    Attributes:
+        sha256: of each table.
+        remarks: where its rows differ from the published ones.
+        report: the counts of the whole tables, rows cut as the original cuts them.
+        longest_row: tokens of the longest row, special tokens included.
+        train_rows: rows that runs learn from.
+        capped: are those rows in a table of their own, :data:`CAPPED_TABLE` beside this record?
+    """
+
+    sha256: dict[str, str]
+    remarks: list[str]
+    report: TablesReport
+    longest_row: int
+    train_rows: int
+    capped: bool
+
+
+def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_rows: int | None) -> TaskData:
+    """Read and count the tables, and fit the k-mer regression.
+
+    Args:
+        found: the data set.
+        tokenizer: that of the model.
+        folder: gets :data:`CAPPED_TABLE` where rows are capped.
+        max_train_rows: rows to learn from, at most.
+
+    Raises:
+        UserError: the tables cannot be used; the message names file and line.
+    """
+    splits = load_splits(*(found.tables[split] for split in SPLITS))
+    limit = found.task.settings.max_tokens or _NO_LIMIT
+    encoded = {split: encode_table(getattr(splits, split), tokenizer, splits.labels, limit) for split in SPLITS}
+    longest = max(int(table.full_lengths.max()) for table in encoded.values())
+    if limit == _NO_LIMIT:
+        encoded = {split: replace(table, max_tokens=longest) for split, table in encoded.items()}
+    train = splits.train
+    rows = len(train) if max_train_rows is None else max_train_rows
+    capped = rows < len(train)
+    if capped:
+        train = train.take(capped_rows(train.labels, rows))
+        write_table(folder / CAPPED_TABLE, train)
+    return TaskData(
+        sha256=table_hashes(found),
+        remarks=list(found.remarks),
+        report=tables_report(splits, encoded),
+        longest_row=longest,
+        train_rows=len(train),
+        capped=capped,
+        **floor_under(train, splits),
+    )
+
+
+def table_hashes(found: FoundTask) -> dict[str, str]:
+    """SHA-256 of each table's file."""
+    return {split: file_sha256(found.tables[split]) for split in SPLITS}
+
+
+def capped_rows(labels: list[str], rows: int) -> list[int]:
+    """Row numbers of a sample in file order: the same share of every class, and of each at least one where ``rows`` allows.
+
+    The sample depends on the row numbers and the labels alone, so that every seed and every model learns from the same one.
+    """
+    draw = np.argsort(hash64(0, _CAP, np.arange(len(labels))), kind="stable")
+    total, taken = Counter(labels), Counter[str]()
+    share = {}
+    for row in draw:
+        label = labels[row]
+        share[int(row)] = taken[label] / total[label]
+        taken[label] += 1
+    return sorted(sorted(share, key=share.__getitem__)[:rows])
+
+
+def write_table(path: Path, table: Table) -> None:
+    """Write a table as CSV: ``sequence,label`` or ``sequence1,sequence2,label``."""
+    columns: dict[str, Any] = {"sequence": table.sequences}
+    if table.pairs is not None:
+        columns = {"sequence1": table.sequences, "sequence2": table.pairs}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*columns, "label"])
+        writer.writerows(zip(*columns.values(), table.labels, strict=True))

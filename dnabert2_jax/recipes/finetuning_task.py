@@ -1,0 +1,145 @@
+"""What every way of fine-tuning starts from: three tables as token ids, a tokenizer, an encoder and a directory."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnabert2_jax.config.loading import run_to_dict
+from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
+from dnabert2_jax.config.runs import FinetuneRun
+from dnabert2_jax.data.classification import EncodedTable, choose_lengths, encode_table
+from dnabert2_jax.data.labels import SEPARATOR, Labels
+from dnabert2_jax.data.strands import other_strand_table
+from dnabert2_jax.data.tables import Splits, Table, load_splits
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.model_directory import SavedModel, make_provenance, tree_sha256
+from dnabert2_jax.modeling.compute import Compute, training_compute
+from dnabert2_jax.progress import remark
+from dnabert2_jax.recipes.start import starting_point
+from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.training.targets import Target, target_of
+from dnabert2_jax.training.workdir import Workdir
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fine-tuning run with its inputs read.
+
+    Attributes:
+        run: what to do.
+        directory: the run's.
+        config: sizes of the encoder.
+        tokenizer: the base's, or the run's own.
+        base: the model to start from; None: random weights.
+        compute: precision and attention backend.
+        head: how the classifier reads a sequence.
+        splits: the tables.
+        train: the rows to learn from.
+        reverse: the same from the other strand, where the run reads both.
+        dev: the rows to choose by.
+        test: the rows to report on.
+    """
+
+    run: FinetuneRun
+    directory: Workdir
+    config: EncoderConfig
+    tokenizer: Tokenizer
+    base: SavedModel | None
+    compute: Compute
+    head: HeadConfig
+    splits: Splits
+    train: EncodedTable
+    reverse: EncodedTable | None
+    dev: EncodedTable
+    test: EncodedTable
+
+    @property
+    def labels(self) -> Labels:
+        """What the label columns stand for."""
+        return self.splits.labels
+
+    @property
+    def target(self) -> Target:
+        """What training aims at."""
+        return target_of(self.labels)
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """Settings of the adapter, where one is trained."""
+        return self.run.lora if self.run.training.method == "lora" else None
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """What rows of any of the tables are padded to, see :func:`~dnabert2_jax.data.classification.choose_lengths`."""
+        tables = [self.train, self.dev, self.test, *([self.reverse] if self.reverse else [])]
+        return choose_lengths(np.concatenate([t.lengths for t in tables]), self.run.training.padded_lengths)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hashes of everything that the result depends on beside the settings."""
+        return {
+            "tokenizer": self.tokenizer.sha256,
+            "base": tree_sha256(self.base.params["encoder"]) if self.base else "random weights",
+            **{split: file_sha256(getattr(self.run.data, split)) for split in ("train", "dev", "test")},
+        }
+
+    def provenance(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The record of what this run made."""
+        return make_provenance(
+            ["dnabert2", "finetune"], run_config=run_to_dict(self.run), parents=self.identity, metrics=metrics
+        )
+
+
+def open_task(run: FinetuneRun, workdir: Path) -> Task:
+    """Read what a run names, say what was found, and make its directory.
+
+    Raises:
+        UserError: a path, a table, a setting or the directory cannot be used.
+    """
+    config, tokenizer, base = starting_point(run.model)
+    compute = training_compute(run.model)
+    splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task)
+    types = run.data.token_types
+    if types and splits.train.pairs is not None and config.type_vocab_size < 2:
+        raise UserError(
+            f"{splits.train.path} holds pairs, and the encoder has token type 0 only (type_vocab_size "
+            f"{config.type_vocab_size}); set data.token_types=false"
+        )
+    directory = Workdir(workdir, run_to_dict(run))
+
+    def encode(table: Table) -> EncodedTable:
+        return encode_table(table, tokenizer, splits.labels, run.data.max_tokens, token_types=types)
+
+    encoded = {name: encode(table) for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test))}
+    for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
+        _say(name, table, encoded[name])
+    if run.data.task == "single_label" and (joint := [name for name in splits.labels.names if SEPARATOR in name]):
+        remark(f"{joint[0]!r} is read as the name of one class; for several labels a row set data.task=multi_label")
+    return Task(
+        run=run,
+        directory=directory,
+        config=config,
+        tokenizer=tokenizer,
+        base=base,
+        compute=compute,
+        head=replace(
+            splits.labels.head,
+            pooling="mean" if run.training.method == "probe" else "cls",
+            token_types=types,
+            max_tokens=run.data.max_tokens,
+        ),
+        splits=splits,
+        reverse=encode(other_strand_table(splits.train)) if run.data.reverse_complement else None,
+        **encoded,
+    )
+
+
+def _say(name: str, table: Table, encoded: EncodedTable) -> None:
+    changed = [f"{table.letters.lower_case:,} lower-case letters upper-cased"] if table.letters.lower_case else []
+    if ambiguous := sum(table.letters.ambiguous.values()):
+        changed.append(f"{ambiguous:,} ambiguity codes read as [UNK]")
+    remark("; ".join([f"{name} {table.path}: {encoded.summary()}", *changed]))

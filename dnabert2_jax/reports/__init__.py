@@ -1,0 +1,5 @@
+"""The report of a run: one self-contained HTML page, and its pictures as PNG files."""
+
+from dnabert2_jax.reports.run import report_finetuning, report_pretraining, write_report
+
+__all__ = ["report_finetuning", "report_pretraining", "write_report"]

@@ -1,0 +1,164 @@
+"""Runs killed with SIGKILL and started again by the same command end as if nothing had happened, bit for bit."""
+
+import itertools
+import json
+import signal
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+from dnabert2_jax.recipes.finetuning import finetune
+from dnabert2_jax.recipes.pretraining import pretrain
+from dnabert2_jax.training.workdir import MetricsLog
+from tests.helpers import (
+    finetune_content,
+    kill_when,
+    parse_run,
+    pretrain_content,
+    run_cli,
+    start_cli,
+    tiny_corpus,
+    tiny_model,
+    tiny_task,
+    wait_until,
+    write_run,
+)
+
+TIMINGS = {"tokens_per_second", "input_wait", "host_memory_bytes", "seconds"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion():
+    """Optax itself relies on jax's usual promotion of dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("resume")
+    tiny_model(path / "base")
+    tiny_corpus(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretraining(home) -> Path:
+    """The TOML file of a run of many saves; its undisturbed outcome lies in ``pretrained``."""
+    training = {"steps": 120, "save_every": 10, "evaluate_every": 60, "log_every": 1}
+    content = pretrain_content(home / "base", home / "corpus", training=training)
+    pretrain(parse_run(PretrainRun, content, "test"), home / "pretrained")
+    return write_run(home / "pretrain.toml", "pretrain", content)
+
+
+@pytest.fixture(scope="module")
+def finetuning(home) -> Path:
+    """The same for an adapter, with a save after every second step; the undisturbed outcome lies in ``finetuned``."""
+    training = {"method": "lora", "epochs": 6, "evaluations_per_epoch": 3, "patience": 1000}
+    data = tiny_task(home / "task")
+    content = finetune_content(home / "base", data, training=training, optimizer={"learning_rate": 1e-2})
+    finetune(parse_run(FinetuneRun, content, "test"), home / "finetuned")
+    return write_run(home / "finetune.toml", "finetune", content)
+
+
+def last_step(workdir: Path) -> int:
+    return max((line["step"] for line in MetricsLog.read(workdir)), default=0)
+
+
+def saves(workdir: Path) -> dict[bool, list[str]]:
+    """Checkpoints by whether they are complete. Without a manifest, Orbax is still writing one or it is being hashed."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for path in (workdir / "checkpoints").glob("step_*"):
+        found[(path / "manifest.json").exists()].append(path.name)
+    return found
+
+
+def same_lines(left: Path, right: Path) -> None:
+    lines = [
+        [{key: value for key, value in line.items() if key not in TIMINGS} for line in MetricsLog.read(path)]
+        for path in (left, right)
+    ]
+    assert lines[0] == lines[1]
+
+
+def same_model(left: Path, right: Path, *names: str) -> None:
+    for name in names:
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
+
+
+def kill_in_a_save(command: list, workdir: Path) -> None:
+    """Kill a process while a checkpoint is incomplete, and see that it is; the moment is short, so a try may miss it."""
+    for _ in range(8):
+        kill_when(start_cli(*command), lambda: all(saves(workdir).values()))
+        if saves(workdir)[False]:
+            return
+    pytest.fail("no kill hit a save")
+
+
+def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tmp_path, home, pretraining):
+    workdir = tmp_path / "run"
+    command = ["pretrain", "--config", pretraining, "--workdir", workdir]
+
+    process = start_cli(*command)
+    wait_until(process, lambda: last_step(workdir) >= 17)
+    for _ in range(3):  # a scheduler may repeat itself
+        process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, errors
+    stopped = last_step(workdir)
+    assert f"saved after step {stopped} of 120" in errors
+    assert f"step_{stopped:08d}" in saves(workdir)[True]
+    assert not saves(workdir)[False]
+
+    kill_when(start_cli(*command), lambda: last_step(workdir) >= stopped + 5)
+    kill_in_a_save(command, workdir)
+    assert last_step(workdir) < 120
+    assert not (workdir / "model").exists()
+    finished = run_cli(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert "going on from step" in finished.stderr
+    same_model(workdir / "model", home / "pretrained" / "model", "model.safetensors", "config.json", "tokenizer.model")
+    same_lines(workdir, home / "pretrained")
+    assert [line["step"] for line in MetricsLog.read(workdir) if "loss" in line] == list(range(1, 121))
+    assert (workdir / "validation.json").read_bytes() == (home / "pretrained" / "validation.json").read_bytes()
+
+
+def test_finetuning_killed_in_a_save_ends_the_same(tmp_path, home, finetuning):
+    workdir = tmp_path / "run"
+    command = ["finetune", "--config", finetuning, "--workdir", workdir]
+    kill_in_a_save(command, workdir)
+    assert last_step(workdir) < 36
+    finished = run_cli(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert "going on from step" in finished.stderr
+    same_model(workdir / "adapter", home / "finetuned" / "adapter", "adapter.safetensors")
+    same_model(workdir / "model", home / "finetuned" / "model", "model.safetensors", "config.json")
+    same_lines(workdir, home / "finetuned")
+    scores = [json.loads((path / "scores.json").read_text()) for path in (workdir, home / "finetuned")]
+    for key in ("test", "dev", "best_step", "trained_parameters"):
+        assert scores[0][key] == scores[1][key]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_killed_again_and_again_at_any_moment(tmp_path, home, command, request):
+    config = request.getfixturevalue("pretraining" if command == "pretrain" else "finetuning")
+    undisturbed = home / ("pretrained" if command == "pretrain" else "finetuned")
+    workdir = tmp_path / "run"
+    arguments = [command, "--config", config, "--workdir", workdir]
+    for kill in itertools.count():
+        process = start_cli(*arguments)
+        deadline = time.monotonic() + 2.0 + 0.37 * kill  # from before the first step to well into the run
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.001)
+        if process.poll() is not None:
+            break
+        kill_when(process, lambda: True)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    assert kill > 5
+    same_model(workdir / "model", undisturbed / "model", "model.safetensors")
+    same_lines(workdir, undisturbed)

@@ -1,0 +1,401 @@
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dnabert2_jax.config.loading import run_to_dict
+from dnabert2_jax.data.classification import encode_table
+from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.metrics.scores import classification_metrics
+from dnabert2_jax.model_directory import load_model
+from dnabert2_jax.recipes.finetuning import finetune
+from dnabert2_jax.recipes.pretraining import pretrain
+from dnabert2_jax.reports import report_finetuning, write_report
+from dnabert2_jax.reports.data import notes_on, tables_report
+from dnabert2_jax.reports.embeddings import embed_test_rows
+from dnabert2_jax.reports.page import Section, grid, page, settings
+from dnabert2_jax.reports.plots import DARK, LIGHT
+from dnabert2_jax.storage.atomic import write_json
+from tests.helpers import (
+    finetune_run,
+    pretrain_run,
+    tiny_corpus,
+    tiny_model,
+    tiny_rows,
+    tiny_task,
+    tiny_tokenizer,
+    write_table,
+)
+
+VOID = {"meta", "img", "source", "br"}
+
+
+class Page(HTMLParser):
+    """Tags, texts and references of a page; every tag must be closed in order."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(document)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data + "\n"
+
+    @property
+    def references(self) -> list[str]:
+        return [
+            value for _, attrs in self.tags for key, value in attrs.items() if key in ("src", "href", "srcset") and value
+        ]
+
+    @property
+    def anchors(self) -> set[str | None]:
+        return {attrs["id"] for _, attrs in self.tags if "id" in attrs}
+
+
+def read(file: Path) -> Page:
+    document = file.read_text(encoding="utf-8")
+    parsed = Page(document)
+    for reference in parsed.references:
+        assert reference.startswith("data:image/png;base64,") or reference[1:] in parsed.anchors
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in parsed.tags}
+    assert "url(" not in document
+    assert "@import" not in document
+    return parsed
+
+
+def grounds(parsed: Page) -> set[tuple[int, ...]]:
+    """Corner colours of the pictures in a page."""
+    pictures = [reference for reference in parsed.references if reference.startswith("data:")]
+    data = [base64.b64decode(picture.partition(",")[2]) for picture in pictures]
+    return {Image.open(io.BytesIO(png)).convert("RGB").getpixel((0, 0)) for png in data}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A fine-tuning run on tables with every flaw that the report should tell."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = tiny_task(folder / "task")
+    train = tiny_rows(40, seed=0)
+    train += [(train[0][0], "rich"), train[1], ("acgtnACGTACGTACGTTTA", "plain"), ("ACGT" * 40, "rich")]
+    data["train"] = str(write_table(folder / "task" / "train.csv", train))
+    data["test"] = str(write_table(folder / "task" / "test.csv", [*tiny_rows(30, seed=2), (train[1][0], "plain"), train[2]]))
+    model = tiny_model(folder / "base", num_hidden_layers=1)
+    run = finetune_run(model.path, {**data, "max_tokens": 30}, training={"method": "lora", "epochs": 2})
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        finetune(run, folder / "work")
+    return folder / "work"
+
+
+def test_finetuning_writes_a_page_that_needs_nothing_else(finished: Path):
+    parsed = read(finished / "report.html")
+    scores = json.loads((finished / "scores.json").read_text())
+    assert parsed.anchors == {"scores", "floor", "training", "data", "use", "config", "made"}
+    assert f"{scores['test']['mcc']:.4f}" in parsed.text
+    assert f"{scores['trained_parameters']:,}" in parsed.text
+    assert f"dnabert2 predict --model {finished}/model" in parsed.text
+    assert f"dnabert2 adapters list {finished}/adapter" in parsed.text
+    hex_to_rgb = [tuple(bytes.fromhex(theme.ground[1:])) for theme in (LIGHT, DARK)]
+    assert grounds(parsed) == set(hex_to_rgb)
+    sources = [attrs for tag, attrs in parsed.tags if tag == "source"]
+    assert {attrs["media"] for attrs in sources} == {"(prefers-color-scheme: dark)"}
+    assert all(attrs["alt"] for tag, attrs in parsed.tags if tag == "img")
+
+
+def test_pictures_lie_beside_the_page(finished: Path):
+    names = {"confusion_matrix", "roc", "precision_recall", "training_curves", "token_lengths"}
+    files = {file.stem: file for file in (finished / "pictures").iterdir() if file.stem != "embedding_map"}
+    assert set(files) == names
+    for file in files.values():
+        with Image.open(file) as image:
+            assert image.format == "PNG"
+            assert image.width > 600
+
+
+def test_test_probabilities_are_kept_and_give_the_scores(finished: Path):
+    scores = json.loads((finished / "scores.json").read_text())["test"]
+    with np.load(finished / "test_predictions.npz") as kept:
+        again = classification_metrics(kept["labels"], kept["probabilities"], scores["classes"])
+        assert kept["lines"].tolist() == list(range(2, 34))
+    assert again == scores
+
+
+def test_the_floor_stands_beside_the_scores_and_leaked_rows_are_left_out(finished: Path):
+    scores = json.loads((finished / "scores.json").read_text())["test"]
+    floor = json.loads((finished / "floor.json").read_text())
+    with np.load(finished / "test_predictions.npz") as kept:
+        labels, probabilities = kept["labels"], kept["probabilities"]
+    assert floor["leaked_lines"] == [32, 33]
+    assert floor["clean"] == classification_metrics(labels[:30], probabilities[:30], scores["classes"])
+    assert (floor["kmer"]["n"], floor["kmer_clean"]["n"]) == (32, 30)
+    text = read(finished / "report.html").text
+    header = "MCC, without leaked rows (2)\nmacro F1, without leaked rows (2)\naccuracy, without leaked rows (2)"
+    assert f"MCC, all 32 rows\nmacro F1, all 32 rows\naccuracy, all 32 rows\n{header}" in text
+    for who, of in (
+        ("this model", (scores, floor["clean"])),
+        ("1-5-mer logistic regression", (floor["kmer"], floor["kmer_clean"])),
+    ):
+        numbers = [f"{one[key]:.4f}" for one in of for key in ("mcc", "macro_f1", "accuracy")]
+        assert "\n".join([who, *numbers]) in text
+    assert f"{floor['kmer']['mcc']:.4f}\ntest MCC of counting 1-5-mers" in text
+    assert ("does as well or better on the same rows" in text) == (scores["mcc"] <= floor["kmer"]["mcc"])
+
+
+def test_a_benchmark_s_floor_is_taken_and_a_large_table_has_none(finished: Path, tmp_path: Path, monkeypatch):
+    run = json.loads((finished / "run.json").read_text())["data"]
+    splits = load_splits(run["train"], run["dev"], run["test"])
+    encoded = {
+        name: encode_table(getattr(splits, name), tiny_tokenizer(), splits.labels, 30) for name in ("train", "dev", "test")
+    }
+    floor = json.loads((finished / "floor.json").read_text())
+    rows = sum(map(len, (splits.train, splits.dev, splits.test)))
+    monkeypatch.setattr("dnabert2_jax.reports.run.MOST_FLOOR_COUNTS", rows * 1364 - 1)
+    for known in (None, {**floor, "leaked_lines": [2]}):
+        work = tmp_path / str(known is None)
+        work.mkdir()
+        shutil.copy(finished / "run.json", work)
+        report_finetuning(work, splits, encoded, np.full((32, 2), 0.5), known)
+        assert (work / "floor.json").exists() == (known is not None)
+    assert json.loads((work / "floor.json").read_text())["leaked_lines"] == [2]
+    assert json.loads((work / "floor.json").read_text())["clean"]["n"] == 31
+
+
+def test_flaws_of_the_tables_are_counted_and_noted(finished: Path):
+    report = json.loads((finished / "data_report.json").read_text())
+    train = report["tables"]["train"]
+    assert (train["rows"], train["duplicate_rows"], train["contradictory_sequences"]) == (44, 2, 1)
+    assert train["contradictory_lines"] == [2, 42]
+    assert train["lower_case"] == 5
+    assert train["ambiguous"] == {"N": 1}
+    assert train["truncated_rows"] == 1
+    assert (train["shortest"], train["longest"]) == (20, 160)
+    shared = {(pair["earlier"], pair["later"]): pair for pair in report["shared"]}
+    assert shared["train", "dev"]["rows"] == shared["dev", "test"]["rows"] == 0
+    assert shared["train", "test"] == {
+        "earlier": "train",
+        "later": "test",
+        "rows": 2,
+        "contradictory_rows": 1,
+        "lines": [32, 33],
+    }
+    text = read(finished / "report.html").text
+    assert "Cut to 30 tokens: 1 of 44 train rows; data.max_tokens" in text
+    assert f"dnabert2 evaluate --model {finished}/model --data" in text
+    assert load_model(finished / "model").head.max_tokens == 30  # which evaluate and predict keep to
+    assert "1 sequences of the train table have more than one label (lines 2, 42)" in text
+    assert "2 test rows are in the train table too, 1 of them with another label" in text
+
+
+def test_a_report_written_again_is_the_same(finished: Path):
+    before = (finished / "report.html").read_bytes()
+    assert write_report(finished) == finished / "report.html"
+    assert (finished / "report.html").read_bytes() == before
+
+
+def test_a_model_that_did_not_keep_its_limit_is_told_it(finished: Path, tmp_path: Path):
+    work = shutil.copytree(finished, tmp_path / "work")
+    config = json.loads((work / "model" / "config.json").read_text())
+    del config["head"]["max_tokens"]
+    write_json(work / "model" / "config.json", config)
+    assert read(write_report(work)).text.count("--max-tokens 30 --data") == 2
+    assert "--max-tokens" not in read(finished / "report.html").text
+
+
+def test_map_of_test_rows(finished: Path, tmp_path: Path):
+    work = shutil.copytree(finished, tmp_path / "work")
+    assert embed_test_rows(work, most_rows=10) == work / "test_embeddings.npz"
+    with np.load(work / "test_embeddings.npz") as kept:
+        assert kept["embeddings"].shape == (10, 32)
+        assert np.abs(kept["embeddings"]).max() <= 1  # of the pooler's tanh
+        lines = kept["lines"].tolist()
+    assert (lines[0], lines[-1], len(set(lines))) == (2, 33, 10)
+    write_report(work, "pca")
+    assert "10 test rows (pooled [CLS])" in read(work / "report.html").text
+    assert (work / "pictures" / "embedding_map.png").is_file()
+
+
+def test_a_run_that_has_not_finished_is_reported_as_far_as_it_is(finished: Path, tmp_path: Path):
+    for name in ("run.json", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    parsed = read(write_report(tmp_path))
+    assert "This run has not finished" in parsed.text
+    assert parsed.anchors == {"training", "config"}
+    (tmp_path / "metrics.jsonl").unlink()
+    assert read(write_report(tmp_path)).anchors == {"config"}
+
+
+def test_pretraining_writes_a_page(tmp_path: Path):
+    corpus = tiny_corpus(tmp_path)
+    model = tiny_model(tmp_path / "base", num_hidden_layers=1)
+    run = pretrain_run(model.path, corpus.path, training={"steps": 4, "evaluate_every": 4, "save_every": 4})
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        saved = pretrain(run, tmp_path / "work")
+    parsed = read(tmp_path / "work" / "report.html")
+    assert parsed.anchors == {"training", "data", "use", "config", "made"}
+    for word in ("first", "second", corpus.hash, f"{saved.provenance['metrics']['loss']:.4f}", "4\nsteps of 4"):
+        assert word in parsed.text
+    assert f"dnabert2 finetune --workdir runs/task --set model.path={tmp_path}/work/model" in parsed.text
+    for name, loss in saved.provenance["metrics"]["loss_by_species"].items():
+        assert f"{name}\n{loss:.4f}\n{loss:.4f}\n{loss:.4f}\n4\n" in parsed.text  # one evaluation, at step 4
+    for picture in ("training_curves", "species_curves"):
+        assert (tmp_path / "work" / "pictures" / f"{picture}.png").is_file()
+    with pytest.raises(UserError, match="a run of `dnabert2 pretrain`; a map is made of a fine-tuning run"):
+        embed_test_rows(tmp_path / "work")
+
+
+def test_mistakes_are_explained(finished: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"holds no run.*name the --workdir"):
+        write_report(tmp_path)
+    work = shutil.copytree(finished, tmp_path / "work")
+    (work / "scores.json").write_text("{")
+    with pytest.raises(UserError, match=r"scores\.json is damaged"):
+        write_report(work)
+    (work / "scores.json").unlink()
+    shutil.rmtree(work / "pictures")
+    (work / "pictures").write_text("a file in the way")
+    with pytest.raises(UserError, match="pictures cannot be written"):
+        write_report(work)
+
+
+def test_what_users_write_is_escaped():
+    evil = '<script>alert("x")</script> & co'
+    body = grid((evil,), [(evil,)]) + settings([(evil, evil)])
+    parsed = Page(page(evil, evil, [Section("one", evil, body)], [(evil, evil)], [evil]))
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    assert parsed.text.count(evil) == 12
+
+
+def test_labels_with_markup_come_out_as_they_are(tmp_path: Path):
+    rows = [(sequence, "<b>" if label == "plain" else "$x_1$") for sequence, label in tiny_rows(12, seed=3)]
+    tables = [write_table(tmp_path / f"{name}.csv", rows) for name in ("train", "dev", "test")]
+    splits = load_splits(*tables)
+    encoded = encode_table(splits.train, tiny_tokenizer(), splits.labels, 64)
+    work = tmp_path / "work"
+    work.mkdir()
+    run = finetune_run(tmp_path, {split: str(path) for split, path in zip(("train", "dev", "test"), tables, strict=True)})
+    write_json(work / "run.json", run_to_dict(run))
+    probabilities = np.full((12, 2), 0.5)
+    test = classification_metrics(encoded.labels, probabilities, splits.labels.names)
+    write_json(work / "scores.json", {"test": test, "dev": test, "best_step": 1, "trained_parameters": 5})
+    report_finetuning(work, splits, {"train": encoded, "dev": encoded, "test": encoded}, probabilities)
+    parsed = read(work / "report.html")
+    assert sum(tag == "b" for tag, _ in parsed.tags) == 7  # the figures at the top
+    assert "<b>" in parsed.text
+    assert "$x_1$" in parsed.text
+    assert "the run collapsed" in parsed.text
+    assert "12 test rows are in the train table too, 0 of them" in parsed.text
+
+
+SEQUENCES = st.lists(
+    st.tuples(st.sampled_from(["ACGT", "ACGA", "TTTT", "CACACA"]), st.sampled_from("01")), min_size=1, max_size=8
+)
+
+
+@given(train=SEQUENCES, test=SEQUENCES)
+def test_counts_are_those_of_counting_by_hand(tmp_path_factory, train, test):
+    folder = tmp_path_factory.mktemp("tables")
+    train = [*train, ("GGGG", "0"), ("GGGG", "1")]
+    tables = [write_table(folder / f"{name}.csv", rows) for name, rows in (("a", train), ("b", test), ("c", test))]
+    splits = load_splits(*tables)
+    encoded = {
+        name: encode_table(getattr(splits, name), tiny_tokenizer(), splits.labels, 8) for name in ("train", "dev", "test")
+    }
+    report = tables_report(splits, encoded)
+    sequences = [sequence for sequence, _ in train]
+    assert report["tables"]["train"]["duplicate_rows"] == sum(s in sequences[:n] for n, s in enumerate(sequences))
+    assert report["tables"]["train"]["contradictory_sequences"] == len(
+        {s for s, label in train if (s, "1" if label == "0" else "0") in train}
+    )
+    shared = report["shared"][1]
+    assert (shared["earlier"], shared["later"]) == ("train", "test")
+    assert shared["rows"] == sum(s in sequences for s, _ in test)
+    assert shared["contradictory_rows"] == sum(s in sequences and (s, label) not in train for s, label in test)
+    assert sum(rows for _, rows in report["tables"]["test"]["token_lengths"]) == len(test)
+    assert any("of the train table have more than one label" in note for note in notes_on(report))
+    assert bool(shared["rows"]) == any(
+        note.endswith("unseen sequences alone.") and "train" in note for note in notes_on(report)
+    )
+    json.dumps(report)
+
+
+def test_pairs_are_compared_as_pairs(tmp_path: Path):
+    header = "sequence1,sequence2,label"
+    train = [("ACGT", "TTTT", "0"), ("ACGT", "CCCC", "1"), ("TTTT", "ACGT", "1")]
+    test = [("ACGT", "TTTT", "1"), ("CCCC", "ACGT", "0")]
+    tables = [write_table(tmp_path / f"{name}.csv", rows, header) for name, rows in (("a", train), ("b", test), ("c", test))]
+    splits = load_splits(*tables)
+    encoded = {
+        name: encode_table(getattr(splits, name), tiny_tokenizer(), splits.labels, 16) for name in ("train", "dev", "test")
+    }
+    report = tables_report(splits, encoded)
+    assert report["tables"]["train"]["duplicate_rows"] == 0
+    assert report["tables"]["train"]["shortest"] == 8
+    assert (report["shared"][1]["rows"], report["shared"][1]["contradictory_rows"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "train", "test"),
+    [
+        ("multi_label", ["a;b", "b;a", "a"], ["b;a", "b"]),
+        ("regression", ["0.5", "0.50", "1"], ["5e-1", "2"]),
+    ],
+)
+def test_labels_that_are_written_in_two_ways_do_not_contradict_each_other(tmp_path: Path, task, train, test):
+    sequences = ["ACGT", "ACGT", "TTTT"]
+    tables = [
+        write_table(tmp_path / f"{name}.csv", list(zip(sequences, labels, strict=False)))
+        for name, labels in (("a", train), ("b", test), ("c", [test[1]]))
+    ]
+    splits = load_splits(*tables, task=task)
+    encoded = {
+        name: encode_table(getattr(splits, name), tiny_tokenizer(), splits.labels, 8) for name in ("train", "dev", "test")
+    }
+    report = tables_report(splits, encoded)
+    assert report["tables"]["train"]["duplicate_rows"] == 1
+    assert report["tables"]["train"]["contradictory_sequences"] == 0
+    assert [pair["contradictory_rows"] for pair in report["shared"]] == [
+        1,
+        1,
+        0,
+    ]  # train and dev, train and test, dev and test
+
+
+def test_real_tables_share_rows_as_known(shared_dir: Path):
+    folder = shared_dir / "data" / "GUE" / "prom" / "prom_core_notata"
+    splits = load_splits(*(folder / f"{name}.csv" for name in ("train", "dev", "test")))
+    encoded = {
+        name: encode_table(getattr(splits, name), tiny_tokenizer(), splits.labels, 20) for name in ("train", "dev", "test")
+    }
+    report = tables_report(splits, encoded)
+    assert report["tables"]["train"]["duplicate_rows"] > 0
+    assert report["shared"][1]["rows"] > 0
+    assert report["tables"]["train"]["truncated_rows"] > 0
+
+
+def test_the_model_that_the_page_names_loads(finished: Path):
+    named = re.search(r"dnabert2 predict --model (\S+)", read(finished / "report.html").text)
+    assert named is not None
+    assert load_model(named.group(1)).labels == ("plain", "rich")

@@ -1,0 +1,97 @@
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnabert2_jax.draws import hash64, mix64, record_seeds, uniform
+from dnabert2_jax.modeling.elementwise import _mix32 as mix32
+from dnabert2_jax.storage.hashes import file_sha256
+
+words64 = st.integers(0, 2**64 - 1)
+seeds = st.integers(0, 2**63 - 1)
+
+
+def test_splitmix64_is_the_published_one():
+    state = np.uint64(1234567) + np.arange(1, 6, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    assert mix64(state).tolist() == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    assert hash64(1234567).tolist() == [6457827717110365317]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_lowbias32_can_be_undone(x):
+    """Wellons gives the inverse; a bijection maps no two elements to one."""
+    y = int(np.asarray(mix32(jnp.asarray([x], jnp.uint32)))[0])
+    mask = 2**32 - 1
+    y ^= y >> 16
+    y = y * 0x43021123 & mask
+    y ^= (y >> 15) ^ (y >> 30)
+    y = y * 0x1D69E2A5 & mask
+    y ^= y >> 16
+    assert y == x
+
+
+@pytest.mark.parametrize(("bits", "mix"), [(32, lambda x: np.asarray(jax.jit(mix32)(x))), (64, mix64)])
+def test_a_flipped_bit_flips_half_of_the_others(bits, mix):
+    dtype = np.dtype(f"uint{bits}")
+    x = np.random.default_rng(0).integers(0, 2**bits, 4000, dtype=dtype)
+    for bit in range(bits):
+        difference = mix(x) ^ mix(x ^ dtype.type(1 << bit))
+        flipped = np.bitwise_count(difference).mean()
+        assert abs(flipped / bits - 0.5) < 0.02
+
+
+@given(st.lists(words64, min_size=1, max_size=4), st.data())
+def test_every_word_and_its_place_count(words, data):
+    place = data.draw(st.integers(0, len(words) - 1))
+    other = data.draw(words64.filter(lambda word: word != words[place]))
+    changed = [*words[:place], other, *words[place + 1 :]]
+    assert hash64(*words) != hash64(*changed)
+    assert hash64(*words) != hash64(*words, 0)
+    assert hash64(*words, 1, 2) != hash64(*words, 2, 1)
+
+
+@given(seeds, st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5), st.integers(0, 9))
+def test_arrays_are_hashed_element_by_element(seed, column, last):
+    together = hash64(seed, np.array(column)[:, None], np.arange(last + 1)[None])
+    assert together.shape == (len(column), last + 1)
+    for row, value in enumerate(column):
+        assert together[row, last] == hash64(seed, value, last)[0]
+
+
+def test_uniform_numbers_fill_the_unit_interval_evenly():
+    x = uniform(7, np.arange(100_000))
+    assert x.min() >= 0
+    assert x.max() < 1
+    counts = np.histogram(x, bins=100, range=(0, 1))[0]
+    assert ((counts - 1000) ** 2 / 1000).sum() < 99 + 5 * np.sqrt(2 * 99)
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 5 / np.sqrt(len(x))
+
+
+@given(seeds, st.permutations(range(8)))
+def test_a_records_seed_does_not_depend_on_its_batch(seed, order):
+    records = np.arange(8) + 10**13
+    np.testing.assert_array_equal(record_seeds(seed, records[list(order)]), record_seeds(seed, records)[list(order)])
+
+
+def test_records_and_runs_have_seeds_of_their_own():
+    records = np.arange(5000)
+    first, second = record_seeds(0, records), record_seeds(1, records)
+    assert first.dtype == np.uint32
+    assert len(np.unique(np.concatenate([first, second]))) > 9990  # of 2^32 values, a few collisions at most
+
+
+def test_file_hash(tmp_path):
+    file = tmp_path / "file"
+    for content in (b"", b"ACGT" * 100_000):
+        file.write_bytes(content)
+        assert file_sha256(file) == hashlib.sha256(content).hexdigest()

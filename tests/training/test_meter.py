@@ -1,0 +1,122 @@
+import math
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from dnabert2_jax.config.model import NAMED_SIZES
+from dnabert2_jax.training.meter import Meter, Profile, flops_per_token, memory, peak_flops
+from dnabert2_jax.training.objectives import Sums
+from dnabert2_jax.training.step import StepMetrics
+from dnabert2_jax.training.workdir import MetricsLog, Workdir
+
+
+def step_metrics(loss, *, weight=2.0, gradient=1.0, update=0.5, skipped=0):
+    return StepMetrics(
+        Sums(*map(np.float32, (loss, 1.0, weight))), np.float32(gradient), np.float32(update), np.int32(skipped)
+    )
+
+
+def test_operations_of_the_published_model():
+    """Twelve layers: 72 (4 D^2 + 3 D F) + 144 T D a token, and 6 (D^2 + D V) a masked one."""
+    d, f, v, t, k = 768, 3072, 4096, 128, 19
+    expected = 72 * (4 * d**2 + 3 * d * f) + 144 * t * d + 6 * (d**2 + d * v) * k / t
+    assert flops_per_token(NAMED_SIZES["117m"], t, k) == pytest.approx(expected, rel=1e-12)
+
+
+def test_matrix_products_of_a_compiled_step_are_as_many():
+    """XLA counts the operations of a forward pass, a third of a step's; it counts softmax, norms and GELU, too."""
+    from dnabert2_jax.modeling.models import masked_lm
+    from dnabert2_jax.training.objectives import mlm_loss
+    from tests.helpers import mlm_batch, tiny_config
+
+    # One layer: XLA counts the body of a loop once.
+    config = tiny_config(hidden_size=256, num_hidden_layers=1, intermediate_size=512)
+    network, batch = masked_lm(config), mlm_batch([64] * 8, width=64)
+    forward = jax.jit(lambda params: mlm_loss(network)(params, {}, batch, False)).lower(network.abstract()).compile()
+    expected = 8 * 64 * flops_per_token(config, 64, batch.masked_positions.shape[1]) / 3
+    assert expected < forward.cost_analysis()["flops"] < 1.1 * expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("cpu", None),
+    ],
+)
+def test_peaks_by_device_kind(kind, peak):
+    assert peak_flops(kind) == peak
+
+
+def test_means_leave_skipped_steps_out():
+    meter = Meter(1e6, 1e9)
+    meter.add(1, step_metrics(4.0), 100, 0.0)
+    meter.add(2, step_metrics(math.nan, gradient=math.inf, update=0, skipped=1), 100, 0.0)
+    meter.add(3, step_metrics(8.0, weight=4, gradient=3.0), 100, 0.0)
+    values = meter.read()
+    assert values["loss"] == pytest.approx(2.0)
+    assert values["masked_accuracy"] == pytest.approx(2 / 6)
+    assert (values["gradient_norm"], values["update_norm"], values["skipped_steps"]) == (2.0, 0.5, 1)
+    assert values["mfu"] == pytest.approx(values["tokens_per_second"] / 1e3)
+    assert "1 steps skipped" in meter.figures
+    assert meter.skipped_in_a_row == 0
+    again = meter.read()
+    assert "loss" not in again
+    assert again["tokens_per_second"] == 0
+
+
+def test_steps_skipped_in_a_row_are_counted_two_steps_later():
+    meter = Meter(1.0, None)
+    seen = []
+    for step, skipped in enumerate([0, 1, 1, 1, 0, 1], start=1):
+        meter.add(step, step_metrics(1.0, skipped=skipped), 1, 0.0)
+        seen.append(meter.skipped_in_a_row)
+    assert seen == [0, 0, 0, 1, 2, 3]
+    assert "mfu" not in meter.read()
+    assert (meter.skipped_in_a_row, meter.last_skipped) == (1, 6)
+
+
+def test_memory_is_that_of_this_process():
+    assert 1e8 < memory()["host_memory_bytes"] < 1e12
+
+
+def test_a_profile_is_traced_where_asked_for(tmp_path):
+    with Profile(tmp_path / "none", 0, 0) as none, Profile(tmp_path / "some", 3, 2) as some:
+        for step in range(4, 12):
+            metrics = step_metrics(float(jnp.ones(4).sum()))
+            none.after(step, metrics)
+            some.after(step, metrics)
+    assert not (tmp_path / "none").exists()
+    assert len(list((tmp_path / "some").rglob("*.xplane.pb"))) == 1
+
+
+def events(directory):
+    """(step, tag, value) of every scalar; a record is its length, a checksum, an event, and a checksum."""
+    found = []
+    for file in sorted(directory.glob("events.*")):
+        content = file.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return found
+
+
+def test_the_log_writes_tensorboard_curves(tmp_path):
+    workdir = Workdir(tmp_path, {"command": "pretrain"})
+    with MetricsLog(workdir, 0) as log:
+        log.write(1, loss=0.5, phase="train")
+        log.write(2, validation_loss=0.25, validation_loss_by_species={"yeast": 0.75})
+    assert events(tmp_path / "tensorboard") == [
+        (1, "loss", 0.5),
+        (2, "validation_loss", 0.25),
+        (2, "validation_loss_by_species/yeast", 0.75),
+    ]
