@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter, merged
+from dnabert2_jax.artifacts.model import save_model
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.genome import SpeciesSource, build_corpus
-from dnabert2_jax.model_directory import SavedAdapter, load_adapter, save_model
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.workdir import Workdir
 from tests.genome.helpers import random_dna, write_fasta

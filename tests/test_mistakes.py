@@ -17,9 +17,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from dnabert2_jax.artifacts.adapter import SavedAdapter, save_adapter
+from dnabert2_jax.artifacts.model import SavedModel, save_model
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import LoraConfig
-from dnabert2_jax.model_directory import SavedAdapter, SavedModel, save_adapter, save_model
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.storage.hashes import file_sha256

@@ -1,7 +1,7 @@
 """Make tests/compatibility/v0_1.tar.gz: directories, checkpoints and runs as version 0.1 wrote them.
 
-Call it with the interpreter of a checkout of that version (commit b6cb727, the last one before the packages were rearranged),
-from the root of that checkout:
+Call it with the interpreter of a checkout of that version (commit b6cb727, the last one before the packages were
+rearranged), from the root of that checkout:
 
     PYTHONPATH=. .venv/bin/python PATH/TO/tools/make_compatibility_files.py PATH/TO/tests/compatibility/v0_1.tar.gz
 
@@ -96,10 +96,12 @@ class Stop(Exception):
 
 
 def dna(bases: int, seed: int, weights: tuple[int, ...] = (1, 1, 1, 1)) -> str:
+    """Random bases; numpy's generators may change between versions, this one does not."""
     return "".join(random.Random(seed).choices("ACGT", weights, k=bases))
 
 
 def make_inputs() -> None:
+    """Corpus, tokenizers, base, tables and TOML files."""
     species = []
     for number, name in enumerate(("first", "second")):
         Path(f"{name}.fa").write_text(f">chr\n{dna(4000, number)}\n")
@@ -127,6 +129,7 @@ def make_inputs() -> None:
 
 
 def run_all(out: Path, stop: bool) -> None:
+    """The three runs below ``out``, to their end or to a checkpoint half way."""
     save, saves = Checkpoints.save, 0
 
     def save_and_stop(self: Checkpoints, *args: Any) -> None:

@@ -4,9 +4,9 @@ import hashlib
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +21,7 @@ from dnabert2_jax.genome.letters import Ambiguous, LetterCounts
 from dnabert2_jax.genome.parts import Part, make_part
 from dnabert2_jax.genome.segments import Table, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
+from dnabert2_jax.storage.directories import atomic_directory
 
 Progress = Callable[[str, int], None]
 """Called after every file with the species and the bases kept so far."""
@@ -88,7 +89,7 @@ def build_corpus(
         raise UserError(f"corpus option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from error
     _check(species)
     out = Path(out)
-    with _appearing(out) as directory:
+    with atomic_directory(out, may_replace=_refuse) as directory:
         shelf = out.parent / f".{out.name}.parts"
         try:
             parts = _make_parts(species, shelf, min_contig, processes, progress)
@@ -266,20 +267,5 @@ def _check(species: Sequence[SpeciesSource]) -> None:
         raise UserError(f"species {without[0]!r} has no weight, others have; give weights to all species, or to none")
 
 
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A temporary directory beside ``out`` that takes its name at the end, so that no half-built corpus is ever found."""
-    if out.exists():
-        raise UserError(f"{out} exists; a corpus is never overwritten: choose another directory or remove it first")
-    temporary = out.parent / f".{out.name}.unfinished"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(out)
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written: {error}; choose a directory with the right to write and enough space"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _refuse(out: Path) -> None:
+    raise UserError(f"{out} exists; a corpus is never overwritten: choose another directory or remove it first")

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.loading import load_run, run_to_dict
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.genome.corpus import Corpus
-from dnabert2_jax.model_directory import load_adapter, load_model
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.training.workdir import MetricsLog
+from dnabert2_jax.training.workdir import MetricsLog, flat_settings
 
 ARCHIVE = Path(__file__).parent / "v0_1.tar.gz"
 RUNS: dict[str, tuple[type[Any], Callable[..., Any]]] = {
@@ -61,7 +62,7 @@ def comparable(workdir: Path) -> list[tuple[int, dict[str, Any]]]:
             line["step"],
             {key: value for key, value in line.items() if key in names or key.startswith(("dev_", "validation_"))},
         )
-        for line in MetricsLog.read(workdir)
+        for line in map(flat_settings, MetricsLog.read(workdir))
     ]
     return [(step, values) for step, values in chosen if values]
 

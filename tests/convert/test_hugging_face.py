@@ -12,13 +12,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dnabert2_jax import DNABERT2, UserError
+from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
 from dnabert2_jax.convert import hugging_face
 from dnabert2_jax.convert.hugging_face import load_hugging_face, save_hugging_face
 from dnabert2_jax.convert.names import from_theirs
 from dnabert2_jax.doctor import check_model
-from dnabert2_jax.model_directory import SavedModel, load_model, save_model, tree_sha256
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.training import train_bpe

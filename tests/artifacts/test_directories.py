@@ -18,22 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter, merged, save_adapter
+from dnabert2_jax.artifacts.header import is_adapter_directory
+from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import flatten_tree, tree_sha256, unflatten_tree
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import (
-    SavedAdapter,
-    SavedModel,
-    flatten_tree,
-    is_adapter_directory,
-    load_adapter,
-    load_model,
-    make_provenance,
-    save_adapter,
-    save_model,
-    tree_sha256,
-    unflatten_tree,
-)
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.tokenizer.base import Tokenizer
@@ -294,7 +285,7 @@ def test_a_full_disk_leaves_the_old_model(tmp_path, pretrained):
 KILLED = """
 import os, signal, sys
 from dataclasses import replace
-from dnabert2_jax.model_directory import load_model, save_model
+from dnabert2_jax.artifacts.model import load_model, save_model
 
 path, event, start = sys.argv[1:]
 model = load_model(path)
@@ -451,7 +442,9 @@ OTHER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from dnabert2_jax.model_directory import load_adapter, save_adapter, save_model, tree_sha256
+from dnabert2_jax.artifacts.adapter import load_adapter, save_adapter
+from dnabert2_jax.artifacts.model import save_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 
 here = Path(sys.argv[1])
 adapter = load_adapter(here / "adapter")
