@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.artifacts.adapter import load_adapter, merged
-from dnabert2_jax.artifacts.header import is_adapter_directory
+from dnabert2_jax.artifacts.directory import is_adapter_directory
 from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.convert.hugging_face import describe_released, is_hugging_face_directory, load_hugging_face
 from dnabert2_jax.draws import hash64

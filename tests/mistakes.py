@@ -269,14 +269,14 @@ MISTAKES = [
     Mistake(
         "a file of a model that was changed or damaged",
         "embed --model base --data genes.fa --out vectors.npz",
-        ".../base/model.safetensors is damaged: sha256 ..., ... was written; restore .../base from a copy or make it again",
+        ".../base/model.safetensors is damaged: sha256 ..., ... was written; restore .../base from a copy or recreate it",
         lambda: flip_a_byte("base/model.safetensors"),
         remarks=True,
     ),
     Mistake(
         "the tokenizer of another model put in its place",
         "predict --model classifier --data genes.fa --out predictions.csv",
-        ".../classifier/tokenizer.model is damaged: ...; restore .../classifier from a copy or make it again",
+        ".../classifier/tokenizer.model is damaged: ...; restore .../classifier from a copy or recreate it",
         lambda: train_bpe([random_dna(20_000, 5)], vocab_size=80).save("classifier"),
         remarks=True,
     ),
@@ -321,7 +321,7 @@ MISTAKES = [
     Mistake(
         "text without quotes in a run",
         "pretrain --config run.toml --workdir run",
-        "run.toml: not TOML (... (at line 7, column 10)); mend that line (text stands in quotes)",
+        "run.toml: not TOML (... (at line 7, column 10)); fix that line (strings need quotes)",
         lambda: change_run('"corpus"', "corpus"),
     ),
     Mistake(

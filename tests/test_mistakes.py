@@ -141,12 +141,12 @@ def full_disk():
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("corpus build first.fa --out new", "new cannot be written: ...; choose a directory with ... enough space"),
+        ("corpus build first.fa --out new", "new could not be written (...); make room or choose another place"),
         (
             "tokenizer train --corpus corpus --out tokenizer --vocab-size 80",
             "tokenizer/tokenizer.model could not be written (...); make room or ...",
         ),
-        ("merge adapter --out new", ".../new could not be written: ...; make room or choose another place"),
+        ("merge adapter --out new", ".../new could not be written (...); make room or choose another place"),
         ("embed --model base --data genes.fa --out vectors.npz", "vectors.npz could not be written (...); make room or ..."),
         (
             "evaluate --model classifier --data test.csv --out scores.json",

@@ -11,7 +11,7 @@ A model directory::
 An adapter directory holds ``adapter.json``, ``adapter.safetensors``, ``provenance.json`` and ``manifest.json``: the LoRA
 tree and the trained heads alone. It names its base by path and by the hash of the base encoder's tensors.
 
-``model`` and ``adapter`` read and write them, ``header`` has what both share, ``provenance`` is the record of how something
-was made, and ``tensors`` turns parameter trees into named tensors and back. Nothing here depends on the versions of Python,
-jax or numpy that wrote a directory.
+``model`` and ``adapter`` read and write them, ``directory`` has what both share, ``provenance`` is the record of how
+something was made, and ``tensors`` turns parameter trees into named tensors and back. Nothing here depends on the versions of
+Python, jax or numpy that wrote a directory.
 """

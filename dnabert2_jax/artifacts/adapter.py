@@ -3,35 +3,22 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
-from dnabert2_jax.artifacts.header import (
-    ADAPTER,
-    check_replaceable,
-    head_entry,
-    is_adapter_directory,
-    read_header,
-    read_json,
-)
+from dnabert2_jax.artifacts.directory import ADAPTER, is_adapter_directory, read, writing
 from dnabert2_jax.artifacts.model import SavedModel, load_model
-from dnabert2_jax.artifacts.provenance import PROVENANCE, make_provenance
-from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, tree_sha256, unflatten_tree, write_tensors
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, tree_sha256, unflatten_tree
 from dnabert2_jax.config.model import ORIGINAL_HEAD, HeadConfig, LoraConfig, LoraTarget
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.lora import merge_adapter
-from dnabert2_jax.storage.atomic import write_json
-from dnabert2_jax.storage.directories import atomic_directory, existing_directory
-from dnabert2_jax.storage.manifest import FORMAT
+from dnabert2_jax.storage.directories import existing_directory
 from dnabert2_jax.types import Tree
-
-_WEIGHTS = "adapter.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +62,16 @@ def save_adapter(path: str | os.PathLike[str], adapter: SavedAdapter) -> SavedAd
         raise ValueError("the adapter's base has no directory: save the base with save_model, and use the model it returns")
     tensors = flatten_tree(adapter.params)
     check_finite(path, tensors)
-    with atomic_directory(path, may_replace=partial(check_replaceable, name=ADAPTER), seal=True) as new:
-        write_tensors(new / _WEIGHTS, tensors)
-        header = {
-            "format": FORMAT,
-            "lora": adapter.lora.to_dict(),
-            "labels": list(adapter.labels),
-            "base_sha256": tree_sha256(adapter.base.params["encoder"]),
-            "base_tokenizer_sha256": adapter.base.tokenizer.sha256,
-            "base_path": os.path.relpath(adapter.base.path, path),
-            "base_absolute_path": str(adapter.base.path),
-        }
-        write_json(new / ADAPTER, header | head_entry(adapter.head))
-        write_json(new / PROVENANCE, adapter.provenance)
+    header = {
+        "lora": adapter.lora.to_dict(),
+        "labels": list(adapter.labels),
+        "base_sha256": tree_sha256(adapter.base.params["encoder"]),
+        "base_tokenizer_sha256": adapter.base.tokenizer.sha256,
+        "base_path": os.path.relpath(adapter.base.path, path),
+        "base_absolute_path": str(adapter.base.path),
+    }
+    with writing(path, ADAPTER, header, adapter.head, tensors, adapter.provenance):
+        pass
     return replace(adapter, path=path)
 
 
@@ -104,9 +88,9 @@ def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -
     """
     path = Path(path).resolve()
     source = existing_directory(path)
-    header = read_header(source, ADAPTER)
-    tensors = load_file(source / _WEIGHTS)
-    check_finite(source, tensors)
+    content = read(source, ADAPTER)
+    header = content.header
+    check_finite(source, content.tensors)
     if base is None:
         candidates = (Path(os.path.normpath(path / header["base_path"])), Path(header["base_absolute_path"]))
         found = next((candidate for candidate in candidates if existing_directory(candidate).is_dir()), None)
@@ -121,20 +105,20 @@ def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -
         ("tokenizer", header["base_tokenizer_sha256"], base.tokenizer.sha256),
     ):
         if given != trained_on:
-            merged = part == "encoder" and base.provenance.get("parents", {}).get("base") == trained_on
+            already = part == "encoder" and base.provenance.get("parents", {}).get("base") == trained_on
             raise UserError(
                 f"{path}: the adapter was trained on a base whose {part} has sha256 {trained_on}, but that of "
                 f"{base.path or 'the base given'} has {given}"
-                + ("; it was made from that base, and contains an adapter already if it was merged" if merged else "")
+                + ("; it was made from that base, and contains an adapter already if it was merged" if already else "")
                 + "; give the base it was trained on"
             )
     return SavedAdapter(
         base=base,
-        params=unflatten_tree(tensors),
+        params=unflatten_tree(content.tensors),
         lora=LoraConfig(**header["lora"]),
         labels=tuple(header["labels"]),
-        head=HeadConfig(**header.get("head", {})),
-        provenance=read_json(source / PROVENANCE),
+        head=content.head,
+        provenance=content.provenance,
         path=path,
     )
 
@@ -175,11 +159,11 @@ def find_adapters(directories: Iterable[Path]) -> list[Path]:
         here = (
             [directory]
             if is_adapter_directory(directory)
-            else sorted(file.parent for file in directory.rglob(ADAPTER) if not file.parent.name.startswith("."))
+            else sorted(file.parent for file in directory.rglob(ADAPTER.header) if not file.parent.name.startswith("."))
         )
         if not here:
             raise UserError(
-                f"{directory}: no adapter in or below it (a directory with {ADAPTER}); `dnabert2 finetune --set "
+                f"{directory}: no adapter in or below it (a directory with {ADAPTER.header}); `dnabert2 finetune --set "
                 "training.method=lora` creates one"
             )
         found += [path for path in here if path not in found]

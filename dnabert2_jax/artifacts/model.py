@@ -3,35 +3,22 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.numpy import load_file
 
-from dnabert2_jax.artifacts.header import (
-    MODEL,
-    check_replaceable,
-    head_entry,
-    is_adapter_directory,
-    read_header,
-    read_json,
-)
-from dnabert2_jax.artifacts.provenance import PROVENANCE
-from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, unflatten_tree, write_tensors
+from dnabert2_jax.artifacts.directory import MODEL, is_adapter_directory, read, writing
+from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, unflatten_tree
 from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.storage.atomic import write_json
-from dnabert2_jax.storage.directories import atomic_directory, existing_directory
-from dnabert2_jax.storage.manifest import FORMAT
+from dnabert2_jax.storage.directories import existing_directory
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.types import Tree
 
 ModelKind = Literal["masked_lm", "classifier"]
 
-_WEIGHTS = "model.safetensors"
 _WORD = "encoder.embeddings.word"
 
 
@@ -73,12 +60,9 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> SavedModel:
     path = Path(path).resolve()
     tensors = flatten_tree(model.params)
     _check_model(path, model, tensors)
-    with atomic_directory(path, may_replace=partial(check_replaceable, name=MODEL), seal=True) as new:
-        write_tensors(new / _WEIGHTS, tensors)
+    header = {"kind": model.kind, "encoder": model.config.to_dict(), "labels": list(model.labels)}
+    with writing(path, MODEL, header, model.head, tensors, model.provenance) as new:
         model.tokenizer.save(new)
-        header = {"format": FORMAT, "kind": model.kind, "encoder": model.config.to_dict(), "labels": list(model.labels)}
-        write_json(new / MODEL, header | head_entry(model.head))
-        write_json(new / PROVENANCE, model.provenance)
     return replace(model, path=path)
 
 
@@ -95,25 +79,27 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
         raise UserError(
             f"{path} is an adapter directory, but a model directory is needed here: merge the adapter into its base first"
         )
-    header = read_header(source, MODEL)
+    content = read(source, MODEL)
+    header = content.header
     try:
         config = EncoderConfig(**header["encoder"])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("encoder", *first["loc"])))
-        raise UserError(f"{source / MODEL}: {where} is {first['input']!r}: {first['msg']}; save the model again") from error
-    tensors = load_file(source / _WEIGHTS)
+        raise UserError(
+            f"{source / MODEL.header}: {where} is {first['input']!r}: {first['msg']}; save the model again"
+        ) from error
     model = SavedModel(
         kind=header["kind"],
         config=config,
-        params=unflatten_tree(tensors),
+        params=unflatten_tree(content.tensors),
         tokenizer=Tokenizer.load(source),
         labels=tuple(header["labels"]),
-        head=HeadConfig(**header.get("head", {})),
-        provenance=read_json(source / PROVENANCE),
+        head=content.head,
+        provenance=content.provenance,
         path=path,
     )
-    _check_model(source, model, tensors)
+    _check_model(source, model, content.tensors)
     return model
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from dnabert2_jax.version import __version__
 
-PROVENANCE = "provenance.json"
-
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "scikit-learn")
 
 

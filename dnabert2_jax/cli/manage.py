@@ -29,7 +29,7 @@ def merge(
 ) -> None:
     """Fold a LoRA adapter into its base: a model directory that needs neither of the two."""
     from dnabert2_jax.artifacts.adapter import load_adapter, merged
-    from dnabert2_jax.artifacts.header import is_adapter_directory
+    from dnabert2_jax.artifacts.directory import is_adapter_directory
     from dnabert2_jax.artifacts.model import load_model, save_model
     from dnabert2_jax.data.labels import saved_labels
 

@@ -18,12 +18,12 @@ Run = TypeVar("Run", PretrainRun, FinetuneRun)
 def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()) -> Run:
     """Read a run from a TOML file and ``a.b=c`` overrides, which win.
 
-    Paths are relative to the directory the command is called in.
+    Paths are relative to the current directory.
 
     Args:
         kind: :class:`PretrainRun` or :class:`FinetuneRun`.
-        config: the file; None takes the defaults and the overrides alone.
-        overrides: ``section.key=value``; the value is read as TOML, or as text where it is not TOML.
+        config: the file; None for the defaults and the overrides alone.
+        overrides: ``section.key=value``; the value is read as TOML, or as text if it is not TOML.
 
     Raises:
         UserError: the file cannot be read, or a key or value is not accepted.
@@ -35,7 +35,7 @@ def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()
         except OSError as error:
             raise UserError(f"{config}: cannot be read ({error.strerror}); give the path of a run's TOML file") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{config}: not TOML ({error}); mend that line (text stands in quotes)") from error
+            raise UserError(f"{config}: not TOML ({error}); fix that line (strings need quotes)") from error
     for override in overrides:
         _apply(content, override)
     given = {override.partition("=")[0].strip() for override in overrides}
@@ -48,7 +48,7 @@ def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden:
     Args:
         kind: :class:`PretrainRun` or :class:`FinetuneRun`.
         content: the run.
-        source: where it comes from, for messages.
+        source: where it comes from, for error messages.
         overridden: keys that come from ``--set`` instead.
 
     Raises:
@@ -91,7 +91,10 @@ def _with_section_defaults(kind: type[Any], content: dict[str, Any]) -> dict[str
 
 
 def _refuse_booleans_for_numbers(source: str, given: Any, accepted: Any, path: str = "") -> None:
-    """Pydantic takes ``true`` for 1; who wrote ``steps = true`` meant something else."""
+    """Pydantic takes ``true`` for 1, but ``steps = true`` means something else.
+
+    Its strict integers would refuse this too, and with it ``steps = 1e5``, which TOML reads as a float.
+    """
     if isinstance(given, dict):
         for key, value in given.items():
             _refuse_booleans_for_numbers(source, value, accepted[key], f"{path}.{key}".lstrip("."))
@@ -117,7 +120,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _first_of_each_key(problems: Iterable[Any]) -> dict[str, Any]:
-    """By section and key; where a value of a list is wrong, that the list is short without it is no news."""
+    """By section and key; if an item of a list is wrong, that the list is too short without it is no news."""
     first: dict[str, Any] = {}
     for problem in problems:
         first.setdefault(".".join(str(part) for part in problem["loc"] if not isinstance(part, int)), problem)
@@ -140,7 +143,7 @@ def _explain(kind: type[Any], problem: Any) -> str:
 
 
 def _elsewhere(kind: type[Any], key: str) -> str:
-    """A hint where a key belongs to another section."""
+    """A hint if the key belongs to another section."""
     sections = {name: part for name, part in get_type_hints(kind).items() if is_dataclass(part)}
     places = [f"{name}.{key}" for name, part in sections.items() if key in {field.name for field in fields(part)}]
     return f"; did you mean {' or '.join(map(repr, places))}?" if places else ""

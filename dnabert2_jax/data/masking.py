@@ -60,9 +60,8 @@ def mask_rows(
     labels = np.take_along_axis(ids, positions, 1)
     draw = uniform(seed, Domain.MASK_REPLACEMENT, records[:, None], np.take_along_axis(spans, positions, 1))
     spread = np.uint64(vocab_size - NUM_SPECIAL)
-    random_ids = (hash64(seed, Domain.MASK_RANDOM_PIECE, records[:, None], positions) % spread).astype(
-        np.int32
-    ) + NUM_SPECIAL
+    pieces = hash64(seed, Domain.MASK_RANDOM_PIECE, records[:, None], positions) % spread
+    random_ids = pieces.astype(np.int32) + NUM_SPECIAL
     replacement = np.where(draw < config.mask_share, MASK, labels)
     random_piece = (draw >= config.mask_share) & (draw < config.mask_share + config.random_share)
     replacement = np.where(random_piece, random_ids, replacement).astype(np.int32)

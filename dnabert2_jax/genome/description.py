@@ -8,10 +8,10 @@ from typing import Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.build import SpeciesSource
-from dnabert2_jax.genome.letters import Ambiguous
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -32,21 +32,11 @@ class SpeciesEntry:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class BuildOptions:
-    """The section ``[build]``; see :func:`~dnabert2_jax.genome.build.build_corpus`."""
-
-    ambiguous: Ambiguous = "split"
-    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
-    validation_block: int = Field(default=10_000, ge=1)
-    min_contig: int = Field(default=100, ge=1)
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class CorpusDescription:
     """The whole file."""
 
     command: Literal["corpus build"] = "corpus build"
-    build: BuildOptions = BuildOptions()
+    build: CorpusConfig = CorpusConfig()
     species: list[SpeciesEntry]
 
     def sources(self) -> list[SpeciesSource]:
@@ -76,7 +66,7 @@ def _explain(problem: Any) -> str:
     path = [str(part) for part in problem["loc"]]
     name = ".".join(path)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        section = {"build": BuildOptions, "species": SpeciesEntry}.get(path[0], CorpusDescription)
+        section = {"build": CorpusConfig, "species": SpeciesEntry}.get(path[0], CorpusDescription)
         accepted = [key.name for key in fields(section if len(path) > 1 else CorpusDescription)]
         return f"unknown key {name}{nearest(path[-1], accepted)}; accepted are {', '.join(accepted)}"
     if problem["type"] in ("missing", "missing_keyword_only_argument"):

@@ -165,9 +165,8 @@ def _species_pattern(weights: list[float], seed: int) -> tuple[NDArray[np.int64]
     wanted *= (PATTERN - len(weights)) / max(1.0, wanted.sum())
     slots = 1 + wanted.astype(np.int64)
     slots[np.argsort(slots - wanted, kind="stable")[: PATTERN - slots.sum()]] += 1
-    pattern = np.repeat(np.arange(len(slots)), slots)[
-        np.argsort(hash64(seed, Domain.WINDOW_SPECIES, np.arange(PATTERN)), kind="stable")
-    ]
+    order = np.argsort(hash64(seed, Domain.WINDOW_SPECIES, np.arange(PATTERN)), kind="stable")
+    pattern = np.repeat(np.arange(len(slots)), slots)[order]
     rank = np.empty(PATTERN, np.int64)
     rank[np.argsort(pattern, kind="stable")] = np.arange(PATTERN) - np.repeat(np.cumsum(slots) - slots, slots)
     return pattern, rank, slots

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.artifacts.adapter import load_adapter
-from dnabert2_jax.artifacts.header import is_adapter_directory
+from dnabert2_jax.artifacts.directory import is_adapter_directory
 from dnabert2_jax.artifacts.model import ModelKind, load_model
 from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig
 from dnabert2_jax.data.packing import PackedBatch, PackedBatches

@@ -82,4 +82,4 @@ def manifest_files(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def _remedy(directory: Path) -> str:
-    return f"restore {directory} from a copy, or create it again"
+    return f"restore {directory} from a copy or recreate it"

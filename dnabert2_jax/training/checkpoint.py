@@ -8,12 +8,13 @@ A directory of checkpoints::
         manifest.json     size and SHA-256 of every file above, written last
     damaged_step_00002000/    did not match its manifest; never read again, left for a person to look at
 
-Orbax by itself loads flipped bytes silently, so a step counts only with its manifest, and is read only if every byte agrees
-with it. That is why retention is here and not left to Orbax's CheckpointManager: it deletes old steps as soon as it has moved
-a new one into place, and its one callback runs before it writes the last files of a step (``_CHECKPOINT_METADATA``,
-``commit_success.txt``). A manifest written in that callback leaves these files unsealed; one written later leaves a moment in
-which the only sealed step of ``keep_last=1`` is already deleted. Here an old step goes after the new one is sealed, and
-loses its manifest first, so that a step half deleted by a kill is never taken for a damaged one.
+Orbax by itself loads flipped bytes silently, so a step counts only with its manifest, and is read only if every byte
+agrees with it. That is why retention is here and not left to Orbax's CheckpointManager: it deletes old steps as soon as it
+has moved a new one into place, and its one callback runs before it writes the last files of a step
+(``_CHECKPOINT_METADATA``, ``commit_success.txt``). A manifest written in that callback leaves these files unsealed; one
+written later leaves a moment in which the only sealed step of ``keep_last=1`` is already deleted. Here an old step goes
+after the new one is sealed, and loses its manifest first, so that a step half deleted by a kill never passes for a damaged
+one.
 """
 
 import fcntl

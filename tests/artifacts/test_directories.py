@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
 from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter, merged, save_adapter
-from dnabert2_jax.artifacts.header import is_adapter_directory
+from dnabert2_jax.artifacts.directory import is_adapter_directory
 from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import flatten_tree, tree_sha256, unflatten_tree
@@ -197,7 +197,7 @@ def test_what_is_not_a_model_directory(tmp_path, pretrained, adapter):
     with pytest.raises(UserError, match=r"holds no manifest\.json"):
         load_model(tmp_path / "huggingface")
     save_adapter(tmp_path / "adapter", adapter)
-    with pytest.raises(UserError, match="is an adapter directory, a model directory is needed"):
+    with pytest.raises(UserError, match="is an adapter directory, but a model directory is needed"):
         load_model(tmp_path / "adapter")
 
 
@@ -384,7 +384,7 @@ def test_the_base_may_move_with_the_adapter_or_stay_behind(tmp_path, adapter):
     assert load_adapter(tmp_path / "moved" / "adapter").base.path == tmp_path / "moved" / "b"  # by its relative path
 
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(UserError, match=r"its base model is neither at .* nor at .*base; name the base's directory"):
+    with pytest.raises(UserError, match=r"its base model is neither at .* nor at .*base; give the directory of the base"):
         load_adapter(tmp_path / "elsewhere")
 
 
@@ -434,7 +434,7 @@ def test_the_hash_tells_path_dtype_shape_and_bytes_apart():
 
 
 def test_a_name_with_a_dot_is_refused():
-    with pytest.raises(ValueError, match=r"'a\.b\.c' holds a '\.'"):
+    with pytest.raises(ValueError, match=r"'a\.b\.c' contains a '\.'"):
         flatten_tree({"a": {"b.c": np.zeros(1)}})
 
 

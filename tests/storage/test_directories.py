@@ -30,9 +30,9 @@ def test_nothing_is_replaced_unless_it_may_be(tmp_path):
     (tmp_path / "old").mkdir()
     with atomic_directory(tmp_path / "old") as new:  # it was empty
         (new / "a").write_text("1")
-    with pytest.raises(UserError, match="old exists; choose another directory, or remove it first"):
-        with atomic_directory(tmp_path / "old"):
-            pass
+    refused = pytest.raises(UserError, match="old exists; choose another directory, or remove it first")
+    with refused, atomic_directory(tmp_path / "old"):
+        pass
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file exists"), atomic_directory(tmp_path / "file"):
         pass
@@ -47,9 +47,9 @@ def test_an_error_leaves_the_old_directory(tmp_path):
         (new / "a").write_text("1")
     with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "old", may_replace=anything):
         raise ZeroDivisionError
-    with pytest.raises(NotWritten, match=r"/old could not be written \(No space left\); what was there is unchanged; make"):
-        with atomic_directory(tmp_path / "old", may_replace=anything):
-            raise OSError(28, "No space left")
+    full = pytest.raises(NotWritten, match=r"/old could not be written \(No space left\); what was there is unchanged; make")
+    with full, atomic_directory(tmp_path / "old", may_replace=anything):
+        raise OSError(28, "No space left")
     assert (tmp_path / "old" / "a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
