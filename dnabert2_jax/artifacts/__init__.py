@@ -12,6 +12,6 @@ An adapter directory holds ``adapter.json``, ``adapter.safetensors``, ``provenan
 tree and the trained heads alone. It names its base by path and by the hash of the base encoder's tensors.
 
 ``model`` and ``adapter`` read and write them, ``directory`` has what both share, ``provenance`` is the record of how
-something was made, and ``tensors`` turns parameter trees into named tensors and back. Nothing here depends on the versions of
-Python, jax or numpy that wrote a directory.
+something was made, and ``tensors`` turns parameter trees into named tensors and back. Nothing here depends on the versions
+of Python, jax or numpy that wrote a directory.
 """
