@@ -213,7 +213,7 @@ def _read_run(path: Path, overrides: Any, command: str | None) -> tuple[dict[str
     if wanted not in kinds:
         found = "no command is named in it" if wanted is None else f"command {wanted!r} is unknown"
         raise UserError(f'{path}: {found}; accepted are pretrain and finetune: add `command = "..."` or give --command')
-    kind = kinds[wanted]
+    kind: type[Any] = kinds[wanted]
     run = parse_run(kind, content, str(path)) if path.is_dir() else load_run(kind, path, overrides)
     return flat_settings(run_to_dict(run)), flat_settings(content)
 

@@ -35,27 +35,27 @@ def is_hugging_face_directory(path: Path) -> bool:
 
 
 def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedModel:
-    """Read the released model, or one trained from it, without torch and without running anything.
+    """Read the released model, or one trained from it, without torch and without running any code.
 
     The directory holds ``config.json`` of either generation, ``tokenizer.json``, and weights as ``model.safetensors`` or
-    ``pytorch_model.bin``, whole or in parts with an index. A checkpoint with ``classifier.*`` is a classifier, and its
-    labels are those of ``id2label`` or class numbers; ``problem_type`` says whether a row may have several, or whether the
-    output is a measurement.
+    ``pytorch_model.bin``, whole or sharded with an index. A checkpoint with ``classifier.*`` is a classifier, and its
+    labels are those of ``id2label`` or class numbers; ``problem_type`` says whether a row may have several labels, or
+    whether the output is a measurement.
 
     Args:
-        directory: the directory.
-        command: how this was asked for, for the provenance.
+        directory: in the Hugging Face layout.
+        command: the command line, for the provenance.
 
     Returns:
-        A model without path; :func:`~dnabert2_jax.artifacts.model.save_model` stores it.
+        A model without a path; :func:`~dnabert2_jax.artifacts.model.save_model` stores it.
 
     Raises:
-        UserError: a file is missing, damaged or could run code; the parts do not belong together; or it is another model.
+        UserError: a file is missing, damaged or could run code; the parts do not fit together; or it is another model.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; name the one with {CONFIG}, {TOKENIZER} and {SAFETENSORS}")
     if (directory / MANIFEST).is_file():
-        raise UserError(f"{directory} is a model directory of dnabert2_jax already; use it as it is, with DNABERT2.load")
+        raise UserError(f"{directory} is already a model directory of dnabert2_jax; load it as it is, with DNABERT2.load")
     settings = read_settings(directory / CONFIG)
     tokenizer = _read_tokenizer(directory, settings)
     tensors, files = open_weights(directory)
@@ -64,7 +64,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
     labels: tuple[str, ...] = ()
     head = HeadConfig(token_types=settings.token_types)
     if kind == "classifier":
-        # transformers takes a single output for a regression unless told otherwise.
+        # transformers treats a single output as regression unless told otherwise.
         outputs = (shapes.get("classifier.weight", ()) or (0,))[0]
         head = replace(head, task=settings.task or ("regression" if outputs == 1 else "single_label"))
         labels = _labels(directory, settings, shapes.get("classifier.weight", (0,)), head.task)
@@ -91,19 +91,19 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
     fetches it from the Hub); beside it lie ``config.json``, ``tokenizer.json`` and ``tokenizer_config.json``.
 
     Args:
-        directory: to be made; may exist if it is empty.
+        directory: created; may exist if it is empty.
         model: what to write.
 
     Returns:
         ``directory``.
 
     Raises:
-        UserError: something is at ``directory`` already, or it cannot be written; a linear probe.
+        UserError: ``directory`` exists, or cannot be written; the model is a linear probe.
     """
     if model.head.pooling != "cls":
         raise UserError(
-            f"{model.path} is a linear probe: it reads means over tokens, which the original's classifier cannot; convert a "
-            "model that was fine-tuned in full or with LoRA"
+            f"{model.path} is a linear probe: it averages over tokens, which the original's classifier cannot do; "
+            "convert a model that was fine-tuned in full or with LoRA"
         )
     with atomic_directory(directory) as new:
         write_tensors(new / SAFETENSORS, to_theirs(_in_units(model), model.kind), {"format": "pt"})
@@ -127,20 +127,20 @@ def describe_released(directory: Path) -> str:
 def _read_tokenizer(directory: Path, settings: Settings) -> Tokenizer:
     if not (directory / TOKENIZER).is_file():
         raise UserError(
-            f"{directory} holds no {TOKENIZER}; copy the one that the model was trained with into it (for a model trained "
+            f"{directory} holds no {TOKENIZER}; copy the one the model was trained with into it (for a model trained "
             "from DNABERT-2-117M that is the released one)"
         )
     tokenizer = Tokenizer.load(directory / TOKENIZER)
     if tokenizer.vocab_size != settings.encoder.vocab_size:
         raise UserError(
             f"{directory / TOKENIZER}: has {tokenizer.vocab_size} pieces, but {CONFIG} has vocab_size "
-            f"{settings.encoder.vocab_size}; use the tokenizer that the model was trained with"
+            f"{settings.encoder.vocab_size}; use the tokenizer the model was trained with"
         )
     return tokenizer
 
 
 def _in_units(model: SavedModel) -> Tree:
-    """The parameters; mean and deviation of measurements, for which the layout has no place, are in the last layer."""
+    """The parameters, with the mean and deviation of measurements, which the layout lacks, folded into the last layer."""
     if model.head.task != "regression":
         return model.params
     last = model.params["classifier"]
@@ -153,12 +153,12 @@ def _labels(directory: Path, settings: Settings, shape: tuple[int, ...], task: T
     if settings.num_labels not in (None, found):
         raise UserError(
             f"{directory / CONFIG}: has {settings.num_labels} labels, but classifier.weight has the shape {shape}; weights "
-            "and configuration are of different models"
+            "and configuration belong to different models"
         )
     if task == "regression":
         if found != 1:
-            raise UserError(f"{directory}: classifier.weight has the shape {shape}; a regression here has one output")
+            raise UserError(f"{directory}: classifier.weight has the shape {shape}; a regression needs one output")
         return ("value",)
     if found < 2:
-        raise UserError(f"{directory}: classifier.weight has the shape {shape}; a classifier here has at least two classes")
+        raise UserError(f"{directory}: classifier.weight has the shape {shape}; a classifier needs at least two classes")
     return settings.labels or tuple(map(str, range(found)))

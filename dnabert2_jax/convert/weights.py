@@ -1,4 +1,4 @@
-"""The weights of a Hugging Face directory, in whichever of its forms they lie there."""
+"""The weights of a Hugging Face directory, in any of their forms."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from dnabert2_jax.errors import UserError
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 FORMS = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
-"""Files that weights are looked for in, the first one that exists; an index names the files that share them."""
+"""Files to look for weights in, the first that exists; an index names the shards."""
 
 _LFS = b"version https://git-lfs"
 
@@ -41,13 +41,13 @@ class SafetensorsFile:
             with safe_open(self.path, "numpy") as file:
                 return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{self.path}: not a sound safetensors file ({error}); copy or download it again") from error
+            raise UserError(f"{self.path}: not a valid safetensors file ({error}); copy or download it again") from error
 
     def read(self, name: str) -> NDArray[Any]:
         """One tensor, in the dtype of the file.
 
         Raises:
-            UserError: damaged, or of a type that numpy lacks.
+            UserError: damaged, or of a type that numpy does not have.
         """
         try:
             with safe_open(self.path, "numpy") as file:
@@ -58,7 +58,7 @@ class SafetensorsFile:
 
 @dataclass
 class ShardedTensors:
-    """Tensors that an index spreads over several files.
+    """Tensors that an index distributes over several files.
 
     Attributes:
         readers: the file of each tensor.
@@ -92,10 +92,10 @@ def open_weights(directory: Path) -> tuple[TensorReader, Sequence[Path]]:
     readers = {file: _open_file(directory / file) for file in sorted(set(shards.values()))}
     for name, file in shards.items():
         if name not in readers[file].shapes:
-            raise UserError(f"{directory / file}: tensor {name} is missing, which {path} says is in it; download both again")
+            raise UserError(f"{directory / file}: tensor {name} is missing, but {path} lists it; download both again")
     listed = sum(len(reader.shapes) for reader in readers.values())
     if listed != len(shards):
-        raise UserError(f"{path}: lists {len(shards)} tensors, its files hold {listed}; download them again")
+        raise UserError(f"{path}: lists {len(shards)} tensors, but its files hold {listed}; download them again")
     return ShardedTensors({name: readers[file] for name, file in shards.items()}), [directory / file for file in readers]
 
 
@@ -106,7 +106,7 @@ def _open_file(path: Path) -> TensorReader:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); download it into the directory") from error
     if start == _LFS:
-        raise UserError(f"{path}: a pointer of Git LFS, not the weights; get them with `git lfs pull`, or download the file")
+        raise UserError(f"{path}: a Git LFS pointer, not the weights; get them with `git lfs pull`, or download the file")
     reader = SafetensorsFile(path) if path.suffix == ".safetensors" else open_pickled_tensors(path)
     if not reader.shapes:
         raise UserError(f"{path}: holds no tensors; download it again")
@@ -126,5 +126,5 @@ def _shards(path: Path) -> dict[str, str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name means a file in the directory itself."""
+    """Whether a name is that of a file in the directory itself."""
     return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)

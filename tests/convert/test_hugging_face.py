@@ -232,7 +232,7 @@ BROKEN = {
     ),
     "sizes_that_disagree": (
         changed_settings(hidden_size=40),
-        "bert.embeddings.word_embeddings.weight has the shape (64, 32), expected is (64, 40)",
+        "bert.embeddings.word_embeddings.weight has the shape (64, 32), expected (64, 40)",
     ),
     "layers_that_disagree": (
         changed_settings(num_hidden_layers=3),

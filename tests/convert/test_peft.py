@@ -86,7 +86,7 @@ def test_a_frozen_pooler_comes_from_the_base(base, written):
         ({"peft_type": "IA3"}, "peft_type is 'IA3', accepted is 'LORA'"),
         ({"use_dora": True}, r"use_dora cannot be expressed here; fold the adapter in with PEFT's merge_and_unload\(\)"),
         ({"bias": "all"}, "bias=all cannot be expressed here"),
-        ({"r": 3}, r"at rank 3: .*lora_A.weight has the shape \(2, 32\), expected is \(3, 32\)"),
+        ({"r": 3}, r"at rank 3: .*lora_A.weight has the shape \(2, 32\), expected \(3, 32\)"),
         ({"r": "two"}, "r, lora_alpha and lora_dropout are wanted as numbers"),
     ],
 )
