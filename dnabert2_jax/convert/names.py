@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.artifacts.model import ModelKind
 from dnabert2_jax.artifacts.tensors import flatten_tree, unflatten_tree
 from dnabert2_jax.config.model import EncoderConfig
-from dnabert2_jax.convert.torch_pickle import TensorReader
+from dnabert2_jax.convert.tensors import Tensors
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.types import Tree
@@ -132,7 +132,7 @@ def our_shapes(config: EncoderConfig, kind: ModelKind, num_labels: int) -> dict[
     return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def from_theirs(tensors: TensorReader, config: EncoderConfig, kind: ModelKind, num_labels: int, source: Path) -> Tree:
+def from_theirs(tensors: Tensors, config: EncoderConfig, kind: ModelKind, num_labels: int, source: Path) -> Tree:
     """The parameter tree of the original's tensors, read one at a time into float32 arrays.
 
     Args:

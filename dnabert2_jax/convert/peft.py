@@ -1,7 +1,7 @@
 """LoRA adapters in the layout of PEFT (Hugging Face): ``adapter_config.json`` and ``adapter_model.safetensors``.
 
 PEFT keeps A as [r, in] and B as [out, r], separately for each layer, under the original's module names; here they are
-stacked as [N, in, r] and [N, r, out]. The pooler and the classifier, trained beside an adapter, are PEFT's ``modules_to_save``.
+stacked as [N, in, r] and [N, r, out]. The pooler and the classifier, trained with an adapter, are its ``modules_to_save``.
 """
 
 import json
@@ -20,7 +20,7 @@ from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import flatten_tree, tree_sha256, unflatten_tree, write_tensors
 from dnabert2_jax.config.model import HeadConfig, LoraConfig, LoraTarget
 from dnabert2_jax.convert.names import CLASSIFIER, ENCODER, differences
-from dnabert2_jax.convert.weights import SafetensorsFile
+from dnabert2_jax.convert.weights import open_safetensors
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.lora import target_shape
 from dnabert2_jax.storage.atomic import write_json
@@ -101,31 +101,32 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
         command: the command line, for the provenance.
 
     Returns:
-        The adapter without a path; :func:`~dnabert2_jax.artifacts.adapter.save_adapter` stores it. Labels and token types are
-        those that :func:`save_peft` wrote, else class numbers, and type 1 for the second sequence of a pair.
+        The adapter without a path; :func:`~dnabert2_jax.artifacts.adapter.save_adapter` stores it. Labels and token types
+        are those that :func:`save_peft` wrote; by default class numbers, and type 1 for the second sequence of a pair.
 
     Raises:
         UserError: a file is missing or damaged, the adapter is of another kind, or its tensors do not fit ``base``;
             the message lists all of them.
     """
     settings = _read_settings(directory / CONFIG)
-    file = SafetensorsFile(directory / WEIGHTS)
-    if not file.path.is_file():
+    path = directory / WEIGHTS
+    if not path.is_file():
         raise UserError(f"{directory} holds no {WEIGHTS}; save the adapter with PEFT's save_pretrained()")
+    file = open_safetensors(path)
     targets = tuple(target for target in MODULES if _names(target, 0)[0] in file.shapes)
     if not targets:
         raise UserError(
-            f"{file.path}: holds no LoRA matrices of DNABERT-2; expected names like {_names('Wqkv', 0)[0]}, found "
+            f"{path}: holds no LoRA matrices of DNABERT-2; expected names like {_names('Wqkv', 0)[0]}, found "
             f"{', '.join(list(file.shapes)[:3]) or 'none'}, ..."
         )
     lora = _lora(directory / CONFIG, settings, targets)
-    heads = _heads(file, base)
+    heads = _heads(path, file.shapes, base)
     expected = _shapes(base, lora) | heads
     if problems := differences(expected, file.shapes):
-        raise UserError(f"{file.path}: not an adapter for {base.path} at rank {lora.rank}: {'; '.join(problems)}")
+        raise UserError(f"{path}: not an adapter for {base.path} at rank {lora.rank}: {'; '.join(problems)}")
     tensors = {name: file.read(name).astype(np.float32) for name in expected}
     if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
-        raise UserError(f"{file.path}: {', '.join(broken)} hold NaN or infinity; go back to an intact checkpoint")
+        raise UserError(f"{path}: {', '.join(broken)} hold NaN or infinity; go back to an intact checkpoint")
 
     adapter: Tree = {}
     for target in targets:
@@ -136,11 +137,11 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
     given = {row.ours: tensors[_PREFIX + row.theirs] for row in CLASSIFIER if _PREFIX + row.theirs in heads}
     flat = {row.ours: given[row.ours].T if row.transposed else given[row.ours] for row in CLASSIFIER if row.ours in given}
     own = unflatten_tree(flat)
-    metadata = _metadata(file)
+    metadata = _metadata(path)
     provenance = make_provenance(
         command or ["load_peft", str(directory)],
         run_config={},
-        parents={"peft": file_sha256(file.path), "base": tree_sha256(base.params["encoder"])},
+        parents={"peft": file_sha256(path), "base": tree_sha256(base.params["encoder"])},
         metrics={},
     )
     return SavedAdapter(
@@ -174,7 +175,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         used.append(f"bias={settings['bias']}")
     if used:
         raise UserError(
-            f"{path}: {', '.join(used)} not supported; merge the adapter with PEFT's merge_and_unload(), "
+            f"{path}: unsupported: {', '.join(used)}; merge the adapter with PEFT's merge_and_unload(), "
             "save the model, and read it with `dnabert2 convert from-hf`"
         )
     return settings
@@ -200,29 +201,29 @@ def _shapes(base: SavedModel, lora: LoraConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _heads(file: SafetensorsFile, base: SavedModel) -> dict[str, tuple[int, ...]]:
+def _heads(path: Path, found: Mapping[str, tuple[int, ...]], base: SavedModel) -> dict[str, tuple[int, ...]]:
     """Shapes of the heads' tensors that the file must hold: the classifier, and the pooler unless the base has one."""
     name, hidden = f"{_PREFIX}classifier.weight", base.config.hidden_size
-    if name not in file.shapes:
-        raise UserError(f"{file.path}: holds no {name}; train with task_type 'SEQ_CLS', whose adapters keep the classifier")
-    classes = file.shapes[name][0] if file.shapes[name] else 0
+    if name not in found:
+        raise UserError(f"{path}: holds no {name}; train with task_type 'SEQ_CLS', whose adapters keep the classifier")
+    classes = found[name][0] if found[name] else 0
     if classes < 2:
-        raise UserError(f"{file.path}: {name} has the shape {file.shapes[name]}; a classifier needs at least two classes")
+        raise UserError(f"{path}: {name} has the shape {found[name]}; a classifier needs at least two classes")
     shapes: dict[str, tuple[int, ...]] = {name: (classes, hidden), f"{_PREFIX}classifier.bias": (classes,)}
     pooler = {f"{_PREFIX}bert.pooler.dense.weight": (hidden, hidden), f"{_PREFIX}bert.pooler.dense.bias": (hidden,)}
-    if any(part in file.shapes for part in pooler):
+    if any(part in found for part in pooler):
         return shapes | pooler
     if "pooler" not in base.params:
         raise UserError(
-            f"{file.path}: holds no pooler, and neither does {base.path}; train with modules_to_save=['pooler', "
+            f"{path}: holds no pooler, and neither does {base.path}; train with modules_to_save=['pooler', "
             "'classifier'], or give as base the classifier that the adapter was trained on"
         )
     return shapes
 
 
-def _metadata(file: SafetensorsFile) -> dict[str, Any]:
+def _metadata(path: Path) -> dict[str, Any]:
     """What :func:`save_peft` added to the file; empty in one that PEFT wrote."""
-    with safe_open(file.path, "numpy") as opened:
+    with safe_open(path, "numpy") as opened:
         stored = opened.metadata() or {}
     return {name: json.loads(stored[name]) for name in ("labels", *_OF_THE_HEAD) if name in stored}
 

@@ -80,7 +80,7 @@ def read_settings(path: Path) -> Settings:
         if content.get(key) not in accepted:
             known = ", ".join(repr(value) for value in accepted if value is not None)
             raise UserError(
-                f"{path}: {key} is {content[key]!r}, but in DNABERT-2 it is {known}; another model, which cannot be read"
+                f"{path}: {key} is {content[key]!r}, but DNABERT-2 has {known}; this is another model, which cannot be read"
             )
     if missing := [key for key in _SIZES if key not in content]:
         raise UserError(f"{path}: {', '.join(missing)} missing; use the config.json that belongs to the weights")

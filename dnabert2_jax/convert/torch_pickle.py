@@ -9,73 +9,24 @@ import io
 import mmap
 import stat
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from dnabert2_jax.convert.safe_pickle import Storage, View, damaged, first_line, run, value_kind
+from dnabert2_jax.convert.tensors import Tensors
 from dnabert2_jax.errors import UserError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """What the two first pickles of the older format hold."""
 
 
-class TensorReader(Protocol):
-    """Tensors by name, read one at a time."""
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every tensor by name, in the order of the file."""
-        ...
-
-    def read(self, name: str) -> NDArray[Any]:
-        """One tensor, in the dtype of the file; read-only."""
-        ...
-
-
-@dataclass
-class PickledTensors:
-    """The state dict of one ``pytorch_model.bin``.
-
-    Attributes:
-        path: the file.
-        views: descriptions by name.
-        read_storage: bytes of a storage.
-    """
-
-    path: Path
-    views: dict[str, View]
-    read_storage: Callable[[Storage], bytes]
-    _last: tuple[Storage, bytes] | None = field(default=None, repr=False)
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor by name, in the order of the file."""
-        return {name: view.shape for name, view in self.views.items()}
-
-    def read(self, name: str) -> NDArray[Any]:
-        """One tensor, in the dtype of the file; read-only.
-
-        Raises:
-            UserError: its bytes are missing or damaged.
-        """
-        view = self.views[name]
-        # Tensors that share a flat storage follow each other: it is read once for all of them.
-        if self._last is None or self._last[0] != view.storage:
-            self._last = None
-            self._last = (view.storage, self.read_storage(view.storage))
-        flat = np.frombuffer(self._last[1], view.storage.dtype) if view.storage.elements else np.empty(0, view.storage.dtype)
-        strides = [stride * flat.itemsize for stride in view.strides]
-        return as_strided(flat[view.offset :], view.shape, strides, writeable=False)
-
-
-def open_pickled_tensors(path: Path) -> PickledTensors:
+def open_pickled_tensors(path: Path) -> Tensors:
     """Open a ``pytorch_model.bin`` of either format.
 
     Raises:
@@ -93,7 +44,7 @@ def open_pickled_tensors(path: Path) -> PickledTensors:
     raise UserError(f"{path}: starts with {start!r}, not with what torch.save writes; download the file again")
 
 
-def _open_archive(path: Path) -> PickledTensors:
+def _open_archive(path: Path) -> Tensors:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _checked_members(path, archive)
@@ -122,8 +73,7 @@ def _open_archive(path: Path) -> PickledTensors:
     if f"{root}byteorder" in members and member(f"{root}byteorder").strip() != b"little":
         raise UserError(f"{path}: was saved on a big-endian machine; save it on a little-endian one")
     state = run(io.BytesIO(member(program)), f"{path}: {program}")
-    return PickledTensors(
-        path,
+    return _tensors(
         _state_dict(path, state),
         lambda storage: member(f"{root}data/{storage.key}", storage.elements * storage.dtype.itemsize),
     )
@@ -154,7 +104,7 @@ def _checked_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.
     return members
 
 
-def _open_legacy(path: Path) -> PickledTensors:
+def _open_legacy(path: Path) -> Tensors:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # Reading from a map of the file, no length that the file claims is allocated beyond the file's own.
         stream = cast(IO[bytes], content)
@@ -184,7 +134,7 @@ def _open_legacy(path: Path) -> PickledTensors:
             file.seek(at[storage.key])
             return file.read(storage.elements * storage.dtype.itemsize)
 
-    return PickledTensors(path, views, read_storage)
+    return _tensors(views, read_storage)
 
 
 def _state_dict(path: Path, state: Any) -> dict[str, View]:
@@ -203,3 +153,17 @@ def _state_dict(path: Path, state: Any) -> dict[str, View]:
         if sizes.setdefault(view.storage.key, view.storage) != view.storage:
             raise damaged(str(path), f"the storage of {name} has two types or sizes")
     return state
+
+
+def _tensors(views: dict[str, View], read_storage: Callable[[Storage], bytes]) -> Tensors:
+    """Tensors as descriptions and what reads a storage."""
+    # Tensors that share a flat storage follow each other: it is read once for all of them.
+    read_storage = lru_cache(maxsize=1)(read_storage)
+
+    def read(name: str) -> NDArray[Any]:
+        view, storage = views[name], views[name].storage
+        flat = np.frombuffer(read_storage(storage), storage.dtype) if storage.elements else np.empty(0, storage.dtype)
+        strides = [stride * flat.itemsize for stride in view.strides]
+        return as_strided(flat[view.offset :], view.shape, strides, writeable=False)
+
+    return Tensors({name: view.shape for name, view in views.items()}, read)

@@ -152,7 +152,7 @@ def test_sizes_of_another_model():
 @pytest.mark.parametrize(
     ("extra", "advice"),
     [
-        (f"{LAYER}.0.attention.self.query.weight", "query, key and value apart are BERT's or multimolecule's layout"),
+        (f"{LAYER}.0.attention.self.query.weight", "separate query, key and value are the layout of BERT or multimolecule"),
         (f"{LAYER}.0.attention.self.Wqkv.lora_A.weight", "`dnabert2 convert from-peft`"),
     ],
 )
@@ -174,7 +174,7 @@ def test_two_names_of_one_tensor():
 
 def test_an_encoder_by_itself_is_no_model():
     bare = [name for name in tensors() if name.startswith("bert.")]
-    with pytest.raises(UserError, match="an encoder by itself is not a model here: save it as BertForMaskedLM"):
+    with pytest.raises(UserError, match="an encoder alone is not a complete model: save it as BertForMaskedLM"):
         kind_of(bare, SOURCE)
 
 
