@@ -16,7 +16,6 @@ from dnabert2_jax.genome.segments import validation_blocks
 from dnabert2_jax.genome.windows import _species_pattern
 from dnabert2_jax.gue.tables import capped_rows
 from dnabert2_jax.modeling.elementwise import _mix32 as mix32
-from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.types import TokenBatch
 
 words64 = st.integers(0, 2**64 - 1)
@@ -144,10 +143,3 @@ def test_domains_keep_their_numbers():
         "ROW_ORDER": 0x2045,
         "BATCH_ORDER": 0xBA7C,
     }
-
-
-def test_file_hash(tmp_path):
-    file = tmp_path / "file"
-    for content in (b"", b"ACGT" * 100_000):
-        file.write_bytes(content)
-        assert file_sha256(file) == hashlib.sha256(content).hexdigest()

@@ -11,7 +11,7 @@ from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import write_tensors
 from dnabert2_jax.config.model import HeadConfig, TaskKind
 from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
-from dnabert2_jax.convert.settings import CONFIG, Settings, make_settings, read_settings
+from dnabert2_jax.convert.settings import CONFIG, HuggingFaceSettings, make_settings, read_settings
 from dnabert2_jax.convert.weights import FORMS, SAFETENSORS, open_weights
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.atomic import write_json
@@ -124,7 +124,7 @@ def describe_released(directory: Path) -> str:
     return f"{file.name} has {size:,} bytes and sha256 {sha256}, so it is another model or damaged: {released}"
 
 
-def _read_tokenizer(directory: Path, settings: Settings) -> Tokenizer:
+def _read_tokenizer(directory: Path, settings: HuggingFaceSettings) -> Tokenizer:
     if not (directory / TOKENIZER).is_file():
         raise UserError(
             f"{directory} holds no {TOKENIZER}; copy the one the model was trained with into it (for a model trained "
@@ -148,7 +148,7 @@ def _in_units(model: SavedModel) -> Tree:
     return {**model.params, "classifier": {"kernel": kernel, "bias": bias + np.float32(model.head.mean)}}
 
 
-def _labels(directory: Path, settings: Settings, shape: tuple[int, ...], task: TaskKind) -> tuple[str, ...]:
+def _labels(directory: Path, settings: HuggingFaceSettings, shape: tuple[int, ...], task: TaskKind) -> tuple[str, ...]:
     found = shape[0] if shape else 0
     if settings.num_labels not in (None, found):
         raise UserError(

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
+class HuggingFaceSettings:
     """What a ``config.json`` says.
 
     Attributes:
@@ -59,7 +59,7 @@ class Settings:
     task: TaskKind | None
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> HuggingFaceSettings:
     """Read a ``config.json`` of either generation.
 
     Keys that do not affect the results are ignored: ``alibi_starting_size`` (a first guess at the longest row),
@@ -99,7 +99,7 @@ def read_settings(path: Path) -> Settings:
     if not isinstance(token_types, bool):
         raise UserError(f"{path}: {PAIR_TOKEN_TYPES} is {token_types!r}, expected true or false; fix it")
     task = {problem: task for task, problem in _PROBLEMS.items()}.get(content.get("problem_type", ""))
-    return Settings(encoder, *_labels(path, content), token_types, task)
+    return HuggingFaceSettings(encoder, *_labels(path, content), token_types, task)
 
 
 def make_settings(model: SavedModel) -> dict[str, Any]:
