@@ -152,7 +152,7 @@ def test_merge_refuses_what_is_no_adapter_and_what_it_would_overwrite(folder, tm
 def test_merge_refuses_another_base(folder, tmp_path, refused):
     other = tiny_model(tmp_path / "other", seed=9)
     adapter = folder / "runs" / "first" / "adapter"
-    words = ("trained on a base whose encoder has sha256", "give the base it was trained on")
+    words = ("trained on a base whose encoder has sha256", "name the base it was trained on")
     refused("merge", adapter, "--base", other.path, "--out", tmp_path / "x", words=words)
 
 
@@ -241,9 +241,7 @@ def test_extract_refuses_models_that_do_not_fit(folder, tmp_path, refused):
     refused("adapters", "extract", folder / "merged", *base, *out, "--target", "Wqk", words=words)
     refused("adapters", "extract", folder / "base", *base, *out, words=("is a masked_lm",))
     other = tiny_model(tmp_path / "other", num_hidden_layers=1)
-    refused(
-        "adapters", "extract", folder / "merged", "--base", other.path, *out, words=("differs in size or tokenizer",)
-    )
+    refused("adapters", "extract", folder / "merged", "--base", other.path, *out, words=("differs in size or tokenizer",))
     unchanged = replace(
         load_model(folder / "merged"),
         params={**load_model(folder / "merged").params, "encoder": load_model(folder / "base").params["encoder"]},

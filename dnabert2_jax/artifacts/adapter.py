@@ -109,8 +109,8 @@ def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -
             raise UserError(
                 f"{path}: the adapter was trained on a base whose {part} has sha256 {trained_on}, but that of "
                 f"{base.path or 'the base given'} has {given}"
-                + ("; it was made from that base, and contains an adapter already if it was merged" if already else "")
-                + "; give the base it was trained on"
+                + ("; it was made from that base, with an adapter in it already if it was merged" if already else "")
+                + "; name the base it was trained on"
             )
     return SavedAdapter(
         base=base,

@@ -1,7 +1,7 @@
 """A run is a TOML file: the settings of each command, validated, with errors that name the nearest valid key."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -64,6 +64,15 @@ class PretrainData:
     validation_rows: int = Field(default=512, ge=1)
 
 
+Schedule = TypeVar("Schedule", "Steps", "Epochs")
+
+
+def _check_parts(schedule: Schedule) -> Schedule:
+    if schedule.batch_size % schedule.accumulate:
+        raise ValueError(f"batch_size {schedule.batch_size} is not a multiple of accumulate {schedule.accumulate}")
+    return schedule
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Steps:
     """Pretraining schedule.
@@ -92,11 +101,7 @@ class Steps:
     skipped_in_a_row: int = Field(default=10, ge=1)
     profile_steps: int = Field(default=0, ge=0)
 
-    @model_validator(mode="after")
-    def _parts_divide_the_batch(self) -> "Steps":
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
-        return self
+    _parts_divide_the_batch = model_validator(mode="after")(_check_parts)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -174,11 +179,7 @@ class Epochs:
     padded_lengths: int = Field(default=3, ge=1)
     keep_checkpoints: int = Field(default=1, ge=1)
 
-    @model_validator(mode="after")
-    def _parts_divide_the_batch(self) -> "Epochs":
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
-        return self
+    _parts_divide_the_batch = model_validator(mode="after")(_check_parts)
 
     def steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run."""
@@ -207,28 +208,20 @@ class FinetuneRun:
     mesh: MeshOptions = MeshOptions()
 
     @model_validator(mode="after")
-    def _adapter_needs_a_base(self) -> "FinetuneRun":
-        if self.training.method == "lora" and self.model.path is None:
+    def _settings_fit_together(self) -> "FinetuneRun":
+        task, plan = self.data.task, self.training
+        if plan.method == "lora" and self.model.path is None:
             raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
-        if self.training.method == "probe" and self.training.label_smoothing:
+        if plan.method == "probe" and plan.label_smoothing:
             raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
-        return self
-
-    @model_validator(mode="after")
-    def _rows_are_spread_and_nothing_else(self) -> "FinetuneRun":
         if self.mesh != MeshOptions(data=self.mesh.data):
             raise ValueError("mesh: fine-tuning shards rows only; of this section it accepts data")
-        return self
-
-    @model_validator(mode="after")
-    def _settings_fit_the_task(self) -> "FinetuneRun":
-        task, plan = self.data.task, self.training
         if task != "single_label":
             for name, default in (("class_weights", "none"), ("label_smoothing", 0.0)):
                 if getattr(plan, name) != default:
                     raise ValueError(f"training.{name} is for data.task single_label, not for {task}; leave it out")
         if plan.selection == ("mcc" if task == "regression" else "spearman"):
             raise ValueError(
-                f"training.selection {plan.selection} is not for data.task {task}; leave it at auto, or take loss"
+                f"training.selection {plan.selection} is not for data.task {task}; leave it at auto, or choose loss"
             )
         return self

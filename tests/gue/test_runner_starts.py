@@ -58,7 +58,7 @@ def test_an_adapter_is_no_model_to_start_from(home):
     provenance = make_provenance(["test"], run_config={}, parents={}, metrics={})
     adapter = SavedAdapter(base=base, params=params, lora=run.lora, labels=("a", "b"), provenance=provenance)
     save_adapter(home / "adapter", adapter)
-    with pytest.raises(UserError, match="is an adapter directory, a model directory is needed here: merge the adapter"):
+    with pytest.raises(UserError, match="is an adapter directory, but a model directory is needed here: merge the adapter"):
         run_gue(GueRun(data=home / "GUE", model=home / "adapter", workdir=home / "never"))
     assert not (home / "never").exists()
 
