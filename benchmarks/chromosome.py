@@ -41,7 +41,8 @@ from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, s
 from dnabert2_jax.modeling import encoder
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import Network, masked_lm
-from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import make_layout
+from dnabert2_jax.parallel.mesh import ROWS, make_mesh
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch, Tree
@@ -153,7 +154,7 @@ def on_tpu(config: EncoderConfig, tokens: int) -> dict[str, Any]:
     options = MeshOptions(tensor=CHIPS_A_ROW)
     network = masked_lm(config, Compute("bfloat16", "pallas_tpu"))
     mesh = make_mesh(options, devices)
-    layout = make_layout(options, mesh, network, config)
+    layout = make_layout(options, mesh, network.abstract(), network.axes(), config)
     params = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         network.abstract(),

@@ -27,7 +27,8 @@ from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.kernels.attention import tracing_for
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
-from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import make_layout
+from dnabert2_jax.parallel.mesh import ROWS, make_mesh
 from dnabert2_jax.training.meter import PEAK_FLOPS, flops_per_token
 from dnabert2_jax.training.objectives import mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
@@ -71,7 +72,7 @@ def pretraining_step(
         UserError: the mesh does not fit devices, model or batch.
     """
     network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll, run.model.parts))
-    layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network, config, "bfloat16")
+    layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network.abstract(), network.axes(), config, "bfloat16")
     layout.check_batch(run.training.batch_size, run.training.accumulate)
     optimizer = make_optimizer(run.optimizer, run.training.steps)
     step = make_train_step(mlm_loss(network), optimizer, accumulate=run.training.accumulate, layout=layout)

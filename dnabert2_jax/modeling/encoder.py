@@ -14,7 +14,7 @@ from dnabert2_jax.kernels.attention import alibi_slopes, attention_at, projected
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.elementwise import dropout, geglu
 from dnabert2_jax.modeling.layers import Dense, LayerNorm, LowRank, normal, parameter
-from dnabert2_jax.parallel.layout import keep_rows_spread, keep_whole, row_shards
+from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole, row_shards
 from dnabert2_jax.types import TokenBatch, Tree
 
 FEED_FORWARD_TOKENS = 2**15

@@ -13,7 +13,7 @@ from flax import nnx
 
 from dnabert2_jax.modeling.elementwise import add_bias, dropout, layer_norm
 from dnabert2_jax.modeling.products import product
-from dnabert2_jax.parallel.layout import is_divided, keep_columns_spread
+from dnabert2_jax.parallel.constraints import is_divided, keep_columns_spread
 from dnabert2_jax.platform import current_target
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]

@@ -19,7 +19,7 @@ from dnabert2_jax.modeling.elementwise import dropout
 from dnabert2_jax.modeling.encoder import Encoder, states_at
 from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
 from dnabert2_jax.modeling.layers import Dense
-from dnabert2_jax.parallel.layout import keep_rows_spread, keep_whole
+from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole
 from dnabert2_jax.types import ClassificationBatch, TokenBatch, Tree
 
 _SITE_POOLED = 1

@@ -19,7 +19,8 @@ from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model, tree_sha256
 from dnabert2_jax.modeling.compute import training_compute
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
-from dnabert2_jax.parallel.layout import Layout, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import Layout, make_layout
+from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.parallel.processes import gather, is_first
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.start import starting_point
@@ -145,7 +146,7 @@ def _prepare(run: PretrainRun) -> _Job:
         )
 
     network = masked_lm(config, compute)
-    layout = make_layout(run.mesh, make_mesh(run.mesh), network, config, compute.precision)
+    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.precision)
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
     train_rows, validation_rows = rows("train"), rows("validation")
@@ -172,7 +173,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
     train_step = make_train_step(mlm_loss(job.network), optimizer, accumulate=plan.accumulate, layout=layout)
     eval_step = make_eval_step(mlm_loss_by_species(job.network, len(job.species)), layout)
     schedule, meter = learning_rate_schedule(run.optimizer, plan.steps), job.meter()
-    params = layout.init(job.network, run.seed) if job.base is None else layout.place(job.base.params)
+    params = layout.init(job.network.init, run.seed) if job.base is None else layout.place(job.base.params)
     state = init_state(params, optimizer, layout)
     scores: dict[str, Any] | None = None
 

@@ -14,7 +14,8 @@ from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.encoder import states_at
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import make_layout
+from dnabert2_jax.parallel.mesh import ROWS, make_mesh
 
 from .test_models import TINY, random_tokens
 
@@ -64,7 +65,7 @@ def test_parts_need_less_memory(monkeypatch):
 def test_parts_on_a_mesh(monkeypatch):
     options, network, tokens = MeshOptions(data=2, tensor=2), masked_lm(TINY), random_tokens(rows=2)
     mesh = make_mesh(options)
-    layout = make_layout(options, mesh, network, TINY)
+    layout = make_layout(options, mesh, network.abstract(), network.axes(), TINY)
     params = network.init(0)
     whole = jax.jit(lambda p, t: network.bind(p).hidden_states(t))(params, tokens)
     monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 8)
