@@ -40,6 +40,7 @@ from dnabert2_jax.kernels.attention.blocked import BLOCK, blocked_attention
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius, visited_share
 from dnabert2_jax.modeling import encoder
 from dnabert2_jax.modeling.compute import Compute
+from dnabert2_jax.modeling.flops import attention_flops, projection_flops
 from dnabert2_jax.modeling.models import Network, masked_lm
 from dnabert2_jax.parallel.layout import make_layout
 from dnabert2_jax.parallel.mesh import ROWS, make_mesh
@@ -53,9 +54,8 @@ SCORE_BOUND = 10.0
 
 def flops(config: EncoderConfig, tokens: int) -> tuple[float, float]:
     """Operations of one row's matrix products: all but attention's, and attention's without skipping."""
-    per_token = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
-    layers = 2.0 * config.num_hidden_layers * tokens
-    return layers * per_token, layers * 2 * tokens * config.hidden_size
+    d, layers = config.hidden_size, float(config.num_hidden_layers * tokens)
+    return layers * projection_flops(d, config.intermediate_size), layers * attention_flops(tokens, d)
 
 
 def mean_embedding(network: Network[Any]) -> Any:

@@ -9,9 +9,9 @@ Rows come from a table of `dnabert2 finetune`, or from the package's sample data
 optimizer steps over batches of --batch-size sequences, dropout on; what is compiled is compiled before. Then they take
 turns, --repeats times, and the best round counts. Only tokens of sequences count, never padding. With --torch, an
 interpreter that has torch and multimolecule, PyTorch takes its turns on an encoder of the same size with torch's AdamW, each
-batch padded to its longest row, in float32 and under bfloat16 autocast. Start it with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as
-`make quickstart` does, for huge pages; PyTorch takes its turns without them, as its users have it, or with --torch-huge-pages. Below the speeds
-stands what gradients and optimizer state take.
+batch padded to its longest row, in float32 and under bfloat16 autocast. Start it with GLIBC_TUNABLES=glibc.malloc.hugetlb=1,
+as `make quickstart` does, for huge pages; PyTorch takes its turns without them, as its users have it, or with --torch-huge-
+pages. Below the speeds stands what gradients and optimizer state take.
 """
 
 import argparse

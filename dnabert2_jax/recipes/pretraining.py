@@ -18,17 +18,19 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model, tree_sha256
 from dnabert2_jax.modeling.compute import training_compute
+from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
 from dnabert2_jax.parallel.layout import Layout, make_layout
 from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.parallel.processes import gather, is_first
+from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.start import starting_point
 from dnabert2_jax.reports import report_pretraining
 from dnabert2_jax.reports.run import save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
-from dnabert2_jax.training.meter import Meter, Profile, flops_per_token, peak_flops, summarise
+from dnabert2_jax.training.meter import Meter, Profile, summarise
 from dnabert2_jax.training.objectives import mlm_loss, mlm_loss_by_species
 from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from dnabert2_jax.training.signals import Stopped, StopRequests
@@ -92,7 +94,7 @@ class _Job:
         """What measures speed, and the share of the devices' peak."""
         tokens, devices = self.run.data.tokens_per_row, self.layout.mesh.devices
         peak = peak_flops(devices.flat[0].device_kind)
-        cost = flops_per_token(self.config, tokens, self.rows.masking.slots(tokens))
+        cost = training_flops_per_token(self.config, tokens, self.rows.masking.slots(tokens))
         return Meter(cost, None if peak is None else peak * devices.size)
 
 
