@@ -34,7 +34,7 @@ from benchmarks.attention_shares import shares
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.genome.fasta import read_fasta
-from dnabert2_jax.kernels.attention import BACKENDS, alibi_slopes, tracing_for
+from dnabert2_jax.kernels.attention import BACKENDS, Inputs, alibi_slopes, tracing_for
 from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.blocked import BLOCK, blocked_attention
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius, visited_share
@@ -70,12 +70,13 @@ def mean_embedding(network: Network[Any]) -> Any:
 def counting_backend(found: list[float]) -> Backend:
     """`blocked`, and the share of its blocks that it visits in each layer."""
 
-    def attend(q: Any, k: Any, v: Any, slopes: Any, segment_ids: Any, *, scale: float, skip: bool) -> Any:
+    def attend(inputs: Inputs, *, scale: float, skip: bool) -> Any:
+        q, k, _, slopes, segment_ids = inputs
         whole = segment_ids[:, : segment_ids.shape[1] // BLOCK * BLOCK]
         radius = skip_radius(score_bound(q, k, segment_ids, scale), slopes, segment_ids.shape[1])
         share = visited_share(block_ranges(whole, radius, q.shape[1], BLOCK, BLOCK))
         jax.debug.callback(lambda share: found.append(float(share)), share)
-        return blocked_attention(q, k, v, slopes, segment_ids, scale=scale, skip=skip)
+        return blocked_attention(inputs, scale=scale, skip=skip)
 
     return Backend("counting", "bhtd", attend)
 

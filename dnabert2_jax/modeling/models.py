@@ -15,14 +15,13 @@ from flax import nnx
 
 from dnabert2_jax.config.model import EncoderConfig, HeadPooling, LoraConfig
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.elementwise import dropout
-from dnabert2_jax.modeling.encoder import Encoder, states_at
+from dnabert2_jax.modeling.dropout import SITE_POOLED, dropout
+from dnabert2_jax.modeling.encoder import Encoder
 from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
+from dnabert2_jax.modeling.last_block import states_at
 from dnabert2_jax.modeling.layers import Dense
 from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole
 from dnabert2_jax.types import ClassificationBatch, TokenBatch, Tree
-
-_SITE_POOLED = 1
 
 
 class MaskedLM(nnx.Module):
@@ -37,12 +36,12 @@ class MaskedLM(nnx.Module):
         return self.encoder(tokens)
 
     def logits(self, tokens: TokenBatch, positions: jax.Array, *, dropout_seeds: jax.Array | None = None) -> jax.Array:
-        """Vocabulary logits at chosen positions only: the projection to V is the costliest layer of a small model.
+        """Vocabulary logits at chosen positions only: the projection to V is the most expensive layer of a small model.
 
         Args:
             tokens: the masked rows, [B, T].
             positions: [B, K].
-            dropout_seeds: one a row, [B]; None in evaluation.
+            dropout_seeds: one per row, [B]; None in evaluation.
 
         Returns:
             float32, [B, K, V].
@@ -54,7 +53,7 @@ class MaskedLM(nnx.Module):
 
 
 class SequenceClassifier(nnx.Module):
-    """Encoder, pooler, dropout and a linear classifier, as in the original; or means over tokens in the pooler's place."""
+    """Encoder, pooler, dropout and a linear classifier, as in the original; or means over tokens in place of the pooler."""
 
     def __init__(
         self, config: EncoderConfig, num_labels: int, rngs: nnx.Rngs, compute: Compute, pooling: HeadPooling
@@ -90,9 +89,9 @@ class SequenceClassifier(nnx.Module):
             [B, C]; with ``starts`` [B, P, C].
         """
         features = self.features(tokens, starts, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
-        dropped = dropout(features, self.rate, dropout_seeds, _SITE_POOLED)
-        # Whatever the precision of the rest: measurements want more than bfloat16's three digits, and the bias of a probe
-        # takes away large means of its features, so that what is left would be rounding.
+        dropped = dropout(features, self.rate, dropout_seeds, SITE_POOLED)
+        # Full precision whatever the rest has: measurements need more than bfloat16's three digits, and the bias of a probe
+        # subtracts large means of its features, which would leave nothing but rounding.
         with jax.default_matmul_precision("highest"):
             logits = self.classifier(dropped)
         return logits[:, 0] if starts is None else logits

@@ -7,13 +7,14 @@ one asked for by name fails loudly instead of falling back.
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.kernels.attention.blocked import blocked_attention
+from dnabert2_jax.kernels.attention.kernel import AttentionFunction, Inputs
 from dnabert2_jax.kernels.attention.reference import reference_attention
 from dnabert2_jax.platform import Target, current_target
 
@@ -26,27 +27,6 @@ _LARGEST_HEAD_DIM = 128
 
 _AMPERE = 8
 """The first generation of GPUs (major compute capability) with matrix units for bfloat16."""
-
-
-class AttentionFunction(Protocol):
-    """What a backend computes: q, k, v in the backend's layout, slopes [H] and segment ids [B, T] to the layout of q.
-
-    Returns the output in the dtype of ``q`` and the log-sum-exp of the scores, float32 [B, H, T].
-    """
-
-    def __call__(
-        self,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        slopes: jax.Array,
-        segment_ids: jax.Array,
-        *,
-        scale: float,
-        skip: bool,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Attention, see :func:`attention`."""
-        ...
 
 
 class Call(NamedTuple):
@@ -69,7 +49,7 @@ class Backend:
 
     Attributes:
         name: how users ask for it.
-        layout: order of the axes of q, k, v and the output, as einsum letters (b batch, t tokens, h heads, d head width).
+        layout: order of the axes of q, k, v and the output, see :class:`Inputs`.
         run: the function.
         cannot: why it cannot serve a call at all, or None.
         should_not: why ``auto`` takes a later backend for a call that this one could serve, or None.
@@ -86,10 +66,10 @@ class Backend:
         return self.cannot(call) or self.should_not(call)
 
 
-def _pallas_tpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+def _pallas_tpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array, jax.Array]:
     from dnabert2_jax.kernels.attention.tpu.backend import pallas_tpu_attention  # a third of a second to import
 
-    return pallas_tpu_attention(*arrays, **options)
+    return pallas_tpu_attention(inputs, scale=scale, skip=skip)
 
 
 def _not_on_tpu(call: Call) -> str | None:
@@ -101,10 +81,10 @@ def _not_on_tpu(call: Call) -> str | None:
     return None
 
 
-def _pallas_gpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+def _pallas_gpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array, jax.Array]:
     from dnabert2_jax.kernels.attention.gpu.backend import pallas_gpu_attention
 
-    return pallas_gpu_attention(*arrays, **options)
+    return pallas_gpu_attention(inputs, scale=scale, skip=skip)
 
 
 def _not_on_gpu(call: Call) -> str | None:
@@ -175,7 +155,7 @@ def choose_backend(implementation: str, tokens: int, head_dim: int = 64) -> Back
 
 
 def projected_attention(
-    project_in: Callable[[str], tuple[jax.Array, jax.Array, jax.Array]],
+    project_in: Callable[[str], tuple[jax.Array, ...]],
     project_out: Callable[[jax.Array, str], jax.Array],
     slopes: jax.Array,
     segment_ids: jax.Array,
@@ -200,7 +180,7 @@ def projected_attention(
     """
     backend = choose_backend(implementation, segment_ids.shape[1], head_dim)
     q, k, v = project_in(backend.layout)
-    output, _ = backend.run(q, k, v, slopes, segment_ids, scale=head_dim**-0.5, skip=skip)
+    output, _ = backend.run(Inputs(q, k, v, slopes, segment_ids), scale=head_dim**-0.5, skip=skip)
     return project_out(output, backend.layout)
 
 
@@ -272,10 +252,9 @@ def attention(
     if segment_ids is None:
         segment_ids = jnp.ones(q.shape[:2], jnp.int32)
     backend = choose_backend(implementation, q.shape[1], q.shape[3])
+    scale = q.shape[3] ** -0.5
     q, k, v = (jnp.einsum(f"bthd->{backend.layout}", x) for x in (q, k, v))
-    slopes = jnp.asarray(slopes, jnp.float32)
-    output, log_sum_exp = backend.run(
-        q, k, v, slopes, segment_ids, scale=q.shape[backend.layout.index("d")] ** -0.5, skip=skip
-    )
+    inputs = Inputs(q, k, v, jnp.asarray(slopes, jnp.float32), segment_ids)
+    output, log_sum_exp = backend.run(inputs, scale=scale, skip=skip)
     output = jnp.einsum(f"{backend.layout}->bthd", output)
     return (output, jnp.swapaxes(log_sum_exp, 1, 2)) if return_log_sum_exp else output
