@@ -1,7 +1,7 @@
 """The DNABERT-2 encoder: embeddings without positions, then post-LayerNorm blocks of ALiBi attention and GEGLU."""
 
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypedDict
 
 import chex
 import jax
@@ -37,6 +37,20 @@ class Embeddings(nnx.Module):
         return dropout(self.norm(x.astype(dtype)), self.rate, seeds, SITE_EMBEDDINGS)
 
 
+class EncoderOptions(TypedDict, total=False):
+    """What training changes about a forward pass.
+
+    Attributes:
+        dropout_seeds: one per row, [B]; None (evaluation) switches dropout off.
+        adapter: LoRA matrices by target, stacked over layers: ``{"Wqkv": {"A": [N, D, r], "B": [N, r, 3D]}, ...}``.
+        lora: the adapter's settings.
+    """
+
+    dropout_seeds: jax.Array | None
+    adapter: Tree | None
+    lora: LoraConfig | None
+
+
 class Encoder(nnx.Module):
     """Embeddings and a scanned stack of blocks."""
 
@@ -49,20 +63,20 @@ class Encoder(nnx.Module):
     def __call__(
         self,
         tokens: TokenBatch,
+        at: jax.Array | None = None,
         *,
         dropout_seeds: jax.Array | None = None,
         adapter: Tree | None = None,
         lora: LoraConfig | None = None,
-        at: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states of the last block.
 
         Args:
             tokens: ids, segments and token types, [B, T] each.
-            dropout_seeds: one per row, [B]; None (evaluation) switches dropout off.
-            adapter: LoRA matrices by target, stacked over layers: ``{"Wqkv": {"A": [N, D, r], "B": [N, r, 3D]}, ...}``.
-            lora: the adapter's settings.
             at: positions whose hidden states are wanted, [B, P]; None: all.
+            dropout_seeds: see :class:`EncoderOptions`, like the two below.
+            adapter: LoRA matrices.
+            lora: the adapter's settings.
 
         Returns:
             [B, T, D] in the compute dtype, with ``at`` [B, P, D]. Values at padding have no meaning.

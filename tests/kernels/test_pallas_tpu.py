@@ -12,6 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, choose_backend, explain_choice, tracing_for
+from dnabert2_jax.kernels.attention.api import attention_and_log_sum_exp
 from dnabert2_jax.kernels.attention.block_sizes import row_fits, tpu_blocks
 from dnabert2_jax.kernels.attention.skipping import score_bound
 from dnabert2_jax.kernels.attention.tpu import tile
@@ -81,7 +82,7 @@ def test_log_sum_exp_and_its_gradient():
     weights = jnp.asarray(np.random.default_rng(1).standard_normal((1, 140, 2)), jnp.float32)
 
     def f(backend, *qkv):
-        output, log_sum_exp = attend(backend, *qkv, alibi_slopes(2), return_log_sum_exp=True)
+        output, log_sum_exp = attend(backend, *qkv, alibi_slopes(2), function=attention_and_log_sum_exp)
         return (log_sum_exp * weights).sum() + output.sum()
 
     for backend in ("pallas_tpu", "blocked"):

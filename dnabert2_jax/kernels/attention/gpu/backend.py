@@ -4,7 +4,6 @@ This file says which blocks the kernels of :mod:`~.triton` visit; another set wi
 place.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,19 +79,14 @@ class GpuKernel(Kernel):
         delta = jnp.pad(delta, ((0, 0), (0, 0), (0, saved.log_sum_exp.shape[2] - delta.shape[2])))
         if d_log_sum_exp is not None:
             delta = delta - d_log_sum_exp
-        rows = d_output, saved.log_sum_exp, delta
+        rows = kernels.GradientRows(d_output, saved.log_sum_exp, delta)
         return Gradients(
-            *self._launch(kernels.query_gradient, self.passes.query_gradient, inputs, saved.bound, *rows),
-            *self._launch(kernels.key_gradient, self.passes.key_gradient, inputs, saved.bound, *rows),
+            *self._launch(kernels.query_gradient, self.passes.query_gradient, inputs, saved.bound, rows),
+            *self._launch(kernels.key_gradient, self.passes.key_gradient, inputs, saved.bound, rows),
         )
 
     def _launch(
-        self,
-        kernel: Callable[..., tuple[jax.Array, ...]],
-        blocks: GpuBlocks,
-        inputs: Inputs,
-        bound: jax.Array,
-        *rows: jax.Array,
+        self, kernel: Any, blocks: GpuBlocks, inputs: Inputs, bound: jax.Array, rows: kernels.GradientRows | None = None
     ) -> tuple[jax.Array, ...]:
         slopes, segment_ids = inputs.slopes, inputs.segment_ids
         radius = skip_radius(bound, slopes, segment_ids.shape[1]) if self.skip else None

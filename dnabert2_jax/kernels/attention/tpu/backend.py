@@ -14,11 +14,11 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention.block_sizes import TpuBlocks, row_fits, tpu_blocks
 from dnabert2_jax.kernels.attention.kernel import Gradients, Inputs, Kernel, Saved
 from dnabert2_jax.kernels.attention.skipping import block_ranges, bound_of_norms, skip_radius
-from dnabert2_jax.kernels.attention.tpu import tile
-from dnabert2_jax.kernels.attention.tpu.backward import BackwardInputs, backward
-from dnabert2_jax.kernels.attention.tpu.forward import SAFE_BOUND, ForwardInputs, forward
+from dnabert2_jax.kernels.attention.tpu.backward import backward
+from dnabert2_jax.kernels.attention.tpu.forward import SAFE_BOUND, forward
 from dnabert2_jax.kernels.attention.tpu.rows import longest_rows, row_products
 from dnabert2_jax.kernels.attention.tpu.short import short_backward, short_forward
+from dnabert2_jax.kernels.attention.tpu.tile import LANES, Tiling
 from dnabert2_jax.platform import current_target, vmem_bytes
 
 _HEAD_DIM_UNIT = 16
@@ -59,7 +59,7 @@ class TpuKernel(Kernel):
 
     @property
     def _short(self) -> bool:
-        return self.blocks.tokens == tile.LANES
+        return self.blocks.tokens == LANES
 
     @property
     def saves_bound(self) -> bool:  # noqa: D102
@@ -79,62 +79,36 @@ class TpuKernel(Kernel):
         return Inputs(q, k, v, inputs.slopes, jnp.pad(inputs.segment_ids, ((0, 0), (0, columns))))
 
     def forward(self, inputs: Inputs) -> Saved:  # noqa: D102
-        q, k, v, slopes, segment_ids = inputs
+        q, k, _, slopes, segment_ids = inputs
         if self._short:
-            output, log_sum_exp = short_forward(*inputs, scale=self.scale, interpret=self.interpret)
+            output, log_sum_exp = short_forward(inputs, scale=self.scale, interpret=self.interpret)
             return Saved(output, log_sum_exp[:, :, 0])
+        tiling = self._tiling(q, backward=False)
         bound = bound_of_norms(*longest_rows(q, k, segment_ids, interpret=self.interpret), self.scale)
-        output, log_sum_exp = forward(
-            ForwardInputs(
-                block_ranges(segment_ids, self._radius(bound, slopes), q.shape[1], self.blocks.queries, self.blocks.keys),
-                (bound <= SAFE_BOUND).astype(jnp.int32),
-                slopes,
-                *(q, k, v),
-                *tile.segment_features(segment_ids, q.dtype),
-                tile.key_bias(slopes, self.scale, self.blocks.keys, q.dtype),
-            ),
-            scale=self.scale,
-            queries=self.blocks.queries,
-            resident=self._fits(q)[0],
-            vmem=self.vmem,
-            interpret=self.interpret,
-        )
+        ranges = block_ranges(segment_ids, self._radius(bound, slopes), q.shape[1], tiling.queries, tiling.keys)
+        output, log_sum_exp = forward(inputs, ranges, (bound <= SAFE_BOUND).astype(jnp.int32), tiling)
         return Saved(output, log_sum_exp[:, :, 0], bound)
 
     def backward(  # noqa: D102
         self, inputs: Inputs, saved: Saved, d_output: jax.Array, d_log_sum_exp: jax.Array | None
     ) -> Gradients:
-        q, k, v, slopes, segment_ids = inputs
-        if self._short:
+        q, slopes, segment_ids = inputs.q, inputs.slopes, inputs.segment_ids
+        if saved.bound is None:
             rows = jnp.stack([x for x in (saved.log_sum_exp, d_log_sum_exp) if x is not None], axis=2)
             return Gradients(
-                *short_backward(*inputs, saved.output, d_output, rows, scale=self.scale, interpret=self.interpret)
+                *short_backward(inputs, saved.output, d_output, rows, scale=self.scale, interpret=self.interpret)
             )
+        tiling = self._tiling(q, backward=True)
         delta = row_products(d_output, saved.output, interpret=self.interpret)
         if d_log_sum_exp is not None:
             delta = delta - d_log_sum_exp[:, :, None]
-        assert saved.bound is not None
-        keys, queries = self.blocks.backward_keys, self.blocks.backward_queries
-        gradients = backward(
-            BackwardInputs(
-                block_ranges(segment_ids, self._radius(saved.bound, slopes), q.shape[1], keys, queries),
-                slopes,
-                *(q, k, v, d_output),
-                saved.log_sum_exp[:, :, None],
-                delta,
-                *tile.segment_features(segment_ids, q.dtype),
-                tile.key_bias(slopes, self.scale, keys, q.dtype),
-            ),
-            scale=self.scale,
-            queries=queries,
-            resident=self._fits(q)[1],
-            vmem=self.vmem,
-            interpret=self.interpret,
-        )
-        return Gradients(*gradients)
+        ranges = block_ranges(segment_ids, self._radius(saved.bound, slopes), q.shape[1], tiling.keys, tiling.queries)
+        return Gradients(*backward(inputs, ranges, d_output, saved.log_sum_exp[:, :, None], delta, tiling))
 
-    def _fits(self, q: jax.Array) -> tuple[bool, bool]:
-        return row_fits(q.shape[3], q.shape[2], q.dtype.itemsize, self.vmem)
+    def _tiling(self, q: jax.Array, *, backward: bool) -> Tiling:
+        blocks, fits = self.blocks, row_fits(q.shape[3], q.shape[2], q.dtype.itemsize, self.vmem)
+        queries, keys = (blocks.backward_queries, blocks.backward_keys) if backward else (blocks.queries, blocks.keys)
+        return Tiling(self.scale, queries, keys, fits[backward], self.vmem, self.interpret)
 
     def _radius(self, bound: jax.Array, slopes: jax.Array) -> jax.Array | None:
         return skip_radius(bound, slopes, self.blocks.tokens) if self.skip else None
