@@ -2,7 +2,7 @@
 
 Crops, masks and dropout must not depend on which host, worker or device asks, or on how far a row is padded. A stateful
 generator cannot promise that; a hash of (seed, domain, record, position) can. The mixer is the finalizer of SplitMix64
-(Steele et al. 2014). The part of dropout that runs on the device is in ``modeling/elementwise.py``: this module needs only
+(Steele et al. 2014). The part of dropout that runs on the device is in ``modeling/dropout.py``: this module needs only
 numpy, so that processes that only read genomes do not load jax.
 """
 

@@ -15,7 +15,7 @@ from dnabert2_jax.genome.permutation import permute
 from dnabert2_jax.genome.segments import validation_blocks
 from dnabert2_jax.genome.windows import _species_pattern
 from dnabert2_jax.gue.tables import capped_rows
-from dnabert2_jax.modeling.elementwise import _mix32 as mix32
+from dnabert2_jax.modeling.dropout import mix32
 from dnabert2_jax.types import TokenBatch
 
 words64 = st.integers(0, 2**64 - 1)

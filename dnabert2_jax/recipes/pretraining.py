@@ -20,16 +20,19 @@ from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, val
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.modeling.compute import training_compute
+from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
-from dnabert2_jax.parallel.layout import Layout, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import Layout, make_layout
+from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.parallel.processes import gather, is_first
+from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.start import starting_point
 from dnabert2_jax.reports import report_pretraining
 from dnabert2_jax.reports.run import save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
-from dnabert2_jax.training.meter import Meter, Profile, flops_per_token, peak_flops, summarise
+from dnabert2_jax.training.meter import Meter, Profile, summarise
 from dnabert2_jax.training.objectives import mlm_loss, mlm_loss_by_species
 from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from dnabert2_jax.training.signals import Stopped, StopRequests
@@ -93,7 +96,7 @@ class _Job:
         """What measures speed, and the share of the devices' peak."""
         tokens, devices = self.run.data.tokens_per_row, self.layout.mesh.devices
         peak = peak_flops(devices.flat[0].device_kind)
-        cost = flops_per_token(self.config, tokens, self.rows.masking.slots(tokens))
+        cost = training_flops_per_token(self.config, tokens, self.rows.masking.slots(tokens))
         return Meter(cost, None if peak is None else peak * devices.size)
 
 
@@ -147,7 +150,7 @@ def _prepare(run: PretrainRun) -> _Job:
         )
 
     network = masked_lm(config, compute)
-    layout = make_layout(run.mesh, make_mesh(run.mesh), network, config, compute.precision)
+    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.precision)
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
     train_rows, validation_rows = rows("train"), rows("validation")
@@ -174,7 +177,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
     train_step = make_train_step(mlm_loss(job.network), optimizer, accumulate=plan.accumulate, layout=layout)
     eval_step = make_eval_step(mlm_loss_by_species(job.network, len(job.species)), layout)
     schedule, meter = learning_rate_schedule(run.optimizer, plan.steps), job.meter()
-    params = layout.init(job.network, run.seed) if job.base is None else layout.place(job.base.params)
+    params = layout.init(job.network.init, run.seed) if job.base is None else layout.place(job.base.params)
     state = init_state(params, optimizer, layout)
     scores: dict[str, Any] | None = None
 

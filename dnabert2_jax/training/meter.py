@@ -11,56 +11,12 @@ from types import TracebackType
 import jax
 import numpy as np
 
-from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.parallel.processes import is_first
 from dnabert2_jax.training.objectives import Sums
 from dnabert2_jax.training.step import StepMetrics
 
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-"""Dense bfloat16 operations a second by device kind (its beginning, for GPUs), from the vendors' data sheets."""
-
 _STEPS_IN_FLIGHT = 2
 _STEPS_BEFORE_PROFILE = 5
-
-
-def flops_per_token(config: EncoderConfig, tokens_per_row: int, masked_per_row: int) -> float:
-    """Operations that a training step needs for a token, forward and backward, without credit for recomputation.
-
-    Every weight of a matrix product takes 6 (one multiplication and addition forward, two backward), the scores and weighted
-    sums of attention 12 T D a layer; only masked tokens meet the head and the vocabulary. For 12 layers that is
-    72 (4 D^2 + 3 D F) + 144 T D, and 6 (D^2 + D V) a masked token.
-
-    Args:
-        config: sizes of the encoder.
-        tokens_per_row: T.
-        masked_per_row: K.
-    """
-    d, f = config.hidden_size, config.intermediate_size
-    block = 6 * (4 * d * d + 3 * d * f) + 12 * tokens_per_row * d
-    head = 6 * (d * d + d * config.vocab_size) * masked_per_row / tokens_per_row
-    return config.num_hidden_layers * block + head
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Peak of a device as jax names it; None where it is not known, as for CPUs."""
-    if device_kind in PEAK_FLOPS:
-        return PEAK_FLOPS[device_kind]
-    return next(
-        (peak for kind, peak in PEAK_FLOPS.items() if kind.startswith("NVIDIA") and device_kind.startswith(kind)), None
-    )
 
 
 def summarise(total: Sums) -> dict[str, float]:
@@ -81,7 +37,7 @@ class Meter:
     so that batches do not pile up, waiting for input shows as such, and a request to stop is answered soon.
 
     Args:
-        flops_per_token: of the model, see :func:`flops_per_token`.
+        flops_per_token: of the model, see :func:`~dnabert2_jax.modeling.flops.training_flops_per_token`.
         peak: operations a second of all devices together; None where unknown, and then there is no MFU.
 
     Attributes:
