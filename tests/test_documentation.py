@@ -20,9 +20,12 @@ RUNS = {"pretrain": PretrainRun, "finetune": FinetuneRun}
 
 
 def commands_in(text):
-    """Command lines that begin with ``dnabert2``, continued lines joined, as lists of words."""
+    """Command lines that begin with ``dnabert2``, or hand it to a launch script, continued lines joined, as lists of words."""
     joined = text.replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"^[#\s]*(dnabert2 [a-z].*)$", joined, re.MULTILINE)]
+    return [
+        shlex.split(line)
+        for line in re.findall(r"^(?:[#\s]*|.*\blaunch/\S+ .*-- +)(dnabert2 [a-z].*)$", joined, re.MULTILINE)
+    ]
 
 
 def shell_blocks(page):
@@ -50,7 +53,15 @@ def test_commands_and_their_options_exist(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, options = parse(words)
     if name in RUNS:
-        load_run(RUNS[name], options["config"], options["set_"] or ())
+        run = load_run(RUNS[name], options["config"], options["set_"] or ())
+        if name == "pretrain":  # the learning rate comes down again
+            assert run.optimizer.warmup_steps < run.training.steps / 2
+
+
+def test_commands_of_launch_scripts_are_read():
+    assert commands_in("sbatch --nodes=1 \\\n    launch/slurm.sbatch -- dnabert2 pretrain --workdir a\n") == [
+        ["dnabert2", "pretrain", "--workdir", "a"]
+    ]
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
