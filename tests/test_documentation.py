@@ -20,7 +20,7 @@ RUNS = {"pretrain": PretrainRun, "finetune": FinetuneRun}
 
 
 def commands_in(text):
-    """Command lines that begin with ``dnabert2``, or hand it to a launch script, continued lines joined, as lists of words."""
+    """Command lines that begin with ``dnabert2``, or give it to a launch script, as lists of words; continued lines are one."""
     joined = text.replace("\\\n", " ")
     return [
         shlex.split(line)
@@ -72,6 +72,15 @@ def test_the_head_of_a_run_says_command_time_and_expectation(file):
     assert ROOT / options["config"] == file
     assert re.search(r"^# Time ", head, re.MULTILINE)
     assert re.search(r"^# Expect ", head, re.MULTILINE)
+
+
+def test_the_development_page_names_every_package():
+    """Each in the drawing of the layers and, with what lives there, in the table."""
+    text = (ROOT / "docs" / "development.md").read_text()
+    drawing = text.split("```")[1].split()
+    for package in sorted(path.parent.name for path in (ROOT / "dnabert2_jax").glob("*/__init__.py")):
+        assert package in drawing
+        assert re.search(rf"^\| `{package}` \| \S", text, re.MULTILINE), package
 
 
 def test_no_link_is_dead():
