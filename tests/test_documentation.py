@@ -20,7 +20,7 @@ RUNS = {"pretrain": PretrainRun, "finetune": FinetuneRun}
 
 
 def commands_in(text):
-    """Command lines that begin with ``dnabert2``, or give it to a launch script, as lists of words; continued lines are one."""
+    """The words of each command that begins with ``dnabert2`` or is given to a launch script; continued lines are joined."""
     joined = text.replace("\\\n", " ")
     return [
         shlex.split(line)

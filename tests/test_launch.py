@@ -1,4 +1,4 @@
-"""What the launch scripts would do. cpu_processes.sh really runs in tests/training/test_elastic.py."""
+"""What the launch scripts would do. cpu_processes.sh really runs in tests/recipes/test_elastic.py."""
 
 import os
 import re
