@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,40 @@ def test_processes_on_one_cpu_know_each_other():
             "JAX_NUM_PROCESSES": "3",
             "JAX_PROCESS_ID": str(number),
         }
+
+
+def test_the_quickstart_requests_huge_pages():
+    if not shutil.which("make"):
+        pytest.skip("needs make")
+    for environment, expected in {"": HUGE_PAGES, "glibc.malloc.hugetlb=0": f"{HUGE_PAGES}:glibc.malloc.hugetlb=0"}.items():
+        command = ["make", "--dry-run", "quickstart"]
+        env = {"PATH": os.environ["PATH"], "GLIBC_TUNABLES": environment}
+        printed = subprocess.run(command, cwd=LAUNCH.parent, env=env, capture_output=True, text=True, check=True).stdout
+        [line] = [line for line in printed.splitlines() if " quickstart --workdir" in line]
+        assert line.split()[0] == expected
+
+
+def test_a_process_that_is_told_so_gets_huge_pages():
+    """What the scripts and the Makefile rely on: the C library asks, and the kernel grants."""
+    kernel = Path("/sys/kernel/mm/transparent_hugepage")
+    version = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
+    if not version or tuple(map(int, version.split()[1].split("."))) < (2, 35):
+        pytest.skip("needs the GNU C library 2.35 or later")
+    if not kernel.exists() or "[madvise]" not in (kernel / "enabled").read_text():
+        pytest.skip("the kernel does not give huge pages on request")
+    if not any(mode in (kernel / "defrag").read_text() for mode in ("[always]", "[madvise]", "[defer+madvise]")):
+        pytest.skip("the kernel does not make room for huge pages at once")
+    program = (
+        "block = b'1' * 2**26\n"  # by malloc; for its own arrays NumPy asks anyway
+        "print([line.split()[1] for line in open('/proc/self/smaps_rollup') if line.startswith('AnonHugePages')][0])\n"
+    )
+    kilobytes = {}
+    for setting in ("0", "1"):
+        env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        env["GLIBC_TUNABLES"] = f"glibc.malloc.hugetlb={setting}"
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+        kilobytes[setting] = int(done.stdout)
+    assert kilobytes["1"] > 2**15 + kilobytes["0"]  # of 2^16
 
 
 def test_a_process_that_fails_ends_all_with_its_code():
