@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# N processes on one CPU that work as one run: to try a command of several hosts without having them.
+# Run a command as N cooperating processes on one CPU: try a multi-host run without the hosts.
 #
 #   launch/cpu_processes.sh [--dry-run] N [DEVICES] -- dnabert2 pretrain --config FILE --workdir DIR
 #
-# N is the number of processes, DEVICES (default 1) the number of devices that each pretends to have.
-# Prerequisites: the package installed, so that `dnabert2` is found; as many cores as patience asks for.
+# N is the number of processes; DEVICES (default 1) is the number of devices that each process simulates. The command follows
+# "--" exactly as you would type it. --dry-run prints what would run.
+# Prerequisites: the package installed and its environment active, so that `dnabert2` is found.
 set -euo pipefail
 
 usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; }
@@ -21,10 +22,12 @@ n=${1:-} devices=1
 shift 2
 
 port=${PORT:-$((20000 + RANDOM % 20000))}
+# Huge pages make CPU steps about a tenth faster; a setting that is already there comes last and wins.
+huge_pages=glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}
 pids=()
 for ((i = 0; i < n; i++)); do
-    process=(env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices" JAX_COORDINATOR_ADDRESS="127.0.0.1:$port"
-        JAX_NUM_PROCESSES="$n" JAX_PROCESS_ID="$i" "$@")
+    process=(env GLIBC_TUNABLES="$huge_pages" JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
+        JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$n" JAX_PROCESS_ID="$i" "$@")
     if [[ $dry ]]; then
         printf '%q ' "${process[@]}"
         echo
@@ -35,7 +38,7 @@ for ((i = 0; i < n; i++)); do
 done
 [[ ! $dry ]] || exit 0
 
-stop() { # each process saves and ends
+stop() { # every process saves and exits
     kill -TERM "${pids[@]}" 2> /dev/null || true
     code=0
     for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
@@ -43,7 +46,7 @@ stop() { # each process saves and ends
 }
 trap stop TERM INT
 for _ in "${pids[@]}"; do
-    wait -n || { # a failure of one: the others wait for it in vain
+    wait -n || { # one process failed: the others would wait for it forever
         code=$?
         kill -KILL "${pids[@]}" 2> /dev/null || true
         exit "$code"

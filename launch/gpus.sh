@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Several GPUs of one machine, as one process: all of them, or those that are named.
+# Run a command on several GPUs of one machine, as one process: on all GPUs, or on those you name.
 #
 #   launch/gpus.sh [--dry-run] [GPUS] -- dnabert2 pretrain --config FILE --workdir DIR
+#   launch/gpus.sh [--dry-run] [GPUS] -- dnabert2 finetune --config FILE --workdir DIR
 #
-# GPUS is a list as nvidia-smi numbers them, such as 0,1,2,3. training.batch_size must be a multiple of their number times
-# training.accumulate. Started again, the command goes on from its last checkpoint.
+# GPUS is a list as nvidia-smi numbers them, such as 0,1,2,3. The command follows "--" exactly as you would type it.
+# For pretraining, training.batch_size must be a multiple of the number of GPUs times training.accumulate. Rerun the same
+# command to resume from the last checkpoint. --dry-run prints what would run.
 # Prerequisites: an NVIDIA driver, and the package installed with its GPU extra: pip install -e '.[gpu]'
 set -euo pipefail
 
@@ -20,7 +22,8 @@ gpus=
 [[ ${1:-} == -- && $# -gt 1 && ($gpus == "" || $gpus =~ ^[0-9]+(,[0-9]+)*$) ]] || { usage >&2; exit 2; }
 shift
 
-[[ $run || -n $(command -v nvidia-smi) ]] || { echo "no nvidia-smi here: is the NVIDIA driver installed?" >&2; exit 2; }
-# JAX takes three quarters of the memory unless told otherwise; JAX_PLATFORMS keeps a run from falling back to the CPU; and in
-# an interactive Slurm job JAX would take this for one process of several, with one GPU each.
-exec $run env -u SLURM_STEP_NODELIST ${gpus:+CUDA_VISIBLE_DEVICES="$gpus"} JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 "$@"
+[[ $run || -n $(command -v nvidia-smi) ]] || { echo "nvidia-smi not found: is the NVIDIA driver installed?" >&2; exit 2; }
+# By default JAX preallocates only three quarters of the memory. JAX_PLATFORMS keeps a run from falling back to the CPU. In an
+# interactive Slurm job, JAX would take this process for one of several with one GPU each, hence -u.
+exec $run env -u SLURM_STEP_NODELIST ${gpus:+CUDA_VISIBLE_DEVICES="$gpus"} JAX_PLATFORMS=cuda \
+    XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 GLIBC_TUNABLES="glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}" "$@"

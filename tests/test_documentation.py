@@ -20,9 +20,12 @@ RUNS = {"pretrain": PretrainRun, "finetune": FinetuneRun}
 
 
 def commands_in(text):
-    """Command lines that begin with ``dnabert2``, continued lines joined, as lists of words."""
+    """The words of each command that begins with ``dnabert2`` or is given to a launch script; continued lines are joined."""
     joined = text.replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"^[#\s]*(dnabert2 [a-z].*)$", joined, re.MULTILINE)]
+    return [
+        shlex.split(line)
+        for line in re.findall(r"^(?:[#\s]*|.*\blaunch/\S+ .*-- +)(dnabert2 [a-z].*)$", joined, re.MULTILINE)
+    ]
 
 
 def shell_blocks(page):
@@ -50,7 +53,15 @@ def test_commands_and_their_options_exist(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, options = parse(words)
     if name in RUNS:
-        load_run(RUNS[name], options["config"], options["set_"] or ())
+        run = load_run(RUNS[name], options["config"], options["set_"] or ())
+        if name == "pretrain":  # the learning rate comes down again
+            assert run.optimizer.warmup_steps < run.training.steps / 2
+
+
+def test_commands_of_launch_scripts_are_read():
+    assert commands_in("sbatch --nodes=1 \\\n    launch/slurm.sbatch -- dnabert2 pretrain --workdir a\n") == [
+        ["dnabert2", "pretrain", "--workdir", "a"]
+    ]
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
@@ -61,6 +72,15 @@ def test_the_head_of_a_run_says_command_time_and_expectation(file):
     assert ROOT / options["config"] == file
     assert re.search(r"^# Time ", head, re.MULTILINE)
     assert re.search(r"^# Expect ", head, re.MULTILINE)
+
+
+def test_the_development_page_names_every_package():
+    """Each in the drawing of the layers and, with what lives there, in the table."""
+    text = (ROOT / "docs" / "development.md").read_text()
+    drawing = text.split("```")[1].split()
+    for package in sorted(path.parent.name for path in (ROOT / "dnabert2_jax").glob("*/__init__.py")):
+        assert package in drawing
+        assert re.search(rf"^\| `{package}` \| \S", text, re.MULTILINE), package
 
 
 def test_no_link_is_dead():
