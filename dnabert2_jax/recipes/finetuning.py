@@ -4,13 +4,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dnabert2_jax.baselines.floor import Floor
+from dnabert2_jax.baselines.comparison import Baseline, kmer_baseline_if_feasible
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.recipes.finetuning_steps import train_by_steps
 from dnabert2_jax.recipes.finetuning_task import open_task
 from dnabert2_jax.recipes.probe import fit_probe
 from dnabert2_jax.reports import report_finetuning
+from dnabert2_jax.reports.run import saved_baseline
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Finetuned:
     first_step_seconds: float | None
 
 
-def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> Finetuned:
+def finetune(run: FinetuneRun, workdir: Path, *, baseline: Baseline | None = None) -> Finetuned:
     """Train on one table, choose by a second, score on a third, and save.
 
     A run that was killed and started again goes on from its last evaluation and ends with the same parameters, bit for
@@ -49,7 +50,7 @@ def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> 
         run: what to do.
         workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``), ``scores.json``
             and ``report.html`` with what it shows.
-        floor: what the report sets beside the scores, where it is known already.
+        baseline: what the report compares the scores with, if it is known already.
 
     Raises:
         UserError: a path, a table, a setting or the directory cannot be used; the loss stopped being a number.
@@ -73,5 +74,6 @@ def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> 
     scores = {**asdict(result), "model": str(result.model), "adapter": str(result.adapter or "")}
     task.directory.write_json("scores.json", scores)
     tables = {"train": task.train, "dev": task.dev, "test": task.test}
-    report_finetuning(task.directory.path, task.splits, tables, trained.outputs, floor)
+    baseline = baseline or saved_baseline(workdir) or kmer_baseline_if_feasible(task.splits)
+    report_finetuning(task.directory.path, task.splits, tables, trained.outputs, baseline)
     return result
