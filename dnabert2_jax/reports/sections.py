@@ -68,7 +68,7 @@ class RunFiles:
 
 def curve_section(run: RunFiles, kept_step: int | None) -> Section:
     """Training curves; for pretraining, also those of each species."""
-    kept = "" if kept_step is None else f" The dotted line marks step {kept_step:,}, the best on the dev table, which was kept."
+    kept = "" if kept_step is None else f" The dotted line marks step {kept_step:,}, the best on the dev table: it was kept."
     curves = [
         Drawing(
             "training_curves",

@@ -105,6 +105,6 @@ def target_of(labels: Labels) -> Target:
 
 
 def balanced_weights(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
-    """Weights n / (C n_c) of the classes c: each contributes equally to the loss, and their mean over the table is 1. [C]."""
+    """Weights n / (C n_c) of the classes c: each contributes equally, and their mean over the table is 1. [C]."""
     counts = np.bincount(labels, minlength=num_classes)
     return (len(labels) / (num_classes * counts)).astype(np.float32)

@@ -10,6 +10,7 @@ from PIL import Image
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.reports import plots
 from dnabert2_jax.reports.plots import DARK, LIGHT, Theme
+from dnabert2_jax.reports.plots.style import display_name, readable_on
 
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 
@@ -122,7 +123,7 @@ def test_text_on_a_cell_keeps_a_contrast_of_three(theme: Theme, share: float):
         channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
         return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
 
-    low, high = sorted([luminance(behind), luminance(plots._readable_on(behind, theme))])
+    low, high = sorted([luminance(behind), luminance(readable_on(behind, theme))])
     assert (high + 0.05) / (low + 0.05) > 3
 
 
@@ -160,7 +161,7 @@ def test_a_class_without_rows_has_no_curve():
 def test_lengths_are_shares_and_the_limit_is_drawn_where_it_cuts():
     lengths = {"train": [[10, 30], [12, 70]], "test": [[11, 1]]}
     figure = plots.token_lengths(lengths, 11)
-    assert {"train", "test", "max_tokens 11", "tokens of a row"} <= texts(figure)
+    assert {"train", "test", "max_tokens 11", "tokens per row"} <= texts(figure)
     heights = [patch.get_data().values for patch in figure.axes[0].patches]
     assert heights[0].tolist() == pytest.approx([0.3, 0.0, 0.7])
     assert heights[-1].tolist() == pytest.approx([0.0, 1.0, 0.0])
@@ -217,3 +218,20 @@ def test_umap_says_how_to_install_it_where_it_is_missing():
 def test_umap_map_names_its_method():
     rng = np.random.default_rng(0)
     assert "UMAP, 40 rows" in texts(plots.embedding_map(rng.normal(size=(40, 8)), ["a", "b"] * 20, method="umap"))
+
+
+def test_long_names_keep_both_ends_and_every_line_fits():
+    assert display_name("short one") == "short one"
+    broken = display_name("H3K4me3_active_promoter_of_human", 16)
+    assert broken == "H3K4me3_active_\npromoter_of_\nhuman"
+    long = display_name("a" * 100 + "_end", 20)
+    assert all(len(line) <= 20 for line in long.split("\n"))
+    assert long.startswith("aaa")
+    assert long.replace("\n", "").endswith("_end")
+    assert "…" in long
+    assert display_name("beginning of a long name", 13, most_lines=1) == "beginn…g name"
+
+
+@pytest.mark.parametrize(("picture_format", "head"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_pictures_in_every_format(picture_format, head):
+    assert plots.render(plots.training_curves(PRETRAINING), picture_format).startswith(head)

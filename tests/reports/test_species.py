@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.reports import plots
 from dnabert2_jax.reports.plots import DARK, LIGHT
-from dnabert2_jax.reports.species import _apart, species_curves, species_losses
+from dnabert2_jax.reports.plots.curves import _apart, species_curves, species_losses
 
 
 def run_of(species: int, evaluations: int = 3) -> list[dict]:

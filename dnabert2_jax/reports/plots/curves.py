@@ -53,6 +53,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT, *,
                 drawn += bool(name)
         if kept_step is not None:
             axis.axvline(kept_step, color=theme.muted, lw=1, ls=":")
+        axis.margins(y=0.08)
         axis.set_ylabel(label)
         axis.tick_params(labelbottom=axis is axes[-1])
         axis.yaxis.set_major_locator(MaxNLocator(nbins=5 if axis in axes[:2] else 2))

@@ -1,23 +1,23 @@
-"""The benchmark's pictures: scores of every data set beside the published ones, and the distances between them."""
+"""The benchmark's pictures: scores by data set beside the published ones, and several benchmarks side by side."""
 
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE
+from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task
 from dnabert2_jax.gue.summary import TaskSummary, task_of
 from dnabert2_jax.reports.plots import LIGHT, Theme, legend_below, new_figure
 
 
 def score_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figure:
-    """One line a data set: seeds, k-mer regression, the published DNABERT-2 and the range of all published models.
+    """One line per data set: seeds, k-mer regression, the published DNABERT-2 and the range of all published models.
 
     Args:
         tasks: data sets with at least one finished run.
-        theme: colours.
+        theme: colors.
     """
-    figure, axis = _lines(tasks, theme)
+    figure, axis = _lines([task_of(summary) for summary in tasks], theme, 0.26)
     for row, summary in enumerate(tasks):
         task = task_of(summary)
         if task.published:
@@ -38,13 +38,13 @@ def score_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figure:
 
 
 def distance_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figure:
-    """One line a data set: how far the mean over seeds is above the k-mer regression and the published DNABERT-2.
+    """One line per data set: how far the mean over seeds is above the k-mer regression and the published DNABERT-2.
 
     Args:
         tasks: data sets with at least one finished run.
-        theme: colours.
+        theme: colors.
     """
-    figure, axis = _lines(tasks, theme)
+    figure, axis = _lines([task_of(summary) for summary in tasks], theme, 0.26)
     axis.axvline(0, color=theme.muted, lw=1)
     for row, summary in enumerate(tasks):
         task = task_of(summary)
@@ -55,7 +55,6 @@ def distance_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figu
         for reference, colour, marker, shift in marks:
             axis.plot([0, mean - reference], [row + shift] * 2, color=colour, lw=1.2)
             axis.plot(mean - reference, row + shift, marker, color=colour, ms=5)
-    axis.margins(x=0.08)
     axis.plot([], [], "s", color=theme.colours[1], ms=5, label="above k-mer regression")
     if any(task_of(summary).published for summary in tasks):
         axis.plot([], [], "D", color=theme.colours[2], ms=5, label=f"above published {REFERENCE}")
@@ -64,10 +63,41 @@ def distance_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figu
     return figure
 
 
-def _lines(tasks: Sequence[TaskSummary], theme: Theme) -> tuple[Figure, Axes]:
-    figure, (axis,) = new_figure(theme, 1.5 + 0.26 * len(tasks), heights=(1,))
-    names = [f"{summary['task']} ({METRIC_NAMES[task_of(summary).metric]})" for summary in tasks]
-    axis.set_yticks(range(len(tasks)), names, fontsize=8)
+def comparison_picture(
+    names: Sequence[str], scored: Sequence[tuple[Task, Sequence[TaskSummary | None]]], theme: Theme = LIGHT
+) -> Figure:
+    """One line per data set, on it a row of dots for each benchmark.
+
+    Args:
+        names: of the benchmarks.
+        scored: each data set, and its results in each benchmark.
+        theme: colors.
+    """
+    figure, axis = _lines([task for task, _ in scored], theme, 0.16 + 0.12 * len(names))
+    step = 0.7 / len(names)
+    for row, (task, columns) in enumerate(scored):
+        kmer = 100 * next(column["data"]["kmer"][task.metric] for column in columns if column)
+        axis.plot([kmer] * 2, [row - 0.4, row + 0.4], color=theme.muted, lw=1.6)
+        for n, column in enumerate(columns):
+            if column:
+                values = [100 * value for value in column["scores"][task.metric]["values"]]
+                at = row + (n - (len(columns) - 1) / 2) * step
+                colour, marker = theme.marker(n)
+                axis.plot(values, [at] * len(values), marker, color=colour, ms=5, alpha=0.75, mew=0)
+    for n, name in enumerate(names):
+        colour, marker = theme.marker(n)
+        axis.plot([], [], marker, color=colour, ms=5, mew=0, label=name)
+    axis.plot([], [], color=theme.muted, lw=1.6, label="k-mer regression")
+    axis.set_xlabel("score x 100")
+    legend_below(figure, theme, columns=2)
+    return figure
+
+
+def _lines(tasks: Sequence[Task], theme: Theme, height: float) -> tuple[Figure, Axes]:
+    """A figure with a named line for each data set, ``height`` inches each."""
+    figure, (axis,) = new_figure(theme, 1.6 + height * len(tasks), heights=(1,))
+    axis.set_yticks(range(len(tasks)), [f"{task.name} ({METRIC_NAMES[task.metric]})" for task in tasks], fontsize=8)
     axis.set_ylim(len(tasks) - 0.4, -0.6)
+    axis.margins(x=0.08)
     axis.grid(False, axis="y")
     return figure, axis
