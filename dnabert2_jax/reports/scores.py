@@ -79,7 +79,7 @@ def _of_classes(run: RunFiles, test: dict[str, Any]) -> Section:
         for c, name in enumerate(classes)
     ]
     header = ("class", "rows", "predicted", "precision", "recall", "F1", "AUROC", "average precision")
-    pictures = draw_pictures(run.workdir, shown, run.formats)
+    pictures = draw_pictures(run.workdir, shown, run.picture_format)
     return Section("scores", "Test scores", [pictures, Heading("By class"), Table(header, rows)])
 
 
@@ -160,7 +160,7 @@ def _of_measurements(run: RunFiles, test: dict[str, Any]) -> Section:
         "loss": "squared error, in squared deviations of train",
     }
     rows = [(name, _number(test[key])) for key, name in names.items()]
-    pictures = draw_pictures(run.workdir, shown, run.formats)
+    pictures = draw_pictures(run.workdir, shown, run.picture_format)
     return Section("scores", "Test scores", [pictures, Table(("score", "test"), rows)])
 
 

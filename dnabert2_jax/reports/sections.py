@@ -52,7 +52,7 @@ class RunFiles:
         scores: of the test table, or held-out ones.
         provenance: how the model was made.
         map_method: how an embedding map is made.
-        formats: formats of the picture files beside PNG.
+        picture_format: format of the picture files beside PNG, if it is another one.
     """
 
     workdir: Path
@@ -63,7 +63,7 @@ class RunFiles:
     scores: dict[str, Any] | None
     provenance: dict[str, Any] | None
     map_method: MapMethod
-    formats: Sequence[PictureFormat]
+    picture_format: PictureFormat
 
 
 def curve_section(run: RunFiles, kept_step: int | None) -> Section:
@@ -80,7 +80,7 @@ def curve_section(run: RunFiles, kept_step: int | None) -> Section:
     if by_species:
         caption = "Held-out loss of each species, labeled at the end of its line, the hardest to predict first."
         curves.append(Drawing("species_curves", caption, lambda theme: plots.species_curves(run.lines, theme)))
-    blocks: list[Block] = [draw_pictures(run.workdir, curves, run.formats)]
+    blocks: list[Block] = [draw_pictures(run.workdir, curves, run.picture_format)]
     if by_species:
         header = ("species", "first", "last", "lowest", "at step")
         blocks += [
@@ -144,7 +144,7 @@ def tables_section(run: RunFiles, data: TablesReport) -> Section:
             Heading("Rows that tables share"),
             Table(("", "rows", "other label", "lines"), shared),
             Heading("Length"),
-            draw_pictures(run.workdir, [histogram], run.formats),
+            draw_pictures(run.workdir, [histogram], run.picture_format),
             Settings([(name, table["path"]) for name, table in tables.items()]),
         ],
     )
@@ -219,13 +219,13 @@ def record_sections(run: RunFiles) -> list[Section]:
     return sections
 
 
-def draw_pictures(workdir: Path, drawings: Sequence[Drawing], formats: Sequence[PictureFormat] = ()) -> Pictures:
+def draw_pictures(workdir: Path, drawings: Sequence[Drawing], picture_format: PictureFormat = "png") -> Pictures:
     """Draw each picture for both color schemes; the light one is also saved as a file.
 
     Args:
         workdir: gets ``pictures/NAME.png``.
         drawings: what to draw.
-        formats: further formats of the files.
+        picture_format: SVG or PDF is saved beside PNG.
 
     Raises:
         UserError: the files cannot be written.
@@ -238,9 +238,8 @@ def draw_pictures(workdir: Path, drawings: Sequence[Drawing], formats: Sequence[
             figure = draw(plots.LIGHT)
             light, dark = plots.png(figure), plots.png(draw(plots.DARK))
             (folder / f"{name}.png").write_bytes(light)
-            for picture_format in formats:
-                if picture_format != "png":
-                    (folder / f"{name}.{picture_format}").write_bytes(plots.render(figure, picture_format))
+            if picture_format != "png":
+                (folder / f"{name}.{picture_format}").write_bytes(plots.render(figure, picture_format))
             shown.append(Picture(light, dark, caption))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error

@@ -186,5 +186,5 @@ def test_another_directory_is_refused(tmp_path, command):
 def test_a_damaged_record_is_named(tmp_path):
     write_json(tmp_path / "run.json", {"command": "gue run"})
     (tmp_path / "found.json").write_text("{")
-    with pytest.raises(UserError, match=r"found\.json cannot be read .*; remove it and give the command again"):
+    with pytest.raises(UserError, match=r"found\.json cannot be read .*; delete it and rerun the command"):
         write_gue_report(tmp_path)

@@ -4,39 +4,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table as Grid
 
+from dnabert2_jax.cli.app import app
+from dnabert2_jax.cli.options import (
+    Adapter,
+    Attention,
+    Base,
+    BatchTokens,
+    Data,
+    MaxTokens,
+    Model,
+    NameColumn,
+    Precision,
+    ReverseComplement,
+    SequenceColumn,
+)
+from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.config.inference import LongSequences, Pooling
 from dnabert2_jax.config.model import PrecisionOption
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console, remark
 
 if TYPE_CHECKING:
-    from dnabert2_jax.inference.fill_mask import MaskedToken
+    from dnabert2_jax.data.sequences import Sequences
     from dnabert2_jax.inference.model import InferenceModel
 
-commands = typer.Typer()
 
-Model = Annotated[Path | None, typer.Option(help="Model directory, or adapter directory.")]
-Adapter = Annotated[Path | None, typer.Option(help="Adapter directory, instead of --model.")]
-Base = Annotated[Path | None, typer.Option(help="The adapter's base, if it is not where the adapter says.")]
-Data = Annotated[Path, typer.Option(help="FASTA, or a CSV or TSV table with a column of sequences; plain or gzip.")]
-SequenceColumn = Annotated[str, typer.Option(help="The table's column of sequences.")]
-NameColumn = Annotated[
-    str | None, typer.Option(help="The table's column of names.", show_default="name if there is one, else row numbers")
-]
-BatchTokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of a batch.", show_default="4096 on CPU, 65536 elsewhere")
-]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(min=8, help="Longest input in tokens, special tokens included.", show_default="the model's own"),
-]
-Precision = Annotated[PrecisionOption, typer.Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU.")]
-Attention = Annotated[str, typer.Option(help="auto, or the name of an attention backend.")]
-
-
-@commands.command(
+@app.command(
     epilog="Example: dnabert2 predict --model runs/promoters/model --data genome_windows.fa --out runs/predictions.csv"
 )
 def predict(
@@ -46,25 +40,27 @@ def predict(
     adapter: Adapter = None,
     base: Base = None,
     max_tokens: MaxTokens = None,
-    long: Annotated[LongSequences, typer.Option(help="Longer sequences: averaged over windows, or cut.")] = "windows",
-    overlap: Annotated[float, typer.Option(help="Least share of a window that the next one repeats.")] = 0.5,
-    reverse_complement: Annotated[
-        bool, typer.Option("--reverse-complement", help="Give the mean over both strands.")
-    ] = False,
+    long: Annotated[
+        LongSequences, typer.Option(help="Longer sequences: average over windows, or cut (truncate).")
+    ] = "windows",
+    overlap: Annotated[float, typer.Option(metavar="X", help="Minimum window overlap (fraction).")] = 0.5,
+    reverse_complement: ReverseComplement = False,
     sequence_column: SequenceColumn = "sequence",
     name_column: NameColumn = None,
     batch_tokens: BatchTokens = None,
     precision: Precision = "auto",
     attention: Attention = "auto",
 ) -> None:
-    """Classify sequences: label and probabilities, or the value of a regression. Pairs: columns sequence1 and sequence2."""
-    from dnabert2_jax.data.sequences import read_sequences
+    """Classify sequences, or predict measurements.
+
+    Writes the label and the probabilities, or the predicted value, of each sequence. Pairs are read from the columns
+    sequence1 and sequence2.
+    """
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences
 
     check_output(out, TABLE_SUFFIXES)
-    sequences = read_sequences(data, sequence_column=sequence_column, name_column=name_column)
-    remark(sequences.summary())
+    sequences = _read(data, sequence_column, name_column)
     predictions = predict_sequences(
         _open(model, adapter, base, precision, attention),
         sequences,
@@ -81,7 +77,7 @@ def predict(
     print(f"saved {out}")
 
 
-@commands.command(epilog="Example: dnabert2 embed --model runs/pretrain/model --data genes.fa --out runs/genes.npz")
+@app.command(epilog="Example: dnabert2 embed --model runs/pretrain/model --data genes.fa --out runs/genes.npz")
 def embed(
     data: Data,
     out: Annotated[Path, typer.Option(help="File to write: .npz, .parquet or .h5.")],
@@ -89,7 +85,7 @@ def embed(
     adapter: Adapter = None,
     base: Base = None,
     pooling: Annotated[
-        Pooling, typer.Option(help="A vector for each sequence (mean, max, cls), for each token or for each base.")
+        Pooling, typer.Option(help="One vector per sequence (mean, max, cls), per token or per base.")
     ] = "mean",
     sequence_column: SequenceColumn = "sequence",
     name_column: NameColumn = None,
@@ -97,14 +93,15 @@ def embed(
     precision: Precision = "auto",
     attention: Attention = "auto",
 ) -> None:
-    """Embed sequences of any lengths: by default the mean over a sequence's tokens, special tokens left out."""
-    from dnabert2_jax.data.sequences import read_sequences
+    """Embed sequences of any length.
+
+    By default the mean over a sequence's tokens, excluding special tokens.
+    """
     from dnabert2_jax.inference.embedding import embed as embed_sequences
     from dnabert2_jax.inference.output import EMBEDDING_SUFFIXES, check_output, save_embeddings
 
     check_output(out, EMBEDDING_SUFFIXES)
-    sequences = read_sequences(data, sequence_column=sequence_column, name_column=name_column)
-    remark(sequences.summary())
+    sequences = _read(data, sequence_column, name_column)
     opened = _open(model, adapter, base, precision, attention)
     embeddings = embed_sequences(opened, sequences, pooling, batch_tokens=batch_tokens, title="embedding")
     save_embeddings(out, embeddings, opened.tokenizer)
@@ -113,23 +110,23 @@ def embed(
     print(f"saved {out}")
 
 
-@commands.command(
+@app.command(
     "fill-mask",
     epilog="Example: dnabert2 fill-mask --model runs/pretrain/model --out runs/filled.csv TATAAA[MASK]GGCGTACG",
 )
 def fill_mask(
-    sequence: Annotated[str, typer.Argument(help="DNA; each [MASK] in it stands for one unknown token.")],
+    sequence: Annotated[str, typer.Argument(help="DNA; each [MASK] stands for one unknown token.")],
     model: Annotated[Path, typer.Option(help="Directory of a pretrained (masked_lm) model.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")],
     mask: Annotated[
         list[str] | None,
-        typer.Option(metavar="START-END", help="Or mask the tokens that hold these bases, from 1; may be given many times."),
+        typer.Option(metavar="START-END", help="Also mask the tokens of these bases, counted from 1; can be repeated."),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Candidates of each masked token.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, metavar="N", help="Candidates per masked token.")] = 5,
     precision: Precision = "auto",
     attention: Attention = "auto",
 ) -> None:
-    """Ask a masked language model what stands at masked places of a sequence."""
+    """Predict masked positions of a sequence."""
     from dnabert2_jax.inference.fill_mask import fill_mask as fill_sequence
     from dnabert2_jax.inference.fill_mask import parse_range
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_masked_tokens
@@ -138,8 +135,25 @@ def fill_mask(
     ranges = [parse_range(text) for text in mask or ()]
     tokens = fill_sequence(_open(model, None, None, precision, attention), sequence, ranges, top_k=top_k)
     save_masked_tokens(out, tokens)
-    _show(tokens)
+    records = [
+        {
+            "mask": str(number),
+            "bases": "" if token.original is None else f"{token.start + 1}-{token.end}",
+            "original": token.original or "",
+            "candidates": "  ".join(f"{piece} {probability:.3f}" for piece, probability in token.candidates),
+        }
+        for number, token in enumerate(tokens, start=1)
+    ]
+    print_table(records, console)
     print(f"saved {out}")
+
+
+def _read(data: Path, sequence_column: str, name_column: str | None) -> "Sequences":
+    from dnabert2_jax.data.sequences import read_sequences
+
+    sequences = read_sequences(data, sequence_column=sequence_column, name_column=name_column)
+    remark(sequences.summary())
+    return sequences
 
 
 def _open(
@@ -151,12 +165,3 @@ def _open(
     if (model is None) == (adapter is None):
         raise UserError("give either --model (a model or adapter directory) or --adapter (an adapter directory)")
     return InferenceModel.load(model or adapter or Path(), resolve_compute(precision, attention), base)
-
-
-def _show(tokens: "list[MaskedToken]") -> None:
-    grid = Grid("mask", "bases", "original", "candidates")
-    for number, token in enumerate(tokens, start=1):
-        bases = "" if token.original is None else f"{token.start + 1}-{token.end}"
-        candidates = "  ".join(f"{piece} {probability:.3f}" for piece, probability in token.candidates)
-        grid.add_row(*(text.replace("[", "\\[") for text in (str(number), bases, token.original or "", candidates)))
-    console.print(grid)
