@@ -6,11 +6,9 @@ import typer
 
 from dnabert2_jax.version import __version__
 
-# Plain help rather than boxes: at 80 columns, boxes break words and swallow text in brackets.
-STYLE = {"no_args_is_help": True, "rich_markup_mode": None}
-
 app = typer.Typer(
-    **STYLE,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: at 80 columns, boxes break words, and mark-up swallows text in brackets
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="DNABERT-2 in JAX: pretrain, fine-tune and use a DNA language model.",
@@ -20,7 +18,7 @@ app = typer.Typer(
 
 def group(name: str, help_text: str) -> typer.Typer:
     """A group of commands, ``dnabert2 NAME ...``."""
-    commands = typer.Typer(**STYLE, help=help_text)
+    commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=help_text)
     app.add_typer(commands, name=name)
     return commands
 

@@ -11,7 +11,7 @@ from dnabert2_jax.gue.notes import table_notes
 from dnabert2_jax.gue.plots import comparison_picture
 from dnabert2_jax.gue.summary import NONE, Summary, TaskSummary, format_score, summarize, task_of
 from dnabert2_jax.reports import plots
-from dnabert2_jax.reports.page import Heading, Page, Picture, Pictures, Section, Table, Text, write_page
+from dnabert2_jax.reports.page import Block, Heading, Page, Picture, Pictures, Section, Table, Text, write_page
 
 Benchmarks = dict[str, Summary]
 """By the name of their directory."""
@@ -101,7 +101,7 @@ def _page(benchmarks: Benchmarks) -> Page:
         draw = partial(comparison_picture, list(benchmarks), scored)
         light, dark = (plots.png(draw(theme)) for theme in (plots.LIGHT, plots.DARK))
         caption = "Scores on the test table by data set, one dot per seed, in the published metric."
-        blocks = [
+        blocks: list[Block] = [
             Pictures([Picture(light, dark, caption)]),
             Heading("Mean over seeds"),
             Text("Mean ± standard deviation over seeds, on the whole test table."),
