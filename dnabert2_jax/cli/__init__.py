@@ -7,29 +7,23 @@ imports (jax, flax, orbax) stay inside the commands, so that ``dnabert2 --help``
 import logging
 import os
 import sys
+from importlib import import_module
 from typing import NoReturn
 
-# Each module adds its commands to the root; help lists them in this order.
-from dnabert2_jax.cli import (  # isort: skip
-    quickstart as quickstart,
-    corpus as corpus,
-    tokenizer as tokenizer,
-    pretrain as pretrain,
-    finetune as finetune,
-    inference as inference,
-    report as report,
-    adapters as adapters,
-    convert as convert,
-    config as config,
-    gue as gue,
-    flops as flops,
-    doctor as doctor,
-)
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.failures import exit_code
 from dnabert2_jax.compilation_cache import keep_compiled_programs
 
 __all__ = ["app", "main"]
+
+COMMANDS = (
+    *("quickstart", "corpus", "tokenizer", "pretrain", "finetune", "inference", "report", "gue"),
+    *("adapters", "convert", "config", "doctor", "flops"),
+)
+"""Modules of commands, in the order of the help page."""
+
+for _name in COMMANDS:  # each adds its own to the root
+    import_module(f"{__name__}.{_name}")
 
 
 def main() -> NoReturn:

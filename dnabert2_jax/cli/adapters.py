@@ -79,13 +79,12 @@ def adapters_extract(
     model: Annotated[Path, typer.Argument(help="Classifier directory, merged or fully fine-tuned.")],
     base: Annotated[Path, typer.Option(help="The model directory it was trained from.")],
     out: Annotated[Path, typer.Option(help="Adapter directory to write.")],
-    rank: Annotated[int, typer.Option(min=1, metavar="N", help="Rank of the adapter.")] = 8,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 8,
     target: Annotated[
         list[str] | None, typer.Option(help="Projection to adapt; can be repeated.", show_default="all four")
     ] = None,
     max_loss: Annotated[
-        float,
-        typer.Option(min=0, max=1, metavar="X", help="Maximum fraction of the encoder's change that may be lost."),
+        float, typer.Option(min=0, max=1, help="Maximum fraction of the encoder's change that may be lost.")
     ] = 0.01,
 ) -> None:
     """Extract an adapter from a fine-tuned classifier.

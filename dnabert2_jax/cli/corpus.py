@@ -50,22 +50,16 @@ def corpus_build(
     ] = None,
     validation_fraction: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            help="Fraction of each species held out, in blocks.",
-            show_default=f"{_DEFAULTS.validation_fraction}",
-        ),
+        typer.Option(help="Fraction of each species held out, in blocks.", show_default=f"{_DEFAULTS.validation_fraction}"),
     ] = None,
     validation_block: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Bases per held-out block.", show_default=f"{_DEFAULTS.validation_block}"),
+        int | None, typer.Option(help="Bases per held-out block.", show_default=f"{_DEFAULTS.validation_block}")
     ] = None,
     min_contig: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Skip (and count) contigs with fewer bases.", show_default=f"{_DEFAULTS.min_contig}"),
+        int | None, typer.Option(help="Skip (and count) contigs with fewer bases.", show_default=f"{_DEFAULTS.min_contig}")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Files read in parallel.", show_default="one per core")
+        int | None, typer.Option(min=1, help="Files read in parallel.", show_default="one per core")
     ] = None,
 ) -> None:
     """Build a memory-mapped corpus from FASTA files.
@@ -86,18 +80,14 @@ def corpus_build(
         species, described = description.sources(), description.build
     else:
         species, described = _species_of(fasta or []), _DEFAULTS
-    options = {
-        "ambiguous": ambiguous,
-        "validation_fraction": validation_fraction,
-        "validation_block": validation_block,
-        "min_contig": min_contig,
-    }
+    options = {"validation_fraction": validation_fraction, "validation_block": validation_block, "min_contig": min_contig}
+    given = {name: value for name, value in {"ambiguous": ambiguous, **options}.items() if value is not None}
     count = sum(len(source.files) for source in species)
     with ProgressBar("reading files", count) as bar:
         built = build_corpus(
             species,
             out,
-            **{**asdict(described), **{name: value for name, value in options.items() if value is not None}},
+            **{**asdict(described), **given},
             processes=min(processes or os.cpu_count() or 1, max(count, 1)),
             progress=lambda name, bases: bar.advance(figures=f"{name}  {bases / 1e6:,.1f} Mb"),
         )
@@ -141,17 +131,17 @@ def _species_of(arguments: list[str]) -> "list[SpeciesSource]":
 
 
 def _print_species(corpus: "Corpus", screen: Console) -> None:
-    records = [
-        {
-            "species": species.name,
-            "contigs": f"{species.contigs:,}",
-            "bases": f"{species.bases:,}",
-            "train": f"{species.train_bases:,}",
-            "validation": f"{species.validation_bases:,}",
-            "lower case": f"{species.lower_case:,}",
-            "ambiguous": f"{sum(species.ambiguous.values()):,}",
-            "skipped contigs": f"{species.short_contigs + species.empty_records:,}",
-        }
-        for species in corpus.species
-    ]
-    print_table(records, screen)
+    columns = {"contigs": "contigs", "bases": "bases", "train": "train_bases", "validation": "validation_bases"}
+    print_table(
+        [
+            {
+                "species": species.name,
+                **{title: f"{getattr(species, name):,}" for title, name in columns.items()},
+                "lower case": f"{species.lower_case:,}",
+                "ambiguous": f"{sum(species.ambiguous.values()):,}",
+                "skipped contigs": f"{species.short_contigs + species.empty_records:,}",
+            }
+            for species in corpus.species
+        ],
+        screen,
+    )

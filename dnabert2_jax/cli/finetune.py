@@ -43,7 +43,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Table with a header: sequence,label or sequence1,sequence2,label.")],
     out: Annotated[Path, typer.Option(help="JSON file for the scores.")],
     base: Base = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Rows per batch.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,
     reverse_complement: ReverseComplement = False,
     precision: Precision = "auto",

@@ -12,12 +12,9 @@ from dnabert2_jax.reports.efficiency import BASES_PER_TOKEN
 @app.command(epilog="Example: dnabert2 flops --bases 500")
 def flops(
     bases: Annotated[
-        int,
-        typer.Option(min=8, max=512, metavar="N", help="Sequence length, 8 to 512; the published figures are for 500."),
+        int, typer.Option(min=8, max=512, help="Sequence length, 8 to 512; the published figures are for 500.")
     ] = 500,
-    bases_per_token: Annotated[
-        float, typer.Option(min=1, metavar="X", help="Average of DNABERT-2's byte pairs.")
-    ] = BASES_PER_TOKEN,
+    bases_per_token: Annotated[float, typer.Option(min=1, help="Average of DNABERT-2's byte pairs.")] = BASES_PER_TOKEN,
 ) -> None:
     """Compare the parameters and FLOPs of published models.
 

@@ -32,14 +32,13 @@ def run(
             help="Data sets or globs, separated by commas, as in 'prom/*,tf/0'; can be repeated.", show_default="all"
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Runs per data set.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per data set.")] = 3,
     mode: Annotated[
         Mode,
         typer.Option(help="parity: as the original, truncation included; recommended: whole rows, collapsed runs repeated."),
     ] = "recommended",
     max_train_rows: Annotated[
-        int | None,
-        typer.Option(min=2, metavar="N", help="Maximum training rows; the report says so.", show_default="all"),
+        int | None, typer.Option(min=2, help="Maximum training rows; the report says so.", show_default="all")
     ] = None,
     keep_models: Annotated[
         bool, typer.Option("--keep-models/--no-keep-models", help="Keep the fine-tuned models (470 MB each for the 117M).")

@@ -5,23 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.options import (
-    Adapter,
-    Attention,
-    Base,
-    BatchTokens,
-    Data,
-    MaxTokens,
-    Model,
-    NameColumn,
-    Precision,
-    ReverseComplement,
-    SequenceColumn,
-)
 from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.config.inference import LongSequences, Pooling
-from dnabert2_jax.config.model import PrecisionOption
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console, remark
 
@@ -34,22 +21,22 @@ if TYPE_CHECKING:
     epilog="Example: dnabert2 predict --model runs/promoters/model --data genome_windows.fa --out runs/predictions.csv"
 )
 def predict(
-    data: Data,
+    data: options.Data,
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")],
-    model: Model = None,
-    adapter: Adapter = None,
-    base: Base = None,
-    max_tokens: MaxTokens = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    base: options.Base = None,
+    max_tokens: options.MaxTokens = None,
     long: Annotated[
         LongSequences, typer.Option(help="Longer sequences: average over windows, or cut (truncate).")
     ] = "windows",
-    overlap: Annotated[float, typer.Option(metavar="X", help="Minimum window overlap (fraction).")] = 0.5,
-    reverse_complement: ReverseComplement = False,
-    sequence_column: SequenceColumn = "sequence",
-    name_column: NameColumn = None,
-    batch_tokens: BatchTokens = None,
-    precision: Precision = "auto",
-    attention: Attention = "auto",
+    overlap: Annotated[float, typer.Option(help="Minimum window overlap (fraction).")] = 0.5,
+    reverse_complement: options.ReverseComplement = False,
+    sequence_column: options.SequenceColumn = "sequence",
+    name_column: options.NameColumn = None,
+    batch_tokens: options.BatchTokens = None,
+    precision: options.Precision = "auto",
+    attention: options.Attention = "auto",
 ) -> None:
     """Classify sequences, or predict measurements.
 
@@ -79,19 +66,19 @@ def predict(
 
 @app.command(epilog="Example: dnabert2 embed --model runs/pretrain/model --data genes.fa --out runs/genes.npz")
 def embed(
-    data: Data,
+    data: options.Data,
     out: Annotated[Path, typer.Option(help="File to write: .npz, .parquet or .h5.")],
-    model: Model = None,
-    adapter: Adapter = None,
-    base: Base = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    base: options.Base = None,
     pooling: Annotated[
         Pooling, typer.Option(help="One vector per sequence (mean, max, cls), per token or per base.")
     ] = "mean",
-    sequence_column: SequenceColumn = "sequence",
-    name_column: NameColumn = None,
-    batch_tokens: BatchTokens = None,
-    precision: Precision = "auto",
-    attention: Attention = "auto",
+    sequence_column: options.SequenceColumn = "sequence",
+    name_column: options.NameColumn = None,
+    batch_tokens: options.BatchTokens = None,
+    precision: options.Precision = "auto",
+    attention: options.Attention = "auto",
 ) -> None:
     """Embed sequences of any length.
 
@@ -122,9 +109,9 @@ def fill_mask(
         list[str] | None,
         typer.Option(metavar="START-END", help="Also mask the tokens of these bases, counted from 1; can be repeated."),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, metavar="N", help="Candidates per masked token.")] = 5,
-    precision: Precision = "auto",
-    attention: Attention = "auto",
+    top_k: Annotated[int, typer.Option(min=1, help="Candidates per masked token.")] = 5,
+    precision: options.Precision = "auto",
+    attention: options.Attention = "auto",
 ) -> None:
     """Predict masked positions of a sequence."""
     from dnabert2_jax.inference.fill_mask import fill_mask as fill_sequence
@@ -157,7 +144,7 @@ def _read(data: Path, sequence_column: str, name_column: str | None) -> "Sequenc
 
 
 def _open(
-    model: Path | None, adapter: Path | None, base: Path | None, precision: PrecisionOption, attention: str
+    model: Path | None, adapter: Path | None, base: Path | None, precision: options.Precision, attention: options.Attention
 ) -> "InferenceModel":
     from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.modeling.compute import resolve_compute

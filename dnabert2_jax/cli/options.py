@@ -24,17 +24,11 @@ NameColumn = Annotated[
     str | None, typer.Option(help="Column with the names.", show_default="name if there is one, else row numbers")
 ]
 BatchTokens = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Tokens per batch.", show_default="4096 on CPU, 65536 elsewhere"),
+    int | None, typer.Option(min=1, help="Tokens per batch.", show_default="4096 on CPU, 65536 elsewhere")
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(
-        min=8,
-        metavar="N",
-        help="Maximum input length in tokens, special tokens included.",
-        show_default="the model's own",
-    ),
+    typer.Option(min=8, help="Maximum input length in tokens, special tokens included.", show_default="the model's own"),
 ]
 ReverseComplement = Annotated[bool, typer.Option("--reverse-complement", help="Average the prediction over both strands.")]
 Precision = Annotated[PrecisionOption, typer.Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU.")]

@@ -24,12 +24,10 @@ def pretrain(
         ),
     ] = None,
     num_processes: Annotated[
-        int | None,
-        typer.Option(envvar="JAX_NUM_PROCESSES", min=1, metavar="N", help="With several processes: how many."),
+        int | None, typer.Option(envvar="JAX_NUM_PROCESSES", min=1, help="With several processes: how many.")
     ] = None,
     process_id: Annotated[
-        int | None,
-        typer.Option(envvar="JAX_PROCESS_ID", min=0, metavar="N", help="With several processes: index of this one."),
+        int | None, typer.Option(envvar="JAX_PROCESS_ID", min=0, help="With several processes: index of this one.")
     ] = None,
 ) -> None:
     """Pretrain an encoder by masked language modeling.

@@ -22,14 +22,10 @@ _ANY_TOKENIZER = "Tokenizer (also tokenizer.json) or its directory, or a model d
 def tokenizer_train(
     corpus: Annotated[Path, typer.Option(help="Corpus directory; only its training split is read.")],
     out: Annotated[Path, typer.Option(help="Directory for tokenizer.model.")],
-    vocab_size: Annotated[
-        int, typer.Option(metavar="N", help="Token ids, including the 5 special ones and A C G T.")
-    ] = 4096,
-    longest_piece: Annotated[int, typer.Option(metavar="N", help="Maximum bases per piece.")] = 32,
-    sample_bases: Annotated[
-        int, typer.Option(metavar="N", help="Bases to train on; each needs about 40 bytes of memory.")
-    ] = 20_000_000,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sample.")] = 0,
+    vocab_size: Annotated[int, typer.Option(help="Token ids, including the 5 special ones and A C G T.")] = 4096,
+    longest_piece: Annotated[int, typer.Option(help="Maximum bases per piece.")] = 32,
+    sample_bases: Annotated[int, typer.Option(help="Bases to train on; each needs about 40 bytes of memory.")] = 20_000_000,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
 ) -> None:
     """Train a BPE tokenizer on a sample of a corpus."""
     from dnabert2_jax.genome.corpus import Corpus
@@ -46,10 +42,9 @@ def tokenizer_train(
 @tokenizer.command("kmer", epilog="Example: dnabert2 tokenizer kmer --k 6 --stride 1 --out runs/overlapping6")
 def tokenizer_kmer(
     out: Annotated[Path, typer.Option(help="Directory for kmer_tokenizer.json.")],
-    k: Annotated[int, typer.Option(metavar="N", help="Bases per k-mer, 3 to 6.")] = 6,
+    k: Annotated[int, typer.Option(help="Bases per k-mer, 3 to 6.")] = 6,
     stride: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="1: overlapping k-mers, as in DNABERT; k: adjacent ones.", show_default="k"),
+        int | None, typer.Option(help="1: overlapping k-mers, as in DNABERT; k: adjacent ones.", show_default="k")
     ] = None,
 ) -> None:
     """Write a k-mer tokenizer, for comparison.

@@ -7,11 +7,13 @@ GUE+ has no public settings; empty cells are facts that are not public or not ce
 
 import csv
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
+
+from pydantic import TypeAdapter
 
 Suite = Literal["GUE", "GUE+", "other"]
 Metric = Literal["mcc", "macro_f1"]
@@ -131,25 +133,15 @@ def _plain(name: str) -> str:
 
 
 def _task(row: dict[str, str], published: dict[str, float]) -> Task:
-    def number(key: str) -> int | None:
-        return int(row[key]) if row[key] else None
-
-    rows = {split: count for split in SPLITS if (count := number(f"{split}_rows")) is not None}
-    settings = FinetuneSettings()
-    if row["epochs"]:
-        settings = FinetuneSettings(
-            max_tokens=number("max_tokens"),
-            epochs=int(row["epochs"]),
-            max_steps=number("max_steps"),
-            batch_size=int(row["batch_size"]),
-            learning_rate=float(row["learning_rate"]),
-            warmup_steps=int(row["warmup_steps"]),
-            weight_decay=float(row["weight_decay"]),
-            evaluate_every=int(row["evaluate_every"]),
-        )
-    suite: Suite = "GUE" if row["suite"] == "GUE" else "GUE+"
-    metric: Metric = "macro_f1" if row["metric"] == "macro_f1" else "mcc"
-    return Task(row["task"], suite, row["what"], metric, rows, settings, published)
+    known = {key: value for key, value in row.items() if value}
+    content = {
+        "name": known["task"],
+        **{key: known[key] for key in ("suite", "what", "metric")},
+        "rows": {split: known[f"{split}_rows"] for split in SPLITS if f"{split}_rows" in known},
+        "settings": {field.name: known[field.name] for field in fields(FinetuneSettings) if field.name in known},
+        "published": published,
+    }
+    return TypeAdapter(Task).validate_python(content)
 
 
 def _rows(file: str) -> list[dict[str, str]]:

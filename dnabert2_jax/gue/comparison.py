@@ -10,8 +10,8 @@ from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task
 from dnabert2_jax.gue.notes import table_notes
 from dnabert2_jax.gue.plots import comparison_picture
 from dnabert2_jax.gue.summary import NONE, Summary, TaskSummary, format_score, summarize, task_of
-from dnabert2_jax.reports import plots
 from dnabert2_jax.reports.page import Block, Heading, Page, Picture, Pictures, Section, Table, Text, write_page
+from dnabert2_jax.reports.plots.style import DARK, LIGHT, png
 
 Benchmarks = dict[str, Summary]
 """By the name of their directory."""
@@ -99,7 +99,7 @@ def _page(benchmarks: Benchmarks) -> Page:
     sections = []
     if scored:
         draw = partial(comparison_picture, list(benchmarks), scored)
-        light, dark = (plots.png(draw(theme)) for theme in (plots.LIGHT, plots.DARK))
+        light, dark = (png(draw(theme)) for theme in (LIGHT, DARK))
         caption = "Scores on the test table by data set, one dot per seed, in the published metric."
         blocks: list[Block] = [
             Pictures([Picture(light, dark, caption)]),

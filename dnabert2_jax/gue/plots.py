@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task
 from dnabert2_jax.gue.summary import TaskSummary, task_of
-from dnabert2_jax.reports.plots import LIGHT, Theme, legend_below, new_figure
+from dnabert2_jax.reports.plots.style import LIGHT, Theme, legend_below, new_figure
 
 
 def score_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figure:

@@ -95,8 +95,8 @@ def write_run(
         "training": training,
         "data": {**{split: str(path) for split, path in tables.items()}, **content["data"]},
     }
-    file.write_text(_toml({"command": "finetune", "seed": seed, **sections}), encoding="utf-8")
-    run = load_run(FinetuneRun, file, overrides)
+    settings = [f"{name}.{key}={json.dumps(value)}" for name, section in sections.items() for key, value in section.items()]
+    run = load_run(FinetuneRun, None, [f"seed={seed}", *settings, *overrides])
     file.write_text(_toml(run_to_dict(run)), encoding="utf-8")
     return run
 

@@ -21,7 +21,8 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.metrics.scores import collapse_advice, scores_without
 from dnabert2_jax.reports.page import Page, write_page
-from dnabert2_jax.reports.plots import MapMethod, PictureFormat
+from dnabert2_jax.reports.plots.embeddings import MapMethod
+from dnabert2_jax.reports.plots.style import PictureFormat
 from dnabert2_jax.reports.scores import (
     baseline_figure,
     baseline_notes,

@@ -24,7 +24,7 @@ from dnabert2_jax.reports import report_finetuning, write_report
 from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.reports.page import Page as ReportPage
 from dnabert2_jax.reports.page import Section, Settings, Table
-from dnabert2_jax.reports.plots import DARK, LIGHT
+from dnabert2_jax.reports.plots.style import DARK, LIGHT
 from dnabert2_jax.storage.atomic import write_json
 from tests.helpers import (
     finetune_run,
@@ -261,7 +261,7 @@ def test_pretraining_writes_a_page(tmp_path: Path):
         assert f"{name}\n{loss:.4f}\n{loss:.4f}\n{loss:.4f}\n4\n" in parsed.text  # one evaluation, at step 4
     for picture in ("training_curves", "species_curves"):
         assert (tmp_path / "work" / "pictures" / f"{picture}.png").is_file()
-    with pytest.raises(UserError, match="a run of `dnabert2 pretrain`; a map is made of a fine-tuning run"):
+    with pytest.raises(UserError, match="a run of `dnabert2 pretrain`; a map shows the test rows of a fine-tuning run"):
         embed_test_rows(tmp_path / "work")
 
 
