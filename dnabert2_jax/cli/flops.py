@@ -6,7 +6,7 @@ import typer
 
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.output import print_table
-from dnabert2_jax.reports.efficiency import BASES_PER_TOKEN
+from dnabert2_jax.gue.efficiency import BASES_PER_TOKEN
 
 
 @app.command(epilog="Example: dnabert2 flops --bases 500")
@@ -20,7 +20,7 @@ def flops(
 
     DNABERT-2, DNABERT and the Nucleotide Transformer, derived from their configurations, beside the published figures.
     """
-    from dnabert2_jax.reports.efficiency import costs, explanations
+    from dnabert2_jax.gue.efficiency import costs, explanations
 
     rows = costs(bases, bases_per_token)
     print(

@@ -86,9 +86,9 @@ class Task:
 def catalogue() -> dict[str, Task]:
     """Every data set of GUE and GUE+ by name."""
     scores = {
-        row.pop("task"): {model: float(score) for model, score in row.items()} for row in _rows("published_scores.csv")
+        row.pop("task"): {model: float(score) for model, score in row.items()} for row in read_facts("published_scores.csv")
     }
-    return {row["task"]: _task(row, scores.get(row["task"], {})) for row in _rows("tasks.csv")}
+    return {row["task"]: _task(row, scores.get(row["task"], {})) for row in read_facts("tasks.csv")}
 
 
 def published_models() -> list[str]:
@@ -144,5 +144,6 @@ def _task(row: dict[str, str], published: dict[str, float]) -> Task:
     return TypeAdapter(Task).validate_python(content)
 
 
-def _rows(file: str) -> list[dict[str, str]]:
+def read_facts(file: str) -> list[dict[str, str]]:
+    """The rows of one of the CSV files beside this module."""
     return list(csv.DictReader(files(__package__).joinpath(file).read_text(encoding="utf-8").splitlines()))

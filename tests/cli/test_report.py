@@ -13,5 +13,8 @@ def test_report_writes_the_page_of_a_workdir(run_file, tmp_path, dnabert2, refus
     code, out, _ = dnabert2("report", work)
     assert (code, out) == (0, f"saved {work / 'report.html'}\n")
     assert (work / "pictures" / "training_curves.png").is_file()
+    assert not (work / "pictures" / "training_curves.svg").exists()
+    assert dnabert2("report", work, "--format", "svg")[0] == 0
+    assert (work / "pictures" / "training_curves.svg").read_text().startswith("<?xml")
     refused("report", work, "--embedding-map", words=("model does not exist",))
     refused("report", tmp_path, words=("holds no run",))

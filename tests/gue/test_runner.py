@@ -46,8 +46,12 @@ def test_good_data_sets_are_run_though_others_are_bad(whole):
         ("mouse/0", "train.csv: all 1 rows have the label '0'; a classifier needs rows of at least two classes"),
         ("mouse/1", "train.csv, line 3: label 2 without a label 1; 2 classes are numbered 0 to 1"),
         ("mouse/2", "train.csv, line 2: label '0.5' is a number but not a class"),
+        (
+            "mouse/2",
+            "data.task=regression to predict measurements (with `dnabert2 finetune`; the benchmark has classes only)",
+        ),
     ],
-    ids=["one row", "a gap", "measurements"],
+    ids=["one row", "a gap", "measurements", "measurements are for another command"],
 )
 def test_a_bad_data_set_is_recorded_with_what_is_wrong(whole, task, said):
     workdir, _ = whole

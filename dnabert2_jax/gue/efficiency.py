@@ -4,10 +4,10 @@ A matrix product of [m, k] and [k, n] takes 2 m k n operations. Everything else 
 out, as usual, and so is the head, which in a classifier works on a single token.
 """
 
-import csv
 import math
 from dataclasses import dataclass
-from importlib.resources import files
+
+from dnabert2_jax.gue.catalogue import read_facts
 
 BASES_PER_TOKEN = 4.8
 """For DNABERT-2's tokenizer: 4.82 on 500-base windows of 15 species, 4.5 to 5.0 on tables of GUE."""
@@ -99,10 +99,9 @@ ARCHITECTURES = (
 
 def published_efficiency() -> dict[str, tuple[int, float]]:
     """Millions of parameters and relative FLOPs at 500 bases by model, from table 3 of the paper."""
-    file = files("dnabert2_jax.reports").joinpath("efficiency_published.csv")
     return {
         row["model"]: (int(row["parameters_millions"]), float(row["relative_flops_500bp"]))
-        for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+        for row in read_facts("published_efficiency.csv")
     }
 
 
