@@ -24,12 +24,12 @@ def score_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figure:
             low, high = min(task.published.values()), max(task.published.values())
             axis.plot([low, high], [row, row], color=theme.muted, lw=5, alpha=0.35, solid_capstyle="round")
             axis.plot(task.published[REFERENCE], row, "D", color=theme.ground, mec=theme.ink, ms=6)
-        axis.plot(100 * summary["data"]["kmer"][task.metric], row, "|", color=theme.colours[1], ms=12, mew=2.5)
+        axis.plot(100 * summary["data"]["kmer"][task.metric], row, "|", color=theme.colors[1], ms=12, mew=2.5)
         values = [100 * value for value in summary["scores"][task.metric]["values"]]
-        axis.plot(values, [row] * len(values), "o", color=theme.colours[0], ms=6, alpha=0.75, mew=0)
+        axis.plot(values, [row] * len(values), "o", color=theme.colors[0], ms=6, alpha=0.75, mew=0)
     axis.set_xlabel("score x 100")
-    axis.plot([], [], "o", color=theme.colours[0], ms=6, mew=0, label="this model, each seed")
-    axis.plot([], [], "|", color=theme.colours[1], ms=12, mew=2.5, label="k-mer regression")
+    axis.plot([], [], "o", color=theme.colors[0], ms=6, mew=0, label="this model, each seed")
+    axis.plot([], [], "|", color=theme.colors[1], ms=12, mew=2.5, label="k-mer regression")
     if any(task_of(summary).published for summary in tasks):
         axis.plot([], [], "D", color=theme.ground, mec=theme.ink, ms=6, label=f"published {REFERENCE}")
         axis.plot([], [], color=theme.muted, lw=5, alpha=0.35, label="ten published models")
@@ -49,15 +49,15 @@ def distance_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figu
     for row, summary in enumerate(tasks):
         task = task_of(summary)
         mean = 100 * summary["scores"][task.metric]["mean"]
-        marks = [(100 * summary["data"]["kmer"][task.metric], theme.colours[1], "s", -0.13)]
+        marks = [(100 * summary["data"]["kmer"][task.metric], theme.colors[1], "s", -0.13)]
         if task.published:
-            marks.append((task.published[REFERENCE], theme.colours[2], "D", 0.13))
-        for reference, colour, marker, shift in marks:
-            axis.plot([0, mean - reference], [row + shift] * 2, color=colour, lw=1.2)
-            axis.plot(mean - reference, row + shift, marker, color=colour, ms=5)
-    axis.plot([], [], "s", color=theme.colours[1], ms=5, label="above k-mer regression")
+            marks.append((task.published[REFERENCE], theme.colors[2], "D", 0.13))
+        for reference, color, marker, shift in marks:
+            axis.plot([0, mean - reference], [row + shift] * 2, color=color, lw=1.2)
+            axis.plot(mean - reference, row + shift, marker, color=color, ms=5)
+    axis.plot([], [], "s", color=theme.colors[1], ms=5, label="above k-mer regression")
     if any(task_of(summary).published for summary in tasks):
-        axis.plot([], [], "D", color=theme.colours[2], ms=5, label=f"above published {REFERENCE}")
+        axis.plot([], [], "D", color=theme.colors[2], ms=5, label=f"above published {REFERENCE}")
     axis.set_xlabel("difference x 100")
     legend_below(figure, theme, columns=2)
     return figure
@@ -82,11 +82,11 @@ def comparison_picture(
             if column:
                 values = [100 * value for value in column["scores"][task.metric]["values"]]
                 at = row + (n - (len(columns) - 1) / 2) * step
-                colour, marker = theme.marker(n)
-                axis.plot(values, [at] * len(values), marker, color=colour, ms=5, alpha=0.75, mew=0)
+                color, marker = theme.marker(n)
+                axis.plot(values, [at] * len(values), marker, color=color, ms=5, alpha=0.75, mew=0)
     for n, name in enumerate(names):
-        colour, marker = theme.marker(n)
-        axis.plot([], [], marker, color=colour, ms=5, mew=0, label=name)
+        color, marker = theme.marker(n)
+        axis.plot([], [], marker, color=color, ms=5, mew=0, label=name)
     axis.plot([], [], color=theme.muted, lw=1.6, label="k-mer regression")
     axis.set_xlabel("score x 100")
     legend_below(figure, theme, columns=2)

@@ -71,15 +71,15 @@ def _of_classes(run: RunFiles, test: dict[str, Any]) -> Section:
         caption = f"What the classifier sees of {len(groups):,} test rows (pooled [CLS]), colored by true class."
         draw_map = partial(embedding_map, vectors, groups, method=run.map_method)
         shown.append(Drawing("embedding_map", caption, draw_map))
-    right, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    right, labeled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     rows = [
         (
             name,
-            f"{labelled[c]:,.0f}",
+            f"{labeled[c]:,.0f}",
             f"{predicted[c]:,.0f}",
             _ratio(right[c], predicted[c]),
-            _ratio(right[c], labelled[c]),
-            _ratio(2 * right[c], labelled[c] + predicted[c]),
+            _ratio(right[c], labeled[c]),
+            _ratio(2 * right[c], labeled[c] + predicted[c]),
             *areas.get(name, ("", "")),
         )
         for c, name in enumerate(classes)

@@ -48,7 +48,7 @@ def read(file: Path) -> Page:
 
 
 def grounds(parsed: Page) -> set[tuple[int, ...]]:
-    """Corner colours of the pictures in a page."""
+    """Corner colors of the pictures in a page."""
     pictures = [reference for reference in parsed.references if reference.startswith("data:")]
     data = [base64.b64decode(picture.partition(",")[2]) for picture in pictures]
     return {Image.open(io.BytesIO(png)).convert("RGB").getpixel((0, 0)) for png in data}

@@ -26,13 +26,13 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
+def rgb(color: str) -> tuple[int, ...]:
+    return tuple(int(color[at : at + 2], 16) for at in (1, 3, 5))
 
 
-def shows(picture: np.ndarray, colour: str) -> bool:
-    """Whether some pixel is about of this colour (lines are antialiased)."""
-    return bool((np.abs(picture.astype(int) - rgb(colour)).max(axis=2) <= 8).any())
+def shows(picture: np.ndarray, color: str) -> bool:
+    """Whether some pixel is about of this color (lines are antialiased)."""
+    return bool((np.abs(picture.astype(int) - rgb(color)).max(axis=2) <= 8).any())
 
 
 def scores(classes: int, rows: int = 200) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,8 @@ def test_curves_of_pretraining_show_both_splits(theme: Theme):
     figure = training_curves(PRETRAINING, theme)
     assert {"training", "held out", "optimizer step", "loss\n(nats per masked token)"} <= texts(figure)
     picture = pixels(png(figure))
-    assert shows(picture, theme.colours[0])
-    assert shows(picture, theme.colours[1])
+    assert shows(picture, theme.colors[0])
+    assert shows(picture, theme.colors[1])
 
 
 def test_curves_of_finetuning_mark_the_step_that_was_kept():

@@ -20,10 +20,10 @@ def test_confusion_matrix_writes_counts_while_they_are_legible(classes: int):
 
 
 @THEMES
-def test_confusion_matrix_is_coloured_by_the_share_of_the_true_class(theme: Theme):
+def test_confusion_matrix_is_colored_by_the_share_of_the_true_class(theme: Theme):
     picture = pixels(png(confusion_matrix([[10, 0], [0, 990]], ["rare", "common"], theme)))
     full = (np.abs(picture.astype(int) - rgb(theme.shade)).max(axis=2) <= 8).mean()
-    assert full > 0.15  # both cells of the diagonal are of the full colour, the rare class like the common one
+    assert full > 0.15  # both cells of the diagonal are of the full color, the rare class like the common one
 
 
 def test_confusion_matrix_of_a_class_without_rows():

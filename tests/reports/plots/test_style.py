@@ -22,8 +22,8 @@ def test_text_on_a_cell_keeps_a_contrast_of_three(theme: Theme, share: float):
 
     behind = LinearSegmentedColormap.from_list("share", [theme.ground, theme.shade])(share)
 
-    def luminance(colour) -> float:
-        channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    def luminance(color) -> float:
+        channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
         return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
 
     low, high = sorted([luminance(behind), luminance(readable_on(behind, theme))])
