@@ -23,15 +23,14 @@ def finetune(workdir: Workdir, config: Config = None, set_: Set = None) -> None:
     from dnabert2_jax.config.runs import FinetuneRun
 
     run = load_run(FinetuneRun, config, set_ or ())
-    from dnabert2_jax.metrics.scores import collapse_advice
     from dnabert2_jax.metrics.tasks import TASK_METRICS
     from dnabert2_jax.recipes.finetuning import finetune as finetune_run
+    from dnabert2_jax.reports.run import finetuning_notes
 
     result = finetune_run(run, workdir)
     remark(f"test {TASK_METRICS[run.data.task].summary(result.test)}  ({result.test['n']:,} rows)")
-    if result.test["collapsed"]:
-        advice = collapse_advice(run.training.method)
-        remark(f"every test row got the same prediction: the run collapsed; {advice}")
+    for note in finetuning_notes(workdir):
+        remark(f"note: {note}")
     if result.adapter:
         remark(f"the adapter alone is in {result.adapter}; the model below has it merged")
     print(f"saved {result.model}, scores in {workdir / 'scores.json'}")

@@ -135,50 +135,68 @@ def write_report(workdir: Path, map_method: MapMethod = "auto", picture_format: 
     Raises:
         UserError: the directory holds no run, or is not writable.
     """
+    files = _read_files(workdir, map_method, picture_format)
+    page = _finetuning_page(files) if files.run["command"] == "finetune" else _pretraining_page(files)
+    return write_page(workdir / REPORT_FILE, page.html())
+
+
+def finetuning_notes(workdir: Path) -> list[str]:
+    """What a reader of a fine-tuning run's scores must know, as its page says it.
+
+    Raises:
+        UserError: the directory holds no run, or a damaged file.
+    """
+    return _finetuning_notes(_read_files(workdir))
+
+
+def _read_files(workdir: Path, map_method: MapMethod = "auto", picture_format: PictureFormat = "png") -> RunFiles:
     run = read_run(workdir)
-    finetuning = isinstance(run, FinetuneRun)
-    found = RunFiles(
+    return RunFiles(
         workdir=workdir,
         run=run_to_dict(run),
         lines=MetricsLog.read(workdir),
         data=_json(workdir / DATA_FILE),
         baseline=_json(workdir / BASELINE_FILE),
-        scores=_json(workdir / ("scores.json" if finetuning else "validation.json")),
+        scores=_json(workdir / ("scores.json" if isinstance(run, FinetuneRun) else "validation.json")),
         provenance=_json(workdir / "model" / "provenance.json"),
         map_method=map_method,
         picture_format=picture_format,
     )
-    page = _finetuning_page(found) if finetuning else _pretraining_page(found)
-    return write_page(workdir / REPORT_FILE, page.html())
+
+
+def _finetuning_notes(run: RunFiles) -> list[str]:
+    """An unfinished or collapsed run, a baseline that does as well, and flaws of the tables."""
+    notes = []
+    if run.scores is None:
+        notes.append("This run has not finished: there are no test scores yet.")
+    elif run.scores["test"]["collapsed"]:
+        advice = collapse_advice(run.run["training"]["method"])
+        notes.append(f"Every test row got the same prediction: the run collapsed; {advice}.")
+    if run.scores is not None and run.baseline is not None:
+        notes.extend(baseline_notes(run.scores["test"], run.baseline))
+    return notes if run.data is None else notes + notes_on(run.data)
 
 
 def _finetuning_page(run: RunFiles) -> Page:
     methods = {"full": "full fine-tuning", "lora": "LoRA", "probe": "linear probe"}
     subtitle = f"{methods[run.run['training']['method']]}, {_made(run.provenance)}"
     task: TaskKind = run.run["data"]["task"]
-    sections, figures, notes = [], [], []
-    if run.scores is None:
-        notes.append("This run has not finished: there are no test scores yet.")
-    else:
+    sections, figures = [], []
+    if run.scores is not None:
         test = run.scores["test"]
         figures = score_figures(task, run.scores)
-        if test["collapsed"]:
-            advice = collapse_advice(run.run["training"]["method"])
-            notes.append(f"Every test row got the same prediction: the run collapsed; {advice}.")
         sections.append(score_section(task, run, test))
         if run.baseline is not None:
             figures.insert(1, baseline_figure(run.baseline))
-            notes.extend(baseline_notes(test, run.baseline))
             sections.append(baseline_section(test, run.baseline))
-    if run.data is not None:
-        notes.extend(notes_on(run.data))
     if run.lines:
         sections.append(curve_section(run, run.scores["best_step"] if run.scores else None))
     if run.data is not None:
         sections.append(tables_section(run, run.data))
     if run.provenance is not None:
         sections.append(use_finetuned(run))
-    return Page(f"Fine-tuning: {_name(run.workdir)}", subtitle, [*sections, *record_sections(run)], figures, notes)
+    title = f"Fine-tuning: {_name(run.workdir)}"
+    return Page(title, subtitle, [*sections, *record_sections(run)], figures, _finetuning_notes(run))
 
 
 def _pretraining_page(run: RunFiles) -> Page:

@@ -22,6 +22,7 @@ from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.reports import report_finetuning, write_report
 from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.reports.plots.style import DARK, LIGHT
+from dnabert2_jax.reports.run import finetuning_notes
 from dnabert2_jax.storage.atomic import write_json
 from tests.helpers import (
     finetune_run,
@@ -167,6 +168,13 @@ def test_flaws_of_the_tables_are_counted_and_noted(finished: Path):
     assert load_model(finished / "model").head.max_tokens == 30  # which evaluate and predict keep to
     assert "1 sequences of the train table have more than one label (lines 2, 42)" in text
     assert "2 test rows are also in the train table, 1 of them with another label" in text
+
+
+def test_the_notes_of_the_page_are_there_for_the_terminal_too(finished: Path):
+    notes = finetuning_notes(finished)
+    page = (finished / "report.html").read_text()
+    assert re.findall(r'<p class="note">(.*?)</p>', page) == [note.replace("'", "&#39;") for note in notes]
+    assert any("2 test rows are also in the train table" in note for note in notes)
 
 
 def test_a_report_written_again_is_the_same(finished: Path):
