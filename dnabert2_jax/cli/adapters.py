@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, get_args
 
-import typer
+from typer import Argument, Option
 
 from dnabert2_jax.cli.app import app, group
 from dnabert2_jax.cli.options import Base
@@ -16,8 +16,8 @@ adapters = group("adapters", "List LoRA adapters, and extract one from a model."
 
 @app.command(epilog="Example: dnabert2 merge runs/promoters/adapter --out runs/promoters_merged")
 def merge(
-    adapter: Annotated[Path, typer.Argument(help="Adapter directory.")],
-    out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    adapter: Annotated[Path, Argument(help="Adapter directory.")],
+    out: Annotated[Path, Option(help="Model directory to write.")],
     base: Base = None,
 ) -> None:
     """Merge a LoRA adapter into its base model.
@@ -38,7 +38,7 @@ def merge(
 @adapters.command("list", epilog="Example: dnabert2 adapters list runs")
 def adapters_list(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Adapter directories, or directories that contain them.")
+        list[Path], Argument(metavar="DIR", help="Adapter directories, or directories with adapters in them.")
     ],
 ) -> None:
     """List adapters with their base, settings and scores.
@@ -76,16 +76,12 @@ def adapters_list(
     epilog="Example: dnabert2 adapters extract runs/promoters/model --base runs/pretrain/model --out runs/promoters_adapter",
 )
 def adapters_extract(
-    model: Annotated[Path, typer.Argument(help="Classifier directory, merged or fully fine-tuned.")],
-    base: Annotated[Path, typer.Option(help="The model directory it was trained from.")],
-    out: Annotated[Path, typer.Option(help="Adapter directory to write.")],
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 8,
-    target: Annotated[
-        list[str] | None, typer.Option(help="Projection to adapt; can be repeated.", show_default="all four")
-    ] = None,
-    max_loss: Annotated[
-        float, typer.Option(min=0, max=1, help="Maximum fraction of the encoder's change that may be lost.")
-    ] = 0.01,
+    model: Annotated[Path, Argument(help="Classifier directory, merged or fully fine-tuned.")],
+    base: Annotated[Path, Option(help="The model directory it was trained from.")],
+    out: Annotated[Path, Option(help="Adapter directory to write.")],
+    rank: Annotated[int, Option(min=1, help="Rank of the adapter.")] = 8,
+    target: Annotated[list[str] | None, Option(help="Projection to adapt; repeatable.", show_default="all four")] = None,
+    max_loss: Annotated[float, Option(min=0, max=1, help="Maximum fraction of the change that may be lost.")] = 0.01,
 ) -> None:
     """Extract an adapter from a fine-tuned classifier.
 

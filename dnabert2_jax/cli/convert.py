@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
 from dnabert2_jax.cli.options import Base
@@ -14,10 +14,8 @@ convert = group("convert", "Convert from and to Hugging Face's formats.")
 
 @convert.command("from-hf", epilog="Example: dnabert2 convert from-hf DNABERT-2-117M runs/released")
 def from_hf(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Directory with config.json, tokenizer.json and weights.")
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write.")],
+    directory: Annotated[Path, Argument(metavar="DIR", help="With config.json, tokenizer.json and weights.")],
+    out: Annotated[Path, Argument(metavar="OUT", help="Model directory to write.")],
 ) -> None:
     """Import a model in Hugging Face's format.
 
@@ -37,8 +35,8 @@ def from_hf(
 
 @convert.command("to-hf", epilog="Example: dnabert2 convert to-hf runs/promoters/model runs/promoters_hf")
 def to_hf(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model directory.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to create.")],
+    model: Annotated[Path, Argument(metavar="MODEL", help="Model directory.")],
+    out: Annotated[Path, Argument(metavar="OUT", help="Directory to create.")],
 ) -> None:
     """Export a model to Hugging Face's format.
 
@@ -53,9 +51,9 @@ def to_hf(
 
 @convert.command("from-peft", epilog="Example: dnabert2 convert from-peft lora_promoters runs/adapter --base runs/released")
 def from_peft(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory saved by PEFT.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Adapter directory to write.")],
-    base: Annotated[Path, typer.Option(help="Model directory the adapter was trained on.")],
+    directory: Annotated[Path, Argument(metavar="DIR", help="Directory saved by PEFT.")],
+    out: Annotated[Path, Argument(metavar="OUT", help="Adapter directory to write.")],
+    base: Annotated[Path, Option(help="Model directory the adapter was trained on.")],
 ) -> None:
     """Import a LoRA adapter of a classifier from PEFT."""
     from dnabert2_jax.convert.peft import load_peft
@@ -69,8 +67,8 @@ def from_peft(
 
 @convert.command("to-peft", epilog="Example: dnabert2 convert to-peft runs/promoters/adapter runs/promoters_peft")
 def to_peft(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Adapter directory.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to create.")],
+    adapter: Annotated[Path, Argument(metavar="ADAPTER", help="Adapter directory.")],
+    out: Annotated[Path, Argument(metavar="OUT", help="Directory to create.")],
     base: Base = None,
 ) -> None:
     """Export a LoRA adapter to PEFT's format."""

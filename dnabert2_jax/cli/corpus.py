@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
 from dnabert2_jax.cli.output import print_table, results
@@ -29,38 +29,26 @@ _DEFAULTS = BuildOptions()
     "or --config configs/corpus.toml",
 )
 def corpus_build(
-    out: Annotated[Path, typer.Option(help="Corpus directory to create.")],
+    out: Annotated[Path, Option(help="Corpus directory to create.")],
     fasta: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[SPECIES=]FASTA", help="FASTA files, plain or compressed; species are named by default after files."
-        ),
+        Argument(metavar="[SPECIES=]FASTA", help="FASTA files; a species is named after its file by default."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="Instead of FASTA files: a TOML file with species, weights and held-out contigs; see configs/corpus.toml."
-        ),
-    ] = None,
+    config: Annotated[Path | None, Option(help="TOML file instead of FASTA files; see configs/corpus.toml.")] = None,
     ambiguous: Annotated[
         Ambiguous | None,
-        typer.Option(
-            help="N and IUPAC letters: split windows there, or keep them as [UNK] (unk).", show_default=_DEFAULTS.ambiguous
-        ),
+        Option(help="N and IUPAC letters: split windows there, or read [UNK].", show_default=_DEFAULTS.ambiguous),
     ] = None,
     validation_fraction: Annotated[
-        float | None,
-        typer.Option(help="Fraction of each species held out, in blocks.", show_default=f"{_DEFAULTS.validation_fraction}"),
+        float | None, Option(help="Fraction of each species to hold out.", show_default=f"{_DEFAULTS.validation_fraction}")
     ] = None,
     validation_block: Annotated[
-        int | None, typer.Option(help="Bases per held-out block.", show_default=f"{_DEFAULTS.validation_block}")
+        int | None, Option(help="Bases per held-out block.", show_default=f"{_DEFAULTS.validation_block}")
     ] = None,
     min_contig: Annotated[
-        int | None, typer.Option(help="Skip (and count) contigs with fewer bases.", show_default=f"{_DEFAULTS.min_contig}")
+        int | None, Option(help="Bases of the shortest contig kept.", show_default=f"{_DEFAULTS.min_contig}")
     ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Files read in parallel.", show_default="one per core")
-    ] = None,
+    processes: Annotated[int | None, Option(min=1, help="Files read in parallel.", show_default="one per core")] = None,
 ) -> None:
     """Build a memory-mapped corpus from FASTA files.
 
@@ -97,8 +85,8 @@ def corpus_build(
 
 @corpus.command("info", epilog="Example: dnabert2 corpus info runs/corpus --verify")
 def corpus_info(
-    corpus: Annotated[Path, typer.Argument(help="Corpus directory.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its hash.")] = False,
+    corpus: Annotated[Path, Argument(help="Corpus directory.")],
+    verify: Annotated[bool, Option("--verify", help="Read every file and compare its hash.")] = False,
 ) -> None:
     """Print the species of a corpus, and how it was built."""
     from dnabert2_jax.genome.corpus import Corpus

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.options import Base
@@ -13,7 +13,7 @@ from dnabert2_jax.progress import remark
 
 @app.command(epilog="Example: dnabert2 doctor --model runs/promoters/model")
 def doctor(
-    model: Annotated[Path | None, typer.Option(help="Model, adapter or Hugging Face directory to check.")] = None,
+    model: Annotated[Path | None, Option(help="Model, adapter or Hugging Face directory to check.")] = None,
     base: Base = None,
 ) -> None:
     """Report versions and devices, and check a model.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.options import Base, Config, MaxTokens, Precision, ReverseComplement, Set, Workdir
@@ -38,11 +38,11 @@ def finetune(workdir: Workdir, config: Config = None, set_: Set = None) -> None:
 
 @app.command(epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json")
 def evaluate(
-    model: Annotated[Path, typer.Option(help="Classifier or adapter directory.")],
-    data: Annotated[Path, typer.Option(help="Table with a header: sequence,label or sequence1,sequence2,label.")],
-    out: Annotated[Path, typer.Option(help="JSON file for the scores.")],
+    model: Annotated[Path, Option(help="Classifier or adapter directory.")],
+    data: Annotated[Path, Option(help="Table with a header: sequence,label or sequence1,sequence2,label.")],
+    out: Annotated[Path, Option(help="JSON file for the scores.")],
     base: Base = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 64,
+    batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,
     reverse_complement: ReverseComplement = False,
     precision: Precision = "auto",

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.output import print_table
@@ -11,10 +11,8 @@ from dnabert2_jax.gue.efficiency import BASES_PER_TOKEN
 
 @app.command(epilog="Example: dnabert2 flops --bases 500")
 def flops(
-    bases: Annotated[
-        int, typer.Option(min=8, max=512, help="Sequence length, 8 to 512; the published figures are for 500.")
-    ] = 500,
-    bases_per_token: Annotated[float, typer.Option(min=1, help="Average of DNABERT-2's byte pairs.")] = BASES_PER_TOKEN,
+    bases: Annotated[int, Option(min=8, max=512, help="Sequence length; the published figures are for 500.")] = 500,
+    bases_per_token: Annotated[float, Option(min=1, help="Average of DNABERT-2's byte pairs.")] = BASES_PER_TOKEN,
 ) -> None:
     """Compare the parameters and FLOPs of published models.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from dnabert2_jax.cli.app import group
 from dnabert2_jax.cli.options import Set
@@ -19,29 +19,17 @@ gue = group("gue", "Run the GUE benchmark, and report it.")
 
 @gue.command("run", epilog="Example: dnabert2 gue run --data GUE --model runs/released --workdir runs/gue --tasks 'tf/*'")
 def run(
-    data: Annotated[Path, typer.Option(help="Directory at or above the data sets, as in GUE/EMP/H3/train.csv.")],
-    workdir: Annotated[Path, typer.Option(help="Directory of the benchmark; reuse it to resume.")],
-    model: Annotated[Path | None, typer.Option(help="Model directory to start from.")] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Instead of --model: a named size, such as 3m, with random weights.")
-    ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer directory for --size.")] = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Data sets or globs, separated by commas, as in 'prom/*,tf/0'; can be repeated.", show_default="all"
-        ),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per data set.")] = 3,
-    mode: Annotated[
-        Mode,
-        typer.Option(help="parity: as the original, truncation included; recommended: whole rows, collapsed runs repeated."),
-    ] = "recommended",
-    max_train_rows: Annotated[
-        int | None, typer.Option(min=2, help="Maximum training rows; the report says so.", show_default="all")
-    ] = None,
+    data: Annotated[Path, Option(help="Directory at or above the data sets, as in GUE/EMP/H3/train.csv.")],
+    workdir: Annotated[Path, Option(help="Directory of the benchmark; reuse it to resume.")],
+    model: Annotated[Path | None, Option(help="Model directory to start from.")] = None,
+    size: Annotated[str | None, Option(help="Named size, such as 3m, with random weights.")] = None,
+    tokenizer: Annotated[Path | None, Option(help="Tokenizer directory for --size.")] = None,
+    tasks: Annotated[list[str] | None, Option(help="Data sets or globs, as in 'prom/*,tf/0'.", show_default="all")] = None,
+    seeds: Annotated[int, Option(min=1, max=1000, help="Runs per data set.")] = 3,
+    mode: Annotated[Mode, Option(help="As the original, or our recommended settings.")] = "recommended",
+    max_train_rows: Annotated[int | None, Option(min=2, help="Maximum training rows.", show_default="all")] = None,
     keep_models: Annotated[
-        bool, typer.Option("--keep-models/--no-keep-models", help="Keep the fine-tuned models (470 MB each for the 117M).")
+        bool, Option("--keep-models/--no-keep-models", help="Keep the models (470 MB each for the 117M).")
     ] = True,
     set_: Set = None,
 ) -> None:
@@ -77,8 +65,8 @@ def run(
     epilog="Example: dnabert2 gue report --workdir runs/gue_probe --workdir runs/gue_full --out runs/comparison.html",
 )
 def report(
-    workdir: Annotated[list[Path], typer.Option(help="Directory of a benchmark; several are shown side by side.")],
-    out: Annotated[Path | None, typer.Option(help="Page for several benchmarks: an .html file.")] = None,
+    workdir: Annotated[list[Path], Option(help="Directory of a benchmark; several are shown side by side.")],
+    out: Annotated[Path | None, Option(help="Page for several benchmarks: an .html file.")] = None,
 ) -> None:
     """Rewrite a benchmark's page, or compare several.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
@@ -22,15 +22,13 @@ if TYPE_CHECKING:
 )
 def predict(
     data: options.Data,
-    out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")],
+    out: Annotated[Path, Option(help="Table to write: .csv or .parquet.")],
     model: options.Model = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
     max_tokens: options.MaxTokens = None,
-    long: Annotated[
-        LongSequences, typer.Option(help="Longer sequences: average over windows, or cut (truncate).")
-    ] = "windows",
-    overlap: Annotated[float, typer.Option(help="Minimum window overlap (fraction).")] = 0.5,
+    long: Annotated[LongSequences, Option(help="Longer sequences: average over windows, or truncate.")] = "windows",
+    overlap: Annotated[float, Option(help="Minimum window overlap (fraction).")] = 0.5,
     reverse_complement: options.ReverseComplement = False,
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
@@ -67,13 +65,11 @@ def predict(
 @app.command(epilog="Example: dnabert2 embed --model runs/pretrain/model --data genes.fa --out runs/genes.npz")
 def embed(
     data: options.Data,
-    out: Annotated[Path, typer.Option(help="File to write: .npz, .parquet or .h5.")],
+    out: Annotated[Path, Option(help="File to write: .npz, .parquet or .h5.")],
     model: options.Model = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
-    pooling: Annotated[
-        Pooling, typer.Option(help="One vector per sequence (mean, max, cls), per token or per base.")
-    ] = "mean",
+    pooling: Annotated[Pooling, Option(help="Vector per sequence (mean, max, cls), token or base.")] = "mean",
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
     batch_tokens: options.BatchTokens = None,
@@ -98,18 +94,14 @@ def embed(
 
 
 @app.command(
-    "fill-mask",
-    epilog="Example: dnabert2 fill-mask --model runs/pretrain/model --out runs/filled.csv TATAAA[MASK]GGCGTACG",
+    "fill-mask", epilog="Example: dnabert2 fill-mask --model runs/pretrain/model --out runs/filled.csv TATAAA[MASK]GGCGTACG"
 )
 def fill_mask(
-    sequence: Annotated[str, typer.Argument(help="DNA; each [MASK] stands for one unknown token.")],
-    model: Annotated[Path, typer.Option(help="Directory of a pretrained (masked_lm) model.")],
-    out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")],
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(metavar="START-END", help="Also mask the tokens of these bases, counted from 1; can be repeated."),
-    ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Candidates per masked token.")] = 5,
+    sequence: Annotated[str, Argument(help="DNA; each [MASK] stands for one unknown token.")],
+    model: Annotated[Path, Option(help="Directory of a pretrained (masked_lm) model.")],
+    out: Annotated[Path, Option(help="Table to write: .csv or .parquet.")],
+    mask: Annotated[list[str] | None, Option(metavar="START-END", help="Also mask these bases, from 1; repeatable.")] = None,
+    top_k: Annotated[int, Option(min=1, help="Candidates per masked token.")] = 5,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
 ) -> None:

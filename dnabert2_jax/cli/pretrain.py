@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.options import Config, Set, Workdir
@@ -18,17 +18,10 @@ def pretrain(
     config: Config = None,
     set_: Set = None,
     coordinator: Annotated[
-        str | None,
-        typer.Option(
-            envvar="JAX_COORDINATOR_ADDRESS", metavar="HOST:PORT", help="With several processes: address of process 0."
-        ),
+        str | None, Option(envvar="JAX_COORDINATOR_ADDRESS", metavar="HOST:PORT", help="Address of process 0.")
     ] = None,
-    num_processes: Annotated[
-        int | None, typer.Option(envvar="JAX_NUM_PROCESSES", min=1, help="With several processes: how many.")
-    ] = None,
-    process_id: Annotated[
-        int | None, typer.Option(envvar="JAX_PROCESS_ID", min=0, help="With several processes: index of this one.")
-    ] = None,
+    num_processes: Annotated[int | None, Option(envvar="JAX_NUM_PROCESSES", min=1, help="Number of processes.")] = None,
+    process_id: Annotated[int | None, Option(envvar="JAX_PROCESS_ID", min=0, help="Index of this process.")] = None,
 ) -> None:
     """Pretrain an encoder by masked language modeling.
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from dnabert2_jax.cli.app import app
 
 
 @app.command(epilog="Example: dnabert2 quickstart --workdir runs/quickstart")
 def quickstart(
-    workdir: Annotated[Path, typer.Option(help="Directory for everything that is made.")] = Path("runs/quickstart"),
+    workdir: Annotated[Path, Option(help="Directory for everything that is made.")] = Path("runs/quickstart"),
 ) -> None:
     """Run everything once on yeast DNA, in minutes.
 

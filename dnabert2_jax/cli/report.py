@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.progress import remark
@@ -11,15 +11,11 @@ from dnabert2_jax.progress import remark
 
 @app.command(epilog="Example: dnabert2 report runs/promoters --embedding-map --format pdf")
 def report(
-    workdir: Annotated[Path, typer.Argument(help="The --workdir of a pretrain or finetune run, finished or not.")],
-    embedding_map: Annotated[
-        bool, typer.Option("--embedding-map", help="Embed up to 1,000 test rows with the fine-tuned model and draw a map.")
-    ] = False,
-    map_method: Annotated[
-        Literal["auto", "pca", "umap"], typer.Option(help="auto is UMAP if umap-learn is installed, else PCA.")
-    ] = "auto",
+    workdir: Annotated[Path, Argument(help="The --workdir of a pretrain or finetune run, finished or not.")],
+    embedding_map: Annotated[bool, Option("--embedding-map", help="Embed up to 1,000 test rows and draw a map.")] = False,
+    map_method: Annotated[Literal["auto", "pca", "umap"], Option(help="auto is UMAP if installed, else PCA.")] = "auto",
     picture_format: Annotated[
-        Literal["png", "svg", "pdf"], typer.Option("--format", help="Also save the pictures as SVG or PDF, for print.")
+        Literal["png", "svg", "pdf"], Option("--format", help="Also save pictures as SVG or PDF.")
     ] = "png",
 ) -> None:
     """Rewrite a run's report.

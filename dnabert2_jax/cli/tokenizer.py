@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
 from dnabert2_jax.cli.output import print_table
@@ -16,16 +16,15 @@ _ANY_TOKENIZER = "Tokenizer (also tokenizer.json) or its directory, or a model d
 
 
 @tokenizer.command(
-    "train",
-    epilog="Example: dnabert2 tokenizer train --corpus runs/corpus --out runs/tokenizer --vocab-size 4096",
+    "train", epilog="Example: dnabert2 tokenizer train --corpus runs/corpus --out runs/tokenizer --vocab-size 4096"
 )
 def tokenizer_train(
-    corpus: Annotated[Path, typer.Option(help="Corpus directory; only its training split is read.")],
-    out: Annotated[Path, typer.Option(help="Directory for tokenizer.model.")],
-    vocab_size: Annotated[int, typer.Option(help="Token ids, including the 5 special ones and A C G T.")] = 4096,
-    longest_piece: Annotated[int, typer.Option(help="Maximum bases per piece.")] = 32,
-    sample_bases: Annotated[int, typer.Option(help="Bases to train on; each needs about 40 bytes of memory.")] = 20_000_000,
-    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    corpus: Annotated[Path, Option(help="Corpus directory; only its training split is read.")],
+    out: Annotated[Path, Option(help="Directory for tokenizer.model.")],
+    vocab_size: Annotated[int, Option(help="Token ids, special ones included.")] = 4096,
+    longest_piece: Annotated[int, Option(help="Maximum bases per piece.")] = 32,
+    sample_bases: Annotated[int, Option(help="Bases to train on, 40 bytes of memory each.")] = 20_000_000,
+    seed: Annotated[int, Option(help="Seed of the sample.")] = 0,
 ) -> None:
     """Train a BPE tokenizer on a sample of a corpus."""
     from dnabert2_jax.genome.corpus import Corpus
@@ -41,11 +40,9 @@ def tokenizer_train(
 
 @tokenizer.command("kmer", epilog="Example: dnabert2 tokenizer kmer --k 6 --stride 1 --out runs/overlapping6")
 def tokenizer_kmer(
-    out: Annotated[Path, typer.Option(help="Directory for kmer_tokenizer.json.")],
-    k: Annotated[int, typer.Option(help="Bases per k-mer, 3 to 6.")] = 6,
-    stride: Annotated[
-        int | None, typer.Option(help="1: overlapping k-mers, as in DNABERT; k: adjacent ones.", show_default="k")
-    ] = None,
+    out: Annotated[Path, Option(help="Directory for kmer_tokenizer.json.")],
+    k: Annotated[int, Option(help="Bases per k-mer, 3 to 6.")] = 6,
+    stride: Annotated[int | None, Option(help="1: overlapping, as in DNABERT; k: adjacent.", show_default="k")] = None,
 ) -> None:
     """Write a k-mer tokenizer, for comparison.
 
@@ -61,8 +58,8 @@ def tokenizer_kmer(
 
 @tokenizer.command("export", epilog="Example: dnabert2 tokenizer export runs/tokenizer --out runs/hugging_face")
 def tokenizer_export(
-    tokenizer: Annotated[Path, typer.Argument(help="BPE tokenizer, or a model directory with one.")],
-    out: Annotated[Path, typer.Option(help="Directory for tokenizer.json and tokenizer_config.json.")],
+    tokenizer: Annotated[Path, Argument(help="BPE tokenizer, or a model directory with one.")],
+    out: Annotated[Path, Option(help="Directory for tokenizer.json and tokenizer_config.json.")],
 ) -> None:
     """Export a BPE tokenizer to Hugging Face's format.
 
@@ -78,11 +75,9 @@ def tokenizer_export(
     epilog="Example: dnabert2 tokenizer encode --tokenizer runs/tokenizer ACGTTGCATATA; or --fasta genes.fa > genes.tsv",
 )
 def tokenizer_encode(
-    tokenizer: Annotated[Path, typer.Option(help=_ANY_TOKENIZER)],
-    sequence: Annotated[list[str] | None, typer.Argument(metavar="SEQUENCE", help="DNA, in either case.")] = None,
-    fasta: Annotated[
-        Path | None, typer.Option(help="Instead of sequences: the records of a FASTA file, plain or compressed.")
-    ] = None,
+    tokenizer: Annotated[Path, Option(help=_ANY_TOKENIZER)],
+    sequence: Annotated[list[str] | None, Argument(metavar="SEQUENCE", help="DNA, in either case.")] = None,
+    fasta: Annotated[Path | None, Option(help="FASTA file, instead of sequences.")] = None,
 ) -> None:
     """Print sequences as tokens.
 
@@ -120,7 +115,7 @@ def tokenizer_encode(
 
 
 @tokenizer.command("info", epilog="Example: dnabert2 tokenizer info runs/tokenizer")
-def tokenizer_info(tokenizer: Annotated[Path, typer.Argument(help=_ANY_TOKENIZER)]) -> None:
+def tokenizer_info(tokenizer: Annotated[Path, Argument(help=_ANY_TOKENIZER)]) -> None:
     """Print a tokenizer's pieces by length in bases."""
     from collections import Counter
 

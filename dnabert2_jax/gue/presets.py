@@ -48,11 +48,7 @@ def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict
             "warmup_steps": settings.warmup_steps,
             "weight_decay": settings.weight_decay,
         },
-        "training": {
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "evaluations_per_epoch": evaluations,
-        },
+        "training": {"epochs": settings.epochs, "batch_size": settings.batch_size, "evaluations_per_epoch": evaluations},
     }
     training = content["training"]
     if settings.max_steps is not None:

@@ -8,16 +8,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, published_models
 from dnabert2_jax.gue.notes import benchmark_notes, pending_runs
 from dnabert2_jax.gue.plots import distance_picture, score_picture
-from dnabert2_jax.gue.summary import (
-    NONE,
-    Summary,
-    TaskSummary,
-    format_score,
-    mean_over,
-    score_rows,
-    summarize,
-    task_of,
-)
+from dnabert2_jax.gue.summary import NONE, Summary, TaskSummary, format_score, mean_over, score_rows, summarize, task_of
 from dnabert2_jax.reports.page import Block, Heading, Page, Section, Table, Text, write_page
 from dnabert2_jax.reports.sections import Drawing, draw_pictures
 from dnabert2_jax.storage.atomic import write_json
@@ -66,11 +57,7 @@ def _page(workdir: Path, summary: Summary) -> Page:
         _not_run(summary),
     ]
     return Page(
-        "GUE benchmark",
-        f"mode {asked['mode']}, model {asked['model']}",
-        sections,
-        figures,
-        list(benchmark_notes(summary)),
+        "GUE benchmark", f"mode {asked['mode']}, model {asked['model']}", sections, figures, list(benchmark_notes(summary))
     )
 
 

@@ -195,12 +195,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
         this_seed = seed + attempt * _NEXT_SEED
         workdir = folder / f"seed_{this_seed}"
         settings = write_run(
-            workdir.with_suffix(".toml"),
-            content,
-            seed=this_seed,
-            model=run.start,
-            tables=tables,
-            overrides=run.overrides,
+            workdir.with_suffix(".toml"), content, seed=this_seed, model=run.start, tables=tables, overrides=run.overrides
         )
         result = finetune(settings, workdir, baseline=data)
         attempts.append(

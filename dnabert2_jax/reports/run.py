@@ -23,13 +23,7 @@ from dnabert2_jax.metrics.scores import collapse_advice, scores_without
 from dnabert2_jax.reports.page import Page, write_page
 from dnabert2_jax.reports.plots.embeddings import MapMethod
 from dnabert2_jax.reports.plots.style import PictureFormat
-from dnabert2_jax.reports.scores import (
-    baseline_figure,
-    baseline_notes,
-    baseline_section,
-    score_figures,
-    score_section,
-)
+from dnabert2_jax.reports.scores import baseline_figure, baseline_notes, baseline_section, score_figures, score_section
 from dnabert2_jax.reports.sections import (
     PREDICTIONS_FILE,
     RunFiles,

@@ -135,12 +135,7 @@ def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[st
 def _of_labels(run: RunFiles, test: dict[str, Any]) -> Section:
     """A table by label."""
     rows = [
-        (
-            name,
-            f"{of['rows']:,}",
-            f"{of['predicted']:,}",
-            *(_number(of[key]) for key in ("mcc", "f1", "auroc", "auprc")),
-        )
+        (name, f"{of['rows']:,}", f"{of['predicted']:,}", *(_number(of[key]) for key in ("mcc", "f1", "auroc", "auprc")))
         for name, of in test["by_label"].items()
     ]
     header = ("label", "rows", "predicted", "MCC", "F1", "AUROC", "average precision")

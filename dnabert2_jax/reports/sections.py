@@ -12,17 +12,7 @@ from matplotlib.figure import Figure
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.data.checks import TablesReport
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.reports.page import (
-    Block,
-    Command,
-    Heading,
-    Picture,
-    Pictures,
-    Section,
-    Settings,
-    SettingsGroups,
-    Table,
-)
+from dnabert2_jax.reports.page import Block, Command, Heading, Picture, Pictures, Section, Settings, SettingsGroups, Table
 from dnabert2_jax.reports.plots.curves import species_curves, species_losses, training_curves
 from dnabert2_jax.reports.plots.embeddings import MapMethod
 from dnabert2_jax.reports.plots.lengths import token_lengths
@@ -182,8 +172,7 @@ def use_finetuned(run: RunFiles) -> Section:
             f"dnabert2 predict --model {model}{told} --data new.fa --out predictions.csv",
         ),
         Command(
-            "Score another labeled table:",
-            f"dnabert2 evaluate --model {model}{told} --data table.csv --out scores.json",
+            "Score another labeled table:", f"dnabert2 evaluate --model {model}{told} --data table.csv --out scores.json"
         ),
         Command("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
     ]
