@@ -37,7 +37,7 @@ def corpus_build(
     config: Annotated[Path | None, Option(help="TOML file instead of FASTA files; see configs/corpus.toml.")] = None,
     ambiguous: Annotated[
         Ambiguous | None,
-        Option(help="N and IUPAC letters: split windows there, or read [UNK].", show_default=_DEFAULTS.ambiguous),
+        Option(help="N and IUPAC letters: split windows there, or keep as [UNK] (unk).", show_default=_DEFAULTS.ambiguous),
     ] = None,
     validation_fraction: Annotated[
         float | None, Option(help="Fraction of each species to hold out.", show_default=f"{_DEFAULTS.validation_fraction}")

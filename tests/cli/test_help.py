@@ -72,7 +72,7 @@ def test_defaults_are_shown_where_none_stands_for_one(dnabert2):
     said = " ".join(dnabert2("corpus", "build", "-h")[1].split())
     for default in ("split", "0.02", "10000", "100", "one per core"):
         assert f"[default: ({default})" in said
-    assert "keep them as [UNK] (unk)" in said
+    assert "keep as [UNK] (unk)" in said
     assert "[default: 3" in " ".join(dnabert2("gue", "run", "-h")[1].split())
 
 
