@@ -228,7 +228,7 @@ def test_a_map_is_for_classes(home, trained):
 
 def test_the_kmer_regression_is_for_classes(home):
     splits = load_splits(*(home / "regression" / f"{split}.csv" for split in ("train", "dev", "test")), task="regression")
-    with pytest.raises(UserError, match="the k-mer regression is for one class a row; the task is regression"):
+    with pytest.raises(UserError, match="the k-mer regression needs one class per row; the task is regression"):
         KmerBaseline().fit(splits.train, splits.dev, splits.labels)
 
 
