@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dnabert2_jax.artifacts.model import ModelKind
 from dnabert2_jax.config.inference import LongSequences, Pooling
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hugging_face import load_hugging_face
@@ -23,7 +24,6 @@ from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import Predictions, predict
-from dnabert2_jax.model_directory import ModelKind
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.tokenizer.base import Tokenizer
 

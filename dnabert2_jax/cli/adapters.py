@@ -24,9 +24,10 @@ def merge(
 
     Writes a model directory that needs neither of the two.
     """
-    from dnabert2_jax.adapters import merged
+    from dnabert2_jax.artifacts.adapter import load_adapter, merged
+    from dnabert2_jax.artifacts.directory import is_adapter_directory
+    from dnabert2_jax.artifacts.model import load_model, save_model
     from dnabert2_jax.data.labels import saved_labels
-    from dnabert2_jax.model_directory import is_adapter_directory, load_adapter, load_model, save_model
 
     if adapter.is_dir() and not is_adapter_directory(adapter):
         raise UserError(f"{adapter} is not an adapter directory (it holds no adapter.json); name the one to merge")
@@ -45,10 +46,9 @@ def adapters_list(
 
     Checks every file and the base's hash.
     """
-    from dnabert2_jax.adapters import find_adapters
+    from dnabert2_jax.artifacts.adapter import find_adapters, load_adapter
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.metrics.tasks import metrics_for
-    from dnabert2_jax.model_directory import load_adapter
     from dnabert2_jax.modeling.models import count_parameters
 
     problems = []
@@ -87,8 +87,8 @@ def adapters_extract(
 
     The adapter is the low-rank part of the difference from the base, by singular value decomposition.
     """
-    from dnabert2_jax.adapters import extract_adapter
-    from dnabert2_jax.model_directory import load_model, save_adapter
+    from dnabert2_jax.artifacts.adapter import extract_adapter, save_adapter
+    from dnabert2_jax.artifacts.model import load_model
 
     names = get_args(LoraTarget)
     for name in target or ():

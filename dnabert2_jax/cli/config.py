@@ -83,7 +83,7 @@ def _read_run(path: Path, overrides: Sequence[str], command: str | None) -> tupl
     if wanted not in kinds:
         found = "no command is named in it" if wanted is None else f"command {wanted!r} is unknown"
         raise UserError(f'{path}: {found}; accepted are pretrain and finetune: add `command = "..."` or give --command')
-    kind = kinds[wanted]
+    kind: type[Any] = kinds[wanted]
     run = parse_run(kind, content, str(path)) if workdir else load_run(kind, path, overrides)
     return flat_settings(run_to_dict(run)), flat_settings(content)
 

@@ -21,9 +21,9 @@ def from_hf(
 
     The released weights, or a model trained from them; PyTorch is not needed.
     """
+    from dnabert2_jax.artifacts.model import save_model
     from dnabert2_jax.convert.hugging_face import load_hugging_face
     from dnabert2_jax.data.labels import saved_labels
-    from dnabert2_jax.model_directory import save_model
     from dnabert2_jax.modeling.models import count_parameters
 
     command = ["dnabert2", "convert", "from-hf", str(directory), str(out)]
@@ -42,8 +42,8 @@ def to_hf(
 
     Weights under the original's names, config.json and tokenizer.json, for PyTorch users.
     """
+    from dnabert2_jax.artifacts.model import load_model
     from dnabert2_jax.convert.hugging_face import save_hugging_face
-    from dnabert2_jax.model_directory import load_model
 
     save_hugging_face(out, load_model(model))
     print(f"saved {out}")
@@ -56,8 +56,9 @@ def from_peft(
     base: Annotated[Path, Option(help="Model directory the adapter was trained on.")],
 ) -> None:
     """Import a LoRA adapter of a classifier from PEFT."""
+    from dnabert2_jax.artifacts.adapter import save_adapter
+    from dnabert2_jax.artifacts.model import load_model
     from dnabert2_jax.convert.peft import load_peft
-    from dnabert2_jax.model_directory import load_model, save_adapter
 
     command = ["dnabert2", "convert", "from-peft", str(directory), str(out), "--base", str(base)]
     saved = save_adapter(out, load_peft(directory, load_model(base), command))
@@ -72,8 +73,9 @@ def to_peft(
     base: Base = None,
 ) -> None:
     """Export a LoRA adapter to PEFT's format."""
+    from dnabert2_jax.artifacts.adapter import load_adapter
+    from dnabert2_jax.artifacts.model import load_model
     from dnabert2_jax.convert.peft import save_peft
-    from dnabert2_jax.model_directory import load_adapter, load_model
 
     save_peft(out, load_adapter(adapter, load_model(base) if base else None))
     print(f"saved {out}")

@@ -8,9 +8,8 @@ from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
 from dnabert2_jax.cli.output import print_table, results
+from dnabert2_jax.config.corpus import Ambiguous, CorpusConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.description import BuildOptions
-from dnabert2_jax.genome.letters import Ambiguous
 from dnabert2_jax.progress import ProgressBar, console
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 corpus = group("corpus", "Build and inspect corpora of genomes.")
 
 # An option that is not given leaves what --config says, so its default is None, and help shows that of the corpus.
-_DEFAULTS = BuildOptions()
+_DEFAULTS = CorpusConfig()
 
 
 @corpus.command(

@@ -1,13 +1,13 @@
-"""The choices that commands and functions share; importing them loads nothing heavy."""
+"""Choices that commands and functions share; importing them loads nothing heavy."""
 
 from typing import Literal
 
 Pooling = Literal["mean", "cls", "max", "token", "base"]
-"""What an embedding stands for.
+"""What an embedding represents.
 
-``mean`` and ``max`` run over the tokens of the sequence ([CLS], [SEP] and padding left out), ``cls`` is the hidden state of
-[CLS]; ``token`` gives one vector a token, ``base`` one a base, that of its token.
+``mean`` and ``max`` are over the tokens of the sequence ([CLS], [SEP] and padding excluded), ``cls`` is the hidden state of
+[CLS]; ``token`` gives one vector per token, ``base`` one per base, that of its token.
 """
 
 LongSequences = Literal["windows", "cut"]
-"""What happens to a sequence of too many tokens: read in overlapping windows, or cut at the end."""
+"""What happens to a sequence with too many tokens: read in overlapping windows, or truncated."""

@@ -8,16 +8,16 @@ from dnabert2_jax.config.model import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MeshOptions:
-    """How devices share the work. It changes what is computed by rounding only: a run may go on with another mesh.
+    """How devices share the work. It affects results only by rounding: a run may resume with another mesh.
 
     Attributes:
-        data: devices along the axis that spreads rows; -1 takes all that the other two leave.
-        fsdp: devices along the axis that spreads rows, and weights and moments too: memory for traffic.
-        tensor: devices along the axis that spreads heads and inner channels; it divides the number of heads.
-        shard_optimizer: spread Adam's moments over ``data`` (ZeRO stage 1, Rajbhandari et al. 2020), and without fsdp and
-            tensor the float32 weights, too: a step gathers them once, those of the blocks in the precision it computes in.
-        bfloat16_reduction: add gradients over ``data`` in bfloat16, at half the traffic of float32. Without fsdp and tensor
-            only: with them XLA adds each gradient where it arises, in the precision it is computed in.
+        data: devices along the axis that shards rows; -1 takes all that the other two leave.
+        fsdp: devices along the axis that shards rows, weights and moments: less memory, more traffic.
+        tensor: devices along the axis that shards heads and inner channels; it must divide the number of heads.
+        shard_optimizer: shard Adam's moments over ``data`` (ZeRO stage 1, Rajbhandari et al. 2020), and without fsdp and
+            tensor the float32 weights, too: a step gathers them once, those of the blocks in compute precision.
+        bfloat16_reduction: sum gradients over ``data`` in bfloat16, with half the traffic of float32. Only without fsdp and
+            tensor: with them XLA sums each gradient where it arises, in compute precision.
     """
 
     data: int = Field(default=-1, ge=-1)
@@ -29,7 +29,7 @@ class MeshOptions:
     @model_validator(mode="after")
     def _makes_sense(self) -> "MeshOptions":
         if self.data == 0:
-            raise ValueError("data is a number of devices, or -1 for all that fsdp and tensor leave; found 0")
+            raise ValueError("data must be a number of devices, or -1 for all that fsdp and tensor leave; found 0")
         if self.bfloat16_reduction and self.fsdp * self.tensor > 1:
-            raise ValueError("bfloat16_reduction is for fsdp = 1 and tensor = 1; set it to false")
+            raise ValueError("bfloat16_reduction needs fsdp = 1 and tensor = 1; set it to false")
         return self

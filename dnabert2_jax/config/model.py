@@ -1,4 +1,4 @@
-"""What a model is: the encoder's sizes, the named ones, and an adapter's settings; all frozen and validated."""
+"""What a model is: the sizes of its encoder, how its head reads it, and the settings of an adapter."""
 
 from dataclasses import asdict, replace
 from typing import Literal
@@ -9,13 +9,13 @@ from pydantic.dataclasses import dataclass
 from dnabert2_jax.errors import UserError, nearest
 
 PrecisionOption = Literal["auto", "float32", "bfloat16"]
-"""Compute precision as users give it; ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU."""
+"""Compute precision as users name it; ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU."""
 
 DEFAULT_MAX_TOKENS = 512
-"""Longest row of a classifier, special tokens included, in a run and in every command that uses its result."""
+"""Longest row of a classifier, special tokens included, in a run and in every command that uses its model."""
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""Pydantic settings of every configuration here: an unknown key is an error, never ignored."""
+"""Pydantic settings of every configuration: an unknown key is an error."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -26,8 +26,8 @@ class EncoderConfig:
         vocab_size: token ids, special ones included.
         hidden_size: width of the residual stream.
         num_hidden_layers: transformer blocks.
-        num_attention_heads: heads; each is hidden_size / num_attention_heads wide.
-        intermediate_size: width of the GEGLU feed-forward layer after gating.
+        num_attention_heads: heads; each of width hidden_size / num_attention_heads.
+        intermediate_size: width of the GEGLU feed-forward layer, after gating.
         type_vocab_size: token types (2: first and second sequence of a pair).
         hidden_dropout_prob: dropout on embeddings, attention output and feed-forward output, in [0, 1).
         layer_norm_eps: epsilon of every LayerNorm.
@@ -86,21 +86,21 @@ def named_size(name: str, vocab_size: int) -> EncoderConfig:
 HeadPooling = Literal["cls", "mean"]
 
 TaskKind = Literal["single_label", "multi_label", "regression"]
-"""What is predicted of a sequence: its class, any number of labels, or a measurement."""
+"""What is predicted for a sequence: its class, any number of labels, or a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class HeadConfig:
-    """What a classifier is beyond its encoder's sizes; a model that predicts measurements is one here, too.
+    """How a classifier reads its encoder, and what its outputs mean; a regression model counts as one.
 
     Attributes:
         pooling: what the linear layer reads: ``cls``, the pooler's tanh(dense(hidden state of [CLS])), as in the original;
             or ``mean``, the mean of the hidden states of a sequence's own tokens, without a pooler.
-        token_types: the second sequence of a pair has token type 1; else type 0, like the first.
-        max_tokens: the limit on a row in training, special tokens included.
+        token_types: the second sequence of a pair has token type 1; otherwise 0, like the first.
+        max_tokens: maximum length of a row in training, special tokens included.
         task: what the outputs mean.
-        mean: of the measurements a regression was trained on, in their unit.
-        deviation: their standard deviation; an output o of the network stands for ``mean + deviation * o``.
+        mean: of the measurements that a regression was trained on, in their unit.
+        deviation: their standard deviation; an output o of the network means ``mean + deviation * o``.
     """
 
     pooling: HeadPooling = "cls"
@@ -113,7 +113,7 @@ class HeadConfig:
     @model_validator(mode="after")
     def _only_measurements_have_a_unit(self) -> "HeadConfig":
         if self.task != "regression" and (self.mean, self.deviation) != (0.0, 1.0):
-            raise ValueError(f"mean and deviation are for the task regression, not for {self.task}")
+            raise ValueError(f"mean and deviation are for regression, not for {self.task}")
         return self
 
     def to_dict(self) -> dict[str, object]:
@@ -126,7 +126,7 @@ ORIGINAL_HEAD = HeadConfig()
 
 
 LoraTarget = Literal["Wqkv", "out", "gated_layers", "wo"]
-"""The projections of a block, by the original's names."""
+"""The projections of a block, by their names in the original."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -137,7 +137,7 @@ class LoraConfig:
         rank: r, the inner width of the two matrices.
         alpha: numerator of the scale alpha / r.
         dropout: on the input of the low-rank term, in [0, 1).
-        targets: which projections get one.
+        targets: the projections that get one.
     """
 
     rank: int = Field(default=8, ge=1)

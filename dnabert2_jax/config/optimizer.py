@@ -1,4 +1,4 @@
-"""AdamW and its schedule, as a run names them."""
+"""AdamW and its schedule."""
 
 from typing import Literal
 
@@ -13,11 +13,12 @@ class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019) and its schedule; the defaults are the paper's pretraining.
 
     Attributes:
-        learning_rate: peak, which the last step of the warm-up has; then the rate falls linearly, to 0 after the last step.
+        learning_rate: the peak, reached at the last step of the warm-up; then it decays linearly, to 0 after the last step.
         warmup_steps: steps of linear warm-up.
-        weight_decay: decoupled; not on biases and LayerNorm. A step takes this share of a weight, times ``decay_scaling``.
+        weight_decay: decoupled; not on biases and LayerNorm. A step subtracts this fraction of a weight, times
+            ``decay_scaling``.
         decay_scaling: ``learning_rate`` is the AdamW of PyTorch and Optax; ``schedule``, the learning rate over its peak, is
-            Loshchilov and Hutter's own formula and Composer's DecoupledAdamW: there the peak does not change the decay.
+            Loshchilov and Hutter's own formula and Composer's DecoupledAdamW: there the decay does not depend on the peak.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         epsilon: added to the root of the second moment.

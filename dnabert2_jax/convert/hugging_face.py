@@ -5,16 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
+from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import write_tensors
 from dnabert2_jax.config.model import HeadConfig, TaskKind
-from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
-from dnabert2_jax.convert.settings import CONFIG, Settings, make_settings, read_settings
+from dnabert2_jax.convert.settings import CONFIG, HuggingFaceSettings, make_settings, read_settings
 from dnabert2_jax.convert.weights import FORMS, SAFETENSORS, open_weights
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedModel, make_provenance
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.manifest import MANIFEST
 from dnabert2_jax.tokenizer.base import Tokenizer
@@ -34,27 +35,27 @@ def is_hugging_face_directory(path: Path) -> bool:
 
 
 def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedModel:
-    """Read the released model, or one trained from it, without torch and without running anything.
+    """Read the released model, or one trained from it, without torch and without running any code.
 
     The directory holds ``config.json`` of either generation, ``tokenizer.json``, and weights as ``model.safetensors`` or
-    ``pytorch_model.bin``, whole or in parts with an index. A checkpoint with ``classifier.*`` is a classifier, and its
-    labels are those of ``id2label`` or class numbers; ``problem_type`` says whether a row may have several, or whether the
-    output is a measurement.
+    ``pytorch_model.bin``, whole or sharded with an index. A checkpoint with ``classifier.*`` is a classifier, and its
+    labels are those of ``id2label`` or class numbers; ``problem_type`` says whether a row may have several labels, or
+    whether the output is a measurement.
 
     Args:
-        directory: the directory.
-        command: how this was asked for, for the provenance.
+        directory: in the Hugging Face layout.
+        command: the command line, for the provenance.
 
     Returns:
-        A model without path; :func:`~dnabert2_jax.model_directory.save_model` stores it.
+        A model without a path; :func:`~dnabert2_jax.artifacts.model.save_model` stores it.
 
     Raises:
-        UserError: a file is missing, damaged or could run code; the parts do not belong together; or it is another model.
+        UserError: a file is missing, damaged or could run code; the parts do not fit together; or it is another model.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; name the one with {CONFIG}, {TOKENIZER} and {SAFETENSORS}")
     if (directory / MANIFEST).is_file():
-        raise UserError(f"{directory} is a model directory of dnabert2_jax already; use it as it is, with DNABERT2.load")
+        raise UserError(f"{directory} is already a model directory of dnabert2_jax; load it as it is, with DNABERT2.load")
     settings = read_settings(directory / CONFIG)
     tokenizer = _read_tokenizer(directory, settings)
     tensors, files = open_weights(directory)
@@ -63,7 +64,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
     labels: tuple[str, ...] = ()
     head = HeadConfig(token_types=settings.token_types)
     if kind == "classifier":
-        # transformers takes a single output for a regression unless told otherwise.
+        # transformers treats a single output as regression unless told otherwise.
         outputs = (shapes.get("classifier.weight", ()) or (0,))[0]
         head = replace(head, task=settings.task or ("regression" if outputs == 1 else "single_label"))
         labels = _labels(directory, settings, shapes.get("classifier.weight", (0,)), head.task)
@@ -90,22 +91,22 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
     fetches it from the Hub); beside it lie ``config.json``, ``tokenizer.json`` and ``tokenizer_config.json``.
 
     Args:
-        directory: to be made; may exist if it is empty.
+        directory: created; may exist if it is empty.
         model: what to write.
 
     Returns:
         ``directory``.
 
     Raises:
-        UserError: something is at ``directory`` already, or it cannot be written; a linear probe.
+        UserError: ``directory`` exists, or cannot be written; the model is a linear probe.
     """
     if model.head.pooling != "cls":
         raise UserError(
-            f"{model.path} is a linear probe: it reads means over tokens, which the original's classifier cannot; convert a "
-            "model that was fine-tuned in full or with LoRA"
+            f"{model.path} is a linear probe: it averages over tokens, which the original's classifier cannot do; "
+            "convert a model that was fine-tuned in full or with LoRA"
         )
-    with new_directory(directory) as new:
-        save_file(to_theirs(_in_units(model), model.kind), new / SAFETENSORS, metadata={"format": "pt"})
+    with atomic_directory(directory) as new:
+        write_tensors(new / SAFETENSORS, to_theirs(_in_units(model), model.kind), {"format": "pt"})
         model.tokenizer.save_hugging_face(new)
         write_json(new / CONFIG, make_settings(model))
     return directory
@@ -123,23 +124,23 @@ def describe_released(directory: Path) -> str:
     return f"{file.name} has {size:,} bytes and sha256 {sha256}, so it is another model or damaged: {released}"
 
 
-def _read_tokenizer(directory: Path, settings: Settings) -> Tokenizer:
+def _read_tokenizer(directory: Path, settings: HuggingFaceSettings) -> Tokenizer:
     if not (directory / TOKENIZER).is_file():
         raise UserError(
-            f"{directory} holds no {TOKENIZER}; copy the one that the model was trained with into it (for a model trained "
+            f"{directory} holds no {TOKENIZER}; copy the one the model was trained with into it (for a model trained "
             "from DNABERT-2-117M that is the released one)"
         )
     tokenizer = Tokenizer.load(directory / TOKENIZER)
     if tokenizer.vocab_size != settings.encoder.vocab_size:
         raise UserError(
             f"{directory / TOKENIZER}: has {tokenizer.vocab_size} pieces, but {CONFIG} has vocab_size "
-            f"{settings.encoder.vocab_size}; use the tokenizer that the model was trained with"
+            f"{settings.encoder.vocab_size}; use the tokenizer the model was trained with"
         )
     return tokenizer
 
 
 def _in_units(model: SavedModel) -> Tree:
-    """The parameters; mean and deviation of measurements, for which the layout has no place, are in the last layer."""
+    """The parameters, with the mean and deviation of measurements, which the layout lacks, folded into the last layer."""
     if model.head.task != "regression":
         return model.params
     last = model.params["classifier"]
@@ -147,17 +148,17 @@ def _in_units(model: SavedModel) -> Tree:
     return {**model.params, "classifier": {"kernel": kernel, "bias": bias + np.float32(model.head.mean)}}
 
 
-def _labels(directory: Path, settings: Settings, shape: tuple[int, ...], task: TaskKind) -> tuple[str, ...]:
+def _labels(directory: Path, settings: HuggingFaceSettings, shape: tuple[int, ...], task: TaskKind) -> tuple[str, ...]:
     found = shape[0] if shape else 0
     if settings.num_labels not in (None, found):
         raise UserError(
             f"{directory / CONFIG}: has {settings.num_labels} labels, but classifier.weight has the shape {shape}; weights "
-            "and configuration are of different models"
+            "and configuration belong to different models"
         )
     if task == "regression":
         if found != 1:
-            raise UserError(f"{directory}: classifier.weight has the shape {shape}; a regression here has one output")
+            raise UserError(f"{directory}: classifier.weight has the shape {shape}; a regression needs one output")
         return ("value",)
     if found < 2:
-        raise UserError(f"{directory}: classifier.weight has the shape {shape}; a classifier here has at least two classes")
+        raise UserError(f"{directory}: classifier.weight has the shape {shape}; a classifier needs at least two classes")
     return settings.labels or tuple(map(str, range(found)))

@@ -1,23 +1,25 @@
-"""The conversion table: every tensor of the original DNABERT-2 beside its path in this project's parameter tree.
+"""The conversion table: every tensor of the original DNABERT-2 and its path in this project's parameter tree.
 
-torch keeps the weight of a linear map as [out, in], this project as [in, out]; torch has each layer's tensors apart, this
-project has them stacked along a leading axis. Nothing else differs: no number is changed on the way. The MLM decoder is tied
+torch keeps the weight of a linear map as [out, in], this project as [in, out]; torch keeps each layer's tensors apart, this
+project stacks them along a leading axis. Nothing else differs: no number is changed on the way. The MLM decoder is tied
 to the word embeddings: it has no path of its own here, and a copy in the file must equal them.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.artifacts.model import ModelKind
+from dnabert2_jax.artifacts.tensors import flatten_tree, unflatten_tree
 from dnabert2_jax.config.model import EncoderConfig
-from dnabert2_jax.convert.torch_pickle import TensorReader
+from dnabert2_jax.convert.tensors import Tensors
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import ModelKind, flatten_tree, unflatten_tree
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.types import Tree
 
@@ -74,24 +76,24 @@ IGNORED = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids", "be
 """Buffers that some versions saved: positions, zeros, and the ALiBi bias, which follows from the number of heads."""
 
 _WRAPPERS = ("module.", "model.", "_orig_mod.", "_fsdp_wrapped_module.")
-"""What DataParallel, Composer and Lightning, torch.compile and FSDP put before every name."""
+"""What DataParallel, Composer and Lightning, torch.compile and FSDP prepend to every name."""
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _LAYER_NUMBER = re.compile(re.escape(_LAYER).replace(r"\{n\}", r"(\d+)") + r"\.")
 
 
 def plain_names(names: Iterable[str], source: Path) -> dict[str, str]:
-    """The original's names of tensors that somebody's training may have saved under longer or shorter ones.
+    """The original's names of tensors that training code may have saved with other prefixes.
 
     Args:
         names: as in the file.
         source: the file, for messages.
 
     Returns:
-        The original's name to the one in the file; what is not recognised keeps its name. Ignored buffers are left out.
+        The original's name to the one in the file; unrecognized tensors keep their names. Ignored buffers are left out.
 
     Raises:
-        UserError: two tensors have the same name in the end.
+        UserError: two tensors end up with the same name.
     """
     plain = {name: name for name in names}
     for _ in _WRAPPERS:  # they come in any order, one around the other
@@ -110,7 +112,7 @@ def kind_of(names: Iterable[str], source: Path) -> ModelKind:
     """Which model the tensors belong to, by its head.
 
     Raises:
-        UserError: neither of the two heads is there.
+        UserError: there is neither of the two heads.
     """
     names = list(names)
     if any(name.startswith("classifier.") for name in names):
@@ -118,7 +120,7 @@ def kind_of(names: Iterable[str], source: Path) -> ModelKind:
     if any(name.startswith(f"{_HEAD}.") for name in names):
         return "masked_lm"
     advice = _advice(names) or (
-        "an encoder by itself is not a model here: save it as BertForMaskedLM or BertForSequenceClassification"
+        "an encoder alone is not a complete model: save it as BertForMaskedLM or BertForSequenceClassification"
     )
     raise UserError(f"{source}: holds neither the tensors of an MLM head (cls.predictions.*) nor classifier.*; {advice}")
 
@@ -126,10 +128,11 @@ def kind_of(names: Iterable[str], source: Path) -> ModelKind:
 def our_shapes(config: EncoderConfig, kind: ModelKind, num_labels: int) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its path."""
     network = masked_lm(config) if kind == "masked_lm" else sequence_classifier(config, num_labels)
-    return {path: tuple(leaf.shape) for path, leaf in _leaves(network.abstract())}
+    leaves = jax.tree_util.tree_leaves_with_path(network.abstract())
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def from_theirs(tensors: TensorReader, config: EncoderConfig, kind: ModelKind, num_labels: int, source: Path) -> Tree:
+def from_theirs(tensors: Tensors, config: EncoderConfig, kind: ModelKind, num_labels: int, source: Path) -> Tree:
     """The parameter tree of the original's tensors, read one at a time into float32 arrays.
 
     Args:
@@ -140,27 +143,21 @@ def from_theirs(tensors: TensorReader, config: EncoderConfig, kind: ModelKind, n
         source: the file, for messages.
 
     Raises:
-        UserError: a tensor is missing, unknown, of another shape or type, or holds NaN or infinity; the message lists all of
-            them.
+        UserError: a tensor is missing, unknown, of another shape or type, or holds NaN or infinity; the message lists all
+            of them.
     """
     given = plain_names(tensors.shapes, source)
     layers = len({match[1] for name in given if (match := _LAYER_NUMBER.match(name))})
     if layers != config.num_hidden_layers:
         raise UserError(
             f"{source}: holds {layers} layers, but config.json has num_hidden_layers {config.num_hidden_layers}; weights "
-            f"and configuration are of different models{_hint(given)}"
+            f"and configuration belong to different models{_hint(given)}"
         )
     shapes = our_shapes(config, kind, num_labels)
     expected = {name: _their_shape(row, shapes[row.ours]) for row in TABLE[kind] for name in _their_names(row, layers)}
     optional = {DECODER: expected[WORD]} if kind == "masked_lm" else {}
     wanted = expected | {name: shape for name, shape in optional.items() if name in given}
-    problems = [f"{name} is missing" for name in wanted if name not in given]
-    problems += [f"{name} is unknown" for name in given if name not in wanted]
-    problems += [
-        f"{name} has the shape {tensors.shapes[given[name]]}, expected is {shape}"
-        for name, shape in wanted.items()
-        if name in given and tensors.shapes[given[name]] != shape
-    ]
+    problems = differences(wanted, {name: tensors.shapes[stored] for name, stored in given.items()})
     if problems:
         raise UserError(
             f"{source}: not the tensors of a {kind} of the sizes in config.json: {'; '.join(problems)}{_hint(given)}"
@@ -181,8 +178,20 @@ def from_theirs(tensors: TensorReader, config: EncoderConfig, kind: ModelKind, n
     if DECODER in given and not problems and not np.array_equal(tensors.read(given[DECODER]), flat[ENCODER[0].ours]):
         problems.append(f"{DECODER} differs from {WORD}, to which DNABERT-2 ties it")
     if problems:
-        raise UserError(f"{source}: {'; '.join(problems)}; go back to a sound checkpoint")
+        raise UserError(f"{source}: {'; '.join(problems)}; go back to an intact checkpoint")
     return unflatten_tree(flat)
+
+
+def differences(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What is wrong with the names and shapes of some tensors, in words."""
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is unknown" for name in found if name not in wanted]
+    problems += [
+        f"{name} has the shape {found[name]}, expected {shape}"
+        for name, shape in wanted.items()
+        if found.get(name, shape) != shape
+    ]
+    return problems
 
 
 def to_theirs(params: Tree, kind: ModelKind) -> dict[str, NDArray[Any]]:
@@ -195,14 +204,6 @@ def to_theirs(params: Tree, kind: ModelKind) -> dict[str, NDArray[Any]]:
         for name, tensor in zip(_their_names(row, len(slices)), slices, strict=True):
             theirs[name] = np.ascontiguousarray(tensor.T if row.transposed else tensor)
     return theirs
-
-
-def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _their_names(row: Row, layers: int) -> list[str]:
@@ -219,12 +220,16 @@ def _hint(names: Iterable[str]) -> str:
 
 
 def _advice(names: Iterable[str]) -> str | None:
-    """What to do about names that other programs write; None where nothing is known."""
+    """What to do about names that other programs write; None if they are not known."""
     names = list(names)
     if any(".lora_" in name for name in names):
-        return "this holds a LoRA adapter: read what PEFT's save_pretrained writes with `dnabert2 convert from-peft`"
+        return (
+            "this holds a LoRA adapter: save it with PEFT's save_pretrained, and read it with `dnabert2 convert from-peft`"
+        )
     if any(".self.query." in name for name in names):
-        return "query, key and value apart are BERT's or multimolecule's layout: save the model with the original's code"
+        return (
+            "separate query, key and value are the layout of BERT or multimolecule: save the model with the original's code"
+        )
     stem = next((name for name in names if name.endswith("embeddings.word_embeddings.weight")), WORD)
     if stem != WORD:
         return (

@@ -1,7 +1,7 @@
 """LoRA adapters in the layout of PEFT (Hugging Face): ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-PEFT keeps A as [r, in] and B as [out, r], each layer's apart, under the original's module names; here they are stacked as
-[N, in, r] and [N, r, out]. The pooler and the classifier, trained beside an adapter, are PEFT's ``modules_to_save``.
+PEFT keeps A as [r, in] and B as [out, r], separately for each layer, under the original's module names; here they are
+stacked as [N, in, r] and [N, r, out]. The pooler and the classifier, trained with an adapter, are its ``modules_to_save``.
 """
 
 import json
@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from dnabert2_jax.artifacts.adapter import SavedAdapter
+from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import flatten_tree, tree_sha256, unflatten_tree, write_tensors
 from dnabert2_jax.config.model import HeadConfig, LoraConfig, LoraTarget
-from dnabert2_jax.convert.directory import new_directory
-from dnabert2_jax.convert.names import CLASSIFIER, ENCODER
-from dnabert2_jax.convert.weights import SafetensorsFile
+from dnabert2_jax.convert.names import CLASSIFIER, ENCODER, differences
+from dnabert2_jax.convert.weights import open_safetensors
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedAdapter, SavedModel, flatten_tree, make_provenance, tree_sha256, unflatten_tree
 from dnabert2_jax.modeling.lora import target_shape
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.types import Tree
 
@@ -30,7 +32,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _OF_THE_HEAD = ("token_types", "max_tokens")
 _PREFIX = "base_model.model."
-"""What PEFT puts before the names of the model that it wraps."""
+"""What PEFT prepends to the names of the model that it wraps."""
 
 MODULES: dict[LoraTarget, str] = {
     target: row.theirs.removesuffix(".weight")
@@ -41,26 +43,26 @@ MODULES: dict[LoraTarget, str] = {
 """The original's module of each target; ``{n}`` is the number of the layer."""
 
 _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alpha_pattern", "layer_replication")
-"""Options that change what the matrices mean; an adapter that uses one of them is refused."""
+"""Options that change what the matrices mean; an adapter that uses one is refused."""
 
 
 def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
     """Write an adapter for ``PeftModel.from_pretrained``: whole, or not at all.
 
     Args:
-        directory: to be made; may exist if it is empty.
-        adapter: what to write; what PEFT has no place for, labels and settings of the head, goes into the file's metadata.
+        directory: created; may exist if it is empty.
+        adapter: what to write; labels and head settings, which PEFT does not know, go into the metadata of the file.
 
     Returns:
         ``directory``.
 
     Raises:
-        UserError: something is at ``directory`` already, or it cannot be written; no adapter of a single-label classifier.
+        UserError: ``directory`` exists, or cannot be written; not an adapter of a single-label classifier.
     """
     if adapter.head.task != "single_label":
         raise UserError(
-            f"{adapter.path}: an adapter of the task {adapter.head.task}, for which PEFT's directory has no place; fold it "
-            "in with `dnabert2 merge`, and give the model to `dnabert2 convert to-hf`"
+            f"{adapter.path}: an adapter for the task {adapter.head.task}, which PEFT's layout cannot express; merge it "
+            "with `dnabert2 merge`, and convert the model with `dnabert2 convert to-hf`"
         )
     tensors: dict[str, NDArray[Any]] = {}
     for target, pair in adapter.params["adapter"].items():
@@ -84,8 +86,8 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
     }
     own = {"labels": adapter.labels, **{name: getattr(adapter.head, name) for name in _OF_THE_HEAD}}
     metadata = {"format": "pt", **{name: json.dumps(value) for name, value in own.items()}}
-    with new_directory(directory) as new:
-        save_file(tensors, new / WEIGHTS, metadata=metadata)
+    with atomic_directory(directory) as new:
+        write_tensors(new / WEIGHTS, tensors, metadata)
         write_json(new / CONFIG, settings)
     return directory
 
@@ -96,41 +98,35 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
     Args:
         directory: with ``adapter_config.json`` and ``adapter_model.safetensors``.
         base: the model that it was trained on.
-        command: how this was asked for, for the provenance.
+        command: the command line, for the provenance.
 
     Returns:
-        The adapter without path; :func:`~dnabert2_jax.model_directory.save_adapter` stores it. Labels and token types are
-        those that :func:`save_peft` wrote, else class numbers, and type 1 for the second sequence of a pair.
+        The adapter without a path; :func:`~dnabert2_jax.artifacts.adapter.save_adapter` stores it. Labels and token types
+        are those that :func:`save_peft` wrote; by default class numbers, and type 1 for the second sequence of a pair.
 
     Raises:
-        UserError: a file is missing or damaged, the adapter is of another kind, or its tensors are not those of ``base``;
+        UserError: a file is missing or damaged, the adapter is of another kind, or its tensors do not fit ``base``;
             the message lists all of them.
     """
     settings = _read_settings(directory / CONFIG)
-    file = SafetensorsFile(directory / WEIGHTS)
-    if not file.path.is_file():
+    path = directory / WEIGHTS
+    if not path.is_file():
         raise UserError(f"{directory} holds no {WEIGHTS}; save the adapter with PEFT's save_pretrained()")
+    file = open_safetensors(path)
     targets = tuple(target for target in MODULES if _names(target, 0)[0] in file.shapes)
     if not targets:
         raise UserError(
-            f"{file.path}: holds no LoRA matrices of DNABERT-2; expected are names like {_names('Wqkv', 0)[0]}, found are "
+            f"{path}: holds no LoRA matrices of DNABERT-2; expected names like {_names('Wqkv', 0)[0]}, found "
             f"{', '.join(list(file.shapes)[:3]) or 'none'}, ..."
         )
     lora = _lora(directory / CONFIG, settings, targets)
-    heads = _heads(file, base)
+    heads = _heads(path, file.shapes, base)
     expected = _shapes(base, lora) | heads
-    problems = [f"{name} is missing" for name in expected if name not in file.shapes]
-    problems += [f"{name} is unknown" for name in file.shapes if name not in expected]
-    problems += [
-        f"{name} has the shape {file.shapes[name]}, expected is {shape}"
-        for name, shape in expected.items()
-        if file.shapes.get(name, shape) != shape
-    ]
-    if problems:
-        raise UserError(f"{file.path}: not an adapter for {base.path} at rank {lora.rank}: {'; '.join(problems)}")
+    if problems := differences(expected, file.shapes):
+        raise UserError(f"{path}: not an adapter for {base.path} at rank {lora.rank}: {'; '.join(problems)}")
     tensors = {name: file.read(name).astype(np.float32) for name in expected}
     if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
-        raise UserError(f"{file.path}: {', '.join(broken)} hold NaN or infinity; go back to a sound checkpoint")
+        raise UserError(f"{path}: {', '.join(broken)} hold NaN or infinity; go back to an intact checkpoint")
 
     adapter: Tree = {}
     for target in targets:
@@ -141,11 +137,11 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
     given = {row.ours: tensors[_PREFIX + row.theirs] for row in CLASSIFIER if _PREFIX + row.theirs in heads}
     flat = {row.ours: given[row.ours].T if row.transposed else given[row.ours] for row in CLASSIFIER if row.ours in given}
     own = unflatten_tree(flat)
-    metadata = _metadata(file)
+    metadata = _metadata(path)
     provenance = make_provenance(
         command or ["load_peft", str(directory)],
         run_config={},
-        parents={"peft": file_sha256(file.path), "base": tree_sha256(base.params["encoder"])},
+        parents={"peft": file_sha256(path), "base": tree_sha256(base.params["encoder"])},
         metrics={},
     )
     return SavedAdapter(
@@ -179,7 +175,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         used.append(f"bias={settings['bias']}")
     if used:
         raise UserError(
-            f"{path}: {', '.join(used)} cannot be expressed here; fold the adapter in with PEFT's merge_and_unload(), "
+            f"{path}: unsupported: {', '.join(used)}; merge the adapter with PEFT's merge_and_unload(), "
             "save the model, and read it with `dnabert2 convert from-hf`"
         )
     return settings
@@ -188,11 +184,11 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _lora(path: Path, settings: Mapping[str, Any], targets: tuple[LoraTarget, ...]) -> LoraConfig:
     try:
         rank = settings["r"]
-        # Rank-stabilised LoRA (Kalajdzievski 2023) scales by alpha / sqrt(r) in place of alpha / r.
+        # Rank-stabilized LoRA (Kalajdzievski 2023) scales by alpha / sqrt(r) instead of alpha / r.
         alpha = settings["lora_alpha"] * (rank**0.5 if settings.get("use_rslora") else 1)
         return LoraConfig(rank=rank, alpha=alpha, dropout=settings["lora_dropout"], targets=targets)
     except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path}: r, lora_alpha and lora_dropout are wanted as numbers: {error!r}") from error
+        raise UserError(f"{path}: r, lora_alpha and lora_dropout must be numbers: {error!r}") from error
 
 
 def _shapes(base: SavedModel, lora: LoraConfig) -> dict[str, tuple[int, ...]]:
@@ -205,29 +201,29 @@ def _shapes(base: SavedModel, lora: LoraConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _heads(file: SafetensorsFile, base: SavedModel) -> dict[str, tuple[int, ...]]:
+def _heads(path: Path, found: Mapping[str, tuple[int, ...]], base: SavedModel) -> dict[str, tuple[int, ...]]:
     """Shapes of the heads' tensors that the file must hold: the classifier, and the pooler unless the base has one."""
     name, hidden = f"{_PREFIX}classifier.weight", base.config.hidden_size
-    if name not in file.shapes:
-        raise UserError(f"{file.path}: holds no {name}; train with task_type 'SEQ_CLS', whose adapters keep the classifier")
-    classes = file.shapes[name][0] if file.shapes[name] else 0
+    if name not in found:
+        raise UserError(f"{path}: holds no {name}; train with task_type 'SEQ_CLS', whose adapters keep the classifier")
+    classes = found[name][0] if found[name] else 0
     if classes < 2:
-        raise UserError(f"{file.path}: {name} has the shape {file.shapes[name]}; a classifier has at least two classes")
+        raise UserError(f"{path}: {name} has the shape {found[name]}; a classifier needs at least two classes")
     shapes: dict[str, tuple[int, ...]] = {name: (classes, hidden), f"{_PREFIX}classifier.bias": (classes,)}
     pooler = {f"{_PREFIX}bert.pooler.dense.weight": (hidden, hidden), f"{_PREFIX}bert.pooler.dense.bias": (hidden,)}
-    if any(part in file.shapes for part in pooler):
+    if any(part in found for part in pooler):
         return shapes | pooler
     if "pooler" not in base.params:
         raise UserError(
-            f"{file.path}: holds no pooler, and neither does {base.path}; train with modules_to_save=['pooler', "
-            "'classifier'], or give the classifier as base that the adapter was trained on"
+            f"{path}: holds no pooler, and neither does {base.path}; train with modules_to_save=['pooler', "
+            "'classifier'], or give as base the classifier that the adapter was trained on"
         )
     return shapes
 
 
-def _metadata(file: SafetensorsFile) -> dict[str, Any]:
+def _metadata(path: Path) -> dict[str, Any]:
     """What :func:`save_peft` added to the file; empty in one that PEFT wrote."""
-    with safe_open(file.path, "numpy") as opened:
+    with safe_open(path, "numpy") as opened:
         stored = opened.metadata() or {}
     return {name: json.loads(stored[name]) for name in ("labels", *_OF_THE_HEAD) if name in stored}
 

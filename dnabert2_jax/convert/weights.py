@@ -1,82 +1,47 @@
-"""The weights of a Hugging Face directory, in whichever of its forms they lie there."""
+"""The weights of a Hugging Face directory, in any of their forms."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from dnabert2_jax.convert.torch_pickle import TensorReader, open_pickled_tensors
+from dnabert2_jax.convert.tensors import Tensors
+from dnabert2_jax.convert.torch_pickle import open_pickled_tensors
 from dnabert2_jax.errors import UserError
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 FORMS = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
-"""Files that weights are looked for in, the first one that exists; an index names the files that share them."""
+"""Files to look for weights in, the first that exists; an index names the shards."""
 
 _LFS = b"version https://git-lfs"
 
 
-@dataclass
-class SafetensorsFile:
+def open_safetensors(path: Path) -> Tensors:
     """The tensors of one safetensors file.
 
-    Attributes:
-        path: the file.
+    Raises:
+        UserError: damaged.
     """
+    try:
+        with safe_open(path, "numpy") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a valid safetensors file ({error}); copy or download it again") from error
 
-    path: Path
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor by name.
-
-        Raises:
-            UserError: damaged.
-        """
+    def read(name: str) -> NDArray[Any]:
         try:
-            with safe_open(self.path, "numpy") as file:
-                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{self.path}: not a sound safetensors file ({error}); copy or download it again") from error
-
-    def read(self, name: str) -> NDArray[Any]:
-        """One tensor, in the dtype of the file.
-
-        Raises:
-            UserError: damaged, or of a type that numpy lacks.
-        """
-        try:
-            with safe_open(self.path, "numpy") as file:
+            with safe_open(path, "numpy") as file:
                 return file.get_tensor(name)
-        except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
-            raise UserError(f"{self.path}: tensor {name} cannot be read ({error}); copy or download it again") from error
+        except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:  # numpy lacks some dtypes
+            raise UserError(f"{path}: tensor {name} cannot be read ({error}); copy or download it again") from error
+
+    return Tensors(shapes, read)
 
 
-@dataclass
-class ShardedTensors:
-    """Tensors that an index spreads over several files.
-
-    Attributes:
-        readers: the file of each tensor.
-    """
-
-    readers: dict[str, TensorReader]
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor by name, in the order of the index."""
-        return {name: reader.shapes[name] for name, reader in self.readers.items()}
-
-    def read(self, name: str) -> NDArray[Any]:
-        """One tensor, in the dtype of its file."""
-        return self.readers[name].read(name)
-
-
-def open_weights(directory: Path) -> tuple[TensorReader, Sequence[Path]]:
+def open_weights(directory: Path) -> tuple[Tensors, Sequence[Path]]:
     """The weights of ``directory``, and the files that hold them.
 
     Raises:
@@ -92,22 +57,23 @@ def open_weights(directory: Path) -> tuple[TensorReader, Sequence[Path]]:
     readers = {file: _open_file(directory / file) for file in sorted(set(shards.values()))}
     for name, file in shards.items():
         if name not in readers[file].shapes:
-            raise UserError(f"{directory / file}: tensor {name} is missing, which {path} says is in it; download both again")
+            raise UserError(f"{directory / file}: tensor {name} is missing, but {path} lists it; download both again")
     listed = sum(len(reader.shapes) for reader in readers.values())
     if listed != len(shards):
-        raise UserError(f"{path}: lists {len(shards)} tensors, its files hold {listed}; download them again")
-    return ShardedTensors({name: readers[file] for name, file in shards.items()}), [directory / file for file in readers]
+        raise UserError(f"{path}: lists {len(shards)} tensors, but its files hold {listed}; download them again")
+    shapes = {name: readers[file].shapes[name] for name, file in shards.items()}
+    return Tensors(shapes, lambda name: readers[shards[name]].read(name)), [directory / file for file in readers]
 
 
-def _open_file(path: Path) -> TensorReader:
+def _open_file(path: Path) -> Tensors:
     try:
         with path.open("rb") as file:
             start = file.read(len(_LFS))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); download it into the directory") from error
     if start == _LFS:
-        raise UserError(f"{path}: a pointer of Git LFS, not the weights; get them with `git lfs pull`, or download the file")
-    reader = SafetensorsFile(path) if path.suffix == ".safetensors" else open_pickled_tensors(path)
+        raise UserError(f"{path}: a Git LFS pointer, not the weights; get them with `git lfs pull`, or download the file")
+    reader = open_safetensors(path) if path.suffix == ".safetensors" else open_pickled_tensors(path)
     if not reader.shapes:
         raise UserError(f"{path}: holds no tensors; download it again")
     return reader
@@ -126,5 +92,5 @@ def _shards(path: Path) -> dict[str, str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name means a file in the directory itself."""
+    """Whether a name is that of a file in the directory itself."""
     return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)

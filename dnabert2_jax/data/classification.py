@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.labels import Labels
 from dnabert2_jax.data.tables import Table
-from dnabert2_jax.draws import hash64, record_seeds
+from dnabert2_jax.draws import Domain, hash64, record_seeds
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.tokenizer.special import PAD, Ids, with_template
 from dnabert2_jax.types import ClassificationBatch, TokenBatch
 
 # Words that keep the draws for rows and for batches apart from each other and from every other use of the seed.
-_SHUFFLE_ROWS, _SHUFFLE_BATCHES, _STRAND = 0x2045, 0xBA7C, 0x57D
 
 
 class RawEncoder(Protocol):
@@ -63,7 +62,7 @@ class EncodedTable:
             seed: the run's seed.
             epoch: from 0.
         """
-        take = (hash64(seed, _STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
+        take = (hash64(seed, Domain.ROW_STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
         return replace(
             self,
             input_ids=[theirs if t else ours for ours, theirs, t in zip(self.input_ids, other.input_ids, take, strict=True)],
@@ -260,13 +259,13 @@ def epoch_batches(encoded: EncodedTable, batch_size: int, seed: int, epoch: int,
         ValueError: a row is longer than the last length.
     """
     plan = _plan(encoded, epoch_order(len(encoded), seed, epoch), batch_size, lengths)
-    order = np.argsort(hash64(seed, _SHUFFLE_BATCHES, epoch, np.arange(len(plan))), kind="stable")
+    order = np.argsort(hash64(seed, Domain.BATCH_ORDER, epoch, np.arange(len(plan))), kind="stable")
     return Batches(encoded, batch_size, [plan[i] for i in order], epoch_seeds(len(encoded), seed, epoch))
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The rows of a table in an order drawn from (seed, epoch). [rows]."""
-    return np.argsort(hash64(seed, _SHUFFLE_ROWS, epoch, np.arange(rows)), kind="stable")
+    return np.argsort(hash64(seed, Domain.ROW_ORDER, epoch, np.arange(rows)), kind="stable")
 
 
 def epoch_seeds(rows: int, seed: int, epoch: int) -> NDArray[np.uint32]:

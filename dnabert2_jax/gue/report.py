@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, published_models
 from dnabert2_jax.gue.notes import benchmark_notes, pending_runs
 from dnabert2_jax.gue.plots import distance_picture, score_picture
@@ -28,11 +27,7 @@ def write_gue_report(workdir: Path) -> Path:
     """
     summary = summarize(workdir)
     document = _page(workdir, summary).html()
-    file = workdir / SUMMARY_FILE
-    try:
-        write_json(file, summary)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error
+    write_json(workdir / SUMMARY_FILE, summary)
     return write_page(workdir / REPORT_FILE, document)
 
 

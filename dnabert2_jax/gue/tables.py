@@ -12,12 +12,11 @@ from dnabert2_jax.baselines.comparison import Baseline, kmer_baseline
 from dnabert2_jax.data.checks import TablesReport, tables_report
 from dnabert2_jax.data.classification import RawEncoder, encode_table
 from dnabert2_jax.data.tables import Table, load_splits
-from dnabert2_jax.draws import hash64
+from dnabert2_jax.draws import Domain, hash64
 from dnabert2_jax.gue.catalogue import SPLITS
 from dnabert2_jax.gue.discovery import FoundTask
 from dnabert2_jax.storage.hashes import file_sha256
 
-_CAP = 0xCA9  # separates the draw of a capped table from every other use of a seed
 _NO_LIMIT = 2**30
 
 CAPPED_TABLE = "train_capped.csv"
@@ -89,7 +88,7 @@ def capped_rows(labels: list[str], rows: int) -> list[int]:
 
     The sample depends only on row numbers and labels, so that every seed and every model trains on the same one.
     """
-    draw = np.argsort(hash64(0, _CAP, np.arange(len(labels))), kind="stable")
+    draw = np.argsort(hash64(0, Domain.CAPPED_TABLE, np.arange(len(labels))), kind="stable")
     total, taken = Counter(labels), Counter[str]()
     share = {}
     for row in draw:

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.artifacts.directory import is_adapter_directory
+from dnabert2_jax.artifacts.model import ModelKind, load_model
 from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig
 from dnabert2_jax.data.packing import PackedBatch, PackedBatches
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import ModelKind, is_adapter_directory, load_adapter, load_model
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.encoder import Encoder
 from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means

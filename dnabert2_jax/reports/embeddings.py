@@ -5,12 +5,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.data.classification import choose_lengths, encode_table, evaluation_batches
 from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.classify import predict_rows
-from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.reports.run import read_run, save_arrays

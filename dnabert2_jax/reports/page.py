@@ -4,14 +4,13 @@ Nothing is loaded from elsewhere: no script, no font, no picture and no style.
 """
 
 import base64
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.atomic import write_bytes
 
 Row = Sequence[str]
 
@@ -147,10 +146,4 @@ def write_page(file: Path, document: str) -> Path:
     Raises:
         UserError: there is no room, or the directory is not writable.
     """
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(document, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}); make room or choose another place") from error
-    return file
+    return write_bytes(file, document.encode())

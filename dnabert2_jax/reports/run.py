@@ -1,7 +1,6 @@
 """A run's page, written from the files in its directory, so that it can be rewritten at any time."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +33,7 @@ from dnabert2_jax.reports.sections import (
     use_finetuned,
     use_pretrained,
 )
-from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.atomic import atomic_file, write_json
 from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
 
 REPORT_FILE = "report.html"
@@ -94,10 +93,8 @@ def report_pretraining(workdir: Path, corpus: Corpus) -> Path:
 
 def save_arrays(file: Path, **arrays: NDArray[Any]) -> None:
     """Write an npz file, atomically."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as stream:
+    with atomic_file(file) as partial, partial.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
-    os.replace(partial, file)
 
 
 def read_run(workdir: Path) -> PretrainRun | FinetuneRun:

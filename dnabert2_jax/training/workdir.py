@@ -1,7 +1,6 @@
-"""A run's directory: what was asked for, what was measured, its checkpoints and its model."""
+"""A run's directory: its settings, its metrics, its checkpoints and its model."""
 
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -11,7 +10,7 @@ from tensorboardX import SummaryWriter
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
-from dnabert2_jax.storage.atomic import partial_name, write_json
+from dnabert2_jax.storage.atomic import partial_name, write_bytes, write_json
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -22,25 +21,25 @@ FREE = (
     *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.parts", "model.attention"),
     *("training.keep_", "training.skipped_in_a_row", "training.profile_steps"),
 )
-"""Settings that a run may go on with changed: how the work is divided or watched, not what it is."""
+"""Settings that may change when a run resumes: how the work is divided or logged, not what it computes."""
 
 
 class Workdir:
     """The directory of one run.
 
-    Started again with the same run, it goes on; with another one it is refused, so that no run continues from the weights of
-    different settings. What does not change the result but for rounding (:data:`FREE`) may differ.
+    With the same run again, it resumes; another run is refused, so that none continues from weights of different settings.
+    Settings that affect the result only by rounding (:data:`FREE`) may differ.
 
     Args:
-        path: made if it does not exist.
+        path: created if it does not exist.
         run: the effective run, JSON-ready.
 
     Attributes:
         checkpoints: directory of the training state.
-        model: directory that the model will be in.
+        model: directory for the model.
 
     Raises:
-        UserError: another run's directory, or one that cannot be written to.
+        UserError: the directory of another run, or one that cannot be written to.
     """
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
@@ -70,16 +69,16 @@ class Workdir:
             ) from error
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file into the directory, whole or not at all; only process 0 does."""
+        """Write a JSON file into the directory, whole or not at all; only process 0 writes."""
         if is_first():
             write_json(self.path / name, content)
 
 
 def open_workdir(path: Path, run: dict[str, Any]) -> Workdir:
-    """The directory of a run, in each of its processes: process 0 makes it, and the others find the same run there.
+    """The directory of a run, in each of its processes: process 0 creates it, and the others find the same run there.
 
     Raises:
-        UserError: as :class:`Workdir`; or processes that see different directories, or were given different runs.
+        UserError: as :class:`Workdir`; or processes see different directories, or were given different runs.
     """
 
     def make() -> None:
@@ -90,15 +89,13 @@ def open_workdir(path: Path, run: dict[str, Any]) -> Workdir:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON object a line, each with its ``step``; and the same numbers for TensorBoard.
+    """``metrics.jsonl``: one JSON object per line, each with its ``step``; and the same numbers for TensorBoard.
 
-    A context manager that closes the files.
-
-    Only process 0 writes; in the others it does nothing.
+    A context manager that closes the files. Only process 0 writes; in the others it does nothing.
 
     Args:
         workdir: the run's directory.
-        step: where the run goes on from; lines of later steps, written by a run that was killed, are dropped.
+        step: where the run resumes; lines of later steps, written by a run that was killed, are dropped.
     """
 
     def __init__(self, workdir: Workdir, step: int) -> None:
@@ -108,15 +105,13 @@ class MetricsLog:
         if not is_first():
             return
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
-        partial = self.path.with_name(partial_name(self.path))
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self.path)
+        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self.path.open("a", buffering=1)
-        # TensorBoard leaves out what earlier event files have of these steps.
+        # TensorBoard ignores what earlier event files have for these steps.
         self._events = SummaryWriter(str(workdir.path / TENSORBOARD), purge_step=step + 1, flush_secs=10)
 
     def write(self, step: int, **values: float | str | dict[str, float]) -> None:
-        """Append one line. A dict is a group of curves; text is not drawn."""
+        """Append one line. A dict is a group of curves; text is not plotted."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -138,7 +133,7 @@ class MetricsLog:
 
     @staticmethod
     def read(workdir: Path) -> list[dict[str, Any]]:
-        """All lines of a run; a last line that a kill cut short is left out."""
+        """All lines of a run; a last line that a kill truncated is left out."""
         path = workdir / METRICS_FILE
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}\n")]
@@ -163,7 +158,7 @@ def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any], fr
     ]
     if changed:
         raise UserError(
-            f"{path} holds a run with other settings: {'; '.join(changed)}; choose another --workdir, or the settings "
+            f"{path} holds a run with other settings: {'; '.join(changed)}; choose another --workdir, or use the settings "
             "it was started with"
         )
 

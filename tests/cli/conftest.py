@@ -7,16 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import SavedAdapter, merged, save_adapter
+from dnabert2_jax.artifacts.model import SavedModel, save_model
+from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import LoraConfig
-from dnabert2_jax.model_directory import (
-    SavedAdapter,
-    SavedModel,
-    make_provenance,
-    save_adapter,
-    save_model,
-)
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 from tests.helpers import (

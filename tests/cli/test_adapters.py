@@ -3,13 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.artifacts.model import load_model, save_model
 from dnabert2_jax.data.tables import read_table
 from dnabert2_jax.inference.classify import Classifier
-from dnabert2_jax.model_directory import (
-    load_adapter,
-    load_model,
-    save_model,
-)
 from dnabert2_jax.modeling.compute import Compute
 from tests.cli.conftest import make_adapter
 from tests.helpers import (
@@ -134,12 +131,10 @@ def test_extract_refuses_models_that_do_not_fit(folder, tmp_path, refused):
     refused("adapters", "extract", folder / "merged", *base, *out, "--target", "Wqk", words=words)
     refused("adapters", "extract", folder / "base", *base, *out, words=("is a masked_lm",))
     other = tiny_model(tmp_path / "other", num_hidden_layers=1)
-    refused(
-        "adapters", "extract", folder / "merged", "--base", other.path, *out, words=("other sizes or another tokenizer",)
-    )
+    refused("adapters", "extract", folder / "merged", "--base", other.path, *out, words=("differs in size or tokenizer",))
     unchanged = replace(
         load_model(folder / "merged"),
         params={**load_model(folder / "merged").params, "encoder": load_model(folder / "base").params["encoder"]},
     )
     save_model(tmp_path / "unchanged", unchanged)
-    refused("adapters", "extract", tmp_path / "unchanged", *base, *out, words=("unchanged", "no adapter to take out"))
+    refused("adapters", "extract", tmp_path / "unchanged", *base, *out, words=("unchanged", "no adapter to extract"))

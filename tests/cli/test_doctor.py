@@ -2,13 +2,10 @@ import sys
 
 import jax.numpy as jnp
 
+from dnabert2_jax.artifacts.model import load_model, save_model
 from dnabert2_jax.kernels.attention import BACKENDS
 from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.reference import reference_attention
-from dnabert2_jax.model_directory import (
-    load_model,
-    save_model,
-)
 
 
 def test_doctor_says_what_runs_where(dnabert2, refused):

@@ -12,13 +12,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dnabert2_jax import DNABERT2, UserError
+from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
 from dnabert2_jax.convert import hugging_face
 from dnabert2_jax.convert.hugging_face import load_hugging_face, save_hugging_face
 from dnabert2_jax.convert.names import from_theirs
 from dnabert2_jax.doctor import check_model
-from dnabert2_jax.model_directory import SavedModel, load_model, save_model, tree_sha256
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.training import train_bpe
@@ -216,14 +217,14 @@ BROKEN = {
         instead(lambda file: write_archive(file, pickle.dumps({}, 2), [("../made", b"x")])),
         "member '../made' of the archive has a name that leads out of the archive",
     ),
-    "truncated": (cut, "model.safetensors: not a sound safetensors file"),
+    "truncated": (cut, "model.safetensors: not a valid safetensors file"),
     "weights_of_something_else": (
         instead(lambda file: shutil.copy(TORCH_FILES / "archive.bin", file)),
         "holds neither the tensors of an MLM head",
     ),
     "no_weights": (without("model.safetensors"), "holds no weights; accepted are model.safetensors"),
     "no_settings": (without("config.json"), "config.json: cannot be read"),
-    "no_tokenizer": (without("tokenizer.json"), "holds no tokenizer.json; copy the one that the model was trained with"),
+    "no_tokenizer": (without("tokenizer.json"), "holds no tokenizer.json; copy the one the model was trained with"),
     "damaged_tokenizer": (write("tokenizer.json", b"{}"), "tokenizer.json"),
     "another_vocabulary": (
         lambda path: train_bpe([random_dna(20_000, 1)], vocab_size=65).save_hugging_face(path),
@@ -231,7 +232,7 @@ BROKEN = {
     ),
     "sizes_that_disagree": (
         changed_settings(hidden_size=40),
-        "bert.embeddings.word_embeddings.weight has the shape (64, 32), expected is (64, 40)",
+        "bert.embeddings.word_embeddings.weight has the shape (64, 32), expected (64, 40)",
     ),
     "layers_that_disagree": (
         changed_settings(num_hidden_layers=3),
@@ -241,7 +242,7 @@ BROKEN = {
         changed_tensor("cls.predictions.transform.dense.weight", not_a_number),
         "cls.predictions.transform.dense.weight holds 1 values of 1024 that are NaN or infinite",
     ),
-    "another_architecture": (changed_settings(model_type="esm"), "model_type is 'esm', in DNABERT-2 it is 'bert'"),
+    "another_architecture": (changed_settings(model_type="esm"), "model_type is 'esm', but DNABERT-2 has 'bert'"),
 }
 
 
@@ -263,7 +264,7 @@ def test_broken_directories_are_refused_in_one_line(spoilt, dnabert2, tmp_path, 
     [
         ({"num_labels": 2}, "has 2 labels, but classifier.weight has the shape"),
         ({"id2label": {"0": "a", "1": "b"}}, "has 2 labels, but classifier.weight has the shape"),
-        ({"problem_type": "regression"}, "classifier.weight has the shape .*; a regression here has one output"),
+        ({"problem_type": "regression"}, "classifier.weight has the shape .*; a regression needs one output"),
     ],
 )
 def test_classifiers_of_other_kinds(tmp_path, changes, message):
@@ -276,9 +277,7 @@ def test_a_head_of_one_output_is_a_regression_unless_it_says_otherwise(tmp_path)
     model = load_hugging_face(hf_directory(tmp_path / "hf", weights=one))
     assert (model.head.task, model.labels) == ("regression", ("value",))
     for problem in ("single_label_classification", "multi_label_classification"):
-        with pytest.raises(
-            UserError, match=r"classifier\.weight has the shape \(1, 32\); a classifier here has at least two"
-        ):
+        with pytest.raises(UserError, match=r"classifier\.weight has the shape \(1, 32\); a classifier needs at least two"):
             load_hugging_face(hf_directory(tmp_path / problem, weights=one, problem_type=problem))
 
 
@@ -286,7 +285,7 @@ def test_directories_in_the_wrong_place(sound, tmp_path, dnabert2):
     tiny_model(tmp_path / "model")
     for words, message in (
         (("from-hf", tmp_path / "none", tmp_path / "out"), "is not a directory; name the one with config.json"),
-        (("from-hf", tmp_path / "model", tmp_path / "out"), "is a model directory of dnabert2_jax already"),
+        (("from-hf", tmp_path / "model", tmp_path / "out"), "is already a model directory of dnabert2_jax"),
         (("from-hf", sound, sound), "exists and is not the directory of a model"),
         (("to-hf", sound, tmp_path / "out"), "is not the directory of a model that dnabert2_jax wrote"),
         (("to-hf", tmp_path / "model", sound), "exists; choose another directory, or remove it first"),
@@ -304,7 +303,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(hugging_face, "write_json", full)
-    with pytest.raises(UserError, match=r"could not be written: .*No space left on device"):
+    with pytest.raises(UserError, match=r"could not be written \(No space left on device\)"):
         save_hugging_face(tmp_path / "hf", model)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

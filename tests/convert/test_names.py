@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnabert2_jax.artifacts.tensors import flatten_tree
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.convert.names import DECODER, TABLE, WORD, from_theirs, kind_of, our_shapes, plain_names, to_theirs
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import flatten_tree
 from tests import parity
 from tests.convert.helpers import HEADS, InMemory, tensors
 
@@ -112,7 +112,7 @@ def test_the_tied_decoder():
     assert DECODER not in to_theirs(convert(with_copy), "masked_lm")
     with_copy[DECODER][3, 3] += 1
     assert f"{DECODER} differs from {WORD}, to which DNABERT-2 ties it" in refused(with_copy)
-    assert f"{DECODER} has the shape (64, 31), expected is (64, 32)" in refused(given | {DECODER: given[WORD][:, :31]})
+    assert f"{DECODER} has the shape (64, 31), expected (64, 32)" in refused(given | {DECODER: given[WORD][:, :31]})
 
 
 def test_everything_wrong_is_listed_at_once():
@@ -123,7 +123,7 @@ def test_everything_wrong_is_listed_at_once():
     assert refused(given) == (
         "model.safetensors: not the tensors of a masked_lm of the sizes in config.json: "
         f"bert.embeddings.LayerNorm.bias is missing; {LAYER}.1.mlp.wo.bias is missing; cls.predictions.bias is unknown; "
-        f"{LAYER}.0.mlp.wo.weight has the shape (48, 32), expected is (32, 48)"
+        f"{LAYER}.0.mlp.wo.weight has the shape (48, 32), expected (32, 48)"
     )
 
 
@@ -143,7 +143,7 @@ def test_bad_numbers_are_listed_at_once():
 def test_sizes_of_another_model():
     given = tensors()
     changed = EncoderConfig(**{**CONFIG.to_dict(), "hidden_size": 40})
-    assert f"{WORD} has the shape (64, 32), expected is (64, 40)" in refused(given, config=changed)
+    assert f"{WORD} has the shape (64, 32), expected (64, 40)" in refused(given, config=changed)
     # The number of layers is compared before anything is made for each of them.
     deep = EncoderConfig(**{**CONFIG.to_dict(), "num_hidden_layers": 10**12})
     assert "holds 2 layers, but config.json has num_hidden_layers 1000000000000" in refused(given, config=deep)
@@ -152,7 +152,7 @@ def test_sizes_of_another_model():
 @pytest.mark.parametrize(
     ("extra", "advice"),
     [
-        (f"{LAYER}.0.attention.self.query.weight", "query, key and value apart are BERT's or multimolecule's layout"),
+        (f"{LAYER}.0.attention.self.query.weight", "separate query, key and value are the layout of BERT or multimolecule"),
         (f"{LAYER}.0.attention.self.Wqkv.lora_A.weight", "`dnabert2 convert from-peft`"),
     ],
 )
@@ -174,7 +174,7 @@ def test_two_names_of_one_tensor():
 
 def test_an_encoder_by_itself_is_no_model():
     bare = [name for name in tensors() if name.startswith("bert.")]
-    with pytest.raises(UserError, match="an encoder by itself is not a model here: save it as BertForMaskedLM"):
+    with pytest.raises(UserError, match="an encoder alone is not a complete model: save it as BertForMaskedLM"):
         kind_of(bare, SOURCE)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import SavedAdapter, merged
+from dnabert2_jax.artifacts.tensors import flatten_tree
 from dnabert2_jax.config.model import HeadConfig, LoraConfig
 from dnabert2_jax.convert.names import to_theirs
 from dnabert2_jax.convert.peft import CONFIG, WEIGHTS, load_peft, save_peft
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedAdapter, flatten_tree
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 from tests.helpers import CLASSES, tiny_model
@@ -84,10 +84,10 @@ def test_a_frozen_pooler_comes_from_the_base(base, written):
     ("change", "says"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3', accepted is 'LORA'"),
-        ({"use_dora": True}, r"use_dora cannot be expressed here; fold the adapter in with PEFT's merge_and_unload\(\)"),
-        ({"bias": "all"}, "bias=all cannot be expressed here"),
-        ({"r": 3}, r"at rank 3: .*lora_A.weight has the shape \(2, 32\), expected is \(3, 32\)"),
-        ({"r": "two"}, "r, lora_alpha and lora_dropout are wanted as numbers"),
+        ({"use_dora": True}, r"unsupported: use_dora; merge the adapter with PEFT's merge_and_unload\(\)"),
+        ({"bias": "all"}, "unsupported: bias=all"),
+        ({"r": 3}, r"at rank 3: .*lora_A.weight has the shape \(2, 32\), expected \(3, 32\)"),
+        ({"r": "two"}, "r, lora_alpha and lora_dropout must be numbers"),
     ],
 )
 def test_what_cannot_be_expressed_is_refused(base, written, change, says):
@@ -125,7 +125,7 @@ def test_tensors_that_do_not_fit_are_refused(base, written, change, says):
 
 def test_a_damaged_file_and_a_wrong_directory(base, written, tmp_path):
     (written / WEIGHTS).write_bytes((written / WEIGHTS).read_bytes()[:100])
-    with pytest.raises(UserError, match="not a sound safetensors file"):
+    with pytest.raises(UserError, match="not a valid safetensors file"):
         load_peft(written, base)
     (written / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"holds no adapter_model\.safetensors"):

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.config.model import NAMED_SIZES
 from dnabert2_jax.convert.settings import make_settings, read_settings
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedModel
 from tests import parity
 from tests.convert.helpers import HEADS
 from tests.helpers import tiny_config, tiny_tokenizer
@@ -41,10 +41,10 @@ def test_sizes_are_taken_and_the_rest_passed_over(read):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new', in DNABERT-2 it is 'gelu'; this is another model"),
-        ({"model_type": "esm"}, "model_type is 'esm', in DNABERT-2 it is 'bert'"),
+        ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new', but DNABERT-2 has 'gelu'; this is another model"),
+        ({"model_type": "esm"}, "model_type is 'esm', but DNABERT-2 has 'bert'"),
         ({"model_type": ["bert"]}, r"model_type is \['bert'\]"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type is .* it is 'absolute', 'alibi'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is .* DNABERT-2 has 'absolute', 'alibi'"),
         ({"problem_type": "ranking"}, "problem_type is 'ranking'"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
         ({"remove": ("hidden_size", "vocab_size")}, "vocab_size, hidden_size missing"),
@@ -53,9 +53,9 @@ def test_sizes_are_taken_and_the_rest_passed_over(read):
         ({"num_hidden_layers": -1}, "num_hidden_layers: .* found -1"),
         ({"hidden_dropout_prob": float("nan")}, "hidden_dropout_prob: .* found nan"),
         ({"num_labels": 0}, "num_labels is 0"),
-        ({"id2label": {"0": "no", "2": "yes"}}, "id2label is .* wanted is a name for each class"),
-        ({"id2label": ["no", "yes"]}, "id2label is .* wanted is a name for each class"),
-        ({"id2label": {"0": "no", "1": "no"}}, "id2label names two classes alike"),
+        ({"id2label": {"0": "no", "2": "yes"}}, "id2label is .* expected a name for each class"),
+        ({"id2label": ["no", "yes"]}, "id2label is .* expected a name for each class"),
+        ({"id2label": {"0": "no", "1": "no"}}, "id2label gives two classes the same name"),
         ({"id2label": {"0": "no", "1": "yes"}, "num_labels": 3}, "num_labels is 3, but id2label names 2 classes"),
     ],
     ids=str,
@@ -85,7 +85,7 @@ def test_labels(read):
 
 def test_attention_dropout_is_left_out_with_a_word(read, caplog):
     read(attention_probs_dropout_prob=0.1)
-    assert "attention_probs_dropout_prob 0.1 is left out: attention has no dropout here" in caplog.text
+    assert "attention_probs_dropout_prob 0.1 is ignored: attention has no dropout here" in caplog.text
 
 
 def test_what_is_written_is_read_again(tmp_path):

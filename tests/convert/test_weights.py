@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from safetensors.numpy import save, save_file
 
-from dnabert2_jax.convert.weights import FORMS, SafetensorsFile, open_weights
+from dnabert2_jax.convert.weights import FORMS, open_safetensors, open_weights
 from dnabert2_jax.errors import UserError
 from tests.convert.helpers import TORCH_FILES, mutations
 
@@ -51,7 +51,7 @@ def test_parts_with_an_index(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda index: index["weight_map"].update(third=index["weight_map"]["first"]), "tensor third is missing, which"),
+        (lambda index: index["weight_map"].update(third=index["weight_map"]["first"]), "tensor third is missing, but"),
         (lambda index: index["weight_map"].pop("second"), None),
         (lambda index: index["weight_map"].update(second="model-00001-of-00002.safetensors"), "tensor second is missing"),
         (lambda index: index["weight_map"].update(second="gone.safetensors"), r"gone\.safetensors: cannot be read"),
@@ -77,7 +77,7 @@ def test_damaged_indices(tmp_path, change, message):
 def test_tensors_that_the_index_leaves_out(tmp_path):
     path = sharded(tmp_path)
     save_file(TENSORS, tmp_path / "model-00001-of-00002.safetensors")
-    with pytest.raises(UserError, match="lists 2 tensors, its files hold 3"):
+    with pytest.raises(UserError, match="lists 2 tensors, but its files hold 3"):
         open_weights(tmp_path)
     path.write_text("{")
     with pytest.raises(UserError, match="not an index of weights"):
@@ -89,7 +89,7 @@ def test_no_weights_and_pointers_to_some(tmp_path):
         open_weights(tmp_path)
     for form in ("model.safetensors", "pytorch_model.bin"):
         (tmp_path / form).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:7ff3\nsize 468354983\n")
-        with pytest.raises(UserError, match="a pointer of Git LFS, not the weights; get them with `git lfs pull`"):
+        with pytest.raises(UserError, match="a Git LFS pointer, not the weights; get them with `git lfs pull`"):
             open_weights(tmp_path)
         (tmp_path / form).unlink()
     assert len(FORMS) == 4
@@ -114,9 +114,9 @@ def test_truncated_safetensors(tmp_path):
 def test_fuzzed_safetensors(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    reader = SafetensorsFile(path)
     message = str(path)
     try:
+        reader = open_safetensors(path)
         for name in reader.shapes:
             assert reader.read(name).nbytes <= len(content)
     except UserError as error:

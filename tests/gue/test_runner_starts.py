@@ -6,11 +6,13 @@ from pathlib import Path
 import jax
 import pytest
 
+from dnabert2_jax.artifacts.adapter import SavedAdapter, save_adapter
+from dnabert2_jax.artifacts.model import load_model
+from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.config.loading import load_run, run_to_dict
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.runner import GueRun, run_gue
-from dnabert2_jax.model_directory import SavedAdapter, load_model, make_provenance, save_adapter
 from dnabert2_jax.modeling.lora import init_adapter
 from tests.gue.helpers import SETTINGS, benchmark, page_of, record
 from tests.helpers import finetune_run, tiny_tokenizer
@@ -56,7 +58,7 @@ def test_an_adapter_is_no_model_to_start_from(home):
     provenance = make_provenance(["test"], run_config={}, parents={}, metrics={})
     adapter = SavedAdapter(base=base, params=params, lora=run.lora, labels=("a", "b"), provenance=provenance)
     save_adapter(home / "adapter", adapter)
-    with pytest.raises(UserError, match="is an adapter directory, a model directory is needed here: merge the adapter"):
+    with pytest.raises(UserError, match="is an adapter directory, but a model directory is needed here: merge the adapter"):
         run_gue(GueRun(data=home / "GUE", model=home / "adapter", workdir=home / "never"))
     assert not (home / "never").exists()
 

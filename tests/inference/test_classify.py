@@ -2,11 +2,12 @@ import jax
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.data.classification import choose_lengths, encode_table, evaluation_batches
 from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.classify import Classifier, make_predict, predict_rows
-from dnabert2_jax.model_directory import load_adapter, load_model
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
 from tests.genome.helpers import random_dna

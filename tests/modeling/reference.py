@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.convert.names import from_theirs, to_theirs
-from dnabert2_jax.convert.torch_pickle import TensorReader
-from dnabert2_jax.convert.weights import SafetensorsFile
+from dnabert2_jax.convert.tensors import Tensors
+from dnabert2_jax.convert.weights import open_safetensors
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.platform import tracing_for
@@ -129,9 +129,7 @@ def load_case(name: str, shared: Path) -> Case:
     return _original(shared / "fixtures" / name.removeprefix("original-"))
 
 
-def _params(
-    settings: dict[str, Any], num_labels: int, readers: dict[Any, TensorReader]
-) -> tuple[EncoderConfig, dict[str, Tree]]:
+def _params(settings: dict[str, Any], num_labels: int, readers: dict[Any, Tensors]) -> tuple[EncoderConfig, dict[str, Tree]]:
     config = EncoderConfig(**{key: settings[key] for key in EncoderConfig.__dataclass_fields__ if key in settings})
     return config, {kind: from_theirs(reader, config, kind, num_labels, Path("weights")) for kind, reader in readers.items()}
 
@@ -161,7 +159,7 @@ def _committed(heads: int) -> Case:
 def _original(directory: Path) -> Case:
     settings, golden = json.loads((directory / "config.json").read_text()), np.load(directory / "golden.npz")
     files = {"masked_lm": "model", "classifier": "classifier"}
-    readers = {kind: SafetensorsFile(directory / f"{name}.safetensors") for kind, name in files.items()}
+    readers = {kind: open_safetensors(directory / f"{name}.safetensors") for kind, name in files.items()}
     config, params = _params(settings, settings["num_labels"], readers)
     ids, mask, types = (golden[key] for key in ("input_ids", "attention_mask", "token_type_ids"))
     names = {"last_hidden": "hidden", "mlm_logits": "mlm_logits", "pooled": "pooled", "class_logits": "class_logits"}

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.artifacts.model import load_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.data.classification import encode_table, evaluation_batches
 from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.inference.classify import make_predict, predict_rows
-from dnabert2_jax.model_directory import load_adapter, load_model, tree_sha256
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from tests.helpers import tiny_model

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.baselines.comparison import kmer_baseline, kmer_baseline_if_feasible
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.data.classification import encode_table
 from dnabert2_jax.data.tables import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import classification_metrics
-from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.reports import report_finetuning, write_report
