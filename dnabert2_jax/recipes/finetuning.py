@@ -4,13 +4,16 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dnabert2_jax.baselines.floor import Floor
+import numpy as np
+
+from dnabert2_jax.baselines.comparison import Baseline, kmer_baseline_if_feasible
 from dnabert2_jax.config.runs import FinetuneRun
-from dnabert2_jax.metrics.scores import Scores
+from dnabert2_jax.metrics.scores import ClassificationMetrics, Scores, scores_without
 from dnabert2_jax.recipes.finetuning_steps import train_by_steps
 from dnabert2_jax.recipes.finetuning_task import open_task
 from dnabert2_jax.recipes.probe import fit_probe
 from dnabert2_jax.reports import report_finetuning
+from dnabert2_jax.reports.run import saved_baseline
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Finetuned:
         seconds: of training, evaluations included; of a run that went on, with those of earlier calls up to its checkpoint.
         first_step_seconds: from the start of training to the end of this call's first step, compiling included (of a probe,
             until all rows were embedded); None where there was none.
+        clean: scores on the test rows whose sequence is in neither of the other tables; None if there are none, or no
+            baseline.
     """
 
     model: Path
@@ -37,9 +42,10 @@ class Finetuned:
     trained_parameters: int
     seconds: float
     first_step_seconds: float | None
+    clean: ClassificationMetrics | None
 
 
-def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> Finetuned:
+def finetune(run: FinetuneRun, workdir: Path, *, baseline: Baseline | None = None) -> Finetuned:
     """Train on one table, choose by a second, score on a third, and save.
 
     A run that was killed and started again goes on from its last evaluation and ends with the same parameters, bit for
@@ -49,7 +55,7 @@ def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> 
         run: what to do.
         workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``), ``scores.json``
             and ``report.html`` with what it shows.
-        floor: what the report sets beside the scores, where it is known already.
+        baseline: what the report compares the scores with, if it is known already.
 
     Raises:
         UserError: a path, a table, a setting or the directory cannot be used; the loss stopped being a number.
@@ -60,6 +66,11 @@ def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> 
     test = task.target.scores(task.test.labels, trained.outputs)
     kept = trained.keeper.load()[1]
     trained.keeper.finish(test)
+    clean = None
+    baseline = baseline or saved_baseline(workdir) or kmer_baseline_if_feasible(task.splits)
+    if baseline is not None:
+        lines = np.array(task.splits.test.lines)
+        clean = scores_without(task.test.labels, trained.outputs, task.labels.names, lines, baseline["leaked_lines"])
     result = Finetuned(
         model=task.directory.model,
         adapter=trained.keeper.adapter_path,
@@ -69,9 +80,10 @@ def finetune(run: FinetuneRun, workdir: Path, *, floor: Floor | None = None) -> 
         trained_parameters=trained.trained_parameters,
         seconds=trained.earlier_seconds + time.monotonic() - began,
         first_step_seconds=trained.first_step_seconds,
+        clean=clean,
     )
     scores = {**asdict(result), "model": str(result.model), "adapter": str(result.adapter or "")}
     task.directory.write_json("scores.json", scores)
     tables = {"train": task.train, "dev": task.dev, "test": task.test}
-    report_finetuning(task.directory.path, task.splits, tables, trained.outputs, floor)
+    report_finetuning(task.directory.path, task.splits, tables, trained.outputs, baseline)
     return result

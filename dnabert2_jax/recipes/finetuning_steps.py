@@ -117,9 +117,9 @@ def train_by_steps(task: Task) -> Trained:
                 log.write(step, epoch=step / steps_per_epoch, **_means(measured, target), learning_rate=rate)
                 outputs = predict_rows(predict, {**state.trainable, **frozen}, dev_batches)
                 scores = target.scores(task.dev.labels, outputs)
-                log.write(step, **target.dev_line(scores))
+                log.write(step, **target.metrics.dev_line(scores))
                 score = target.selection_score(scores, plan)
-                bar.advance(0, f"dev {target.brief(scores)}, loss {scores['loss']:.3f}")
+                bar.advance(0, f"dev {target.metrics.brief(scores)}, loss {scores['loss']:.3f}")
                 if score > best.score:
                     best = _Best(score, step, 0)
                     keeper.save(state.trainable, {"dev": scores, "step": step})
@@ -134,7 +134,7 @@ def train_by_steps(task: Task) -> Trained:
 
 def _named(target: Target, plan: Epochs) -> str:
     chooser = target.chooser(plan)
-    return target.shown.get(chooser, chooser)
+    return target.metrics.shown.get(chooser, chooser)
 
 
 @dataclass(frozen=True)

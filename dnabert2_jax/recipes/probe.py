@@ -65,7 +65,7 @@ def fit_probe(task: Task) -> Trained:
             if "accuracy" in fitted:
                 measured["accuracy"] = fitted["accuracy"]
             log.write(step, **measured)
-            log.write(step, **target.dev_line(scores))
+            log.write(step, **target.metrics.dev_line(scores))
             score = target.selection_score(scores, task.run.training)
             if score > best:
                 best, kept = score, layer

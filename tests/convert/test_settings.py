@@ -44,7 +44,7 @@ def test_sizes_are_taken_and_the_rest_passed_over(read):
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new', but DNABERT-2 has 'gelu'; this is another model"),
         ({"model_type": "esm"}, "model_type is 'esm', but DNABERT-2 has 'bert'"),
         ({"model_type": ["bert"]}, r"model_type is \['bert'\]"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type is .* it is 'absolute', 'alibi'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is .* DNABERT-2 has 'absolute', 'alibi'"),
         ({"problem_type": "ranking"}, "problem_type is 'ranking'"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
         ({"remove": ("hidden_size", "vocab_size")}, "vocab_size, hidden_size missing"),

@@ -1,0 +1,26 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from dnabert2_jax.config.model import PrecisionOption
+
+Config = Annotated[Path | None, Option("--config", help="TOML file of the run; see configs/.")]
+Workdir = Annotated[Path, Option("--workdir", help="Directory of the run; reuse it to resume.")]
+Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
+
+Model = Annotated[Path | None, Option(help="Model or adapter directory.")]
+Adapter = Annotated[Path | None, Option(help="Adapter directory, instead of --model.")]
+Base = Annotated[Path | None, Option(help="The adapter's base model directory.", show_default="where the adapter says")]
+Data = Annotated[Path, Option(help="FASTA, or a CSV or TSV table with a column of sequences; plain or gzip.")]
+SequenceColumn = Annotated[str, Option(help="Column with the sequences.")]
+NameColumn = Annotated[
+    str | None, Option(help="Column with the names.", show_default="name if there is one, else row numbers")
+]
+BatchTokens = Annotated[int | None, Option(min=1, help="Tokens per batch.", show_default="4096 on CPU, 65536 elsewhere")]
+MaxTokens = Annotated[int | None, Option(min=8, help="Maximum tokens per input.", show_default="the model's own")]
+ReverseComplement = Annotated[bool, Option("--reverse-complement", help="Average the prediction over both strands.")]
+Precision = Annotated[PrecisionOption, Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU.")]
+Attention = Annotated[str, Option(help="auto, or the name of an attention backend.")]
