@@ -38,7 +38,7 @@ from dnabert2_jax.kernels.attention import BACKENDS, Inputs, alibi_slopes, traci
 from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.blocked import BLOCK, blocked_attention
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius, visited_share
-from dnabert2_jax.modeling import encoder
+from dnabert2_jax.modeling import block
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.flops import attention_flops, projection_flops
 from dnabert2_jax.modeling.models import Network, masked_lm
@@ -189,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
 
     if options.whole_feed_forward:
-        encoder.FEED_FORWARD_TOKENS = 2**31
+        block.FEED_FORWARD_TOKENS = 2**31
     results: list[dict[str, Any]] = []
     changes = {} if options.layers is None else {"num_hidden_layers": options.layers}
     if options.target == "cpu":

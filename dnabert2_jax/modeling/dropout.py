@@ -63,15 +63,14 @@ class BlockDropout(NamedTuple):
 
     Attributes:
         seeds: one per row, [B]; None switches dropout off.
-        block: number of the block, counted from 1.
+        first_site: of the block, SITES_PER_BLOCK times its number, counted from 1.
         positions: the position in its row of each token, [B, T]; None: rows are whole.
     """
 
     seeds: jax.Array | None
-    block: jax.Array
+    first_site: jax.Array
     positions: jax.Array | None = None
 
     def __call__(self, x: jax.Array, rate: float, site: str) -> jax.Array:
         """:func:`dropout` of ``x`` [B, T, D] at one of BLOCK_SITES."""
-        number = self.block * jnp.uint32(SITES_PER_BLOCK) + jnp.uint32(BLOCK_SITES[site])
-        return dropout(x, rate, self.seeds, number, self.positions)
+        return dropout(x, rate, self.seeds, self.first_site + jnp.uint32(BLOCK_SITES[site]), self.positions)

@@ -11,7 +11,7 @@ from flax import nnx
 from dnabert2_jax.config.model import EncoderConfig, LoraConfig
 from dnabert2_jax.modeling.block import Block, BlockInputs
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.dropout import SITE_EMBEDDINGS, BlockDropout, dropout
+from dnabert2_jax.modeling.dropout import SITE_EMBEDDINGS, SITES_PER_BLOCK, BlockDropout, dropout
 from dnabert2_jax.modeling.last_block import block_at, pays_off, states_at
 from dnabert2_jax.modeling.layers import LayerNorm, normal, parameter
 from dnabert2_jax.modeling.lora import low_rank_terms
@@ -89,11 +89,12 @@ class Encoder(nnx.Module):
             chex.assert_shape(at, (rows, None))
 
         definition, state = nnx.split(self.layers)
-        layers = state, adapter, jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32)
+        sites = jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32) * jnp.uint32(SITES_PER_BLOCK)
+        layers = state, adapter, sites
 
         def block_and_inputs(rows: Any, layer: Any) -> tuple[Block, BlockInputs]:
-            (segment_ids, seeds), (parameters, matrices, number) = rows, layer
-            drop = BlockDropout(seeds, number)
+            (segment_ids, seeds), (parameters, matrices, site) = rows, layer
+            drop = BlockDropout(seeds, site)
             return nnx.merge(definition, parameters), BlockInputs(segment_ids, drop, low_rank_terms(matrices, lora, drop))
 
         def one_block(x: jax.Array, rows: Any, layer: Any) -> jax.Array:

@@ -64,11 +64,10 @@ class GatedDense(Dense):
 
     def halves(self, x: jax.Array, low_rank: LowRank | None) -> tuple[jax.Array, jax.Array]:
         """[B, T, in] -> gate and value, [B, T, out / 2] each."""
-        gate, value = project_in_halves(x, self.kernel[...].astype(x.dtype))
         if low_rank is None:
-            return gate, value
-        to_gate, to_value = jnp.split(low_rank(x), 2, axis=-1)
-        return gate + to_gate, value + to_value
+            return project_in_halves(x, self.kernel[...].astype(x.dtype))
+        gate, value = jnp.split(self(x, low_rank), 2, axis=-1)
+        return gate, value
 
 
 _THIRDS = "qkv"  # of the columns of the fused projection

@@ -26,8 +26,8 @@ class NotWritten(UserError):
     def __init__(self, path: Path, error: Exception) -> None:
         reason = error.reason if isinstance(error, NotWritten) else getattr(error, "strerror", None) or error
         self.reason = str(reason)
-        unchanged = "what was there is unchanged; " if os.path.lexists(path) else ""
-        super().__init__(f"{path} could not be written ({self.reason}); {unchanged}make room or choose another place")
+        unchanged = "; what was there is unchanged" if os.path.lexists(path) else ""
+        super().__init__(f"{path} could not be written ({self.reason}{unchanged}); make room or choose another place")
 
 
 def partial_name(path: Path) -> str:
@@ -48,11 +48,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         flush(partial)
         partial.replace(path)
         flush(path.parent)
-    except OSError as error:
-        raise NotWritten(path, error) from error
-    finally:
+    except BaseException as error:
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise NotWritten(path, error) from error
+        raise
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

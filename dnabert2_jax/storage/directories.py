@@ -33,13 +33,13 @@ def atomic_directory(
         NotWritten: for any OSError, in the block or here.
         UserError: ``may_replace`` refused.
     """
-    path = path.resolve()
-    partial, previous = path.with_name(f".{partial_name(path)}"), _previous(path)
+    target = path.resolve()
+    partial, previous = target.with_name(f".{partial_name(target)}"), _previous(target)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if existing_directory(path) == previous:
-            _swap(previous, path, None)
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if existing_directory(target) == previous:
+            _swap(previous, target, None)
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             may_replace(path)
         for leftover in (partial, previous):
             if leftover.exists():
@@ -51,7 +51,7 @@ def atomic_directory(
             write_manifest(partial)
         else:
             settle(partial)
-        _swap(partial, path, previous)
+        _swap(partial, target, previous)
         shutil.rmtree(previous, ignore_errors=True)
     except (OSError, NotWritten) as error:
         raise NotWritten(path, error) from error

@@ -158,7 +158,7 @@ def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any], fr
     ]
     if changed:
         raise UserError(
-            f"{path} holds a run with other settings: {'; '.join(changed)}; choose another --workdir, or use the settings "
+            f"{path} holds a run with other settings: {'; '.join(changed)}; choose another --workdir, or the settings "
             "it was started with"
         )
 

@@ -24,7 +24,7 @@ from tests.modeling.reference import COMMITTED, INTERPRETED, ORIGINAL, jit, load
 @pytest.fixture(autouse=True)
 def the_last_block_goes_its_own_way(monkeypatch):
     """As in batches of real size."""
-    monkeypatch.setattr("dnabert2_jax.modeling.encoder.FEWEST_TOKENS_AT", 0)
+    monkeypatch.setattr("dnabert2_jax.modeling.last_block._MIN_TOKENS", 0)
 
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}

@@ -38,7 +38,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file_and_is_reported(tmp_path, no_room):
     file = write_bytes(tmp_path / "file", b"old")
-    with pytest.raises(NotWritten, match=r"file could not be written \(File too large\); what was there is unchanged; make"):
+    with pytest.raises(NotWritten, match=r"file could not be written \(File too large; what was there is unchanged\); make"):
         write_bytes(file, bytes(10_000))
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]

@@ -47,7 +47,7 @@ def test_an_error_leaves_the_old_directory(tmp_path):
         (new / "a").write_text("1")
     with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "old", may_replace=anything):
         raise ZeroDivisionError
-    full = pytest.raises(NotWritten, match=r"/old could not be written \(No space left\); what was there is unchanged; make")
+    full = pytest.raises(NotWritten, match=r"/old could not be written \(No space left; what was there is unchanged\); make")
     with full, atomic_directory(tmp_path / "old", may_replace=anything):
         raise OSError(28, "No space left")
     assert (tmp_path / "old" / "a").read_text() == "1"

@@ -170,7 +170,7 @@ def _backward(kernel: Kernel, differentiates_log_sum_exp: bool) -> Callable[...,
     def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         d_output, d_log_sum_exp = (*arrays[cut:], None)[:2]
         assert d_output is not None
-        return kernel.backward(Inputs(*arrays[:5]), Saved(*arrays[5:cut]), d_output, d_log_sum_exp)
+        return tuple(kernel.backward(Inputs(*arrays[:5]), Saved(*arrays[5:cut]), d_output, d_log_sum_exp))
 
     cotangents = f"{layout},bhp" if differentiates_log_sum_exp else layout
     arguments = f"{_input_axes(kernel)},{_saved_axes(kernel)},{cotangents}"
