@@ -33,9 +33,11 @@ from rich.table import Table
 from dnabert2_jax import sample_data
 from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, LoraConfig, named_size
 from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER
-from dnabert2_jax.data.classification import choose_lengths, encode_table, epoch_batches, epoch_order
+from dnabert2_jax.data.by_length import choose_lengths, epoch_batches, epoch_order
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.packed_epochs import pack_epochs
-from dnabert2_jax.data.tables import LabelSet, read_table
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.huge_pages import TUNABLES, start_with_huge_pages
 from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.modeling.compute import Compute, Precision

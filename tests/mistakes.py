@@ -162,15 +162,15 @@ MISTAKES = [
     Mistake(
         "another name for a column",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
-        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename the column that holds it; did you mean "
+        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename a column, or name the one to use; did you mean "
         "'lable'?",
         table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), header="sequence,lable"),
     ),
     Mistake(
         "another name for the column of sequences",
         "predict --model classifier --data table.csv --out predictions.csv",
-        "table.csv: there is no column 'sequence'; the header has 'id', 'seq'; accepted are FASTA files, and tables with a "
-        "column 'sequence' ...: rename a column or say which one to use; did you mean 'seq'?",
+        "table.csv: no column 'sequence'; the header has 'id', 'seq'; rename a column, or name the one to use; did you mean "
+        "'seq'?",
         table("table.csv", ("1", "ACGTACGT"), header="id,seq"),
     ),
     Mistake(

@@ -14,8 +14,9 @@ from dnabert2_jax.cli import app, main
 from dnabert2_jax.config.loading import parse_run, run_to_dict
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.config.runs import FinetuneRun
-from dnabert2_jax.data.tables import read_table
-from dnabert2_jax.inference.classify import Classifier
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.kernels.attention import BACKENDS
 from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.reference import reference_attention
@@ -137,7 +138,7 @@ def test_merged_model_predicts_like_its_adapter(folder, tmp_path, dnabert2):
     assert "2 classes: plain, rich" in errors
     table = read_table(write_table(tmp_path / "table.csv", tiny_rows(12, seed=5)))
     first, second = (
-        Classifier.load(path, Compute()).score(table, batch_size=12, max_tokens=64)
+        predict(InferenceModel.load(path, Compute()), table, max_tokens=64, long="cut").outputs
         for path in (adapter, tmp_path / "merged")
     )
     assert first == pytest.approx(second, abs=1e-4)
@@ -208,7 +209,8 @@ def test_extracting_undoes_merging(folder, tmp_path, dnabert2):
         assert found == pytest.approx(product, abs=1e-6)
     table = read_table(write_table(tmp_path / "table.csv", tiny_rows(8, seed=6)))
     scores = [
-        Classifier.load(path, Compute()).score(table, batch_size=8, max_tokens=64) for path in (folder / "merged", out_dir)
+        predict(InferenceModel.load(path, Compute()), table, max_tokens=64, long="cut").outputs
+        for path in (folder / "merged", out_dir)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 

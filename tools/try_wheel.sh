@@ -15,7 +15,7 @@ venv/bin/python - <<'PYTHON'
 from importlib.util import find_spec
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.genome.fasta import read_fasta
 
 assert "site-packages" in find_spec("dnabert2_jax").origin, "the checkout was imported, not the wheel"

@@ -102,19 +102,35 @@ def evaluate(
     precision: Annotated[PrecisionOption, typer.Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU.")] = "auto",
 ) -> None:
     """Score a classifier on a labelled table: MCC, macro F1, accuracy, AUROC and more; of a regression, correlations."""
-    from dnabert2_jax.data.tables import read_table
-    from dnabert2_jax.inference.classify import Classifier
+    from dnabert2_jax.data.labels import saved_labels
+    from dnabert2_jax.data.reading import read_table
+    from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.output import check_output
+    from dnabert2_jax.inference.prediction import predict
     from dnabert2_jax.metrics.scores import save_metrics
     from dnabert2_jax.modeling.compute import resolve_compute
     from dnabert2_jax.training.targets import target_of
 
     check_output(out, (".json",))
     table = read_table(data)
-    classifier = Classifier.load(model, resolve_compute(precision), base)
-    outputs = classifier.score(table, batch_size=batch_size, max_tokens=max_tokens, reverse_complement=reverse_complement)
-    target = target_of(classifier.labels)
-    scores = target.scores(classifier.labels.encode(table), outputs)
+    classifier = InferenceModel.load(model, resolve_compute(precision), base)
+    classifier.need("classifier", "scoring", "train one with `dnabert2 finetune`")
+    labels = saved_labels(classifier.head, classifier.labels)
+    encoded_labels = labels.encode(table)
+    remark(table.summary())
+    predictions = predict(
+        classifier,
+        table,
+        max_tokens=max_tokens,
+        long="cut",
+        reverse_complement=reverse_complement,
+        batch_tokens=batch_size * (max_tokens or classifier.head.max_tokens),
+        title="predicting",
+    )
+    if summary := predictions.summary():
+        remark(summary)
+    target = target_of(labels)
+    scores = target.scores(encoded_labels, predictions.outputs)
     save_metrics(out, scores)
     remark(f"{target.summary(scores)}  ({scores['n']:,} rows)")
     print(f"saved {out}")

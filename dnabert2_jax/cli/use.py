@@ -58,7 +58,7 @@ def predict(
     attention: Attention = "auto",
 ) -> None:
     """Classify sequences: label and probabilities, or the value of a regression. Pairs: columns sequence1 and sequence2."""
-    from dnabert2_jax.data.sequences import read_sequences
+    from dnabert2_jax.data.reading import read_sequences
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences
 
@@ -98,7 +98,7 @@ def embed(
     attention: Attention = "auto",
 ) -> None:
     """Embed sequences of any lengths: by default the mean over a sequence's tokens, special tokens left out."""
-    from dnabert2_jax.data.sequences import read_sequences
+    from dnabert2_jax.data.reading import read_sequences
     from dnabert2_jax.inference.embedding import embed as embed_sequences
     from dnabert2_jax.inference.output import EMBEDDING_SUFFIXES, check_output, save_embeddings
 

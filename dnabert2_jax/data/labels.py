@@ -15,16 +15,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
+from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from dnabert2_jax.data.tables import Table
 
 SEPARATOR, NONE = ";", "-"
 """Between the labels of a row, and in place of them where it has none."""
@@ -54,7 +52,7 @@ class Labels(Protocol):
         """C."""
         ...
 
-    def encode(self, table: "Table") -> NDArray[Any]:
+    def encode(self, table: Table) -> NDArray[Any]:
         """A table's labels as a batch holds them: see :class:`~dnabert2_jax.types.ClassificationBatch`.
 
         Raises:
@@ -62,7 +60,7 @@ class Labels(Protocol):
         """
         ...
 
-    def counts(self, table: "Table") -> dict[str, int]:
+    def counts(self, table: Table) -> dict[str, int]:
         """Rows of a table that have each label; nothing for measurements."""
         ...
 
@@ -78,7 +76,7 @@ class LabelSet:
     names: tuple[str, ...]
 
     @classmethod
-    def from_table(cls, table: "Table") -> "LabelSet":
+    def from_table(cls, table: Table) -> "LabelSet":
         """The classes of a training table: 0, 1, ... C-1 in that order, or names in alphabetical order.
 
         Raises:
@@ -131,11 +129,11 @@ class LabelSet:
         """Number of classes."""
         return len(self.names)
 
-    def counts(self, table: "Table") -> dict[str, int]:
+    def counts(self, table: Table) -> dict[str, int]:
         """Rows of each class, in the order of the classes."""
         return {name: table.labels.count(name) for name in self.names}
 
-    def encode(self, table: "Table") -> NDArray[np.int32]:
+    def encode(self, table: Table) -> NDArray[np.int32]:
         """Class numbers of a table's rows, shape [rows].
 
         Raises:
@@ -159,7 +157,7 @@ class MultiLabelSet:
     names: tuple[str, ...]
 
     @classmethod
-    def from_table(cls, table: "Table") -> "MultiLabelSet":
+    def from_table(cls, table: Table) -> "MultiLabelSet":
         """The labels of a training table: integers in their order, or names in alphabetical order.
 
         Raises:
@@ -189,11 +187,11 @@ class MultiLabelSet:
         """Number of labels."""
         return len(self.names)
 
-    def counts(self, table: "Table") -> dict[str, int]:
+    def counts(self, table: Table) -> dict[str, int]:
         """Rows that have each label."""
         return dict(zip(self.names, self.encode(table).astype(int).sum(axis=0).tolist(), strict=True))
 
-    def encode(self, table: "Table") -> NDArray[np.float32]:
+    def encode(self, table: Table) -> NDArray[np.float32]:
         """1 where a row has a label, else 0, shape [rows, C].
 
         Raises:
@@ -226,7 +224,7 @@ class Measurements:
     deviation: float
 
     @classmethod
-    def from_table(cls, table: "Table") -> "Measurements":
+    def from_table(cls, table: Table) -> "Measurements":
         """Mean and deviation of a training table.
 
         Raises:
@@ -264,11 +262,11 @@ class Measurements:
         """One output."""
         return 1
 
-    def counts(self, table: "Table") -> dict[str, int]:
+    def counts(self, table: Table) -> dict[str, int]:
         """Nothing: no two rows need have the same."""
         return {}
 
-    def encode(self, table: "Table") -> NDArray[np.float32]:
+    def encode(self, table: Table) -> NDArray[np.float32]:
         """The numbers as they are, shape [rows].
 
         Raises:
@@ -277,7 +275,7 @@ class Measurements:
         return _numbers(table).astype(np.float32)
 
 
-def learn_labels(task: TaskKind, train: "Table") -> Labels:
+def learn_labels(task: TaskKind, train: Table) -> Labels:
     """What the training table of a task teaches.
 
     Raises:
@@ -295,7 +293,7 @@ def saved_labels(head: HeadConfig, names: tuple[str, ...]) -> Labels:
     return MultiLabelSet(names) if head.task == "multi_label" else Measurements(head.mean, head.deviation)
 
 
-def _names_of(table: "Table", row: int) -> list[str]:
+def _names_of(table: Table, row: int) -> list[str]:
     """The labels of a row, each once."""
     label = table.labels[row]
     names = [] if label == NONE else label.split(SEPARATOR)
@@ -308,7 +306,7 @@ def _names_of(table: "Table", row: int) -> list[str]:
     return names
 
 
-def _numbers(table: "Table") -> NDArray[np.float64]:
+def _numbers(table: Table) -> NDArray[np.float64]:
     values = np.empty(len(table))
     for row, label in enumerate(table.labels):
         try:
@@ -323,7 +321,7 @@ def _numbers(table: "Table") -> NDArray[np.float64]:
     return values
 
 
-def _unknown(table: "Table", row: int, label: str, names: tuple[str, ...]) -> UserError:
+def _unknown(table: Table, row: int, label: str, names: tuple[str, ...]) -> UserError:
     return UserError(
         f"{table.where(row)}: label {label!r} is not a class of the training table ({_listed(names)})"
         f"{nearest(label, names)}; correct it, remove the row, or add training rows of that class"

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from dnabert2_jax.baselines.floor import Floor, floor_under
-from dnabert2_jax.data.classification import RawEncoder, encode_table
-from dnabert2_jax.data.tables import Table, load_splits
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.draws import hash64
 from dnabert2_jax.gue.catalogue import SPLITS
 from dnabert2_jax.gue.discovery import FoundTask
 from dnabert2_jax.reports.data import TablesReport, tables_report
 from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.tokenizer.base import Tokenizer
 
 _CAP = 0xCA9  # keeps the draw of a capped table apart from every other use of a seed
 _NO_LIMIT = 2**30
@@ -44,7 +46,7 @@ class TaskData(Floor):
     capped: bool
 
 
-def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_rows: int | None) -> TaskData:
+def prepare(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_rows: int | None) -> TaskData:
     """Read and count the tables, and fit the k-mer regression.
 
     Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.packing import padded_width
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import clean_letters
-from dnabert2_jax.inference.model import InferenceModel, memory_explained
+from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import MASK, PAD, SPECIAL_TOKENS, with_template
 from dnabert2_jax.types import TokenBatch
@@ -124,8 +124,7 @@ def _candidates(
     segments = (np.arange(width) < len(row)).astype(np.int32)[None]
     tokens = TokenBatch(input_ids, segments, np.zeros_like(segments))
     slots = np.pad(positions, (0, count - len(positions))).astype(np.int32)[None]
-    with memory_explained():
-        values = np.asarray(model.token_probabilities(model.params, tokens, slots))[0, : len(positions)]
+    values = model.predictor.token_probabilities(tokens, slots)[0, : len(positions)]
     best = np.argsort(-values, axis=-1, kind="stable")[:, :top_k]
     return best, np.take_along_axis(values, best, axis=-1)
 

@@ -12,9 +12,10 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.data.classification import EncodedTable
+from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.labels import Labels
-from dnabert2_jax.data.tables import Splits, Table
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.data.splits import Splits
 from dnabert2_jax.genome.corpus import Corpus
 
 _MOST_LINES = 5

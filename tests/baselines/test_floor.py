@@ -2,7 +2,7 @@ import numpy as np
 
 from dnabert2_jax.baselines.floor import floor_under, leaked_lines, scores_without
 from dnabert2_jax.baselines.kmer import KmerBaseline
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.metrics.scores import classification_metrics
 from tests.helpers import tiny_rows, write_table
 

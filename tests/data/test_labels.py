@@ -5,10 +5,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.classification import encode_table, epoch_batches
+from dnabert2_jax.data.by_length import epoch_batches
+from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.labels import LabelSet, Measurements, MultiLabelSet, learn_labels, saved_labels
 from dnabert2_jax.data.packed_epochs import pack_epochs
-from dnabert2_jax.data.tables import Table, load_splits, read_table
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from tests.helpers import tiny_tokenizer, write_table
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.sequences import given_sequences, read_sequences
+from dnabert2_jax.data.reading import read_sequences
+from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError
 from tests.genome.helpers import write_fasta
 
@@ -77,7 +78,7 @@ def test_pairs_and_one_column_of_them(tmp_path):
         ("x.csv", "sequence,sequence1\nA,A\n", r"has both 'sequence' and 'sequence1'"),
         ("x.csv", "sequence1,label\nA,A\n", r"no column 'sequence2'"),
         ("x.csv", "name,sequence\na,A\nb\n", r"x\.csv, line 3: 1 fields, but the header has 2"),
-        ("x.csv", "name,sequence\na,A\nb,\n", r"x\.csv, line 3, column 'sequence': the sequence is empty"),
+        ("x.csv", "name,sequence\na,A\nb,\n", r"x\.csv, line 3: column 'sequence' is empty"),
         ("x.csv", "name,sequence\na,A\nb,ACXT\n", r"line 3, column 'sequence', position 3: 'X' is not a DNA letter"),
         ("x.csv", "sequence\nAC[MASK]T\n", r"position 3: '\[' is not a DNA letter.*special tokens"),
         ("x.csv.gz", b"\x1f\x8b\x08broken", r"x\.csv\.gz: damaged gzip file"),
@@ -95,7 +96,7 @@ def test_mistakes(tmp_path, name, content, message):
 
 
 def test_paths_that_are_no_files(tmp_path):
-    with pytest.raises(UserError, match="is a directory; a FASTA, CSV or TSV file is wanted"):
+    with pytest.raises(UserError, match="is a directory; give a FASTA, CSV or TSV file"):
         read_sequences(tmp_path)
     with pytest.raises(UserError, match=r"x\.csv: cannot be read"):
         read_sequences(tmp_path / "x.csv")
@@ -104,9 +105,7 @@ def test_paths_that_are_no_files(tmp_path):
 
 
 def test_a_column_of_names_that_was_asked_for_must_be_there(tmp_path):
-    with pytest.raises(
-        UserError, match=r"no column 'gene' of names; the header has 'genes', 'sequence'.*did you mean 'genes'"
-    ):
+    with pytest.raises(UserError, match=r"no column 'gene'; the header has 'genes', 'sequence'.*did you mean 'genes'"):
         read_sequences(written(tmp_path / "x.csv", "genes,sequence\na,A\n"), name_column="gene")
 
 
@@ -121,7 +120,7 @@ def test_given_sequences_are_what_a_file_would_give(tmp_path_factory, texts):
 
 
 def test_mistakes_in_python():
-    with pytest.raises(UserError, match=r"sequences is one text; a list of them is wanted: \[sequences\]"):
+    with pytest.raises(UserError, match=r"sequences is one text; give a list of them: \[sequences\]"):
         given_sequences("ACGT")
     with pytest.raises(UserError, match="there are no sequences"):
         given_sequences([])

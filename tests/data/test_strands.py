@@ -1,9 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.sequences import given_sequences
-from dnabert2_jax.data.strands import other_strand, other_strand_table, reverse_complement
-from dnabert2_jax.data.tables import read_table
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.data.sequences import given_sequences, other_strand, reverse_complement
 from tests.helpers import write_table
 
 BASES_OF = {
@@ -24,7 +23,7 @@ def test_each_letter_meets_its_partner_and_twice_is_the_same(sequence):
 
 def test_pairs_keep_their_order(tmp_path):
     table = read_table(write_table(tmp_path / "pairs.csv", [("AAC", "GGT", "0")], "sequence1,sequence2,label"))
-    other = other_strand_table(table)
+    other = other_strand(table)
     assert (other.sequences, other.pairs, other.labels) == (["GTT"], ["ACC"], ["0"])
     both = other_strand(given_sequences(["AAC"], ["GGT"]))
     assert (both.sequences, both.pairs) == (["GTT"], ["ACC"])

@@ -9,8 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.data.sequences import Sequences, read_sequences
-from dnabert2_jax.data.tables import LabelSet, Table, load_splits, read_table
+from dnabert2_jax.data.labels import LabelSet
+from dnabert2_jax.data.reading import read_sequences, read_table
+from dnabert2_jax.data.sequences import Sequences, Table
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import AMBIGUITY_CODES
 from tests.mutations import damaged

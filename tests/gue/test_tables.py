@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.tables import read_table
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.gue.catalogue import catalogue
 from dnabert2_jax.gue.discovery import discover
 from dnabert2_jax.gue.tables import CAPPED_TABLE, capped_rows, prepare

@@ -20,7 +20,9 @@ def probabilities(mlm):
 
     def of(ids):
         row = np.array([[*ids, *[PAD] * (width - len(ids))]], np.int32)
-        return np.asarray(function(mlm.params, TokenBatch(row, (row != PAD).astype(np.int32), np.zeros_like(row))))[0]
+        return np.asarray(
+            function(mlm.predictor.params, TokenBatch(row, (row != PAD).astype(np.int32), np.zeros_like(row)))
+        )[0]
 
     return of
 

@@ -5,7 +5,7 @@ from sklearn.preprocessing import StandardScaler
 
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.convert.hugging_face import save_hugging_face
-from dnabert2_jax.data.sequences import read_sequences
+from dnabert2_jax.data.reading import read_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict

@@ -8,7 +8,7 @@ import pytest
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.config.loading import parse_run
-from dnabert2_jax.data.tables import read_table
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.model_directory import load_adapter, load_model
 from dnabert2_jax.recipes import quickstart as module

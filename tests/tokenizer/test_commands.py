@@ -11,10 +11,11 @@ import tokenizers
 
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.data.classification import encode_table
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.pretraining import PretrainingRows
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import given_sequences
-from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.model import InferenceModel
