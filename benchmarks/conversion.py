@@ -29,10 +29,10 @@ def make(size: str, directory: Path) -> None:
     from safetensors.numpy import load_file
 
     from dnabert2_jax import sample_data
+    from dnabert2_jax.artifacts.model import SavedModel
     from dnabert2_jax.config.model import named_size
     from dnabert2_jax.convert.hugging_face import save_hugging_face
     from dnabert2_jax.genome.fasta import read_fasta
-    from dnabert2_jax.model_directory import SavedModel
     from dnabert2_jax.modeling.models import masked_lm
     from dnabert2_jax.tokenizer.training import train_bpe
 

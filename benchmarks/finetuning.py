@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax import sample_data
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, LoraConfig, named_size
 from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER
 from dnabert2_jax.data.by_length import choose_lengths, epoch_batches, epoch_order
@@ -39,7 +40,6 @@ from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.huge_pages import TUNABLES, start_with_huge_pages
-from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.modeling.compute import Compute, Precision
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier

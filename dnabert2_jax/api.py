@@ -13,6 +13,7 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dnabert2_jax.artifacts.model import ModelKind
 from dnabert2_jax.config.inference import LongSequences, Pooling
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hugging_face import load_hugging_face
@@ -22,7 +23,6 @@ from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import Predictions, predict
 from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
-from dnabert2_jax.model_directory import ModelKind
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.tokenizer.base import Tokenizer
 

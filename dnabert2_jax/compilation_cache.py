@@ -1,7 +1,7 @@
-"""Compiled programs kept on disk, so that the second run of a task, or its second seed, starts at once.
+"""Compiled programs cached on disk, so that the second run of a task, or its second seed, starts at once.
 
-jax keeps them itself; this says where, for the command line. A library must not decide that for its caller's process: from
-Python, set jax's own ``JAX_COMPILATION_CACHE_DIR``.
+jax caches them itself; this says where, and how many, for the command line. A library must not decide that for its caller's
+process: from Python, set jax's own ``JAX_COMPILATION_CACHE_DIR``.
 """
 
 import hashlib
@@ -14,24 +14,24 @@ from pathlib import Path
 VARIABLE = "DNABERT2_COMPILATION_CACHE"
 """Environment variable: another directory, or ``off``."""
 
-MOST_BYTES = 2 * 1024**3
-"""What the directory may hold before its oldest programs go."""
+MAX_BYTES = 2 * 1024**3
+"""Size at which jax starts to evict the least recently used programs."""
 
-_OF_JAX = "JAX_COMPILATION_CACHE_DIR"
+_DIRECTORY, _MAX_SIZE = "JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE"
 
 
 def keep_compiled_programs(environment: MutableMapping[str, str] = os.environ) -> Path | None:
-    """Tell jax where to keep compiled programs; call it before jax is imported.
+    """Tell jax where to cache compiled programs; call it before jax is imported.
 
     Args:
-        environment: ``JAX_COMPILATION_CACHE_DIR`` is set in it, unless it is there already.
+        environment: jax's variables for the directory and its size are set in it, unless the directory is set already.
 
     Returns:
         The directory, ``~/.cache/dnabert2_jax/compiled/...`` unless :data:`VARIABLE` or ``XDG_CACHE_HOME`` says otherwise;
-        None where nothing was set: the user said so, or the directory cannot be written to.
+        None if nothing was set: the user turned the cache off, or the directory cannot be written to.
     """
     chosen = environment.get(VARIABLE, "")
-    if environment.get(_OF_JAX) or chosen.lower() in ("off", "0", "no", "false"):
+    if environment.get(_DIRECTORY) or chosen.lower() in ("off", "0", "no", "false"):
         return None
     home = Path(environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".cache")
     directory = (Path(chosen) if chosen else home / "dnabert2_jax" / "compiled") / _host()
@@ -42,30 +42,15 @@ def keep_compiled_programs(environment: MutableMapping[str, str] = os.environ) -
         return None
     if not writable:
         return None
-    drop_oldest(directory, MOST_BYTES)
-    environment[_OF_JAX] = str(directory)
+    environment[_DIRECTORY] = str(directory)
+    environment.setdefault(_MAX_SIZE, str(MAX_BYTES))
     return directory
-
-
-def drop_oldest(directory: Path, most_bytes: int) -> None:
-    """Delete the oldest files of a directory until no more than ``most_bytes`` are left."""
-    found = []
-    for entry in os.scandir(directory):
-        with suppress(OSError):  # another process drops it at the same time
-            state = entry.stat()
-            found.append((state.st_mtime, state.st_size, entry.path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total <= most_bytes:
-            return
-        with suppress(OSError):
-            os.unlink(path)
-        total -= size
 
 
 def _host() -> str:
     """A name for this kind of processor: programs for a CPU use its instructions, and a home directory may be shared."""
-    description = platform.machine()
+    # jax cannot limit a directory that it filled without a limit, as version 0.1 let it: this word gives it another one.
+    description = f"limited {platform.machine()}"
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         description += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import load_adapter, merged
+from dnabert2_jax.artifacts.directory import is_adapter_directory
+from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.convert.hugging_face import describe_released, is_hugging_face_directory, load_hugging_face
 from dnabert2_jax.draws import hash64
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import BACKENDS, explain_choice
-from dnabert2_jax.model_directory import SavedModel, is_adapter_directory, load_adapter, load_model
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import (
     MaskedLM,

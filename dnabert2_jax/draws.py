@@ -1,10 +1,12 @@
 """Counter-based random numbers: every draw is a pure function of integers.
 
-Crops, masks and dropout must not depend on which host, worker or device asks, nor on how far a row is padded. A stateful
-generator cannot promise that; a hash of (seed, record, position) can. The mixer is the finaliser of SplitMix64 (Steele et
-al. 2014). Dropout's part that runs on the device is in ``modeling/elementwise.py``: this module needs numpy alone, so that
-processes that only read genomes do not load jax.
+Crops, masks and dropout must not depend on which host, worker or device asks, or on how far a row is padded. A stateful
+generator cannot promise that; a hash of (seed, domain, record, position) can. The mixer is the finalizer of SplitMix64
+(Steele et al. 2014). The part of dropout that runs on the device is in ``modeling/elementwise.py``: this module needs only
+numpy, so that processes that only read genomes do not load jax.
 """
+
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +14,31 @@ from numpy.typing import NDArray
 _GOLDEN64 = np.uint64(0x9E3779B97F4A7C15)
 
 
+class Domain(IntEnum):
+    """What a draw is for: a word of the hash that keeps uses of the same seed and index apart.
+
+    The values are part of every run: changing one changes what a seed means.
+    """
+
+    MASK_ORDER = 1
+    MASK_REPLACEMENT = 2
+    MASK_RANDOM_PIECE = 3
+    MASK_SPAN_OFFSET = 4
+    MASK_SPAN_COUNT = 5
+    WINDOW_SPECIES = 0x51
+    WINDOW_ORDER = 0x52
+    WINDOW_START = 0x53
+    WINDOW_STRAND = 0x54
+    ROW_STRAND = 0x57D
+    VALIDATION_BLOCKS = 0x7A1
+    CAPPED_TABLE = 0xCA9
+    DROPOUT = 0xD20
+    ROW_ORDER = 0x2045
+    BATCH_ORDER = 0xBA7C
+
+
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection of 64-bit integers that looks random."""
+    """The finalizer of SplitMix64: a bijection on 64-bit integers that looks random."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -38,5 +63,5 @@ def uniform(*words: int | NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def record_seeds(seed: int, record_index: NDArray[np.integer]) -> NDArray[np.uint32]:
-    """One 32-bit dropout seed a record, from the run's seed and the global record index. Shape [rows]."""
-    return (hash64(seed, 0xD20, record_index) >> np.uint64(32)).astype(np.uint32)
+    """One 32-bit dropout seed per record, from the seed of the run and the global record index. Shape [rows]."""
+    return (hash64(seed, Domain.DROPOUT, record_index) >> np.uint64(32)).astype(np.uint32)

@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
+from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.config.loading import parse_run
 from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.config.model import EncoderConfig
@@ -26,7 +28,6 @@ from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.draws import record_seeds
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
-from dnabert2_jax.model_directory import SavedModel, load_model, make_provenance, save_model
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter, merged
+from dnabert2_jax.artifacts.model import save_model
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.genome import SpeciesSource, build_corpus
-from dnabert2_jax.model_directory import SavedAdapter, load_adapter, save_model
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.workdir import Workdir
 from tests.genome.helpers import random_dna, write_fasta
@@ -162,8 +162,8 @@ MISTAKES = [
     Mistake(
         "another name for a column",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
-        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename a column, or name the one to use; did you mean "
-        "'lable'?",
+        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename a column, or name the one to use; did you "
+        "mean 'lable'?",
         table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), header="sequence,lable"),
     ),
     Mistake(
@@ -269,14 +269,14 @@ MISTAKES = [
     Mistake(
         "a file of a model that was changed or damaged",
         "embed --model base --data genes.fa --out vectors.npz",
-        ".../base/model.safetensors is damaged: sha256 ..., ... was written; restore .../base from a copy or make it again",
+        ".../base/model.safetensors is damaged: sha256 ..., ... was written; restore .../base from a copy or recreate it",
         lambda: flip_a_byte("base/model.safetensors"),
         remarks=True,
     ),
     Mistake(
         "the tokenizer of another model put in its place",
         "predict --model classifier --data genes.fa --out predictions.csv",
-        ".../classifier/tokenizer.model is damaged: ...; restore .../classifier from a copy or make it again",
+        ".../classifier/tokenizer.model is damaged: ...; restore .../classifier from a copy or recreate it",
         lambda: train_bpe([random_dna(20_000, 5)], vocab_size=80).save("classifier"),
         remarks=True,
     ),
@@ -321,7 +321,7 @@ MISTAKES = [
     Mistake(
         "text without quotes in a run",
         "pretrain --config run.toml --workdir run",
-        "run.toml: not TOML (... (at line 7, column 10)); mend that line (text stands in quotes)",
+        "run.toml: not TOML (... (at line 7, column 10)); fix that line (strings need quotes)",
         lambda: change_run('"corpus"', "corpus"),
     ),
     Mistake(

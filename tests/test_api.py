@@ -6,7 +6,8 @@ import pytest
 
 import dnabert2_jax
 from dnabert2_jax import DNABERT2, UserError
-from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model
+from dnabert2_jax.artifacts.model import SavedModel, save_model
+from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.modeling.models import sequence_classifier
 from tests.helpers import tiny_config, tiny_model, tiny_tokenizer
 

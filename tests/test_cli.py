@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.cli import main
 from dnabert2_jax.genome import Corpus
-from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.genome.helpers import random_dna, write_fasta

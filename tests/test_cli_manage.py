@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import typer
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter, merged, save_adapter
+from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
+from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.cli import app, main
 from dnabert2_jax.config.loading import parse_run, run_to_dict
 from dnabert2_jax.config.model import LoraConfig
@@ -20,15 +22,6 @@ from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.kernels.attention import BACKENDS
 from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.reference import reference_attention
-from dnabert2_jax.model_directory import (
-    SavedAdapter,
-    SavedModel,
-    load_adapter,
-    load_model,
-    make_provenance,
-    save_adapter,
-    save_model,
-)
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dnabert2_jax.compilation_cache import VARIABLE, drop_oldest, keep_compiled_programs
+from dnabert2_jax.compilation_cache import MAX_BYTES, VARIABLE, keep_compiled_programs
 from tests.helpers import tiny_model
 
 
@@ -34,14 +34,41 @@ def test_a_place_that_cannot_be_made_is_left_alone(tmp_path):
     assert "JAX_COMPILATION_CACHE_DIR" not in environment
 
 
-def test_the_oldest_programs_go_first(tmp_path):
-    for age, name in enumerate(("newest", "middle", "oldest")):
-        (tmp_path / name).write_bytes(b"x" * 100)
-        os.utime(tmp_path / name, (10_000 - age, 10_000 - age))
-    drop_oldest(tmp_path, 300)
-    assert len(list(tmp_path.iterdir())) == 3
-    drop_oldest(tmp_path, 250)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "newest"]
+def test_the_size_is_limited_by_jax_unless_the_user_says_otherwise(tmp_path):
+    environment = {VARIABLE: str(tmp_path)}
+    keep_compiled_programs(environment)
+    assert environment["JAX_COMPILATION_CACHE_MAX_SIZE"] == str(MAX_BYTES)
+    environment = {VARIABLE: str(tmp_path), "JAX_COMPILATION_CACHE_MAX_SIZE": "-1"}
+    keep_compiled_programs(environment)
+    assert environment["JAX_COMPILATION_CACHE_MAX_SIZE"] == "-1"
+
+
+EVICTION = """
+import os, sys
+from dnabert2_jax.compilation_cache import keep_compiled_programs
+
+directory = keep_compiled_programs()
+import jax
+
+programs = set()
+for size in range(2, 8):
+    jax.jit(lambda x: x * size)(jax.numpy.ones(size)).block_until_ready()
+    programs |= {path.name for path in directory.glob("*-cache")}
+held = sum(path.stat().st_size for path in directory.glob("*-cache"))
+print(len(programs), held)
+"""
+
+
+def test_the_least_recently_used_programs_are_evicted(tmp_path):
+    left_out = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment |= {VARIABLE: str(tmp_path), "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment |= {"JAX_COMPILATION_CACHE_MAX_SIZE": "20000"}
+    done = subprocess.run([sys.executable, "-c", EVICTION], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    programs, held = map(int, done.stdout.split())
+    assert programs >= 6
+    assert 0 < held <= 20_000
 
 
 def test_the_command_keeps_programs_and_a_second_call_makes_no_new_ones(tmp_path):

@@ -4,12 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dnabert2_jax.data.by_length import epoch_order
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.draws import hash64, mix64, record_seeds, uniform
+from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.data.masking import mask_rows
+from dnabert2_jax.draws import Domain, hash64, mix64, record_seeds, uniform
+from dnabert2_jax.genome.permutation import permute
+from dnabert2_jax.genome.segments import validation_blocks
+from dnabert2_jax.genome.windows import _species_pattern
+from dnabert2_jax.gue.tables import capped_rows
 from dnabert2_jax.modeling.elementwise import _mix32 as mix32
 from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.types import TokenBatch
 
 words64 = st.integers(0, 2**64 - 1)
 seeds = st.integers(0, 2**63 - 1)
@@ -88,6 +96,54 @@ def test_records_and_runs_have_seeds_of_their_own():
     first, second = record_seeds(0, records), record_seeds(1, records)
     assert first.dtype == np.uint32
     assert len(np.unique(np.concatenate([first, second]))) > 9990  # of 2^32 values, a few collisions at most
+
+
+def digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("span", "first", "whole"),
+    [(None, [17, 5, 7, 6], "8297edf5010ab2dd"), (3, [14, 15, 16, 20, 21, 22], "b3bdf06c063f5a2a")],
+)
+def test_masks_are_those_of_version_0_1(span, first, whole):
+    """Pinned draws, here and below: computed by the code of commit b6cb727, before the domains had names."""
+    ids = 5 + (np.arange(8 * 32).reshape(8, 32) * 7 % 59).astype(np.int32)
+    ids[:, 0], ids[:, -1] = 1, 2
+    tokens = TokenBatch(ids, np.ones_like(ids), np.zeros_like(ids))
+    rows = mask_rows(tokens, MaskingConfig(span_tokens=span), seed=3, records=np.arange(8) + 10**6, vocab_size=64)
+    assert rows[1][0].tolist() == first
+    assert digest(rows.tokens.input_ids, *rows[1:]) == whole
+
+
+def test_orders_and_samples_are_those_of_version_0_1():
+    assert digest(*validation_blocks(np.array([5000, 12000, 700]), 77, fraction=0.2, block=300)) == "2dd8f45a357b1ba7"
+    assert epoch_order(8, 3, 1).tolist() == [2, 1, 3, 5, 7, 4, 0, 6]
+    assert capped_rows(["a", "b", "b"] * 8, 7) == [0, 2, 11, 14, 16, 18, 22]
+    pattern = [part[:8].tolist() for part in _species_pattern([1.0, 2.0, 4.0], 3)]
+    assert pattern == [[2, 1, 2, 0, 2, 0, 2, 1], [0, 0, 1, 0, 2, 1, 3, 1], [9362, 18725, 37449]]
+    assert permute(np.arange(6), np.full(6, 6), 3, Domain.WINDOW_ORDER, 0, 1).tolist() == [4, 0, 3, 1, 2, 5]
+
+
+def test_domains_keep_their_numbers():
+    """Those of the draws above, and of strands, window starts, batch order and dropout, whose draws are not pinned."""
+    assert {domain.name: domain.value for domain in Domain} == {
+        "MASK_ORDER": 1,
+        "MASK_REPLACEMENT": 2,
+        "MASK_RANDOM_PIECE": 3,
+        "MASK_SPAN_OFFSET": 4,
+        "MASK_SPAN_COUNT": 5,
+        "WINDOW_SPECIES": 0x51,
+        "WINDOW_ORDER": 0x52,
+        "WINDOW_START": 0x53,
+        "WINDOW_STRAND": 0x54,
+        "ROW_STRAND": 0x57D,
+        "VALIDATION_BLOCKS": 0x7A1,
+        "CAPPED_TABLE": 0xCA9,
+        "DROPOUT": 0xD20,
+        "ROW_ORDER": 0x2045,
+        "BATCH_ORDER": 0xBA7C,
+    }
 
 
 def test_file_hash(tmp_path):

@@ -17,9 +17,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from dnabert2_jax.artifacts.adapter import SavedAdapter, save_adapter
+from dnabert2_jax.artifacts.model import SavedModel, save_model
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import LoraConfig
-from dnabert2_jax.model_directory import SavedAdapter, SavedModel, save_adapter, save_model
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.storage.hashes import file_sha256
@@ -140,12 +141,12 @@ def full_disk():
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("corpus build first.fa --out new", "new cannot be written: ...; choose a directory with ... enough space"),
+        ("corpus build first.fa --out new", "new could not be written (...); make room or choose another place"),
         (
             "tokenizer train --corpus corpus --out tokenizer --vocab-size 80",
             "tokenizer/tokenizer.model could not be written (...); make room or ...",
         ),
-        ("merge adapter --out new", ".../new could not be written: ...; make room or choose another place"),
+        ("merge adapter --out new", ".../new could not be written (...); make room or choose another place"),
         ("embed --model base --data genes.fa --out vectors.npz", "vectors.npz could not be written (...); make room or ..."),
         (
             "evaluate --model classifier --data test.csv --out scores.json",

@@ -16,9 +16,9 @@ def from_hf(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write.")],
 ) -> None:
     """Read the released weights, or a model trained from them, and write a model directory; needs no torch."""
+    from dnabert2_jax.artifacts.model import save_model
     from dnabert2_jax.convert.hugging_face import load_hugging_face
     from dnabert2_jax.data.labels import saved_labels
-    from dnabert2_jax.model_directory import save_model
     from dnabert2_jax.modeling.models import count_parameters
 
     command = ["dnabert2", "convert", "from-hf", str(directory), str(out)]
@@ -34,8 +34,8 @@ def to_hf(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make.")],
 ) -> None:
     """Write a model for PyTorch users: weights by the original's names, config.json and tokenizer.json."""
+    from dnabert2_jax.artifacts.model import load_model
     from dnabert2_jax.convert.hugging_face import save_hugging_face
-    from dnabert2_jax.model_directory import load_model
 
     save_hugging_face(out, load_model(model))
     print(f"saved {out}")
@@ -48,8 +48,9 @@ def from_peft(
     base: Annotated[Path, typer.Option(help="Model directory that the adapter was trained on.")],
 ) -> None:
     """Read a LoRA adapter that PEFT saved for a sequence classifier."""
+    from dnabert2_jax.artifacts.adapter import save_adapter
+    from dnabert2_jax.artifacts.model import load_model
     from dnabert2_jax.convert.peft import load_peft
-    from dnabert2_jax.model_directory import load_model, save_adapter
 
     command = ["dnabert2", "convert", "from-peft", str(directory), str(out), "--base", str(base)]
     saved = save_adapter(out, load_peft(directory, load_model(base), command))
@@ -64,8 +65,9 @@ def to_peft(
     base: Annotated[Path | None, typer.Option(help="The adapter's base, if it is not where the adapter says.")] = None,
 ) -> None:
     """Write a LoRA adapter for PyTorch users, who load it with PEFT."""
+    from dnabert2_jax.artifacts.adapter import load_adapter
+    from dnabert2_jax.artifacts.model import load_model
     from dnabert2_jax.convert.peft import save_peft
-    from dnabert2_jax.model_directory import load_adapter, load_model
 
     save_peft(out, load_adapter(adapter, load_model(base) if base else None))
     print(f"saved {out}")

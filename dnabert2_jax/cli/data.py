@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from dnabert2_jax.config.corpus import Ambiguous, CorpusConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import Ambiguous
 from dnabert2_jax.progress import ProgressBar, console, remark
 
 tokenizer = typer.Typer(no_args_is_help=True, help="Train, inspect and export tokenizers.")
@@ -176,7 +176,7 @@ def corpus_build(
     from dataclasses import asdict
 
     from dnabert2_jax.genome.build import SpeciesSource, build_corpus
-    from dnabert2_jax.genome.description import BuildOptions, load_description
+    from dnabert2_jax.genome.description import load_description
 
     if bool(fasta) == (config is not None):
         raise UserError("give either FASTA files or --config")
@@ -190,7 +190,7 @@ def corpus_build(
             if equals and not name:
                 raise UserError(f"{argument}: the species before '=' has no name; accepted is SPECIES=FASTA or FASTA")
             files.setdefault(name or Path(path).name.split(".")[0], []).append(Path(path))
-        species, described = [SpeciesSource(name, paths) for name, paths in files.items()], BuildOptions()
+        species, described = [SpeciesSource(name, paths) for name, paths in files.items()], CorpusConfig()
     given = {
         "ambiguous": ambiguous,
         "validation_fraction": validation_fraction,

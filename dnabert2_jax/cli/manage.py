@@ -28,9 +28,10 @@ def merge(
     base: Base = None,
 ) -> None:
     """Fold a LoRA adapter into its base: a model directory that needs neither of the two."""
-    from dnabert2_jax.adapters import merged
+    from dnabert2_jax.artifacts.adapter import load_adapter, merged
+    from dnabert2_jax.artifacts.directory import is_adapter_directory
+    from dnabert2_jax.artifacts.model import load_model, save_model
     from dnabert2_jax.data.labels import saved_labels
-    from dnabert2_jax.model_directory import is_adapter_directory, load_adapter, load_model, save_model
 
     if adapter.is_dir() and not is_adapter_directory(adapter):
         raise UserError(f"{adapter} is not an adapter directory (it holds no adapter.json); name the one to merge")
@@ -44,9 +45,8 @@ def adapters_list(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Adapter directories, or what holds them.")],
 ) -> None:
     """List adapters: base, settings, classes, dev score and size; every file and the base's hash are checked."""
-    from dnabert2_jax.adapters import find_adapters
+    from dnabert2_jax.artifacts.adapter import find_adapters, load_adapter
     from dnabert2_jax.data.labels import saved_labels
-    from dnabert2_jax.model_directory import load_adapter
     from dnabert2_jax.modeling.models import count_parameters
     from dnabert2_jax.training.targets import target_of
 
@@ -87,8 +87,8 @@ def adapters_extract(
     ] = 0.01,
 ) -> None:
     """Take an adapter out of a classifier: the low-rank part of what differs from its base, by singular values."""
-    from dnabert2_jax.adapters import extract_adapter
-    from dnabert2_jax.model_directory import load_model, save_adapter
+    from dnabert2_jax.artifacts.adapter import extract_adapter, save_adapter
+    from dnabert2_jax.artifacts.model import load_model
 
     names = get_args(LoraTarget)
     for name in target or ():

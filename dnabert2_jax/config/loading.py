@@ -5,56 +5,62 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.errors import UserError, nearest
 
-Run = TypeVar("Run", PretrainRun, FinetuneRun)
+Run = TypeVar("Run")
 
 
 def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()) -> Run:
     """Read a run from a TOML file and ``a.b=c`` overrides, which win.
 
-    Paths are relative to the directory the command is called in.
+    Paths are relative to the current directory.
 
     Args:
-        kind: :class:`PretrainRun` or :class:`FinetuneRun`.
-        config: the file; None takes the defaults and the overrides alone.
-        overrides: ``section.key=value``; the value is read as TOML, or as text where it is not TOML.
+        kind: ``PretrainRun`` or ``FinetuneRun``.
+        config: the file; None for the defaults and the overrides alone.
+        overrides: ``section.key=value``; the value is read as TOML, or as text if it is not TOML.
 
     Raises:
         UserError: the file cannot be read, or a key or value is not accepted.
     """
-    content: dict[str, Any] = {}
-    if config is not None:
-        try:
-            content = tomllib.loads(config.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{config}: cannot be read ({error.strerror}); give the path of a run's TOML file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{config}: not TOML ({error}); mend that line (text stands in quotes)") from error
+    content = read_toml(config) if config else {}
     for override in overrides:
         _apply(content, override)
     given = {override.partition("=")[0].strip() for override in overrides}
     return parse_run(kind, content, str(config or "--set"), given)
 
 
-def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden: Collection[str] = ()) -> Run:
-    """Validate a run given as nested dicts.
+def read_toml(file: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        UserError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not TOML ({error}); fix that line (strings need quotes)") from error
+
+
+def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden: Collection[str] | None = ()) -> Run:
+    """Validate what was given as nested dicts.
 
     Args:
-        kind: :class:`PretrainRun` or :class:`FinetuneRun`.
+        kind: a dataclass with a ``command``, such as ``PretrainRun`` or ``FinetuneRun``.
         content: the run.
-        source: where it comes from, for messages.
-        overridden: keys that come from ``--set`` instead.
+        source: where it comes from, for error messages.
+        overridden: keys that come from ``--set`` instead; None for a command without ``--set``.
 
     Raises:
         UserError: names every key or value that is not accepted.
     """
-    wanted = kind.__dataclass_fields__["command"].default
+    wanted = _command(kind)
     if content.get("command", wanted) != wanted:
         raise UserError(f"{source}: this is a run of `dnabert2 {content['command']}`, not of `dnabert2 {wanted}`")
     content = _with_section_defaults(kind, content)
@@ -62,16 +68,22 @@ def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden:
         run = TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         problems = _first_of_each_key(error.errors())
-        if all(key in overridden for key in problems):
+        if overridden is not None and all(key in overridden for key in problems):
             source = "--set"
-        raise UserError(f"{source}: " + "; ".join(_explain(kind, problem) for problem in problems.values())) from None
+        explained = [_explain(kind, problem, settable=overridden is not None) for problem in problems.values()]
+        raise UserError(f"{source}: {'; '.join(explained)}") from None
     _refuse_booleans_for_numbers(source, content, run_to_dict(run))
     return run
 
 
-def run_to_dict(run: PretrainRun | FinetuneRun) -> dict[str, Any]:
+def run_to_dict(run: Any) -> dict[str, Any]:
     """The effective run as JSON-ready nested dicts; :func:`parse_run` reads it back."""
-    return TypeAdapter(type(run)).dump_python(run, mode="json")
+    content: dict[str, Any] = TypeAdapter(type(run)).dump_python(run, mode="json")
+    return content
+
+
+def _command(kind: Any) -> str:
+    return next(str(field.default) for field in fields(kind) if field.name == "command")
 
 
 def _with_section_defaults(kind: type[Any], content: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +103,10 @@ def _with_section_defaults(kind: type[Any], content: dict[str, Any]) -> dict[str
 
 
 def _refuse_booleans_for_numbers(source: str, given: Any, accepted: Any, path: str = "") -> None:
-    """Pydantic takes ``true`` for 1; who wrote ``steps = true`` meant something else."""
+    """Pydantic takes ``true`` for 1, but ``steps = true`` means something else.
+
+    Its strict integers would refuse this too, and with it ``steps = 1e5``, which TOML reads as a float.
+    """
     if isinstance(given, dict):
         for key, value in given.items():
             _refuse_booleans_for_numbers(source, value, accepted[key], f"{path}.{key}".lstrip("."))
@@ -117,22 +132,23 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _first_of_each_key(problems: Iterable[Any]) -> dict[str, Any]:
-    """By section and key; where a value of a list is wrong, that the list is short without it is no news."""
+    """By section and key; if an item of a list is wrong, that the list is too short without it is no news."""
     first: dict[str, Any] = {}
     for problem in problems:
-        first.setdefault(".".join(str(part) for part in problem["loc"] if not isinstance(part, int)), problem)
+        *sections, last = problem["loc"] or ("",)
+        first.setdefault(".".join(map(str, sections if isinstance(last, int) else (*sections, last))), problem)
     return first
 
 
-def _explain(kind: type[Any], problem: Any) -> str:
+def _explain(kind: type[Any], problem: Any, *, settable: bool) -> str:
     path = [str(part) for part in problem["loc"]]
-    name = ".".join(path) or kind.__dataclass_fields__["command"].default
+    name = ".".join(path) or _command(kind)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         accepted = [field.name for field in fields(_section(kind, path[:-1]))]
         hint = _elsewhere(kind, path[-1]) or nearest(path[-1], accepted)
         return f"unknown key {name}{hint}; accepted are {', '.join(accepted)}"
     if problem["type"] in ("missing", "missing_keyword_only_argument"):
-        return f"{name} is missing; add it to the file or give --set {name}=..."
+        return f"{name} is missing; add it to the file" + (f" or give --set {name}=..." if settable else "")
     if problem["type"] == "tuple_type":
         return f'{name}: a list is needed, found {problem["input"]!r}; write {name}=["{problem["input"]}"]'
     message = problem["msg"].removeprefix("Value error, ")
@@ -140,7 +156,7 @@ def _explain(kind: type[Any], problem: Any) -> str:
 
 
 def _elsewhere(kind: type[Any], key: str) -> str:
-    """A hint where a key belongs to another section."""
+    """A hint if the key belongs to another section."""
     sections = {name: part for name, part in get_type_hints(kind).items() if is_dataclass(part)}
     places = [f"{name}.{key}" for name, part in sections.items() if key in {field.name for field in fields(part)}]
     return f"; did you mean {' or '.join(map(repr, places))}?" if places else ""
@@ -148,5 +164,5 @@ def _elsewhere(kind: type[Any], key: str) -> str:
 
 def _section(kind: type[Any], path: Sequence[str]) -> type[Any]:
     for part in path:
-        kind = get_type_hints(kind)[part]
+        kind = get_args(kind)[0] if part.isdigit() else get_type_hints(kind)[part]
     return kind

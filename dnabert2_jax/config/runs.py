@@ -1,4 +1,4 @@
-"""A run is a TOML file: what each command can be told, validated, with errors that name the nearest valid key."""
+"""A run is a TOML file: the settings of each command, validated, with errors that name the nearest valid key."""
 
 from pathlib import Path
 from typing import Literal
@@ -22,11 +22,11 @@ class ModelOptions:
         tokenizer: tokenizer directory for ``size``; ``path`` brings its own.
         precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU.
         attention: ``auto`` or the name of an attention backend.
-        remat: activations that the backward pass computes again: ``none``, ``attention`` (those of each block's attention)
-            or ``full`` (much less memory for a third more arithmetic; small models on a CPU even gain time, since keeping
-            activations costs them more than computing them).
-        unroll: blocks in one turn of the loop over them; more makes longer programs that may run faster.
-        parts: rows of a device go through each block in so many parts; on a TPU, parts that fit its fast memory save time.
+        remat: activations that the backward pass recomputes: ``none``, ``attention`` (those of each block's attention) or
+            ``full`` (much less memory for a third more arithmetic; small models on a CPU even gain time, since storing
+            activations costs them more than recomputing them).
+        unroll: blocks per iteration of the loop over them; more makes longer programs that may run faster.
+        parts: microbatches per block, of a device's rows; on a TPU, microbatches that fit its fast memory save time.
     """
 
     path: Path | None = None
@@ -49,13 +49,13 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PretrainData:
-    """Where rows come from.
+    """Pretraining data.
 
     Attributes:
         corpus: corpus directory.
-        tokens_per_row: T, with ``[CLS]`` and ``[SEP]``.
-        reverse_complement: read half of the windows from the other strand.
-        validation_rows: held-out rows of an evaluation.
+        tokens_per_row: T, including ``[CLS]`` and ``[SEP]``.
+        reverse_complement: reverse-complement a random half of the windows.
+        validation_rows: held-out rows per evaluation.
     """
 
     corpus: Path
@@ -66,19 +66,19 @@ class PretrainData:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Steps:
-    """Length and rhythm of pretraining.
+    """Pretraining schedule.
 
     Attributes:
         steps: optimizer steps.
-        batch_size: rows of a step, over all devices.
-        accumulate: parts that a batch is cut into, one after the other, for memory.
+        batch_size: rows per step, over all devices.
+        accumulate: microbatches that a batch is split into, one after the other, to save memory.
         evaluate_every: steps between evaluations.
         save_every: steps between checkpoints.
-        keep_checkpoints: newest checkpoints that stay.
-        keep_every: checkpoints of steps that are multiples of this stay, too.
+        keep_checkpoints: number of newest checkpoints to keep.
+        keep_every: also keep the checkpoints of steps that are multiples of this.
         log_every: steps between lines of the metrics file.
-        skipped_in_a_row: a step whose loss or gradient is not finite is skipped; so many of them in a row stop the run.
-        profile_steps: steps to trace with ``jax.profiler``, into the run's ``profile``.
+        skipped_in_a_row: a step whose loss or gradient is not finite is skipped; this many in a row stop the run.
+        profile_steps: steps to trace with ``jax.profiler``, into the run's ``profile`` directory.
     """
 
     steps: int = Field(default=500_000, ge=1)
@@ -101,7 +101,7 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PretrainRun:
-    """A pretraining run: the sections of its TOML file, and ``seed``, which chooses weights, windows and masks."""
+    """A pretraining run: the sections of its TOML file, and ``seed``, which determines weights, windows and masks."""
 
     command: Literal["pretrain"] = "pretrain"
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -118,14 +118,14 @@ class FinetuneData:
     """The three tables of a task, CSV or TSV with a header: ``sequence,label`` or ``sequence1,sequence2,label``.
 
     Attributes:
-        train: rows to learn from.
-        dev: rows that choose the best epoch.
-        test: rows for the final score.
-        task: what the label column holds: ``single_label``, a class; ``multi_label``, names with ``;`` between them, or
+        train: training rows.
+        dev: rows that select the best evaluation.
+        test: rows for the final scores.
+        task: what the label column holds: ``single_label``, a class; ``multi_label``, names separated by ``;``, or
             ``-`` for none; ``regression``, a number.
-        max_tokens: longer rows are cut, counted and reported.
+        max_tokens: longer rows are truncated, counted and reported.
         token_types: the second sequence of a pair has token type 1; ``false`` reads it as type 0, as the original does.
-        reverse_complement: read half of the training rows, others each epoch, from the other strand.
+        reverse_complement: reverse-complement a random half of the training rows, redrawn each epoch.
     """
 
     train: Path
@@ -139,25 +139,25 @@ class FinetuneData:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Epochs:
-    """Length and rhythm of fine-tuning.
+    """Fine-tuning schedule.
 
     Attributes:
         method: ``full`` trains all weights, ``lora`` an adapter and the heads; ``probe`` fits a linear layer on the mean
-            hidden states of the encoder as it is, to its optimum, so that all about steps means nothing to it.
+            hidden states of the frozen encoder, to its optimum; the settings about steps do not apply to it.
         epochs: passes over the training table.
-        max_steps: optimizer steps, however many or few passes they are; the schedule ends with them.
-        batch_size: rows of a step, over all devices.
-        accumulate: parts that a batch is cut into, one after the other, for memory.
-        evaluations_per_epoch: dev evaluations (with a checkpoint each) in an epoch.
-        selection: the evaluation to keep has the best dev ``mcc`` (with several labels a row, its mean over labels) or, of a
-            regression, ``spearman``, which ``auto`` stands for; or the lowest dev ``loss`` as in the original.
+        max_steps: optimizer steps, overriding ``epochs``; the learning rate schedule ends with them.
+        batch_size: rows per step, over all devices.
+        accumulate: microbatches that a batch is split into, one after the other, to save memory.
+        evaluations_per_epoch: dev evaluations per epoch, each with a checkpoint.
+        selection: the dev score whose best evaluation is kept: ``auto`` is ``mcc`` (multi-label: its mean over labels), and
+            ``spearman`` for regression; ``loss``, as in the original, keeps the lowest.
         patience: stop after this many evaluations without a better one.
-        label_smoothing: share of each label that is spread over all classes, in [0, 1).
-        class_weights: ``balanced`` gives every class the same part in the loss, however many rows it has.
-        batching: ``by_length`` makes batches of rows of about one length; ``packed`` takes rows as they come and lets
-            several share a row of the batch, with hardly any padding.
-        padded_lengths: shapes that rows are padded to, at most; each is compiled once.
-        keep_checkpoints: newest checkpoints that stay.
+        label_smoothing: fraction of each label that is spread over all classes, in [0, 1).
+        class_weights: ``balanced`` gives every class the same weight in the loss, however many rows it has.
+        batching: ``by_length`` groups sequences of similar length; ``packed`` takes them in random order and packs
+            several into a row of the batch, with hardly any padding.
+        padded_lengths: at most this many lengths that rows are padded to; each is compiled once.
+        keep_checkpoints: number of newest checkpoints to keep.
     """
 
     method: Literal["full", "lora", "probe"] = "full"
@@ -186,15 +186,15 @@ class Epochs:
 
 
 FINETUNE_OPTIMIZER = OptimizerConfig(learning_rate=3e-5, warmup_steps=50, weight_decay=0.01, beta2=0.999, epsilon=1e-8)
-"""The paper's fine-tuning (its Appendix) on Hugging Face's AdamW defaults."""
+"""The paper's fine-tuning settings (its Appendix), with Hugging Face's AdamW defaults."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FinetuneRun:
-    """A fine-tuning run: the sections of its TOML file, and ``seed``, which chooses new weights, order and dropout.
+    """A fine-tuning run: the sections of its TOML file, and ``seed``, which determines new weights, order and dropout.
 
-    Of ``mesh``, ``data`` is for it: the devices that share a step, rows divided among them; -1 takes as many of this
-    process's as divide ``training.batch_size``. The batch stays what it is.
+    Of ``mesh``, only ``data`` applies: the devices that share the rows of a step; -1 takes as many of this process's devices
+    as divide ``training.batch_size``. The batch does not change.
     """
 
     command: Literal["finetune"] = "finetune"
@@ -211,13 +211,13 @@ class FinetuneRun:
         if self.training.method == "lora" and self.model.path is None:
             raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
         if self.training.method == "probe" and self.training.label_smoothing:
-            raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to the labels as they are")
+            raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
         return self
 
     @model_validator(mode="after")
     def _rows_are_spread_and_nothing_else(self) -> "FinetuneRun":
         if self.mesh != MeshOptions(data=self.mesh.data):
-            raise ValueError("mesh: fine-tuning spreads rows alone; of this section it takes data")
+            raise ValueError("mesh: fine-tuning shards rows only; of this section it accepts data")
         return self
 
     @model_validator(mode="after")

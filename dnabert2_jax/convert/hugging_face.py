@@ -5,16 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
+from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import write_tensors
 from dnabert2_jax.config.model import HeadConfig, TaskKind
-from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
 from dnabert2_jax.convert.settings import CONFIG, Settings, make_settings, read_settings
 from dnabert2_jax.convert.weights import FORMS, SAFETENSORS, open_weights
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedModel, make_provenance
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.manifest import MANIFEST
 from dnabert2_jax.tokenizer.base import Tokenizer
@@ -46,7 +47,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
         command: how this was asked for, for the provenance.
 
     Returns:
-        A model without path; :func:`~dnabert2_jax.model_directory.save_model` stores it.
+        A model without path; :func:`~dnabert2_jax.artifacts.model.save_model` stores it.
 
     Raises:
         UserError: a file is missing, damaged or could run code; the parts do not belong together; or it is another model.
@@ -104,8 +105,8 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
             f"{model.path} is a linear probe: it reads means over tokens, which the original's classifier cannot; convert a "
             "model that was fine-tuned in full or with LoRA"
         )
-    with new_directory(directory) as new:
-        save_file(to_theirs(_in_units(model), model.kind), new / SAFETENSORS, metadata={"format": "pt"})
+    with atomic_directory(directory) as new:
+        write_tensors(new / SAFETENSORS, to_theirs(_in_units(model), model.kind), {"format": "pt"})
         model.tokenizer.save_hugging_face(new)
         write_json(new / CONFIG, make_settings(model))
     return directory

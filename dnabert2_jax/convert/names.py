@@ -14,10 +14,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.artifacts.model import ModelKind
+from dnabert2_jax.artifacts.tensors import flatten_tree, unflatten_tree
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.convert.torch_pickle import TensorReader
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import ModelKind, flatten_tree, unflatten_tree
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.types import Tree
 

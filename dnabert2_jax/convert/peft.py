@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from dnabert2_jax.artifacts.adapter import SavedAdapter
+from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import flatten_tree, tree_sha256, unflatten_tree, write_tensors
 from dnabert2_jax.config.model import HeadConfig, LoraConfig, LoraTarget
-from dnabert2_jax.convert.directory import new_directory
 from dnabert2_jax.convert.names import CLASSIFIER, ENCODER
 from dnabert2_jax.convert.weights import SafetensorsFile
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedAdapter, SavedModel, flatten_tree, make_provenance, tree_sha256, unflatten_tree
 from dnabert2_jax.modeling.lora import target_shape
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.types import Tree
 
@@ -84,8 +86,8 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
     }
     own = {"labels": adapter.labels, **{name: getattr(adapter.head, name) for name in _OF_THE_HEAD}}
     metadata = {"format": "pt", **{name: json.dumps(value) for name, value in own.items()}}
-    with new_directory(directory) as new:
-        save_file(tensors, new / WEIGHTS, metadata=metadata)
+    with atomic_directory(directory) as new:
+        write_tensors(new / WEIGHTS, tensors, metadata)
         write_json(new / CONFIG, settings)
     return directory
 
@@ -99,7 +101,7 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
         command: how this was asked for, for the provenance.
 
     Returns:
-        The adapter without path; :func:`~dnabert2_jax.model_directory.save_adapter` stores it. Labels and token types are
+        The adapter without path; :func:`~dnabert2_jax.artifacts.adapter.save_adapter` stores it. Labels and token types are
         those that :func:`save_peft` wrote, else class numbers, and type 1 for the second sequence of a pair.
 
     Raises:

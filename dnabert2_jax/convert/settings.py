@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.config.model import EncoderConfig, TaskKind
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedModel
 from dnabert2_jax.tokenizer.special import PAD
 
 CONFIG = "config.json"

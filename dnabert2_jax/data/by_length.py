@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.batches import Batches, BatchPlan, TrainingBatches
 from dnabert2_jax.data.encoding import EncodedRows, EncodedTable
-from dnabert2_jax.draws import hash64, record_seeds
-
-# Words that keep the draws for rows and for batches apart from each other and from every other use of the seed.
-_SHUFFLE_ROWS, _SHUFFLE_BATCHES = 0x2045, 0xBA7C
+from dnabert2_jax.draws import Domain, hash64, record_seeds
 
 
 def choose_lengths(lengths: NDArray[np.integer], max_shapes: int = 3, multiple: int = 8) -> tuple[int, ...]:
@@ -78,7 +75,7 @@ def epoch_batches(
         ValueError: a row is longer than the last length.
     """
     plan = _plan(encoded, epoch_order(len(encoded), seed, epoch), batch_size, lengths)
-    order = np.argsort(hash64(seed, _SHUFFLE_BATCHES, epoch, np.arange(len(plan))), kind="stable")
+    order = np.argsort(hash64(seed, Domain.BATCH_ORDER, epoch, np.arange(len(plan))), kind="stable")
     return TrainingBatches(
         Batches(encoded, [plan[i] for i in order]), encoded.labels, epoch_seeds(len(encoded), seed, epoch)
     )
@@ -86,7 +83,7 @@ def epoch_batches(
 
 def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The rows of a table in an order drawn from (seed, epoch). [rows]."""
-    return np.argsort(hash64(seed, _SHUFFLE_ROWS, epoch, np.arange(rows)), kind="stable")
+    return np.argsort(hash64(seed, Domain.ROW_ORDER, epoch, np.arange(rows)), kind="stable")
 
 
 def epoch_seeds(rows: int, seed: int, epoch: int) -> NDArray[np.uint32]:

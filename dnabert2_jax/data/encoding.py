@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.config.inference import LongSequences
 from dnabert2_jax.data.labels import Labels
 from dnabert2_jax.data.sequences import Sequences, Table
-from dnabert2_jax.draws import hash64
+from dnabert2_jax.draws import Domain, hash64
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
@@ -26,7 +26,6 @@ NO_LIMIT = 2**30
 """A ``max_tokens`` that no sequence reaches."""
 
 _MOST_THREADS = 8
-_STRAND = 0x57D  # keeps the draws of strands apart from every other use of the seed
 
 Raw = NDArray[np.int32]
 """Ids of one sequence without special tokens, [tokens]."""
@@ -90,7 +89,7 @@ class EncodedTable(EncodedSequences):
             seed: the run's seed.
             epoch: from 0; each epoch draws another half.
         """
-        take = (hash64(seed, _STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
+        take = (hash64(seed, Domain.ROW_STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
         return replace(
             self,
             input_ids=[theirs if t else ours for ours, theirs, t in zip(self.input_ids, other.input_ids, take, strict=True)],

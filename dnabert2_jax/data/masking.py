@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.draws import hash64, record_seeds, uniform
+from dnabert2_jax.draws import Domain, hash64, record_seeds, uniform
 from dnabert2_jax.tokenizer.special import MASK, NUM_SPECIAL
 from dnabert2_jax.types import MlmBatch, TokenBatch
 
@@ -37,12 +37,12 @@ def mask_rows(
     ids = np.asarray(tokens.input_ids)
     slots, span = config.slots(ids.shape[1]), config.span_tokens or 1
     eligible = ids >= NUM_SPECIAL
-    offset = (hash64(seed, 4, records) % np.uint64(span)).astype(np.int64)
+    offset = (hash64(seed, Domain.MASK_SPAN_OFFSET, records) % np.uint64(span)).astype(np.int64)
     spans = (np.arange(ids.shape[1])[None] + offset[:, None]) // span
 
     # The smallest hashes of a row are a uniform choice without replacement; ineligible tokens sort last, and those of a span
     # have the same hash and stay together.
-    order = hash64(seed, 1, records[:, None], spans)
+    order = hash64(seed, Domain.MASK_ORDER, records[:, None], spans)
     order = np.where(eligible, order >> np.uint64(1), np.iinfo(np.uint64).max)
     ranked = np.argsort(order, axis=1, kind="stable")
     order = np.take_along_axis(order, ranked, 1)
@@ -52,15 +52,16 @@ def mask_rows(
     if span == 1:
         wanted = np.where(available >= ids.shape[1] - 2, slots, np.ceil(config.rate * available))
     else:
-        wanted = np.maximum(1, np.floor(config.rate * available + uniform(seed, 5, records)))
+        wanted = np.maximum(1, np.floor(config.rate * available + uniform(seed, Domain.MASK_SPAN_COUNT, records)))
     positions = ranked[:, :slots]
     used = (eligible & (rank < wanted[:, None]))[:, :slots]
     positions = np.where(used, positions, 0)
 
     labels = np.take_along_axis(ids, positions, 1)
-    draw = uniform(seed, 2, records[:, None], np.take_along_axis(spans, positions, 1))
+    draw = uniform(seed, Domain.MASK_REPLACEMENT, records[:, None], np.take_along_axis(spans, positions, 1))
     spread = np.uint64(vocab_size - NUM_SPECIAL)
-    random_ids = (hash64(seed, 3, records[:, None], positions) % spread).astype(np.int32) + NUM_SPECIAL
+    pieces = hash64(seed, Domain.MASK_RANDOM_PIECE, records[:, None], positions) % spread
+    random_ids = pieces.astype(np.int32) + NUM_SPECIAL
     replacement = np.where(draw < config.mask_share, MASK, labels)
     random_piece = (draw >= config.mask_share) & (draw < config.mask_share + config.random_share)
     replacement = np.where(random_piece, random_ids, replacement).astype(np.int32)

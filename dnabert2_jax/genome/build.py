@@ -4,23 +4,25 @@ import hashlib
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydantic import ValidationError
 
+from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.genome.corpus import Corpus, Settings, Source, Species, write_manifest
-from dnabert2_jax.genome.letters import Ambiguous, LetterCounts
+from dnabert2_jax.genome.corpus import Corpus, Source, Species, write_manifest
+from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.genome.parts import Part, make_part
 from dnabert2_jax.genome.segments import Table, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
+from dnabert2_jax.storage.directories import atomic_directory
 
 Progress = Callable[[str, int], None]
 """Called after every file with the species and the bases kept so far."""
@@ -48,12 +50,9 @@ def build_corpus(
     species: Sequence[SpeciesSource],
     out: Path,
     *,
-    ambiguous: Ambiguous = "split",
-    validation_fraction: float = 0.02,
-    validation_block: int = 10_000,
-    min_contig: int = 100,
     processes: int = 1,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Corpus:
     """Build a corpus directory; it appears under its name only when it is complete.
 
@@ -63,13 +62,9 @@ def build_corpus(
     Args:
         species: what to read; the order gives the species numbers.
         out: the directory to make.
-        ambiguous: keep IUPAC codes inside windows ("unk"), or cut the contigs there ("split").
-        validation_fraction: share of the bases of each species set aside, in blocks; 0 for none. A species of two blocks or
-            more gives at least one.
-        validation_block: bases of such a block, at least.
-        min_contig: contigs shorter than this are skipped, and so are pieces of contigs between IUPAC codes.
         processes: files read at the same time; each holds one contig in memory.
         progress: called after every file.
+        options: the fields of :class:`~dnabert2_jax.config.corpus.CorpusConfig`.
 
     Raises:
         UserError: ``out`` exists or cannot be written; an option or a weight is out of range; two species, or two contigs of
@@ -77,21 +72,16 @@ def build_corpus(
             ``clean_letters``).
     """
     try:
-        settings = Settings(
-            ambiguous=ambiguous,
-            validation_fraction=validation_fraction,
-            validation_block=validation_block,
-            min_contig=min_contig,
-        )
+        settings = CorpusConfig(**options)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"corpus option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from error
     _check(species)
     out = Path(out)
-    with _appearing(out) as directory:
+    with atomic_directory(out, may_replace=_refuse) as directory:
         shelf = out.parent / f".{out.name}.parts"
         try:
-            parts = _make_parts(species, shelf, min_contig, processes, progress)
+            parts = _make_parts(species, shelf, settings.min_contig, processes, progress)
         except BaseException:
             with suppress(OSError):
                 shelf.rmdir()  # nothing to go on from
@@ -109,7 +99,7 @@ def build_corpus(
 class _Writer:
     """The open files of a corpus in the making."""
 
-    def __init__(self, directory: Path, settings: Settings) -> None:
+    def __init__(self, directory: Path, settings: CorpusConfig) -> None:
         self.settings = settings
         self.files: dict[str, BinaryIO] = {
             name: (directory / name).open("wb")
@@ -266,20 +256,5 @@ def _check(species: Sequence[SpeciesSource]) -> None:
         raise UserError(f"species {without[0]!r} has no weight, others have; give weights to all species, or to none")
 
 
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A temporary directory beside ``out`` that takes its name at the end, so that no half-built corpus is ever found."""
-    if out.exists():
-        raise UserError(f"{out} exists; a corpus is never overwritten: choose another directory or remove it first")
-    temporary = out.parent / f".{out.name}.unfinished"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(out)
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written: {error}; choose a directory with the right to write and enough space"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _refuse(out: Path) -> None:
+    raise UserError(f"{out} exists; a corpus is never overwritten: choose another directory or remove it first")

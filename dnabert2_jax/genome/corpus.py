@@ -21,13 +21,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.bits import unpack
-from dnabert2_jax.genome.letters import Ambiguous
 from dnabert2_jax.genome.segments import Table
 from dnabert2_jax.storage.hashes import file_sha256
 
@@ -79,16 +79,6 @@ class Species:
     split_out_bases: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Settings:
-    """How a corpus was built; see ``build_corpus``."""
-
-    ambiguous: Ambiguous
-    validation_fraction: float = Field(ge=0, lt=1)
-    validation_block: int = Field(ge=1)
-    min_contig: int = Field(ge=1)
-
-
 @dataclass(frozen=True, config=STRICT)
 class StoredFile:
     """Size and SHA-256 of a file of the corpus."""
@@ -102,7 +92,7 @@ class Manifest:
     """The content of manifest.json."""
 
     format: int
-    settings: Settings
+    settings: CorpusConfig
     species: list[Species]
     files: dict[str, StoredFile]
 
@@ -118,7 +108,7 @@ _MANIFEST = TypeAdapter(Manifest)
 _FILES = ("bases.bin", "contigs.bin", "ambiguous.bin", "train.bin", "validation.bin", "names.txt")
 
 
-def write_manifest(directory: Path, settings: Settings, species: list[Species]) -> None:
+def write_manifest(directory: Path, settings: CorpusConfig, species: list[Species]) -> None:
     """Describe the finished files of a corpus; the manifest is what makes the directory a corpus."""
     files = {name: StoredFile((directory / name).stat().st_size, file_sha256(directory / name)) for name in _FILES}
     manifest = Manifest(format=FORMAT, settings=settings, species=species, files=files)

@@ -1,17 +1,16 @@
 """A corpus described in a TOML file: how to build it, and its species with their files, weights and held-out contigs."""
 
-import tomllib
-from dataclasses import field, fields
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from dnabert2_jax.config.corpus import CorpusConfig
+from dnabert2_jax.config.loading import parse_run, read_toml
 from dnabert2_jax.config.model import STRICT
-from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.build import SpeciesSource
-from dnabert2_jax.genome.letters import Ambiguous
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -32,21 +31,11 @@ class SpeciesEntry:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class BuildOptions:
-    """The section ``[build]``; see :func:`~dnabert2_jax.genome.build.build_corpus`."""
-
-    ambiguous: Ambiguous = "split"
-    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
-    validation_block: int = Field(default=10_000, ge=1)
-    min_contig: int = Field(default=100, ge=1)
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class CorpusDescription:
     """The whole file."""
 
     command: Literal["corpus build"] = "corpus build"
-    build: BuildOptions = BuildOptions()
+    build: CorpusConfig = CorpusConfig()
     species: list[SpeciesEntry]
 
     def sources(self) -> list[SpeciesSource]:
@@ -60,25 +49,4 @@ def load_description(file: Path) -> CorpusDescription:
     Raises:
         UserError: the file cannot be read, or names every key or value that is not accepted.
     """
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); give the path of a corpus's TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not TOML ({error}); mend that line (text stands in quotes)") from error
-    try:
-        return TypeAdapter(CorpusDescription).validate_python(content)
-    except ValidationError as error:
-        raise UserError(f"{file}: " + "; ".join(map(_explain, error.errors()))) from None
-
-
-def _explain(problem: Any) -> str:
-    path = [str(part) for part in problem["loc"]]
-    name = ".".join(path)
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        section = {"build": BuildOptions, "species": SpeciesEntry}.get(path[0], CorpusDescription)
-        accepted = [key.name for key in fields(section if len(path) > 1 else CorpusDescription)]
-        return f"unknown key {name}{nearest(path[-1], accepted)}; accepted are {', '.join(accepted)}"
-    if problem["type"] in ("missing", "missing_keyword_only_argument"):
-        return f"{name} is missing; add it to the file" + (" ([[species]] with name and files)" if name == "species" else "")
-    return f"{name}: {problem['msg']}, found {problem['input']!r}"
+    return parse_run(CorpusDescription, read_toml(file), str(file), overridden=None)

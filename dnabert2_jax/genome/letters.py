@@ -7,15 +7,11 @@ may split its windows there instead); anything else is an error that names file,
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
-
-Ambiguous = Literal["unk", "split"]
-"""What a corpus does with N and the other IUPAC codes: keep them (``[UNK]`` tokens), or never let a window contain one."""
 
 AMBIGUITY_CODES = "NRYSWKMBDHV"
 

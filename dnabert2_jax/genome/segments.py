@@ -3,10 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.draws import hash64
+from dnabert2_jax.draws import Domain, hash64
 
 Table = NDArray[np.int64]
-_VALIDATION = 0x7A1
 
 
 def validation_blocks(lengths: Table, species_key: int, *, fraction: float, block: int) -> tuple[Table, NDArray[np.bool_]]:
@@ -33,7 +32,7 @@ def validation_blocks(lengths: Table, species_key: int, *, fraction: float, bloc
 
     chosen = np.zeros(len(contig), bool)
     if fraction > 0 and len(contig) > 1:
-        order = np.argsort(hash64(_VALIDATION, species_key, contig, number), kind="stable")
+        order = np.argsort(hash64(Domain.VALIDATION_BLOCKS, species_key, contig, number), kind="stable")
         bases = np.cumsum((stop - start)[order])
         size = int(np.searchsorted(bases, fraction * bases[-1], "right"))
         chosen[order[: min(max(1, size), len(contig) - 1)]] = True

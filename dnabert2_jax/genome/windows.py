@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.draws import hash64, uniform
+from dnabert2_jax.draws import Domain, hash64, uniform
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.genome.letters import COMPLEMENTS
@@ -26,7 +26,6 @@ from dnabert2_jax.genome.permutation import permute
 PATTERN = 1 << 16
 """Slots of the species pattern: shares are exact to 1 / PATTERN, and a species gets one slot at least."""
 
-_PATTERN, _ORDER, _START, _STRAND = range(0x51, 0x55)  # words that keep the hashes of different uses apart
 _COMPLEMENT = bytes.maketrans(*(letters.encode() for letters in COMPLEMENTS))
 
 
@@ -129,15 +128,15 @@ class Windows:
         species = self._pattern[slot]
         cells = self._species_cells[species]
         epoch, position = np.divmod(turn * self._slots[species] + self._rank[slot], cells)
-        cell = permute(position, cells, self.seed, _ORDER, species, epoch)
+        cell = permute(position, cells, self.seed, Domain.WINDOW_ORDER, species, epoch)
 
         segment, part, parts, length = self._locate(self._species_cell[species] + cell)
         window = np.minimum(length, self.window_bases)
         starts = length - window + 1
-        offset = uniform(self.seed, _START, species, epoch, cell)
+        offset = uniform(self.seed, Domain.WINDOW_START, species, epoch, cell)
         # The minimum is for rounding: part + offset may come out as parts.
         start = np.minimum(((part + offset) * starts / parts).astype(np.int64), starts - 1) + self._segments[segment, 1]
-        coin = (hash64(self.seed, _STRAND, species, epoch, cell) >> np.uint64(63)).astype(np.int64)
+        coin = (hash64(self.seed, Domain.WINDOW_STRAND, species, epoch, cell) >> np.uint64(63)).astype(np.int64)
         reverse = coin if self.reverse_complement else 0 * coin
         return self._segments[segment, 0], start, start + window, reverse
 
@@ -166,7 +165,8 @@ def _species_pattern(weights: list[float], seed: int) -> tuple[NDArray[np.int64]
     wanted *= (PATTERN - len(weights)) / max(1.0, wanted.sum())
     slots = 1 + wanted.astype(np.int64)
     slots[np.argsort(slots - wanted, kind="stable")[: PATTERN - slots.sum()]] += 1
-    pattern = np.repeat(np.arange(len(slots)), slots)[np.argsort(hash64(seed, _PATTERN, np.arange(PATTERN)), kind="stable")]
+    order = np.argsort(hash64(seed, Domain.WINDOW_SPECIES, np.arange(PATTERN)), kind="stable")
+    pattern = np.repeat(np.arange(len(slots)), slots)[order]
     rank = np.empty(PATTERN, np.int64)
     rank[np.argsort(pattern, kind="stable")] = np.arange(PATTERN) - np.repeat(np.cumsum(slots) - slots, slots)
     return pattern, rank, slots

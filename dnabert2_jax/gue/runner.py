@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import Mode
@@ -28,7 +29,6 @@ from dnabert2_jax.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.gue.report import write_gue_report
 from dnabert2_jax.gue.summary import FOUND_FILE, read_record, remember_found
 from dnabert2_jax.gue.tables import CAPPED_TABLE, TaskData, prepare, table_hashes
-from dnabert2_jax.model_directory import tree_sha256
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.start import starting_point

@@ -9,18 +9,15 @@ from typing import Any
 import numpy as np
 
 from dnabert2_jax.baselines.floor import Floor, floor_under
-from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.encoding import NO_LIMIT, encode_table
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.data.splits import load_splits
-from dnabert2_jax.draws import hash64
+from dnabert2_jax.draws import Domain, hash64
 from dnabert2_jax.gue.catalogue import SPLITS
 from dnabert2_jax.gue.discovery import FoundTask
 from dnabert2_jax.reports.data import TablesReport, tables_report
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.base import Tokenizer
-
-_CAP = 0xCA9  # keeps the draw of a capped table apart from every other use of a seed
-_NO_LIMIT = 2**30
 
 CAPPED_TABLE = "train_capped.csv"
 """The rows that runs learn from where not all are; no name that discovery takes for a table."""
@@ -59,10 +56,10 @@ def prepare(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_rows
         UserError: the tables cannot be used; the message names file and line.
     """
     splits = load_splits(*(found.tables[split] for split in SPLITS))
-    limit = found.task.settings.max_tokens or _NO_LIMIT
+    limit = found.task.settings.max_tokens or NO_LIMIT
     encoded = {split: encode_table(getattr(splits, split), tokenizer, splits.labels, limit) for split in SPLITS}
     longest = max(int(table.full_lengths.max()) for table in encoded.values())
-    if limit == _NO_LIMIT:
+    if limit == NO_LIMIT:
         encoded = {split: replace(table, max_tokens=longest) for split, table in encoded.items()}
     train = splits.train
     rows = len(train) if max_train_rows is None else max_train_rows
@@ -91,7 +88,7 @@ def capped_rows(labels: list[str], rows: int) -> list[int]:
 
     The sample depends on the row numbers and the labels alone, so that every seed and every model learns from the same one.
     """
-    draw = np.argsort(hash64(0, _CAP, np.arange(len(labels))), kind="stable")
+    draw = np.argsort(hash64(0, Domain.CAPPED_TABLE, np.arange(len(labels))), kind="stable")
     total, taken = Counter(labels), Counter[str]()
     share = {}
     for row in draw:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import jax
 
+from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.artifacts.directory import is_adapter_directory
+from dnabert2_jax.artifacts.model import ModelKind, SavedModel, load_model
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.predictor import Forward, Predictor
-from dnabert2_jax.model_directory import ModelKind, SavedModel, is_adapter_directory, load_adapter, load_model
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import merge_adapter
 from dnabert2_jax.tokenizer.base import Tokenizer

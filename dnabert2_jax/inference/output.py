@@ -22,8 +22,7 @@ and parquet one row a vector: name, index (token or base within the sequence, fr
 
 import csv
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import Embeddings
 from dnabert2_jax.inference.fill_mask import MaskedToken
 from dnabert2_jax.inference.prediction import Predictions
+from dnabert2_jax.storage.atomic import atomic_file
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".h5")
@@ -81,7 +81,7 @@ def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer) ->
         ".h5": lambda file: _write_hdf5(file, _arrays(embeddings, tokenizer), embeddings.pooling),
         ".parquet": lambda file: _write_parquet(file, _embedding_columns(embeddings)),
     }
-    with _replacing(path) as partial:
+    with atomic_file(path) as partial:
         writers[path.suffix](partial)
 
 
@@ -133,7 +133,7 @@ def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:
 
 def _save_table(path: Path, columns: dict[str, Any]) -> None:
     check_output(path, TABLE_SUFFIXES)
-    with _replacing(path) as partial:
+    with atomic_file(path) as partial:
         if path.suffix == ".csv":
             _write_csv(partial, columns)
         else:
@@ -175,7 +175,7 @@ def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def _write_hdf5(path: Path, arrays: dict[str, Any], pooling: str) -> None:
-    h5py = _library(path)
+    h5py = importlib.import_module("h5py")
     with h5py.File(path, "w") as file:
         file.attrs["pooling"] = pooling
         for name, array in arrays.items():
@@ -186,7 +186,7 @@ def _write_hdf5(path: Path, arrays: dict[str, Any], pooling: str) -> None:
 
 
 def _write_parquet(path: Path, columns: dict[str, Any]) -> None:
-    pyarrow = _library(path)
+    pyarrow = importlib.import_module("pyarrow")
     importlib.import_module("pyarrow.parquet").write_table(pyarrow.table(columns), path)
 
 
@@ -201,19 +201,3 @@ def _library(path: Path) -> Any:
             f"{path}: {path.suffix} files need the package {library}, which is not installed; run "
             f'pip install "dnabert2_jax[{extra}]", or choose another format'
         ) from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path``, of the same suffix, to write to; it takes the place of ``path`` at the end."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be written ({error.strerror or error}); make room or choose another place"
-        ) from error
-    finally:
-        if partial.is_file():
-            partial.unlink()

@@ -1,9 +1,7 @@
 """What a classifier or a regression scored, by scikit-learn, ready for JSON."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,6 +18,7 @@ from sklearn.metrics import (
 )
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.atomic import write_bytes
 
 _SMALLEST = float(np.finfo(np.float32).tiny)  # a softmax in float32 underflows to 0 where the loss would be infinite
 _LEFT_OF_ONE = 2.0**-25  # a probability so close to 1 is rounded to it: a sigmoid in float32 is from a logit of 17 on
@@ -301,11 +300,4 @@ def save_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
         ValueError: a number is not finite, which JSON cannot say.
     """
     text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{path} could not be written ({error.strerror}); make room or choose another place") from error
+    write_bytes(path, f"{text}\n".encode())

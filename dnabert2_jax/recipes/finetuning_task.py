@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.config.runs import FinetuneRun
@@ -16,7 +19,6 @@ from dnabert2_jax.data.labels import SEPARATOR, Labels
 from dnabert2_jax.data.sequences import Table, other_strand
 from dnabert2_jax.data.splits import Splits, load_splits
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedModel, make_provenance, tree_sha256
 from dnabert2_jax.modeling.compute import Compute, training_compute
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.start import starting_point

@@ -10,13 +10,15 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
+from dnabert2_jax.artifacts.model import SavedModel, save_model
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, validation_species
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus, Split
-from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model, tree_sha256
 from dnabert2_jax.modeling.compute import training_compute
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
 from dnabert2_jax.parallel.layout import Layout, make_layout, make_mesh

@@ -1,9 +1,9 @@
 """What pretraining and fine-tuning share before their first step."""
 
+from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.config.runs import ModelOptions
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedModel, load_model
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 

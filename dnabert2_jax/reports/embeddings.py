@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.labels import LabelSet
@@ -12,7 +13,6 @@ from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
-from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.reports.run import read_run, save_arrays
 from dnabert2_jax.reports.sections import EMBEDDINGS_FILE

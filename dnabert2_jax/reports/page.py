@@ -1,13 +1,12 @@
 """The pieces of a self-contained HTML page: no script, no font, no picture and no style from anywhere else."""
 
 import base64
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.atomic import write_bytes
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #f4f5f7; --card: #ffffff; --ink: #1f2328; --muted: #5b6470; --line: #dde1e6;
@@ -134,10 +133,4 @@ def write_page(file: Path, document: str) -> Path:
     Raises:
         UserError: there is no room, or the place cannot be written to.
     """
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(document, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}); make room or choose another place") from error
-    return file
+    return write_bytes(file, document.encode())

@@ -1,7 +1,6 @@
 """A run's page, written from what lies in its directory, so that it can be written again at any time."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from dnabert2_jax.reports.sections import (
     tables_section,
     use_section,
 )
-from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.atomic import atomic_file, write_json
 from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
 
 REPORT_FILE = "report.html"
@@ -106,10 +105,8 @@ def report_pretraining(workdir: Path, corpus: Corpus) -> Path:
 
 def save_arrays(file: Path, **arrays: NDArray[Any]) -> None:
     """Write an npz file, whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as stream:
+    with atomic_file(file) as partial, partial.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
-    os.replace(partial, file)
 
 
 def read_run(workdir: Path) -> PretrainRun | FinetuneRun:

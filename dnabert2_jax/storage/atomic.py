@@ -1,9 +1,33 @@
-"""Files and directories that are there whole or not at all."""
+"""Single files that are there whole or not at all."""
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from dnabert2_jax.errors import UserError
+
+
+class NotWritten(UserError):
+    """A file or directory could not be written; what was at its destination is unchanged.
+
+    Args:
+        path: the destination.
+        error: why.
+
+    Attributes:
+        reason: why, in words.
+    """
+
+    reason: str
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        reason = error.reason if isinstance(error, NotWritten) else getattr(error, "strerror", None) or error
+        self.reason = str(reason)
+        unchanged = "what was there is unchanged; " if os.path.lexists(path) else ""
+        super().__init__(f"{path} could not be written ({self.reason}); {unchanged}make room or choose another place")
 
 
 def partial_name(path: Path) -> str:
@@ -11,12 +35,50 @@ def partial_name(path: Path) -> str:
     return f"{path.name}.partial"
 
 
-def write_json(path: Path, content: Any) -> Path:
-    """Write JSON beside ``path`` and move it there once it is on the disk: a kill leaves the old file or the new one."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
+
+    Raises:
+        NotWritten: for any OSError, in the block or here.
+    """
     partial = path.with_name(partial_name(path))
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return partial.replace(path)
+    try:
+        yield partial
+        flush(partial)
+        partial.replace(path)
+        flush(path.parent)
+    except OSError as error:
+        raise NotWritten(path, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file, whole or not at all; returns ``path``.
+
+    Raises:
+        NotWritten: there is no room, or the place cannot be written to.
+    """
+    with atomic_file(path) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON, whole or not at all; returns ``path``.
+
+    Raises:
+        NotWritten: there is no room, or the place cannot be written to.
+    """
+    return write_bytes(path, f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def flush(path: Path) -> None:
+    """Return once a file's data, or a directory's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

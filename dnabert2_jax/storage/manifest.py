@@ -1,15 +1,15 @@
-"""Files that are there whole or not at all: JSON, and the manifest of hashes that seals a directory.
+"""The manifest of hashes that seals a directory.
 
-A manifest is written last and checked on reading, so that a directory without one is unfinished and damage does not pass.
+It is written last and checked on reading: a directory without one is unfinished, and damage is never passed over.
 """
 
 import json
-import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.atomic import flush, write_json
 from dnabert2_jax.storage.hashes import file_sha256
 
 FORMAT = 1
@@ -17,24 +17,38 @@ MANIFEST = "manifest.json"
 
 
 def write_manifest(directory: Path) -> None:
-    """Write ``manifest.json``: size and SHA-256 of every file below ``directory``. Call it when all else is written.
+    """Write ``manifest.json``: size and SHA-256 of every file below ``directory``. Call it once all else is written.
 
-    Every file is on the disk before the manifest is, and the manifest appears as a whole or not at all.
+    Every file is on the disk before the manifest is.
 
     Raises:
-        OSError: a file cannot be read, or the manifest not written.
+        OSError: a file cannot be read.
+        NotWritten: the manifest cannot be written.
     """
-    files = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path != directory / MANIFEST:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            files[path.relative_to(directory).as_posix()] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
+    settle(directory)
+    files = {
+        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path != directory / MANIFEST
+    }
     write_json(directory / MANIFEST, {"format": FORMAT, "files": files})
 
 
+def settle(directory: Path) -> None:
+    """Flush everything below ``directory`` to the disk, and let the permissions of its files follow the umask.
+
+    The directory was created under the umask, so its own permissions tell what that is; safetensors writes files that only
+    their owner may read.
+    """
+    mode = stat.S_IMODE(directory.stat().st_mode) & 0o666
+    for path in [*directory.rglob("*"), directory]:
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+        flush(path)
+
+
 def verify_manifest(directory: Path) -> None:
-    """Compare every file with ``manifest.json``; files that it does not list are no concern of it.
+    """Compare every file with ``manifest.json``; files that it does not list are ignored.
 
     Raises:
         UserError: the manifest or a file that it lists is missing or damaged; the message names the file.
@@ -42,19 +56,13 @@ def verify_manifest(directory: Path) -> None:
     for name, expected in manifest_files(directory).items():
         path = directory / name
         if not path.is_file():
-            raise UserError(f"{path} is missing, its manifest lists it; restore {directory} from a copy or make it again")
+            raise UserError(f"{path} is missing, but its manifest lists it; {_remedy(directory)}")
         size = path.stat().st_size
         if size != expected["size"]:
-            raise UserError(
-                f"{path} is damaged: {size} bytes, {expected['size']} were written; "
-                f"restore {directory} from a copy or make it again"
-            )
+            raise UserError(f"{path} is damaged: {size} bytes, but {expected['size']} were written; {_remedy(directory)}")
         found = file_sha256(path)
         if found != expected["sha256"]:
-            raise UserError(
-                f"{path} is damaged: sha256 {found}, {expected['sha256']} was written; "
-                f"restore {directory} from a copy or make it again"
-            )
+            raise UserError(f"{path} is damaged: sha256 {found}, but {expected['sha256']} was written; {_remedy(directory)}")
 
 
 def manifest_files(directory: Path) -> dict[str, dict[str, Any]]:
@@ -68,6 +76,10 @@ def manifest_files(directory: Path) -> dict[str, dict[str, Any]]:
         manifest = json.loads(path.read_bytes())
         return {name: {"size": int(entry["size"]), "sha256": entry["sha256"]} for name, entry in manifest["files"].items()}
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; restore {directory} from a copy or make it again") from None
+        raise UserError(f"{path} is missing; {_remedy(directory)}") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore {directory} from a copy or make it again") from error
+        raise UserError(f"{path} is damaged ({error}); {_remedy(directory)}") from error
+
+
+def _remedy(directory: Path) -> str:
+    return f"restore {directory} from a copy or recreate it"

@@ -7,7 +7,6 @@ pretraining reads. :meth:`Tokenizer.encode` puts the letters policy before it an
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from operator import index
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import clean_letters
-from dnabert2_jax.storage.atomic import partial_name
+from dnabert2_jax.storage.atomic import NotWritten, write_bytes
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK, with_template
 
 
@@ -94,7 +93,7 @@ class Tokenizer(ABC):
         Raises:
             UserError: it cannot be written.
         """
-        return write_whole(Path(directory) / self.file_name, self._content)
+        return write_file(Path(directory) / self.file_name, self._content)
 
     def save_hugging_face(self, directory: str | Path) -> Path:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which Hugging Face's libraries load, into ``directory``.
@@ -186,22 +185,17 @@ class Tokenizer(ABC):
         return array
 
 
-def write_whole(file: Path, content: bytes) -> Path:
-    """Write a file so that it is there in whole or not at all.
+def write_file(file: Path, content: bytes) -> Path:
+    """Write one file of a tokenizer, whole or not at all, in a directory that is created if necessary.
 
     Raises:
         UserError: it cannot be written.
     """
-    partial = file.with_name(partial_name(file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(file)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{file} could not be written ({error.strerror}); make room or choose another directory") from error
-    return file
+        raise NotWritten(file, error) from error
+    return write_bytes(file, content)
 
 
 def _clean(text: str, argument: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.tokenizer.base import write_whole
+from dnabert2_jax.tokenizer.base import write_file
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.special import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
@@ -159,8 +159,8 @@ def write_tokenizer_json(tokenizer: BpeTokenizer, directory: Path) -> Path:
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{name}_token": SPECIAL_TOKENS[token] for name, token in names.items()},
     }
-    write_whole(directory / TOKENIZER_CONFIG, _json(config))
-    return write_whole(directory / TOKENIZER_JSON, _json(file))
+    write_file(directory / TOKENIZER_CONFIG, _json(config))
+    return write_file(directory / TOKENIZER_JSON, _json(file))
 
 
 def _json(content: dict[str, Any]) -> bytes:

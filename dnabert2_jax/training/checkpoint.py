@@ -1,4 +1,4 @@
-"""Checkpoints of a run: Orbax writes the state in the background, a manifest of hashes says which ones are whole.
+"""Checkpoints of a run: Orbax writes the state in the background, a manifest of hashes tells which ones are intact.
 
 A directory of checkpoints::
 
@@ -8,8 +8,13 @@ A directory of checkpoints::
         manifest.json     size and SHA-256 of every file above, written last
     damaged_step_00002000/    did not match its manifest; never read again, left for a person to look at
 
-Orbax by itself loads flipped bytes without a word and never deletes what a kill left half-written; so a step counts only
-with its manifest, and is read only when every byte agrees with it.
+Orbax by itself loads flipped bytes silently, so a step counts only with its manifest, and is read only if every byte
+agrees with it. That is why retention is here and not left to Orbax's CheckpointManager: it deletes old steps as soon as it
+has moved a new one into place, and its one callback runs before it writes the last files of a step
+(``_CHECKPOINT_METADATA``, ``commit_success.txt``). A manifest written in that callback leaves these files unsealed; one
+written later leaves a moment in which the only sealed step of ``keep_last=1`` is already deleted. Here an old step goes
+after the new one is sealed, and loses its manifest first, so that a step half deleted by a kill never passes for a damaged
+one.
 """
 
 import fcntl
@@ -47,7 +52,7 @@ class Restored:
     Attributes:
         step: its step.
         state: the tree that was saved, with the structure and the shardings of the abstract state.
-        meta: the run's notes, as JSON gives them back (tuples are lists, keys strings).
+        meta: the run's notes, as JSON returns them (tuples are lists, keys are strings).
     """
 
     step: int
@@ -58,12 +63,12 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run, in one directory that every process sees; every process makes the same calls.
 
-    Opening removes what a killed run left half-written and reports it. One run at a time: a second one is refused.
+    Opening removes what a killed run left unfinished, and reports it. One run at a time: a second one is refused.
 
     Args:
-        directory: made if it does not exist.
-        keep_last: how many of the newest complete checkpoints stay.
-        keep_every: steps that are multiples of this stay for good.
+        directory: created if it does not exist.
+        keep_last: how many of the newest complete checkpoints to keep.
+        keep_every: steps that are multiples of this are kept forever.
 
     Raises:
         UserError: the directory cannot be used, another run uses it, or an option is out of range.
@@ -99,25 +104,25 @@ class Checkpoints:
         return [step for step, path in self._step_directories() if (path / MANIFEST).is_file()]
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Start to save ``state``; returns when the arrays are copied, so that their buffers may be donated.
+        """Start saving ``state``; returns once the arrays are copied, so that their buffers may be donated.
 
-        The save before, if it still runs, is waited for. Old checkpoints are deleted only after the new one is complete.
+        Waits for the previous save if it is still running. Old checkpoints are deleted only once the new one is complete.
 
         Args:
             step: larger than that of every checkpoint here.
-            state: a tree of jax or numpy arrays and numpy scalars, none of them empty; Python numbers belong into ``meta``.
+            state: a tree of jax or numpy arrays and numpy scalars, none of them empty; Python numbers belong in ``meta``.
             meta: a small JSON-ready dict.
 
         Raises:
-            UserError: this save or the one before it could not be written, or there is one of this step or a later one.
-            TypeError: a leaf has no dtype, or ``meta`` is no JSON.
-            ValueError: a leaf has 64 bits and ``jax_enable_x64`` is off: Orbax would cut it to 32 without a word.
+            UserError: this save or the previous one could not be written, or there is one of this step or a later one.
+            TypeError: a leaf has no dtype, or ``meta`` is not JSON.
+            ValueError: a leaf has 64 bits and ``jax_enable_x64`` is off: Orbax would truncate it to 32 silently.
         """
         self.wait()
         if (latest := max(self.steps(), default=-1)) >= step:
             raise UserError(
                 f"{self.directory} already holds a checkpoint of step {latest}, so none of step {step} can be added: "
-                "continue from the one that is there, or choose another directory"
+                "resume from the one that is there, or choose another directory"
             )
         arrays = {name: _savable(name, leaf) for name, leaf in _named_leaves(state).items()}
         contents = json.dumps({"meta": meta, "arrays": {name: _signature(leaf) for name, leaf in arrays.items()}})
@@ -140,10 +145,10 @@ class Checkpoints:
 
         Args:
             abstract_state: the structure expected; its leaves (arrays, or ``jax.ShapeDtypeStruct``) have ``shape`` and
-                ``dtype``, and a ``sharding`` where the array shall lie elsewhere than on the first device.
+                ``dtype``, and a ``sharding`` if the array belongs elsewhere than on the first device.
 
         Returns:
-            The checkpoint, or None where none was ever completed.
+            The checkpoint, or None if none was ever completed.
 
         Raises:
             UserError: all checkpoints are damaged, or names, shapes or dtypes are not as expected; they are listed.
@@ -159,11 +164,11 @@ class Checkpoints:
         if differences:
             raise UserError(
                 f"{path} does not fit the state of this run: {'; '.join(differences)}; "
-                "run with the settings it was made with, or choose another directory"
+                "use the settings it was created with, or choose another directory"
             )
         abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
-        how = ocp.checkpoint_utils.construct_restore_args(abstract)
-        arrays = self._checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(abstract, restore_args=how))
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        arrays = self._checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(abstract, restore_args=restore_args))
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
         return Restored(step, state, contents["meta"])
 
@@ -178,7 +183,7 @@ class Checkpoints:
             pending.result()
 
     def close(self) -> None:
-        """Wait for the running save and let go of the directory.
+        """Wait for the running save and release the directory.
 
         Raises:
             UserError: the save could not be written.
@@ -199,10 +204,10 @@ class Checkpoints:
         return sorted((int(match[1]), path) for path in self.directory.iterdir() if (match := _STEP.fullmatch(path.name)))
 
     def _open(self) -> int:
-        """Make the directory, take it for this run, and remove what a killed run left."""
+        """Create the directory, lock it for this run, and remove what a killed run left."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # A POSIX lock: it goes with its process however that dies, and processes forked from it do not hold it.
+            # A POSIX lock: it ends with its process, however that dies, and processes forked from it do not hold it.
             self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
             try:
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -222,7 +227,7 @@ class Checkpoints:
         return 0
 
     def _complete(self, step: int) -> None:
-        """The background's part of a save: wait for Orbax, seal the step, delete old ones."""
+        """The part of a save that runs in the background: wait for Orbax, seal the step, delete old ones."""
         try:
             self._checkpointer.wait_until_finished()
             if jax.process_index() == 0:
@@ -252,19 +257,19 @@ class Checkpoints:
                     logger.warning("the old checkpoint %s could not be deleted: %s", self._path(step), error)
 
     def _newest_whole(self) -> int:
-        """The newest step that agrees with its manifest, or _ABSENT; damaged ones before it are set aside."""
+        """The newest step that agrees with its manifest, or _ABSENT; damaged ones newer than it are set aside."""
         for step in reversed(self.steps()):
             try:
                 verify_manifest(self._path(step))
             except UserError as damage:
                 aside = self._aside(step)
                 self._path(step).rename(aside)
-                logger.warning("%s; set aside as %s, going back to the checkpoint before it", damage, aside.name)
+                logger.warning("%s; set aside as %s, falling back to the checkpoint before it", damage, aside.name)
             else:
                 return step
         if damaged := sorted(path.name for path in self.directory.glob("damaged_step_*")):
             raise UserError(
-                f"{self.directory} holds no checkpoint that is whole, only {', '.join(damaged)}: copy one back from a "
+                f"{self.directory} holds no intact checkpoint, only {', '.join(damaged)}: copy one back from a "
                 "backup as step_..., or delete them to start from the beginning; and check the disk"
             )
         return _ABSENT
@@ -287,7 +292,7 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _savable(name: str, leaf: Any) -> jax.Array | np.ndarray:
-    """What Orbax may write later: it copies numpy arrays, and jax never reuses a donated buffer of which there is a view."""
+    """What Orbax may write later: it copies numpy arrays, and jax never reuses a donated buffer that has a view."""
     if isinstance(leaf, jax.Array):
         return leaf
     if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:

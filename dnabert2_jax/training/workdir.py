@@ -1,7 +1,6 @@
 """A run's directory: what was asked for, what was measured, its checkpoints and its model."""
 
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -11,7 +10,7 @@ from tensorboardX import SummaryWriter
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
-from dnabert2_jax.storage.atomic import partial_name, write_json
+from dnabert2_jax.storage.atomic import partial_name, write_bytes, write_json
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -108,9 +107,7 @@ class MetricsLog:
         if not is_first():
             return
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
-        partial = self.path.with_name(partial_name(self.path))
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self.path)
+        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self.path.open("a", buffering=1)
         # TensorBoard leaves out what earlier event files have of these steps.
         self._events = SummaryWriter(str(workdir.path / TENSORBOARD), purge_step=step + 1, flush_secs=10)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnabert2_jax.artifacts.tensors import flatten_tree
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.convert.names import DECODER, TABLE, WORD, from_theirs, kind_of, our_shapes, plain_names, to_theirs
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import flatten_tree
 from tests import parity
 from tests.convert.helpers import HEADS, InMemory, tensors
 

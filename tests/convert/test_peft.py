@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import SavedAdapter, merged
+from dnabert2_jax.artifacts.tensors import flatten_tree
 from dnabert2_jax.config.model import HeadConfig, LoraConfig
 from dnabert2_jax.convert.names import to_theirs
 from dnabert2_jax.convert.peft import CONFIG, WEIGHTS, load_peft, save_peft
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedAdapter, flatten_tree
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 from tests.helpers import CLASSES, tiny_model

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.config.model import NAMED_SIZES
 from dnabert2_jax.convert.settings import make_settings, read_settings
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import SavedModel
 from tests import parity
 from tests.convert.helpers import HEADS
 from tests.helpers import tiny_config, tiny_tokenizer

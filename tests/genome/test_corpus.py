@@ -181,7 +181,7 @@ def test_never_overwrites(tmp_path: Path):
 
 def test_out_that_cannot_be_written(tmp_path: Path):
     path = write_fasta(tmp_path / "x.fa", {"c": "ACGT" * 50})
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="could not be written"):
         build_corpus([SpeciesSource("a", [path])], path / "corpus")
 
 

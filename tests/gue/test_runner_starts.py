@@ -6,11 +6,13 @@ from pathlib import Path
 import jax
 import pytest
 
+from dnabert2_jax.artifacts.adapter import SavedAdapter, save_adapter
+from dnabert2_jax.artifacts.model import load_model
+from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.config.loading import load_run, run_to_dict
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.runner import GueRun, run_gue
-from dnabert2_jax.model_directory import SavedAdapter, load_model, make_provenance, save_adapter
 from dnabert2_jax.modeling.lora import init_adapter
 from tests.gue.helpers import SETTINGS, benchmark, page_of, record
 from tests.helpers import finetune_run, tiny_tokenizer

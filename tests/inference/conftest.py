@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.adapter import SavedAdapter, save_adapter
+from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
+from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.model_directory import SavedAdapter, SavedModel, load_model, make_provenance, save_adapter, save_model
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier

@@ -2,12 +2,12 @@ import jax
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.adapter import load_adapter
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict
-from dnabert2_jax.model_directory import load_adapter
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
 

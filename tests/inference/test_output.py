@@ -144,7 +144,7 @@ def test_places_that_cannot_be_written(mlm, sequences, tmp_path):
 def test_a_failed_save_leaves_the_old_file(mlm, sequences, tmp_path):
     target = tmp_path / "x.npz"
     target.write_bytes(b"old")
-    (tmp_path / ".x.partial.npz").mkdir()  # in the way of the new file
+    (tmp_path / "x.npz.partial").mkdir()  # in the way of the new file
     with pytest.raises(UserError, match=r"x\.npz could not be written"):
         save_embeddings(target, embed(mlm, sequences), mlm.tokenizer)
     assert target.read_bytes() == b"old"

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.data.by_length import choose_lengths, evaluation_batches
 from dnabert2_jax.data.encoding import encode_sequences, encode_table
 from dnabert2_jax.data.labels import LabelSet
@@ -12,7 +14,6 @@ from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import Forward, Predictor, memory_explained, pool_slots, run_batches
-from dnabert2_jax.model_directory import load_adapter, load_model
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP

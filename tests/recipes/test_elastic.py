@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import COMPILED, parse_run, pretrain_content, tiny_corpus, tiny_model, with_sections, write_run

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.model import load_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.data.reading import read_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict
-from dnabert2_jax.model_directory import load_model, tree_sha256
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from dnabert2_jax.storage.hashes import file_sha256

@@ -28,7 +28,7 @@ def test_devices_share_a_batch_without_changing_it(make_run, tmp_path, capsys, m
     [
         ({"data": 3}, r"3 \(data\) devices do not divide the 8 rows"),
         ({"data": 9}, r"do not divide the 8 rows"),
-        ({"data": 1, "fsdp": 2}, "fine-tuning spreads rows alone; of this section it takes data"),
+        ({"data": 1, "fsdp": 2}, "fine-tuning shards rows only; of this section it accepts data"),
     ],
 )
 def test_devices_that_cannot_share_a_batch(make_run, tmp_path, mesh, said):

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.artifacts.model import load_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.data.by_length import evaluation_batches
 from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.inference.predictor import Forward, Predictor
-from dnabert2_jax.model_directory import load_adapter, load_model, tree_sha256
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from tests.helpers import tiny_model

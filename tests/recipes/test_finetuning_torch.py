@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.convert.hugging_face import save_hugging_face
-from dnabert2_jax.model_directory import SavedModel
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.training.objectives import classification_loss

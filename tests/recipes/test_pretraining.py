@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from dnabert2_jax.artifacts.model import load_model, save_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import load_model, save_model, tree_sha256
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.tokenizer.training import train_bpe

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from dnabert2_jax import DNABERT2
+from dnabert2_jax.artifacts.adapter import SavedAdapter
+from dnabert2_jax.artifacts.model import load_model, save_model
 from dnabert2_jax.baselines.kmer import KmerBaseline
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import HeadConfig, LoraConfig
@@ -21,7 +23,6 @@ from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.prediction import Predictions
 from dnabert2_jax.metrics.scores import multi_label_metrics, regression_metrics
-from dnabert2_jax.model_directory import SavedAdapter, load_model, save_model
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.training.workdir import MetricsLog

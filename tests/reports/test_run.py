@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import classification_metrics
-from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.reports import report_finetuning, write_report

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.data.encoding import encode_table
@@ -19,7 +20,6 @@ from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.model_directory import SavedModel, load_model, save_model
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.recipes.finetuning import finetune

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.config.optimizer import OptimizerConfig
-from dnabert2_jax.model_directory import tree_sha256
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import count_parameters, masked_lm, sequence_classifier

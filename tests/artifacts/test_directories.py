@@ -18,22 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
-from dnabert2_jax.adapters import merged
+from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter, merged, save_adapter
+from dnabert2_jax.artifacts.directory import is_adapter_directory
+from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
+from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.artifacts.tensors import flatten_tree, tree_sha256, unflatten_tree
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.model_directory import (
-    SavedAdapter,
-    SavedModel,
-    flatten_tree,
-    is_adapter_directory,
-    load_adapter,
-    load_model,
-    make_provenance,
-    save_adapter,
-    save_model,
-    tree_sha256,
-    unflatten_tree,
-)
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.tokenizer.base import Tokenizer
@@ -206,7 +197,7 @@ def test_what_is_not_a_model_directory(tmp_path, pretrained, adapter):
     with pytest.raises(UserError, match=r"holds no manifest\.json"):
         load_model(tmp_path / "huggingface")
     save_adapter(tmp_path / "adapter", adapter)
-    with pytest.raises(UserError, match="is an adapter directory, a model directory is needed"):
+    with pytest.raises(UserError, match="is an adapter directory, but a model directory is needed"):
         load_model(tmp_path / "adapter")
 
 
@@ -294,7 +285,7 @@ def test_a_full_disk_leaves_the_old_model(tmp_path, pretrained):
 KILLED = """
 import os, signal, sys
 from dataclasses import replace
-from dnabert2_jax.model_directory import load_model, save_model
+from dnabert2_jax.artifacts.model import load_model, save_model
 
 path, event, start = sys.argv[1:]
 model = load_model(path)
@@ -393,7 +384,7 @@ def test_the_base_may_move_with_the_adapter_or_stay_behind(tmp_path, adapter):
     assert load_adapter(tmp_path / "moved" / "adapter").base.path == tmp_path / "moved" / "b"  # by its relative path
 
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(UserError, match=r"its base model is neither at .* nor at .*base; name the base's directory"):
+    with pytest.raises(UserError, match=r"its base model is neither at .* nor at .*base; give the directory of the base"):
         load_adapter(tmp_path / "elsewhere")
 
 
@@ -443,7 +434,7 @@ def test_the_hash_tells_path_dtype_shape_and_bytes_apart():
 
 
 def test_a_name_with_a_dot_is_refused():
-    with pytest.raises(ValueError, match=r"'a\.b\.c' holds a '\.'"):
+    with pytest.raises(ValueError, match=r"'a\.b\.c' contains a '\.'"):
         flatten_tree({"a": {"b.c": np.zeros(1)}})
 
 
@@ -451,7 +442,9 @@ OTHER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from dnabert2_jax.model_directory import load_adapter, save_adapter, save_model, tree_sha256
+from dnabert2_jax.artifacts.adapter import load_adapter, save_adapter
+from dnabert2_jax.artifacts.model import save_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 
 here = Path(sys.argv[1])
 adapter = load_adapter(here / "adapter")

@@ -1,0 +1,41 @@
+"""The record of how an artifact was made."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from dnabert2_jax.version import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "scikit-learn")
+
+
+def make_provenance(
+    command: Sequence[str], *, run_config: Mapping[str, Any], parents: Mapping[str, str], metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record of how something was made.
+
+    Args:
+        command: the command line, one word per item.
+        run_config: the complete settings of the run.
+        parents: what it was made from, name to hash (``{"corpus": sha256, "base": sha256}``).
+        metrics: the scores it reached.
+
+    Returns:
+        A JSON-ready dict that also holds the date (UTC) and the versions in use.
+    """
+    versions = {"python": platform.python_version(), "dnabert2_jax": __version__}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # pragma: no cover - a trimmed installation
+            continue
+    return {
+        "command": list(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions,
+        "run_config": dict(run_config),
+        "parents": dict(parents),
+        "metrics": dict(metrics),
+    }

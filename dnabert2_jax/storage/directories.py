@@ -1,0 +1,83 @@
+"""Whole directories that are there whole or not at all."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.atomic import NotWritten, flush, partial_name
+from dnabert2_jax.storage.manifest import settle, write_manifest
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_existing(path: Path) -> None:
+    """The usual rule of :func:`atomic_directory`: nothing is ever overwritten."""
+    raise UserError(f"{path} exists; choose another directory, or remove it first")
+
+
+@contextmanager
+def atomic_directory(
+    path: Path, *, may_replace: Callable[[Path], None] = refuse_existing, seal: bool = False
+) -> Iterator[Path]:
+    """A directory beside ``path`` to write into; it takes the place of ``path`` when the block ends without an error.
+
+    Args:
+        path: the destination; parents are created. An empty directory there is always replaced.
+        may_replace: called with ``path`` where something else exists there; raises UserError if it must stay.
+        seal: write a manifest last.
+
+    Raises:
+        NotWritten: for any OSError, in the block or here.
+        UserError: ``may_replace`` refused.
+    """
+    path = path.resolve()
+    partial, previous = path.with_name(f".{partial_name(path)}"), _previous(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if existing_directory(path) == previous:
+            _swap(previous, path, None)
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            may_replace(path)
+        for leftover in (partial, previous):
+            if leftover.exists():
+                logger.warning("removing %s, left behind by a process that was killed", leftover)
+                shutil.rmtree(leftover)
+        partial.mkdir()
+        yield partial
+        if seal:
+            write_manifest(partial)
+        else:
+            settle(partial)
+        _swap(partial, path, previous)
+        shutil.rmtree(previous, ignore_errors=True)
+    except (OSError, NotWritten) as error:
+        raise NotWritten(path, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def existing_directory(path: Path) -> Path:
+    """Where the directory ``path`` is: a kill in the middle of a replacement leaves the old one under another name."""
+    previous = _previous(path)
+    return previous if previous.is_dir() and not path.exists() else path
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
+
+
+def _swap(new: Path, path: Path, previous: Path | None) -> None:
+    """Put ``new`` in the place of ``path``, whose old content moves to ``previous``, and comes back if that fails."""
+    moved = previous if path.exists() else None
+    if moved is not None:
+        path.rename(moved)
+    try:
+        new.rename(path)
+    except OSError:
+        if moved is not None:
+            moved.rename(path)
+        raise
+    flush(path.parent)
