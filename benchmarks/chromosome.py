@@ -42,7 +42,7 @@ from dnabert2_jax.modeling import encoder
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import Network, masked_lm
 from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch, Tree
 

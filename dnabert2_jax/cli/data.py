@@ -68,7 +68,7 @@ def tokenizer_export(
     out: Annotated[Path, typer.Option(help="Directory for tokenizer.json and tokenizer_config.json.")],
 ) -> None:
     """Write a byte-pair tokenizer for Hugging Face's libraries, which give the same ids with it."""
-    from dnabert2_jax.tokenizer.base import Tokenizer
+    from dnabert2_jax.tokenizer.loading import Tokenizer
 
     print(f"saved {Tokenizer.load(tokenizer).save_hugging_face(out)}")
 
@@ -85,7 +85,7 @@ def tokenizer_encode(
     """Print sequences as tokens, tab-separated: name, bases, tokens, ids and pieces, [CLS] and [SEP] included."""
     from dnabert2_jax.genome.fasta import read_fasta
     from dnabert2_jax.genome.letters import LetterCounts, clean_letters
-    from dnabert2_jax.tokenizer.base import Tokenizer
+    from dnabert2_jax.tokenizer.loading import Tokenizer
     from dnabert2_jax.tokenizer.special import with_template
 
     if bool(sequence) == (fasta is not None):
@@ -125,7 +125,7 @@ def tokenizer_info(
 
     from rich.table import Table
 
-    from dnabert2_jax.tokenizer.base import Tokenizer
+    from dnabert2_jax.tokenizer.loading import Tokenizer
     from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS
 
     loaded = Tokenizer.load(tokenizer)
@@ -176,7 +176,7 @@ def corpus_build(
     from dataclasses import asdict
 
     from dnabert2_jax.genome.build import SpeciesSource, build_corpus
-    from dnabert2_jax.genome.description import load_description
+    from dnabert2_jax.genome.corpus_toml import load_description
 
     if bool(fasta) == (config is not None):
         raise UserError("give either FASTA files or --config")

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.tokenizer.special import BASES
+from dnabert2_jax.genome.letters import BASES
 
 _CODE = bytes(max(0, BASES.find(chr(letter))) for letter in range(256))
 _FOUR_BASES = np.array(
@@ -12,7 +12,7 @@ _FOUR_BASES = np.array(
 )
 
 
-def pack(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def pack_bases(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pack upper-case ASCII bases, four a byte; letters other than A C G T become A. Shape [ceil(bases / 4)]."""
     codes = np.frombuffer(letters.tobytes().translate(_CODE), np.uint8)
     codes = np.pad(codes, (0, -len(codes) % 4)).reshape(-1, 4)
@@ -20,7 +20,7 @@ def pack(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return packed.astype(np.uint8, copy=False)
 
 
-def unpack(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:
+def unpack_bases(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:
     """ASCII letters of the bases from ``start`` to ``stop`` of a packed sequence. Shape [stop - start]."""
     first = start // 4
     letters = _FOUR_BASES[packed[first : (stop + 3) // 4]].view(np.uint8)

@@ -19,8 +19,8 @@ from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.corpus import Corpus, Source, Species, write_manifest
 from dnabert2_jax.genome.letters import LetterCounts
-from dnabert2_jax.genome.parts import Part, make_part
-from dnabert2_jax.genome.segments import Table, cut_at_runs, merge_blocks, validation_blocks
+from dnabert2_jax.genome.packed_fasta import PackedFasta, pack_fasta
+from dnabert2_jax.genome.segments import IntRows, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
 from dnabert2_jax.storage.directories import atomic_directory
 
@@ -115,13 +115,13 @@ class _Writer:
         for file in self.files.values():
             file.close()
 
-    def add_species(self, number: int, source: SpeciesSource, parts: Sequence[Part]) -> Species:
+    def add_species(self, number: int, source: SpeciesSource, parts: Sequence[PackedFasta]) -> Species:
         """Append the contigs of a species, then decide on its segments."""
         info = Species(name=source.name, weight=0.0, held_out=list(source.held_out))
         letters = LetterCounts()
-        offsets: list[Table] = []
-        lengths: list[Table] = []
-        runs: list[Table] = []
+        offsets: list[IntRows] = []
+        lengths: list[IntRows] = []
+        runs: list[IntRows] = []
         names: dict[str, tuple[Path, int]] = {}
         for path, part in zip(source.files, parts, strict=True):
             kept = [length > 0 for length in part.records[:, 1].tolist()]
@@ -169,7 +169,7 @@ class _Writer:
         return info
 
     def _add_segments(
-        self, info: Species, source: SpeciesSource, held_out: list[int], offsets: Table, lengths: Table, runs: Table
+        self, info: Species, source: SpeciesSource, held_out: list[int], offsets: IntRows, lengths: IntRows, runs: IntRows
     ) -> None:
         settings = self.settings
         blocks, chosen = validation_blocks(
@@ -213,14 +213,14 @@ def _held_out_contig(source: SpeciesSource, name: str, names: dict[str, tuple[Pa
 
 def _make_parts(
     species: Sequence[SpeciesSource], directory: Path, min_contig: int, processes: int, progress: Progress | None
-) -> list[list[Part]]:
+) -> list[list[PackedFasta]]:
     """The parts of each species' files, made side by side; those of an earlier attempt are taken as they are."""
     files = [(source.name, Path(path)) for source in species for path in source.files]
     places = [directory / hashlib.sha256(f"{name}\n{path.resolve()}".encode()).hexdigest()[:24] for name, path in files]
     paths, minima = [path for _, path in files], [min_contig] * len(files)
     bases, parts = 0, []
     with ProcessPoolExecutor(processes, get_context("spawn")) if processes > 1 else nullcontext() as pool:
-        made = (map if pool is None else pool.map)(make_part, paths, places, minima)
+        made = (map if pool is None else pool.map)(pack_fasta, paths, places, minima)
         try:
             for (name, _), part in zip(files, made, strict=True):
                 parts.append(part)

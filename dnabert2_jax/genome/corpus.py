@@ -27,8 +27,8 @@ from pydantic.dataclasses import dataclass
 from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.bits import unpack
-from dnabert2_jax.genome.segments import Table
+from dnabert2_jax.genome.bits import unpack_bases
+from dnabert2_jax.genome.segments import IntRows
 from dnabert2_jax.storage.hashes import file_sha256
 
 FORMAT = 1
@@ -207,7 +207,7 @@ class Corpus:
             raise IndexError(f"bases {start} to {stop} of contig {contig}, which has {length}")
         offset = int(self.contig_offsets[contig])
         start, stop = start + offset, stop + offset
-        letters = unpack(self._bases, start, stop)
+        letters = unpack_bases(self._bases, start, stop)
         if len(self._run_starts):
             first = self._run_stops.searchsorted(start, "right")
             last = self._run_starts.searchsorted(stop, "left")
@@ -230,11 +230,11 @@ class Corpus:
         """Names of all contigs, in order."""
         return (self.path / "names.txt").read_text("ascii").split("\n")[:-1]
 
-    def segments(self, split: Split) -> Table:
+    def segments(self, split: Split) -> IntRows:
         """Rows (contig number, start, stop in bases) that windows of a split lie in, in order. Shape [segments, 3]."""
         return self._table(f"{split}.bin")
 
-    def _table(self, name: str) -> Table:
+    def _table(self, name: str) -> IntRows:
         if self.manifest.files[name].bytes == 0:  # an empty file cannot be mapped
             return np.empty((0, 3), np.int64)
         return np.asarray(np.memmap(self.path / name, "<i8", "r")).reshape(-1, 3)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
 
+BASES = "ACGT"
+
 AMBIGUITY_CODES = "NRYSWKMBDHV"
 
 COMPLEMENTS = ("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")

@@ -5,10 +5,12 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.draws import Domain, hash64
 
-Table = NDArray[np.int64]
+IntRows = NDArray[np.int64]
 
 
-def validation_blocks(lengths: Table, species_key: int, *, fraction: float, block: int) -> tuple[Table, NDArray[np.bool_]]:
+def validation_blocks(
+    lengths: IntRows, species_key: int, *, fraction: float, block: int
+) -> tuple[IntRows, NDArray[np.bool_]]:
     """Cut the contigs of one species into blocks and choose some for validation.
 
     A contig is cut into as many equal blocks as ``block`` fits into it, at least one. Blocks are ranked by a hash of
@@ -39,7 +41,7 @@ def validation_blocks(lengths: Table, species_key: int, *, fraction: float, bloc
     return np.stack([contig, start, stop], axis=1), chosen
 
 
-def merge_blocks(blocks: Table, chosen: NDArray[np.bool_]) -> tuple[Table, Table]:
+def merge_blocks(blocks: IntRows, chosen: NDArray[np.bool_]) -> tuple[IntRows, IntRows]:
     """Join neighbouring blocks of a contig with the same fate into segments.
 
     Returns:
@@ -52,7 +54,7 @@ def merge_blocks(blocks: Table, chosen: NDArray[np.bool_]) -> tuple[Table, Table
     return segments[~chosen[first]], segments[chosen[first]]
 
 
-def cut_at_runs(segments: Table, offsets: Table, runs: Table) -> Table:
+def cut_at_runs(segments: IntRows, offsets: IntRows, runs: IntRows) -> IntRows:
     """Remove the runs of IUPAC codes from segments.
 
     Args:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from operator import index
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,18 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import clean_letters
 from dnabert2_jax.storage.atomic import NotWritten, write_bytes
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK, with_template
+
+
+class Reader(Protocol):
+    """Makes a tokenizer of a file's content; ``source`` is its name, for error messages."""
+
+    def __call__(self, content: bytes, /, *, source: str) -> "Tokenizer":
+        """Read the content, or raise UserError."""
+        ...
+
+
+readers: dict[str, Reader] = {}
+"""How to read each kind of file, by its name; filled by ``tokenizer/loading.py``."""
 
 
 class Tokenizer(ABC):
@@ -49,7 +61,7 @@ class Tokenizer(ABC):
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """Read a tokenizer of any kind.
+        """Read a tokenizer of any kind; import the class from ``tokenizer.loading`` for that, which registers all kinds.
 
         Args:
             path: ``tokenizer.model`` (BPE), ``tokenizer.json`` (BPE as Hugging Face's libraries write it: the file of the
@@ -59,16 +71,6 @@ class Tokenizer(ABC):
             UserError: the file is missing or damaged, or means something that this package could not reproduce exactly; or a
                 directory holds several tokenizers that are not the same.
         """
-        # The kinds of tokenizers import this module.
-        from dnabert2_jax.tokenizer.bpe import BpeTokenizer
-        from dnabert2_jax.tokenizer.hugging_face import TOKENIZER_JSON, read_tokenizer_json
-        from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-
-        readers = {
-            BpeTokenizer.file_name: BpeTokenizer,
-            TOKENIZER_JSON: read_tokenizer_json,
-            KmerTokenizer.file_name: KmerTokenizer.from_json,
-        }
         path = Path(path)
         candidates = [path / name for name in readers] if path.is_dir() else [path]
         files = [candidate for candidate in candidates if candidate.is_file()]
@@ -79,8 +81,8 @@ class Tokenizer(ABC):
             )
         found = []
         for file in files:
-            by_suffix = read_tokenizer_json if file.suffix == ".json" else BpeTokenizer
-            found.append(readers.get(file.name, by_suffix)(file.read_bytes(), source=str(file)))
+            reader = readers.get(file.name) or readers["tokenizer.json" if file.suffix == ".json" else "tokenizer.model"]
+            found.append(reader(file.read_bytes(), source=str(file)))
             if found[-1].pieces != found[0].pieces:
                 raise UserError(
                     f"{path} holds two tokenizers, {files[0].name} and {file.name}; name the file of one of them"

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.special import BASES, NUM_SPECIAL, SPECIAL_TOKENS, UNK
+from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK
+from dnabert2_jax.tokenizer.tokenizer_json import write_tokenizer_json
 
 MODEL_FILE = "tokenizer.model"
 FIRST_MERGE = NUM_SPECIAL + len(BASES)
@@ -99,9 +101,7 @@ class BpeTokenizer(Tokenizer):
         Raises:
             UserError: they cannot be written.
         """
-        from dnabert2_jax.tokenizer.hugging_face import write_tokenizer_json
-
-        return write_tokenizer_json(self, Path(directory))
+        return write_tokenizer_json(self.pieces, filter(None, self.merges()), Path(directory))
 
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
         """The ids of sequences as they stand, without special tokens: the fast path for pretraining.

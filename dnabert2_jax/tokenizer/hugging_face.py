@@ -6,41 +6,14 @@ there. Three things are passed over on purpose: padding and truncation (settings
 and the decoder.
 """
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.tokenizer.base import write_file
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
-from dnabert2_jax.tokenizer.special import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
-
-TOKENIZER_JSON = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-
-
-def _step(token: int, type_id: int) -> dict[str, Any]:
-    return {"SpecialToken": {"id": SPECIAL_TOKENS[token], "type_id": type_id}}
-
-
-def _sequence(name: str, type_id: int) -> dict[str, Any]:
-    return {"Sequence": {"id": name, "type_id": type_id}}
-
-
-_SINGLE = [_step(CLS, 0), _sequence("A", 0), _step(SEP, 0)]
-_POST_PROCESSOR = {
-    "type": "TemplateProcessing",
-    "single": _SINGLE,
-    "pair": [*_SINGLE, _sequence("B", 1), _step(SEP, 1)],
-    "special_tokens": {
-        name: {"id": name, "ids": [token], "tokens": [name]}
-        for token, name in enumerate(SPECIAL_TOKENS)
-        if token in (CLS, SEP)
-    },
-}
-_PRE_TOKENIZER = {"type": "Whitespace"}
+from dnabert2_jax.tokenizer.special import SPECIAL_TOKENS
+from dnabert2_jax.tokenizer.tokenizer_json import POST_PROCESSOR, PRE_TOKENIZER
 
 
 class _Strict(BaseModel):
@@ -103,8 +76,8 @@ def read_tokenizer_json(content: bytes, *, source: str) -> BpeTokenizer:
         raise refuse(f"{where}: {first['msg']}{value}", "the layout of the released model") from error
     for key, found, accepted in (
         ("added_tokens", [(token.id, token.content) for token in file.added_tokens], list(enumerate(SPECIAL_TOKENS))),
-        ("pre_tokenizer", file.pre_tokenizer, _PRE_TOKENIZER),
-        ("post_processor", file.post_processor, _POST_PROCESSOR),
+        ("pre_tokenizer", file.pre_tokenizer, PRE_TOKENIZER),
+        ("post_processor", file.post_processor, POST_PROCESSOR),
     ):
         if found != accepted:
             raise refuse(f"{key} is {_short(found)}", _short(accepted))
@@ -125,46 +98,6 @@ def read_tokenizer_json(content: bytes, *, source: str) -> BpeTokenizer:
     if len(merges) != len(expected):
         raise refuse(f"{len(merges)} merges", f"{len(expected)}, as many as the vocabulary has pieces to join")
     return tokenizer
-
-
-def write_tokenizer_json(tokenizer: BpeTokenizer, directory: Path) -> Path:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` into ``directory`` and return the path of the first.
-
-    Raises:
-        UserError: they cannot be written.
-    """
-    added = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    file = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": token, "content": name, **added} for token, name in enumerate(SPECIAL_TOKENS)],
-        "normalizer": None,
-        "pre_tokenizer": _PRE_TOKENIZER,
-        "post_processor": _POST_PROCESSOR,
-        "decoder": None,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": SPECIAL_TOKENS[UNK],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "vocab": {piece: number for number, piece in enumerate(tokenizer.pieces)},
-            "merges": [" ".join(pair) for pair in tokenizer.merges() if pair is not None],
-        },
-    }
-    names = {"unk": UNK, "cls": CLS, "sep": SEP, "pad": PAD, "mask": MASK}
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **{f"{name}_token": SPECIAL_TOKENS[token] for name, token in names.items()},
-    }
-    write_file(directory / TOKENIZER_CONFIG, _json(config))
-    return write_file(directory / TOKENIZER_JSON, _json(file))
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _short(value: object, most: int = 200) -> str:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.special import BASES, NUM_SPECIAL, UNK
+from dnabert2_jax.tokenizer.special import NUM_SPECIAL, UNK
 
 SHORTEST, LONGEST = 3, 6
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 UNK, CLS, SEP, PAD, MASK = range(5)
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 NUM_SPECIAL = len(SPECIAL_TOKENS)
-BASES = "ACGT"
 
 Ids = Sequence[int] | NDArray[np.int32]
 

@@ -9,10 +9,10 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[att
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
-from dnabert2_jax.genome.letters import clean_letters
+from dnabert2_jax.genome.letters import BASES, clean_letters
 from dnabert2_jax.genome.windows import Windows
 from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, BpeTokenizer
-from dnabert2_jax.tokenizer.special import BASES, CLS, MASK, NUM_SPECIAL, PAD, SEP, SPECIAL_TOKENS, UNK
+from dnabert2_jax.tokenizer.special import CLS, MASK, NUM_SPECIAL, PAD, SEP, SPECIAL_TOKENS, UNK
 
 DEFAULT_VOCAB_SIZE = 4096
 

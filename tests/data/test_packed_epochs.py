@@ -10,7 +10,7 @@ from dnabert2_jax.data.by_length import epoch_order
 from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.data.reading import read_table
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from tests.data.helpers import encoded_table, row_lengths, rows_of
 
 GUE_TOKENS = {

@@ -188,7 +188,7 @@ def test_out_that_cannot_be_written(tmp_path: Path):
 def test_contigs_longer_than_a_slice(make_corpus, monkeypatch):
     sequence = "N" * 90 + random_dna(300, 0) + "R" + random_dna(211, 1)
     whole = make_corpus({"a": [sequence]}, validation_fraction=0)
-    monkeypatch.setattr("dnabert2_jax.genome.parts._SLICE", 64)
+    monkeypatch.setattr("dnabert2_jax.genome.packed_fasta._SLICE", 64)
     sliced = make_corpus({"a": [sequence]}, validation_fraction=0)
     assert text(sliced, 0) == text(whole, 0) == sequence
     assert sliced.segments("train").tolist() == whole.segments("train").tolist() == [[0, 90, 390], [0, 391, 602]]

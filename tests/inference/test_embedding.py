@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from dnabert2_jax.data.encoding import encode_sequences
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from dnabert2_jax.artifacts.adapter import load_adapter
+from dnabert2_jax.data.encoding import encode_sequences
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError

@@ -20,8 +20,8 @@ from dnabert2_jax.reports.efficiency import (
     explanations,
     published_efficiency,
 )
-from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.types import TokenBatch
 from tests.genome.helpers import random_dna
 

@@ -11,7 +11,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import AMBIGUITY_CODES
 from dnabert2_jax.storage.hashes import file_sha256
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
 dna = st.text(alphabet="ACGT", max_size=300)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome import read_fasta
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, BpeTokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-from dnabert2_jax.tokenizer.special import BASES, SPECIAL_TOKENS, with_template
+from dnabert2_jax.tokenizer.loading import Tokenizer
+from dnabert2_jax.tokenizer.special import SPECIAL_TOKENS, with_template
 from dnabert2_jax.tokenizer.training import train_bpe
 
 # The first sequence of the original's README, and its ids.

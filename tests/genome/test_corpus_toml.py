@@ -8,7 +8,7 @@ import pytest
 from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
-from dnabert2_jax.genome.description import load_description
+from dnabert2_jax.genome.corpus_toml import load_description
 from tests.genome.helpers import random_dna, write_fasta
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "corpus.toml"

@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.bits import pack
+from dnabert2_jax.genome.bits import pack_bases
 from dnabert2_jax.genome.fasta import FastaRecord, read_fasta
-from dnabert2_jax.genome.letters import LetterCounts, clean_letters
-from dnabert2_jax.genome.segments import Table
+from dnabert2_jax.genome.letters import BASES, LetterCounts, clean_letters
+from dnabert2_jax.genome.segments import IntRows
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.hashes import file_sha256
-from dnabert2_jax.tokenizer.special import BASES
 
 _SLICE = 1 << 22
 """Bases handled at once: a multiple of four, because a slice starts at a byte of bases.bin."""
@@ -34,7 +33,7 @@ _IS_BASE = bytes(chr(letter) in BASES for letter in range(256))
 
 
 @dataclass(frozen=True)
-class Part:
+class PackedFasta:
     """What was read from one file.
 
     Attributes:
@@ -53,12 +52,12 @@ class Part:
     short_bases: int
 
     @cached_property
-    def records(self) -> Table:
+    def records(self) -> IntRows:
         """Rows (record number, bases kept), [records, 2]."""
         return _read(self.directory / "contigs.bin", 2)
 
     @cached_property
-    def runs(self) -> Table:
+    def runs(self) -> IntRows:
         """Runs of IUPAC codes, rows (start, stop, ASCII code) from the start of this part, [runs, 3]."""
         return _read(self.directory / "ambiguous.bin", 3)
 
@@ -68,7 +67,7 @@ class Part:
         return (self.directory / "names.txt").read_text("ascii").split("\n")[:-1]
 
 
-def make_part(path: Path, directory: Path, min_contig: int) -> Part:
+def pack_fasta(path: Path, directory: Path, min_contig: int) -> PackedFasta:
     """Read a FASTA file into a part, one contig in memory at a time; a complete part of the same file is taken as it is.
 
     The same file is one of the same path, size and time of change.
@@ -101,11 +100,11 @@ def make_part(path: Path, directory: Path, min_contig: int) -> Part:
                 for clean, counts in _clean_slices(record, path) if kept else ():
                     letters.add(counts)
                     runs.write(np.add(_runs(clean), (offset, offset, 0)).astype("<i8").tobytes())
-                    packed = pack(clean)
+                    packed = pack_bases(clean)
                     bases.write(packed.data)
                     offset += 4 * len(packed)
         (directory / "contigs.bin").write_bytes(np.array(table, "<i8").tobytes())
-        part = Part(directory, file_sha256(path), letters, empty, short, short_bases)
+        part = PackedFasta(directory, file_sha256(path), letters, empty, short, short_bases)
         content = {name: value for name, value in vars(part).items() if name != "directory"}
         write_json(directory / _DESCRIPTION, {"source": _source(path, min_contig), **content, "letters": vars(letters)})
     except BaseException:
@@ -114,7 +113,7 @@ def make_part(path: Path, directory: Path, min_contig: int) -> Part:
     return part
 
 
-def _open(path: Path, directory: Path, min_contig: int) -> Part | None:
+def _open(path: Path, directory: Path, min_contig: int) -> PackedFasta | None:
     description = directory / _DESCRIPTION
     if not description.exists():
         return None
@@ -123,7 +122,7 @@ def _open(path: Path, directory: Path, min_contig: int) -> Part | None:
         return None
     counts = content.pop("letters")
     letters = LetterCounts(counts["bases"], counts["lower_case"], Counter(counts["ambiguous"]))
-    return Part(directory=directory, letters=letters, **content)
+    return PackedFasta(directory=directory, letters=letters, **content)
 
 
 def _source(path: Path, min_contig: int) -> dict[str, str | int]:
@@ -131,7 +130,7 @@ def _source(path: Path, min_contig: int) -> dict[str, str | int]:
     return {"path": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns, "min_contig": min_contig}
 
 
-def _read(file: Path, columns: int) -> Table:
+def _read(file: Path, columns: int) -> IntRows:
     return np.fromfile(file, "<i8").astype(np.int64).reshape(-1, columns)
 
 
@@ -146,7 +145,7 @@ def _clean_slices(record: FastaRecord, path: Path) -> Iterator[tuple[NDArray[np.
             raise
 
 
-def _runs(clean: NDArray[np.uint8]) -> Table:
+def _runs(clean: NDArray[np.uint8]) -> IntRows:
     """Runs of one IUPAC code each, rows (start, stop, ASCII code) in order."""
     is_base = np.frombuffer(clean.tobytes().translate(_IS_BASE), np.uint8)
     if is_base.all():
