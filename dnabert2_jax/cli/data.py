@@ -182,7 +182,7 @@ def corpus_build(
         raise UserError("give either FASTA files or --config")
     if config is not None:
         description = load_description(config)
-        species, described = description.sources(), description.build
+        species, described = description.species, description.build
     else:
         files: dict[str, list[Path]] = {}
         for argument in fasta or ():

@@ -7,15 +7,16 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dnabert2_jax.config.corpus import CorpusConfig
+from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.corpus import Corpus, Source, Species, write_manifest
 from dnabert2_jax.genome.letters import LetterCounts
@@ -40,10 +41,12 @@ class SpeciesSource:
         held_out: names of contigs that are for validation as a whole; then no blocks of this species are.
     """
 
+    __pydantic_config__ = STRICT  # where a TOML file describes it
+
     name: str
-    files: Sequence[Path]
-    weight: float | None = None
-    held_out: Sequence[str] = ()
+    files: list[Path]
+    weight: Annotated[float, Field(gt=0)] | None = None
+    held_out: list[str] = field(default_factory=list)
 
 
 def build_corpus(

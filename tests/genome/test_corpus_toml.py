@@ -123,8 +123,8 @@ def test_bad_held_out(tmp_path, sources, held_out, message):
 def test_the_example_has_every_key():
     description = load_description(EXAMPLE)
     assert description.build == CorpusConfig()
-    assert [(len(source.files), source.weight) for source in description.sources()] == [(1, 2.0), (2, 1.0), (1, 1.0)]
-    assert description.sources()[0].held_out == ["chrVI"]
+    assert [(len(source.files), source.weight) for source in description.species] == [(1, 2.0), (2, 1.0), (1, 1.0)]
+    assert description.species[0].held_out == ["chrVI"]
 
 
 @pytest.mark.parametrize(
