@@ -189,7 +189,7 @@ MISTAKES = [
     Mistake(
         "a label that is text among numbers",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
-        "table.csv, line 4: label 'promoter' stands beside labels such as '0' (line 2); use integers only or names only",
+        "table.csv, line 4: label 'promoter' is mixed with labels such as '0' (line 2); use integers only or names only",
         table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), ("ACCCACGT", "promoter")),
     ),
     Mistake(
@@ -208,8 +208,8 @@ MISTAKES = [
     Mistake(
         "one label a row where several may be",
         "finetune --config finetune.toml --workdir run --set data.task=multi_label --set data.train=table.csv",
-        "table.csv: the rows have the label 'a' alone; several labels a row are written with ';' between them, as in a;b, "
-        "and '-' where a row has none; for one class a row set data.task=single_label",
+        "table.csv: the rows have only the label 'a'; write several labels per row with ';' between them, as in a;b, and "
+        "'-' for none; for one class per row set data.task=single_label",
         table("table.csv", ("ACGTACGT", "a"), ("ACGGACGT", "-")),
     ),
     Mistake(

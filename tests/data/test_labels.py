@@ -46,10 +46,10 @@ def test_labels_come_back_as_they_were_written(tmp_path, rows):
     [
         (("a;b", "a;;b"), "line 3: label 'a;;b': '' is empty"),
         (("a;b", "a; b"), "line 3: label 'a; b': ' b' is empty, surrounded by white space"),
-        (("a;a", "b"), "line 2: label 'a;a': 'a' is empty, surrounded by white space or there twice"),
+        (("a;a", "b"), "line 2: label 'a;a': 'a' is empty, surrounded by white space or repeated"),
         (("a;-", "b"), "line 2: label 'a;-': '-' is empty"),
-        (("a", "-"), "the rows have the label 'a' alone"),
-        (("-", "-"), "the rows have no label at all"),
+        (("a", "-"), "the rows have only the label 'a'"),
+        (("-", "-"), "the rows have no labels at all"),
     ],
 )
 def test_what_is_no_set_of_labels_is_refused(tmp_path, labels, said):
