@@ -77,7 +77,7 @@ MISTAKES = [
     Mistake(
         "a path with a typing error",
         "corpus build frist.fa --out new",
-        "frist.fa does not exist; a FASTA file is wanted, plain or compressed: check the path",
+        "frist.fa does not exist; give a FASTA file, plain or compressed: check the path",
     ),
     Mistake(
         "a directory where a file is wanted",
@@ -132,12 +132,12 @@ MISTAKES = [
     Mistake(
         "a directory for the result that is not there",
         "predict --model classifier --data genes.fa --out results/predictions.csv",
-        "results/predictions.csv: there is no directory results; make it first",
+        "results/predictions.csv: there is no directory results; create it first",
     ),
     Mistake(
         "a result in a format that is not offered",
         "embed --model base --data genes.fa --out vectors.xlsx",
-        "vectors.xlsx: a file name that ends in '.xlsx' names no format; accepted are .npz, .parquet, .h5",
+        "vectors.xlsx: the suffix '.xlsx' is not a known format; accepted are .npz, .parquet, .h5",
     ),
     # Corpora and tokenizers
     Mistake(

@@ -258,7 +258,7 @@ def test_one_line_in_a_process_of_its_own(home):
     process = start_cli("predict", "--model", "classifier", "--data", "gnes.fa", "--out", "predictions.csv", cwd=home)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
-    assert errors == "dnabert2: gnes.fa does not exist; a FASTA file is wanted, plain or compressed: check the path\n"
+    assert errors == "dnabert2: gnes.fa does not exist; give a FASTA file, plain or compressed: check the path\n"
 
 
 # --- the guide

@@ -165,8 +165,8 @@ class MultiLabelSet(Labels):
         if len(found) < 2:
             raise UserError(
                 f"{table.path}: the rows have {f'only the label {min(found)!r}' if found else 'no labels at all'}; write "
-                f"several labels per row with {SEPARATOR!r} between them, as in a;b, and {NONE!r} for none; for one class per "
-                "row set data.task=single_label"
+                f"several labels per row with {SEPARATOR!r} between them, as in a;b, and {NONE!r} for none; for one class "
+                "per row set data.task=single_label"
             )
         integers = all(_CLASS_NUMBER.fullmatch(name) for name in found)
         return cls(tuple(sorted(found, key=(lambda name: (int(name), name)) if integers else None)))

@@ -1,4 +1,4 @@
-"""Two bits a base: A 0, C 1, G 2, T 3; the first base of a byte in its lowest bits."""
+"""Two bits per base: A 0, C 1, G 2, T 3; the first base of a byte is in its lowest bits."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ _FOUR_BASES = np.array(
 
 
 def pack_bases(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pack upper-case ASCII bases, four a byte; letters other than A C G T become A. Shape [ceil(bases / 4)]."""
+    """Pack upper-case ASCII bases, four per byte; letters other than A C G T become A. Shape [ceil(bases / 4)]."""
     codes = np.frombuffer(letters.tobytes().translate(_CODE), np.uint8)
     codes = np.pad(codes, (0, -len(codes) % 4)).reshape(-1, 4)
     packed = codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6

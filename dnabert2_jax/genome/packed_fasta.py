@@ -1,8 +1,9 @@
-"""One FASTA file, read and packed by itself: what a corpus is put together from, so that files are read side by side.
+"""One FASTA file, read and packed on its own: corpora are assembled from these, so that files can be read in parallel.
 
-A part is a directory: ``bases.bin`` (see ``bits``; every contig starts at a byte), ``contigs.bin`` (a row a record: number
-in the file, bases kept, 0 where it was skipped), ``ambiguous.bin`` (as in a corpus, from the start of this part),
-``names.txt`` (a line a record) and ``part.json``, written last, which says what file it was made from and what was counted.
+A packed file is a directory: ``bases.bin`` (see ``bits``; every contig starts at a byte), ``contigs.bin`` (one row per
+record: its number in the file, and the bases kept, 0 if it was skipped), ``ambiguous.bin`` (as in a corpus, counted from the
+start of this file), ``names.txt`` (one line per record) and ``part.json``, written last, which says what file it was made
+from, and the counts.
 """
 
 import json
@@ -37,8 +38,8 @@ class PackedFasta:
     """What was read from one file.
 
     Attributes:
-        directory: where it lies.
-        sha256: of the file.
+        directory: where it is.
+        sha256: of the FASTA file.
         letters: counts over the contigs kept.
         empty_records: FASTA records without sequence, skipped.
         short_contigs, short_bases: contigs below the minimum, skipped, and their letters.
@@ -58,7 +59,7 @@ class PackedFasta:
 
     @cached_property
     def runs(self) -> IntRows:
-        """Runs of IUPAC codes, rows (start, stop, ASCII code) from the start of this part, [runs, 3]."""
+        """Runs of IUPAC codes, rows (start, stop, ASCII code) counted from the start of this file, [runs, 3]."""
         return _read(self.directory / "ambiguous.bin", 3)
 
     @cached_property
@@ -68,16 +69,16 @@ class PackedFasta:
 
 
 def pack_fasta(path: Path, directory: Path, min_contig: int) -> PackedFasta:
-    """Read a FASTA file into a part, one contig in memory at a time; a complete part of the same file is taken as it is.
+    """Pack a FASTA file, one contig in memory at a time; a complete result of the same file is reused.
 
-    The same file is one of the same path, size and time of change.
+    The same file means the same path, size and modification time.
 
     Raises:
         UserError: see ``read_fasta`` and ``clean_letters``.
     """
     path = Path(path)
-    if path.is_file() and (part := _open(path, directory, min_contig)) is not None:
-        return part
+    if path.is_file() and (earlier := _open(path, directory, min_contig)) is not None:
+        return earlier
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     try:
@@ -104,13 +105,13 @@ def pack_fasta(path: Path, directory: Path, min_contig: int) -> PackedFasta:
                     bases.write(packed.data)
                     offset += 4 * len(packed)
         (directory / "contigs.bin").write_bytes(np.array(table, "<i8").tobytes())
-        part = PackedFasta(directory, file_sha256(path), letters, empty, short, short_bases)
-        content = {name: value for name, value in vars(part).items() if name != "directory"}
+        packed_file = PackedFasta(directory, file_sha256(path), letters, empty, short, short_bases)
+        content = {name: value for name, value in vars(packed_file).items() if name != "directory"}
         write_json(directory / _DESCRIPTION, {"source": _source(path, min_contig), **content, "letters": vars(letters)})
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    return part
+    return packed_file
 
 
 def _open(path: Path, directory: Path, min_contig: int) -> PackedFasta | None:
@@ -135,7 +136,7 @@ def _read(file: Path, columns: int) -> IntRows:
 
 
 def _clean_slices(record: FastaRecord, path: Path) -> Iterator[tuple[NDArray[np.uint8], LetterCounts]]:
-    """The letters policy on a slice at a time, for the sake of memory."""
+    """The letters policy applied to one slice at a time, to save memory."""
     what = {"source": str(path), "record": f"record {record.number} ({record.name})"}
     for start in range(0, len(record.sequence), _SLICE):
         try:

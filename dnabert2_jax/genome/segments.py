@@ -1,4 +1,4 @@
-"""Which stretches of the contigs training and validation windows may lie in."""
+"""Segments: the stretches of contigs that training and validation windows may lie in."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.draws import Domain, hash64
 
 IntRows = NDArray[np.int64]
+"""Columns of integers, or one of them: [rows, columns] or [rows]."""
 
 
 def validation_blocks(
@@ -13,13 +14,13 @@ def validation_blocks(
 ) -> tuple[IntRows, NDArray[np.bool_]]:
     """Cut the contigs of one species into blocks and choose some for validation.
 
-    A contig is cut into as many equal blocks as ``block`` fits into it, at least one. Blocks are ranked by a hash of
-    (species, contig, block) and taken for validation up to ``fraction`` of the bases; of two or more blocks, at least one is
-    taken and one left.
+    A contig is cut into as many equal blocks of at least ``block`` bases as fit, at least one. Blocks are ranked by a hash
+    of (species, contig, block) and taken for validation up to ``fraction`` of the bases; with two or more blocks, at least
+    one is taken and one left.
 
     Args:
         lengths: bases of each contig, [contigs].
-        species_key: number that stands for the species.
+        species_key: number that identifies the species.
         fraction: share of the bases for validation, 0 for none.
         block: bases of a block.
 
@@ -42,7 +43,7 @@ def validation_blocks(
 
 
 def merge_blocks(blocks: IntRows, chosen: NDArray[np.bool_]) -> tuple[IntRows, IntRows]:
-    """Join neighbouring blocks of a contig with the same fate into segments.
+    """Join adjacent blocks of a contig that are in the same split into segments.
 
     Returns:
         Training and validation segments, rows (contig, start, stop).
@@ -69,7 +70,7 @@ def cut_at_runs(segments: IntRows, offsets: IntRows, runs: IntRows) -> IntRows:
         return segments
     shift = offsets[segments[:, 0]]
     starts, stops = segments[:, 1] + shift, segments[:, 2] + shift
-    # Between two neighbours of this list nothing changes: each piece lies wholly inside a segment or run, or wholly outside.
+    # Nothing changes between two adjacent edges: each piece lies entirely inside a segment or run, or entirely outside.
     edges = np.unique(np.concatenate([starts, stops, runs[:, 0], runs[:, 1]]))
     pieces, ends = edges[:-1], edges[1:]
     segment = np.searchsorted(starts, pieces, "right") - 1

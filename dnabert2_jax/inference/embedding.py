@@ -48,7 +48,7 @@ def embed(
     batch_tokens: int | None = None,
     title: str | None = None,
 ) -> Embeddings:
-    """Embed sequences; batches are made by length, results come in the order of the input.
+    """Embed sequences; batches are made by length, results are in the order of the input.
 
     An embedding depends on the other sequences only through rounding: in float32 the same sequence in another batch
     differs by about 1e-6 where values are of order 1. Sequences of any length are embedded whole.
@@ -92,7 +92,7 @@ def embed(
 
 
 def _vectors_of(ids: NDArray[np.int32], pooling: Pooling, tokenizer: Tokenizer) -> int:
-    """How many vectors a sequence gets."""
+    """Number of vectors of a sequence."""
     if pooling == "token":
         return len(ids)
     return int(tokenizer.token_bases(ids).sum()) if pooling == "base" else 1

@@ -19,7 +19,7 @@ from dnabert2_jax.inference.predictor import default_batch_tokens
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says, in the order of the input.
+    """A classifier's predictions, in the order of the input.
 
     Attributes:
         names: name of each sequence.
@@ -47,7 +47,7 @@ class Predictions:
             UserError: for a regression, which has none.
         """
         if self.task == "regression":
-            raise UserError("a regression gives no probabilities; its predictions are in `values`")
+            raise UserError("a regression has no probabilities; its predictions are in `values`")
         return self.outputs
 
     @property

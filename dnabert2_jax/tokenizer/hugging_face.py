@@ -1,9 +1,9 @@
-"""``tokenizer.json``, the file of Hugging Face's ``tokenizers``: the released DNABERT-2's read, and one's own written.
+"""Reading ``tokenizer.json``, the file of Hugging Face's ``tokenizers`` and of the released DNABERT-2.
 
-The file is data: a vocabulary, a list of merges, and what happens before and after. Everything in it that has a say in the
-ids is compared with what this package does, and any other value is refused, so a file that loads gives the same ids here as
-there. Three things are passed over on purpose: padding and truncation (settings of the last call of whoever saved the file)
-and the decoder.
+The file is data: a vocabulary, a list of merges, and what happens before and after. Everything in it that affects the ids is
+compared with what this package does, and any other value is refused, so a file that loads gives the same ids here as there.
+Three things are ignored on purpose: padding and truncation (left over from the last call before the file was saved), and the
+decoder.
 """
 
 from typing import Any, Literal
@@ -26,7 +26,7 @@ class _AddedToken(_Strict):
 
 
 class _Bpe(_Strict):
-    """The ``model`` section; a key unknown here could change the ids, so there must be none."""
+    """The ``model`` section; unknown keys could change the ids, so they are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +43,7 @@ class _Bpe(_Strict):
 
 
 class _TokenizerJson(_Strict):
-    bpe: _Bpe = Field(alias="model")  # pydantic keeps names that start with "model" to itself
+    bpe: _Bpe = Field(alias="model")  # pydantic reserves names that start with "model"
     added_tokens: list[_AddedToken]
     normalizer: None
     pre_tokenizer: dict[str, Any]
@@ -54,7 +54,7 @@ def read_tokenizer_json(content: bytes, *, source: str) -> BpeTokenizer:
     """The tokenizer that a ``tokenizer.json`` describes.
 
     Args:
-        content: of the file.
+        content: content of the file.
         source: its name, for error messages.
 
     Raises:
@@ -62,16 +62,14 @@ def read_tokenizer_json(content: bytes, *, source: str) -> BpeTokenizer:
     """
 
     def refuse(found: str, accepted: str) -> UserError:
-        return UserError(
-            f"{source}: {found}; accepted is {accepted}; the file is damaged, or is not that of a DNABERT-2 model"
-        )
+        return UserError(f"{source}: {found}; accepted is {accepted}; the file is damaged, or not that of a DNABERT-2 model")
 
     try:
         file = _TokenizerJson.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        # The input of these two is the file, or most of it.
+        # The input of these two is the whole file, or most of it.
         value = "" if first["type"] in ("json_invalid", "missing") else f" (found {_short(first['input'])})"
         raise refuse(f"{where}: {first['msg']}{value}", "the layout of the released model") from error
     for key, found, accepted in (
@@ -86,17 +84,17 @@ def read_tokenizer_json(content: bytes, *, source: str) -> BpeTokenizer:
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
     for number, piece in enumerate(pieces):
         if vocabulary[piece] != number:
-            raise refuse(f"id {vocabulary[piece]} ({piece!r}) stands where id {number} should", "ids without a gap")
+            raise refuse(f"id {vocabulary[piece]} ({piece!r}) is where id {number} should be", "ids without a gap")
     tokenizer = BpeTokenizer.from_pieces(pieces, source=source)
     merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in file.bpe.merges]
     expected = [pair for pair in tokenizer.merges() if pair is not None]
     for number, (merge, pair) in enumerate(zip(merges, expected, strict=False)):
         if merge != pair:
             raise refuse(
-                f"merge {number} is {' '.join(merge)!r}", f"{' '.join(pair)!r}, to which the order of the ids leads"
+                f"merge {number} is {' '.join(merge)!r}", f"{' '.join(pair)!r}, which follows from the order of the ids"
             )
     if len(merges) != len(expected):
-        raise refuse(f"{len(merges)} merges", f"{len(expected)}, as many as the vocabulary has pieces to join")
+        raise refuse(f"{len(merges)} merges", f"{len(expected)}, as many as the vocabulary has pieces to merge")
     return tokenizer
 
 

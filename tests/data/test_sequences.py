@@ -83,7 +83,7 @@ def test_pairs_and_one_column_of_them(tmp_path):
         ("x.csv", "sequence\nAC[MASK]T\n", r"position 3: '\[' is not a DNA letter.*special tokens"),
         ("x.csv.gz", b"\x1f\x8b\x08broken", r"x\.csv\.gz: damaged gzip file"),
         ("x.fa", ">a\nACGT\n>b\n", r"x\.fa, record 'b': the sequence is empty"),
-        ("x.fa", ">a\nAC\n>a\nAC\n", r"the name 'a' is that of record 1 too"),
+        ("x.fa", ">a\nAC\n>a\nAC\n", r"the name 'a' is also that of record 1"),
         ("x.fa", "", r"x\.fa: no FASTA record"),
         ("x.fa.gz", b"plain text", r"x\.fa\.gz, record 1"),
         ("x.fastq", "@read\nACGT\n+\nIIII\n", r"this looks like FASTQ"),

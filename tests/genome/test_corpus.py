@@ -151,7 +151,7 @@ def test_bad_species(tmp_path: Path):
         ([a, b], "'a' has no weight"),
         ([SpeciesSource("", [path])], "species name ''"),
         ([SpeciesSource("a", [])], "has no files"),
-        ([SpeciesSource("a", [path, path])], "has a file twice"),
+        ([SpeciesSource("a", [path, path])], "lists a file twice"),
         ([SpeciesSource("a", [tmp_path / "no.fa"])], "does not exist"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -229,7 +229,7 @@ def test_open_says_what_is_damaged(make_corpus, tmp_path: Path):
 
     for change, message in [
         (lambda d: (d / "bases.bin").unlink(), "bases.bin is missing"),
-        (lambda d: cut(d / "bases.bin"), "bases.bin has 124 bytes, its manifest states 125"),
+        (lambda d: cut(d / "bases.bin"), "bases.bin has 124 bytes, its manifest says 125"),
         (lambda d: cut(d / "train.bin"), "train.bin has"),
         (lambda d: cut(d / "manifest.json"), "manifest.json is damaged"),
         (lambda d: set_format(d / "manifest.json"), "format 99"),

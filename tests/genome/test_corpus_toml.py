@@ -111,7 +111,7 @@ def test_held_out_contigs_are_for_validation_as_a_whole(tmp_path, sources):
     ("held_out", "message"),
     [
         (["c9"], "has no contig 'c9' to hold out"),
-        (["s1"], "contig 's1', to be held out, is below min_contig"),
+        (["s1"], "contig 's1', to be held out, is shorter than min_contig"),
         (["c0", "c1", "c2", "n0", "n1", "n2"], "all contigs are held out"),
     ],
 )

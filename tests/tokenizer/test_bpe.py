@@ -207,8 +207,8 @@ def _unigram(proto: ModelProto) -> None:
         (_other_letter, "id 20 is 'ACX'; accepted is a piece of A C G T"),
         (_repeated, "a piece occurs twice"),
         (_reordered, "id 20 has score -12; accepted is -11"),
-        (_dummy_prefix, "text is normalised"),
-        (_byte_fallback, "SentencePiece refuses this model .* copy it again"),
+        (_dummy_prefix, "text is normalized"),
+        (_byte_fallback, "SentencePiece rejects this model .* copy it again"),
         (_unigram, "model type is UNIGRAM; accepted is BPE"),
     ],
 )
