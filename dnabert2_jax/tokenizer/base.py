@@ -167,7 +167,7 @@ class Tokenizer(ABC):
             num_threads: as for :meth:`encode_raw_batch`.
 
         Raises:
-            UserError: a forbidden letter (the message names argument, row and position), or another number of pairs than texts.
+            UserError: a forbidden letter (the message names argument, row and position), or unequal numbers of rows.
         """
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts has {len(texts)} rows and pairs {len(pairs)}; give one pair for each text")
