@@ -46,7 +46,7 @@ def pack_epochs(
     choices = [height for height in range(parts, batch_size + 1, parts) if batch_size % height == 0]
     height = min(choices, key=lambda rows: _cost(some, rows, hidden_size, max_shapes))
     spread = [
-        [[numbers[row].tolist() for row in _spread(table.lengths[numbers], height)] for numbers in epoch]
+        [[numbers[row] for row in _spread(table.lengths[numbers], height)] for numbers in epoch]
         for table, epoch in zip(tables, drawn, strict=True)
     ]
     needed = [
