@@ -195,7 +195,7 @@ def test_too_little_memory_for_a_sequence(home, dnabert2, little_memory):
     assert code == 2
     assert out == ""
     says = (
-        "dnabert2: the cpu device has not enough memory (RESOURCE_EXHAUSTED: ...); make batches smaller (--batch-tokens, ..."
+        "dnabert2: out of memory on the cpu device (RESOURCE_EXHAUSTED: ...); make batches smaller (--batch-tokens, ..."
     )
     assert re.fullmatch(pattern(says), errors[-1])
     assert [line.partition(":")[0] for line in errors[:-1]] == ["long.fa"]

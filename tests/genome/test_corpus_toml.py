@@ -89,7 +89,7 @@ build_corpus([SpeciesSource("a", files)], out, progress=slow)
 
 def test_a_contig_name_in_two_files_of_a_species(tmp_path):
     files = [write_fasta(tmp_path / f"{n}.fa", {f"first{n}": "ACGT" * 40, "c": "ACGT" * 50}) for n in range(2)]
-    with pytest.raises(UserError, match=r"1\.fa, record 2: species 'a' has a contig 'c' from .*0\.fa too"):
+    with pytest.raises(UserError, match=r"1\.fa, record 2: species 'a' already has a contig 'c' from .*0\.fa"):
         build_corpus([SpeciesSource("a", files)], tmp_path / "corpus")
 
 
