@@ -23,7 +23,7 @@ _HOMES = {
     "Tokenizer": "dnabert2_jax.tokenizer.loading",
     "UserError": "dnabert2_jax.errors",
     "finetune": "dnabert2_jax.recipes.finetuning",
-    "load_run": "dnabert2_jax.config.runs",
+    "load_run": "dnabert2_jax.config.loading",
     "pretrain": "dnabert2_jax.recipes.pretraining",
 }
 

@@ -194,9 +194,7 @@ def test_too_little_memory_for_a_sequence(home, dnabert2, little_memory):
     code, out, errors = dnabert2("embed --model base --data long.fa --out vectors.npz --attention reference")
     assert code == 2
     assert out == ""
-    says = (
-        "dnabert2: out of memory on the cpu device (RESOURCE_EXHAUSTED: ...); make batches smaller (--batch-tokens, ..."
-    )
+    says = "dnabert2: out of memory on the cpu device (RESOURCE_EXHAUSTED: ...); make batches smaller (--batch-tokens, ..."
     assert re.fullmatch(pattern(says), errors[-1])
     assert [line.partition(":")[0] for line in errors[:-1]] == ["long.fa"]
     assert everything(home) == before
