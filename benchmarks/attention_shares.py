@@ -58,7 +58,7 @@ def measured_bounds(model: InferenceModel, tokens: TokenBatch) -> tuple[np.ndarr
 
     BACKENDS["probe"] = Backend("probe", "bhtd", probe)
     model = replace(model, compute=Compute(attention="probe"))
-    jax.block_until_ready(model.hidden_states(model.params, tokens))
+    jax.block_until_ready(model.predictor.forward.hidden_states(model.predictor.params, tokens))
     jax.effects_barrier()
     bounds, largest = zip(*found, strict=True)
     return np.stack(bounds), np.stack(largest)

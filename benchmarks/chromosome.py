@@ -44,7 +44,7 @@ from dnabert2_jax.modeling.flops import attention_flops, projection_flops
 from dnabert2_jax.modeling.models import Network, masked_lm
 from dnabert2_jax.parallel.layout import make_layout
 from dnabert2_jax.parallel.mesh import ROWS, make_mesh
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch, Tree
 

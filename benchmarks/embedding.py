@@ -27,11 +27,13 @@ from rich.table import Table
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, named_size
-from dnabert2_jax.data.packing import PackedBatch, PackedBatches, Plan, TokenRow, pack, padded_width
+from dnabert2_jax.data.batches import Batches, BatchPlan
+from dnabert2_jax.data.encoding import EncodedRows, encode_sequences
+from dnabert2_jax.data.packing import pack, padded_width, slots_of_row
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.genome.fasta import read_fasta
-from dnabert2_jax.inference.encoding import encode_rows
-from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import Forward, Predictor, default_batch_tokens
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.tokenizer.training import train_bpe
@@ -49,18 +51,18 @@ def cut_sequences(fasta: list[Path], count: int, shortest: int, longest: int) ->
     return [contig[at : at + n] for contig, at, n in zip(chosen, starts, lengths, strict=True)]
 
 
-def padded(rows: list[TokenRow], order: np.ndarray, rows_per_batch: int) -> PackedBatches:
+def padded(rows: EncodedRows, order: np.ndarray, rows_per_batch: int) -> Batches:
     """One sequence a row, each batch as wide as its longest row."""
-    batches = []
+    plan = []
     for at in range(0, len(order), rows_per_batch):
-        some = order[at : at + rows_per_batch].tolist()
-        width = padded_width(max(len(rows[n].ids) for n in some))
-        batches.append(Plan(width, rows_per_batch, [[n] for n in some]))
-    return PackedBatches(rows, batches)
+        some = order[at : at + rows_per_batch]
+        width = padded_width(int(rows.lengths[some].max()))
+        plan.append(BatchPlan(width, rows_per_batch, some[:, None], slots_of_row(width)))
+    return Batches(rows, plan)
 
 
 @contextmanager
-def torch_process(python: Path, config: EncoderConfig, batches: PackedBatches) -> Iterator[Callable[[], float]]:
+def torch_process(python: Path, config: EncoderConfig, batches: Batches) -> Iterator[Callable[[], float]]:
     """A function that lets PyTorch embed the batches once, in a process of its own, and returns its seconds."""
     sizes = {
         "vocab_size": config.vocab_size,
@@ -90,7 +92,8 @@ def random_model(size: str, sequences: list[str], precision: str) -> InferenceMo
     tokenizer = train_bpe(sequences, vocab_size=4096)
     config = named_size(size, tokenizer.vocab_size)
     params = masked_lm(config).init(0)
-    return InferenceModel(Path(size), "masked_lm", config, params, tokenizer, (), resolve_compute(precision))
+    predictor = Predictor(Forward(config, resolve_compute(precision)), params)
+    return InferenceModel(Path(size), "masked_lm", tokenizer, (), predictor)
 
 
 def main() -> None:
@@ -114,8 +117,8 @@ def main() -> None:
         model = InferenceModel.load(args.model, resolve_compute(args.precision))
     else:
         model = random_model(args.size, sequences, args.precision)
-    rows = encode_rows(model.tokenizer, given_sequences(sequences))
-    lengths = np.array([len(row.ids) for row in rows])
+    rows = encode_sequences(given_sequences(sequences), model.tokenizer)
+    lengths = rows.lengths
     ways = {
         "packed": pack(rows, args.batch_tokens or default_batch_tokens()),
         "sorted": padded(rows, np.argsort(lengths, kind="stable"), args.rows),
@@ -123,17 +126,12 @@ def main() -> None:
     }
 
     # A model of its own for each way, so that none finds the functions that another one compiled.
-    models = {way: replace(model) for way in ways}
+    forward, params = model.predictor.forward, model.predictor.params
+    predictors = {way: Predictor(replace(forward), params) for way in ways}
 
     def seconds(way: str) -> float:
-        chosen = models[way]
-
-        def run(batch: PackedBatch) -> jax.Array:
-            return chosen.pooled_slots(chosen.params, batch.tokens, batch.starts, pooling="mean")
-
         start = time.perf_counter()
-        for _ in run_batches(run, ways[way], None):
-            pass
+        predictors[way].pooled(ways[way], "mean")
         return time.perf_counter() - start
 
     with ExitStack() as stack:
@@ -168,11 +166,11 @@ def main() -> None:
     console = Console()
     console.print(
         f"{len(rows):,} sequences of {args.bases[0]:,} to {args.bases[1]:,} bases, {lengths.sum():,} tokens; "
-        f"{model.path}, {model.compute.precision}, {jax.default_backend()}"
+        f"{model.path}, {forward.compute.precision}, {jax.default_backend()}"
     )
     console.print(table)
     if args.json:
-        about = {"model": str(model.path), "precision": model.compute.precision, "platform": jax.default_backend()}
+        about = {"model": str(model.path), "precision": forward.compute.precision, "platform": jax.default_backend()}
         args.json.write_text(json.dumps({**about, "tokens": int(lengths.sum()), "results": results}, indent=2) + "\n")
 
 

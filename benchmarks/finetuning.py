@@ -34,13 +34,15 @@ from dnabert2_jax import sample_data
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, LoraConfig, named_size
 from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER
-from dnabert2_jax.data.classification import choose_lengths, encode_table, epoch_batches, epoch_order
+from dnabert2_jax.data.by_length import choose_lengths, epoch_batches, epoch_order
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.packed_epochs import pack_epochs
-from dnabert2_jax.data.tables import LabelSet, read_table
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.modeling.compute import Compute, Precision
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import PAD
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.objectives import classification_loss

@@ -19,7 +19,7 @@ from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.training import sample_corpus, train_bpe
 
 

@@ -23,7 +23,7 @@ from dnabert2_jax.data.pretraining import PretrainingRows
 from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.recipes.pretraining import pretrain
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL
 from dnabert2_jax.tokenizer.training import SENTENCE_BASES, sample_corpus, train_bpe
 from dnabert2_jax.training.workdir import MetricsLog

@@ -29,8 +29,8 @@ from rich.table import Table
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.genome.letters import clean_letters
-from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.training import train_bpe
 
 

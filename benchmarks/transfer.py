@@ -22,7 +22,7 @@ from rich.table import Table
 from dnabert2_jax.baselines.kmer import KmerBaseline
 from dnabert2_jax.config.loading import parse_run
 from dnabert2_jax.config.runs import FinetuneRun
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.gue.tables import capped_rows, write_table
 from dnabert2_jax.metrics.scores import classification_metrics
 from dnabert2_jax.recipes.finetuning import finetune

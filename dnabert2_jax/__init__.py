@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from dnabert2_jax.errors import UserError as UserError
     from dnabert2_jax.recipes.finetuning import finetune as finetune
     from dnabert2_jax.recipes.pretraining import pretrain as pretrain
-    from dnabert2_jax.tokenizer.base import Tokenizer as Tokenizer
+    from dnabert2_jax.tokenizer.loading import Tokenizer as Tokenizer
 
 # Found when asked for: importing the package alone must not import jax, which takes a second or more.
 _HOMES = {
     "DNABERT2": "dnabert2_jax.api",
     "FinetuneRun": "dnabert2_jax.config.runs",
     "PretrainRun": "dnabert2_jax.config.runs",
-    "Tokenizer": "dnabert2_jax.tokenizer.base",
+    "Tokenizer": "dnabert2_jax.tokenizer.loading",
     "UserError": "dnabert2_jax.errors",
     "finetune": "dnabert2_jax.recipes.finetuning",
     "load_run": "dnabert2_jax.config.loading",

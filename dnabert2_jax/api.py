@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,11 +18,11 @@ from dnabert2_jax.config.inference import LongSequences, Pooling
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hugging_face import load_hugging_face
 from dnabert2_jax.data.sequences import given_sequences
-from dnabert2_jax.inference.arrays import ArrayOutputs
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import Predictions, predict
+from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.tokenizer.base import Tokenizer
 
@@ -37,7 +36,7 @@ class DNABERT2:
 
     def __init__(self, model: InferenceModel) -> None:
         self._model = model
-        self._arrays = ArrayOutputs(model)
+        self._outputs = TokenIdOutputs(model)
 
     @classmethod
     def load(
@@ -52,7 +51,7 @@ class DNABERT2:
 
         Args:
             path: what ``dnabert2 pretrain`` or ``dnabert2 finetune`` saved.
-            base: the adapter's base, where it is not where the adapter says.
+            base: the adapter's base, if it is not where the adapter says.
             precision: ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
             attention: ``auto`` or the name of an attention backend.
 
@@ -66,9 +65,9 @@ class DNABERT2:
     def from_hf(
         cls, directory: str | Path, *, precision: PrecisionOption = "float32", attention: str = "auto"
     ) -> "DNABERT2":
-        """Read the released DNABERT-2, or a model that somebody trained from it with PyTorch, as it lies on Hugging Face.
+        """Read the released DNABERT-2, or a model that was fine-tuned from it with PyTorch, as published on Hugging Face.
 
-        Needs neither torch nor transformers, and runs nothing that the directory holds. To use the model with the command
+        Needs neither torch nor transformers, and runs no code from the directory. To use the model with the command
         line or to train it further, write a model directory with ``dnabert2 convert from-hf``.
 
         Args:
@@ -77,22 +76,11 @@ class DNABERT2:
             attention: ``auto`` or the name of an attention backend.
 
         Raises:
-            UserError: a file is missing, damaged or could run code; the parts do not belong together; it is another model;
-                no such backend.
+            UserError: a file is missing, damaged or could run code; the files do not belong together; it is another kind of
+                model; no such backend.
         """
         compute = resolve_compute(precision, attention)
-        saved = load_hugging_face(Path(directory))
-        opened = InferenceModel(
-            path=Path(directory),
-            kind=saved.kind,
-            config=saved.config,
-            params=jax.device_put(saved.params),
-            tokenizer=saved.tokenizer,
-            labels=saved.labels,
-            compute=compute,
-            head=saved.head,
-        )
-        return cls(opened)
+        return cls(InferenceModel.of_saved(Path(directory), load_hugging_face(Path(directory)), compute))
 
     def __repr__(self) -> str:
         return f"DNABERT2({str(self._model.path)!r}, kind={self.kind!r}, hidden_size={self.config.hidden_size})"
@@ -114,7 +102,7 @@ class DNABERT2:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """A classifier's classes by class number, ``("value",)`` of a regression; empty for a masked language model."""
+        """A classifier's classes by class number, ``("value",)`` for a regression; empty for a masked language model."""
         return self._model.labels
 
     @overload
@@ -144,7 +132,7 @@ class DNABERT2:
             [n, hidden_size]; for ``token`` and ``base`` a list of n arrays [tokens, hidden_size] or [bases, hidden_size].
 
         Raises:
-            UserError: no sequences, an empty one, a letter that is not DNA, an unknown pooling, or not enough memory.
+            UserError: no sequences, an empty one, a letter that is not DNA, an unknown pooling, or out of memory.
         """
         embeddings = embed(self._model, given_sequences(sequences), pooling, batch_tokens=batch_tokens)
         return embeddings.split() if pooling in ("token", "base") else embeddings.vectors
@@ -168,17 +156,17 @@ class DNABERT2:
             max_tokens: longest input of the classifier, in tokens, special tokens included; by default the
                 limit that it was trained with.
             long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
-            overlap: least share of a window that the next one repeats, in [0, 1).
-            reverse_complement: give the mean over both strands.
+            overlap: minimum window overlap as a fraction of a window, in [0, 1).
+            reverse_complement: average over both strands.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
 
         Returns:
-            ``labels`` [n] and ``probabilities`` [n, classes], or ``values`` [n] of a regression; ``windows`` [n] and
+            ``labels`` [n] and ``probabilities`` [n, classes], or ``values`` [n] for a regression; ``windows`` [n] and
             ``cut_bases`` [n].
 
         Raises:
-            UserError: not a classifier, a sequence or option that is not accepted, a long pair that may not be cut, or not
-                enough memory.
+            UserError: not a classifier, a sequence or option that is not accepted, a long pair that may not be cut, or
+                out of memory.
         """
         return predict(
             self._model,
@@ -191,7 +179,7 @@ class DNABERT2:
         )
 
     def fill_mask(self, sequence: str, ranges: Sequence[tuple[int, int]] = (), *, top_k: int = 5) -> list[MaskedToken]:
-        """What the model expects in place of masked tokens, predicted all at once.
+        """The model's predictions for masked tokens, all at once.
 
         Args:
             sequence: DNA in which each ``[MASK]`` stands for one token of unknown length; or without any, and ranges.
@@ -210,23 +198,23 @@ class DNABERT2:
     def hidden_states(
         self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
     ) -> NDArray[np.float32]:
-        """Hidden states of the last block for token ids, as the original's ``BertModel`` gives them.
+        """Hidden states of the last block for token ids, as the original's ``BertModel`` returns them.
 
-        The rows are computed at once, without dropout, and a new shape [batch, tokens] is compiled first: for many sequences
-        of many lengths use :meth:`embed`.
+        The rows are computed together, without dropout, and each new shape [batch, tokens] is compiled first: for many
+        sequences of many lengths use :meth:`embed`.
 
         Args:
             input_ids: token ids, for example of ``model.tokenizer.encode``. [batch, tokens].
-            attention_mask: 1 at tokens, 0 at padding, [batch, tokens]; no padding where left out.
-            token_type_ids: 0 for the first sequence of a pair, 1 for the second, [batch, tokens]; zeros where left out.
+            attention_mask: 1 at tokens, 0 at padding, [batch, tokens]; no padding if left out.
+            token_type_ids: 0 for the first sequence of a pair, 1 for the second, [batch, tokens]; zeros if left out.
 
         Returns:
             [batch, tokens, hidden_size]; zeros at padding.
 
         Raises:
-            UserError: arrays of other shapes, ids out of range, or not enough memory.
+            UserError: arrays of other shapes, ids out of range, or out of memory.
         """
-        return self._arrays.hidden_states(self._arrays.check(input_ids, attention_mask, token_type_ids))
+        return self._of_token_ids("hidden_states", input_ids, attention_mask, token_type_ids)
 
     def mlm_logits(
         self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
@@ -234,27 +222,27 @@ class DNABERT2:
         """Logits of the MLM head at every position; the arguments are those of :meth:`hidden_states`.
 
         Returns:
-            [batch, tokens, vocab_size]; at padding the head's answer to a hidden state of zeros, as in the original.
+            [batch, tokens, vocab_size]; at padding, what the head makes of a hidden state of zeros, as in the original.
 
         Raises:
-            UserError: not a masked language model, arrays of other shapes, ids out of range, or not enough memory.
+            UserError: not a masked language model, arrays of other shapes, ids out of range, or out of memory.
         """
-        return self._arrays.mlm_logits(self._arrays.check(input_ids, attention_mask, token_type_ids))
+        return self._of_token_ids("mlm_logits", input_ids, attention_mask, token_type_ids)
 
     def pooled(
         self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
     ) -> NDArray[np.float32]:
         """The pooler's output, tanh(dense(hidden state of [CLS])); the arguments are those of :meth:`hidden_states`.
 
-        The released masked language model has no pooler: the original makes one up from random numbers.
+        The released masked language model has no pooler: the original fills one in with random numbers.
 
         Returns:
             [batch, hidden_size].
 
         Raises:
-            UserError: not a classifier, arrays of other shapes, ids out of range, or not enough memory.
+            UserError: not a classifier, arrays of other shapes, ids out of range, or out of memory.
         """
-        return self._arrays.pooled(self._arrays.check(input_ids, attention_mask, token_type_ids))
+        return self._of_token_ids("pooled", input_ids, attention_mask, token_type_ids)
 
     def class_logits(
         self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
@@ -265,6 +253,11 @@ class DNABERT2:
             [batch, classes].
 
         Raises:
-            UserError: not a classifier, arrays of other shapes, ids out of range, or not enough memory.
+            UserError: not a classifier, arrays of other shapes, ids out of range, or out of memory.
         """
-        return self._arrays.class_logits(self._arrays.check(input_ids, attention_mask, token_type_ids))
+        return self._of_token_ids("class_logits", input_ids, attention_mask, token_type_ids)
+
+    def _of_token_ids(
+        self, output: Output, input_ids: ArrayLike, attention_mask: ArrayLike | None, token_type_ids: ArrayLike | None
+    ) -> NDArray[np.float32]:
+        return self._outputs(output, token_batch(self.config, input_ids, attention_mask, token_type_ids))

@@ -15,6 +15,7 @@ from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.convert.hugging_face import describe_released, is_hugging_face_directory, load_hugging_face
 from dnabert2_jax.draws import hash64
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.kernels.attention import BACKENDS, explain_choice
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import (
@@ -25,7 +26,7 @@ from dnabert2_jax.modeling.models import (
     masked_lm,
     sequence_classifier,
 )
-from dnabert2_jax.tokenizer.special import BASES, with_template
+from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch, Tree
 from dnabert2_jax.version import installed_versions
 

@@ -77,7 +77,7 @@ MISTAKES = [
     Mistake(
         "a path with a typing error",
         "corpus build frist.fa --out new",
-        "frist.fa does not exist; a FASTA file is wanted, plain or compressed: check the path",
+        "frist.fa does not exist; give a FASTA file, plain or compressed: check the path",
     ),
     Mistake(
         "a directory where a file is wanted",
@@ -132,12 +132,12 @@ MISTAKES = [
     Mistake(
         "a directory for the result that is not there",
         "predict --model classifier --data genes.fa --out results/predictions.csv",
-        "results/predictions.csv: there is no directory results; make it first",
+        "results/predictions.csv: there is no directory results; create it first",
     ),
     Mistake(
         "a result in a format that is not offered",
         "embed --model base --data genes.fa --out vectors.xlsx",
-        "vectors.xlsx: a file name that ends in '.xlsx' names no format; accepted are .npz, .parquet, .h5",
+        "vectors.xlsx: the suffix '.xlsx' is not a known format; accepted are .npz, .parquet, .h5",
     ),
     # Corpora and tokenizers
     Mistake(
@@ -162,15 +162,15 @@ MISTAKES = [
     Mistake(
         "another name for a column",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
-        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename the column that holds it; did you mean "
-        "'lable'?",
+        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename a column, or name the one to use; did you "
+        "mean 'lable'?",
         table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), header="sequence,lable"),
     ),
     Mistake(
         "another name for the column of sequences",
         "predict --model classifier --data table.csv --out predictions.csv",
-        "table.csv: there is no column 'sequence'; the header has 'id', 'seq'; accepted are FASTA files, and tables with a "
-        "column 'sequence' ...: rename a column or say which one to use; did you mean 'seq'?",
+        "table.csv: no column 'sequence'; the header has 'id', 'seq'; rename a column, or name the one to use; did you mean "
+        "'seq'?",
         table("table.csv", ("1", "ACGTACGT"), header="id,seq"),
     ),
     Mistake(
@@ -189,7 +189,7 @@ MISTAKES = [
     Mistake(
         "a label that is text among numbers",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
-        "table.csv, line 4: label 'promoter' stands beside labels such as '0' (line 2); use integers only or names only",
+        "table.csv, line 4: label 'promoter' is mixed with labels such as '0' (line 2); use integers only or names only",
         table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), ("ACCCACGT", "promoter")),
     ),
     Mistake(
@@ -208,8 +208,8 @@ MISTAKES = [
     Mistake(
         "one label a row where several may be",
         "finetune --config finetune.toml --workdir run --set data.task=multi_label --set data.train=table.csv",
-        "table.csv: the rows have the label 'a' alone; several labels a row are written with ';' between them, as in a;b, "
-        "and '-' where a row has none; for one class a row set data.task=single_label",
+        "table.csv: the rows have only the label 'a'; write several labels per row with ';' between them, as in a;b, and "
+        "'-' for none; for one class per row set data.task=single_label",
         table("table.csv", ("ACGTACGT", "a"), ("ACGGACGT", "-")),
     ),
     Mistake(

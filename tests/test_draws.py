@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.data.classification import epoch_order
+from dnabert2_jax.data.by_length import epoch_order
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.draws import Domain, hash64, mix64, record_seeds, uniform
 from dnabert2_jax.genome.permutation import permute

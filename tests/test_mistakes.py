@@ -194,9 +194,7 @@ def test_too_little_memory_for_a_sequence(home, dnabert2, little_memory):
     code, out, errors = dnabert2("embed --model base --data long.fa --out vectors.npz --attention reference")
     assert code == 2
     assert out == ""
-    says = (
-        "dnabert2: the cpu device has not enough memory (RESOURCE_EXHAUSTED: ...); make batches smaller (--batch-tokens, ..."
-    )
+    says = "dnabert2: out of memory on the cpu device (RESOURCE_EXHAUSTED: ...); make batches smaller (--batch-tokens, ..."
     assert re.fullmatch(pattern(says), errors[-1])
     assert [line.partition(":")[0] for line in errors[:-1]] == ["long.fa"]
     assert everything(home) == before
@@ -258,7 +256,7 @@ def test_one_line_in_a_process_of_its_own(home):
     process = start_cli("predict", "--model", "classifier", "--data", "gnes.fa", "--out", "predictions.csv", cwd=home)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
-    assert errors == "dnabert2: gnes.fa does not exist; a FASTA file is wanted, plain or compressed: check the path\n"
+    assert errors == "dnabert2: gnes.fa does not exist; give a FASTA file, plain or compressed: check the path\n"
 
 
 # --- the guide

@@ -15,7 +15,7 @@ venv/bin/python - <<'PYTHON'
 from importlib.util import find_spec
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.genome.fasta import read_fasta
 from dnabert2_jax.reports.page import Page
 

@@ -14,7 +14,7 @@ from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, unflatten
 from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.directories import existing_directory
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.types import Tree
 
 ModelKind = Literal["masked_lm", "classifier"]

@@ -7,7 +7,8 @@ import numpy as np
 
 from dnabert2_jax.baselines.kmer import KmerBaseline
 from dnabert2_jax.data.checks import leaked_lines
-from dnabert2_jax.data.tables import Splits, Table
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.data.splits import Splits
 from dnabert2_jax.metrics.scores import ClassificationMetrics, classification_metrics, scores_without
 from dnabert2_jax.progress import remark
 

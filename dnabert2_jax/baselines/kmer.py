@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from dnabert2_jax.data.labels import Labels
-from dnabert2_jax.data.tables import Table
+from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import classification_metrics
 

@@ -58,13 +58,13 @@ def corpus_build(
     from dataclasses import asdict
 
     from dnabert2_jax.genome.build import build_corpus
-    from dnabert2_jax.genome.description import load_description
+    from dnabert2_jax.genome.corpus_toml import load_description
 
     if bool(fasta) == (config is not None):
         raise UserError("give either FASTA files or --config")
     if config is not None:
         description = load_description(config)
-        species, described = description.sources(), description.build
+        species, described = description.species, description.build
     else:
         species, described = _species_of(fasta or []), _DEFAULTS
     options = {"validation_fraction": validation_fraction, "validation_block": validation_block, "min_contig": min_contig}

@@ -52,19 +52,35 @@ def evaluate(
     MCC, macro F1, accuracy, AUROC and more; correlations and errors for a regression. Longer rows are truncated, counted and
     reported.
     """
-    from dnabert2_jax.data.tables import read_table
-    from dnabert2_jax.inference.classify import Classifier
+    from dnabert2_jax.data.labels import saved_labels
+    from dnabert2_jax.data.reading import read_table
+    from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.output import check_output
+    from dnabert2_jax.inference.prediction import predict
     from dnabert2_jax.metrics.scores import save_metrics
     from dnabert2_jax.metrics.tasks import metrics_for
     from dnabert2_jax.modeling.compute import resolve_compute
 
     check_output(out, (".json",))
     table = read_table(data)
-    classifier = Classifier.load(model, resolve_compute(precision), base)
-    outputs = classifier.score(table, batch_size=batch_size, max_tokens=max_tokens, reverse_complement=reverse_complement)
-    metrics = metrics_for(classifier.labels)
-    scores = metrics.compute(classifier.labels.encode(table), outputs, classifier.labels)
+    classifier = InferenceModel.load(model, resolve_compute(precision), base)
+    classifier.need("classifier", "scoring", "train one with `dnabert2 finetune`")
+    labels = saved_labels(classifier.head, classifier.labels)
+    encoded_labels = labels.encode(table)
+    remark(table.summary())
+    predictions = predict(
+        classifier,
+        table,
+        max_tokens=max_tokens,
+        long="cut",
+        reverse_complement=reverse_complement,
+        batch_tokens=batch_size * (max_tokens or classifier.head.max_tokens),
+        title="predicting",
+    )
+    if summary := predictions.summary():
+        remark(summary)
+    metrics = metrics_for(labels)
+    scores = metrics.compute(encoded_labels, predictions.outputs, labels)
     save_metrics(out, scores)
     remark(f"{metrics.summary(scores)}  ({scores['n']:,} rows)")
     print(f"saved {out}")

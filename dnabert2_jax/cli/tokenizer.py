@@ -65,7 +65,7 @@ def tokenizer_export(
 
     Hugging Face's libraries give the same ids with it.
     """
-    from dnabert2_jax.tokenizer.base import Tokenizer
+    from dnabert2_jax.tokenizer.loading import Tokenizer
 
     print(f"saved {Tokenizer.load(tokenizer).save_hugging_face(out)}")
 
@@ -85,7 +85,7 @@ def tokenizer_encode(
     """
     from dnabert2_jax.genome.fasta import read_fasta
     from dnabert2_jax.genome.letters import LetterCounts, clean_letters
-    from dnabert2_jax.tokenizer.base import Tokenizer
+    from dnabert2_jax.tokenizer.loading import Tokenizer
     from dnabert2_jax.tokenizer.special import with_template
 
     if bool(sequence) == (fasta is not None):
@@ -119,7 +119,7 @@ def tokenizer_info(tokenizer: Annotated[Path, Argument(help=_ANY_TOKENIZER)]) ->
     """Print a tokenizer's pieces by length in bases."""
     from collections import Counter
 
-    from dnabert2_jax.tokenizer.base import Tokenizer
+    from dnabert2_jax.tokenizer.loading import Tokenizer
     from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS
 
     loaded = Tokenizer.load(tokenizer)

@@ -18,7 +18,7 @@ from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.manifest import MANIFEST
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.types import Tree
 
 TOKENIZER = "tokenizer.json"

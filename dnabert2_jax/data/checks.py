@@ -11,9 +11,10 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.data.classification import EncodedTable
+from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.labels import Labels
-from dnabert2_jax.data.tables import Splits, Table
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.data.splits import Splits
 
 _MAX_LINES = 5
 

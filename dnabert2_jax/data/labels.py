@@ -4,71 +4,71 @@
 task         a row's label             for example
 ============ ========================= =====================================================================
 single_label its class                 ``promoter``, or ``1``
-multi_label  names joined by ``;``     ``H3K4me3;H3K27ac``, or ``0;3``; ``-`` for a row that has none of them
+multi_label  names joined by ``;``     ``H3K4me3;H3K27ac``, or ``0;3``; ``-`` for a row without any
 regression   a number                  ``-0.25``
 ============ ========================= =====================================================================
 
-Everything is learned from the training table; the others are read by what it has taught.
+The training table decides what the labels are; the other tables are read accordingly.
 """
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
 from dnabert2_jax.errors import UserError, WrongTaskError, nearest
-
-if TYPE_CHECKING:
-    from dnabert2_jax.data.tables import Table
+from dnabert2_jax.data.sequences import Table
 
 SEPARATOR, NONE = ";", "-"
-"""Between the labels of a row, and in place of them where it has none."""
+"""What separates the labels of a row, and what stands for none."""
 
 _CLASS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
-class Labels(Protocol):
-    """What a training table's label column stands for."""
+class Labels(ABC):
+    """What a training table's label column stands for.
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the outputs of a head are called, C of them."""
-        ...
+    Attributes:
+        names: names of a head's outputs, C of them.
+    """
 
-    @property
-    def head(self) -> HeadConfig:
-        """The head that predicts them, with the original's way to read a sequence."""
-        ...
-
-    @property
-    def what(self) -> str:
-        """What there is to predict, for a message."""
-        ...
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
         """C."""
-        ...
+        return len(self.names)
 
-    def encode(self, table: "Table") -> NDArray[Any]:
+    @property
+    @abstractmethod
+    def head(self) -> HeadConfig:
+        """The head that predicts them; it reads a sequence as the original does."""
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """What there is to predict, for a message."""
+
+    @abstractmethod
+    def encode(self, table: Table) -> NDArray[Any]:
         """A table's labels as a batch holds them: see :class:`~dnabert2_jax.types.ClassificationBatch`.
 
         Raises:
-            UserError: one that the training table has not taught.
+            UserError: a label that is not in the training table.
         """
-        ...
 
-    def counts(self, table: "Table") -> dict[str, int]:
-        """Rows of a table that have each label; nothing for measurements."""
-        ...
+    def counts(self, table: Table) -> dict[str, int]:
+        """Rows of a table that have each label; empty for measurements."""
+        return {}
 
 
 @dataclass(frozen=True)
-class LabelSet:
+class LabelSet(Labels):
     """The classes of a task; class number c is called ``names[c]``.
 
     Attributes:
@@ -78,7 +78,7 @@ class LabelSet:
     names: tuple[str, ...]
 
     @classmethod
-    def from_table(cls, table: "Table") -> "LabelSet":
+    def from_table(cls, table: Table) -> "LabelSet":
         """The classes of a training table: 0, 1, ... C-1 in that order, or names in alphabetical order.
 
         Raises:
@@ -104,7 +104,7 @@ class LabelSet:
         if words := [label for label in first_row if label not in numbers]:
             odd, usual = (words[0], numbers[0]) if len(words) <= len(numbers) else (numbers[0], words[0])
             raise UserError(
-                f"{table.where(first_row[odd])}: label {odd!r} stands beside labels such as {usual!r} "
+                f"{table.where(first_row[odd])}: label {odd!r} is mixed with labels such as {usual!r} "
                 f"(line {table.lines[first_row[usual]]}); use integers only or names only"
             )
         numbers.sort(key=int)
@@ -127,15 +127,11 @@ class LabelSet:
         """How many classes, and which."""
         return f"{len(self)} classes: {_listed(self.names)}"
 
-    def __len__(self) -> int:
-        """Number of classes."""
-        return len(self.names)
-
-    def counts(self, table: "Table") -> dict[str, int]:
+    def counts(self, table: Table) -> dict[str, int]:
         """Rows of each class, in the order of the classes."""
         return {name: table.labels.count(name) for name in self.names}
 
-    def encode(self, table: "Table") -> NDArray[np.int32]:
+    def encode(self, table: Table) -> NDArray[np.int32]:
         """Class numbers of a table's rows, shape [rows].
 
         Raises:
@@ -149,7 +145,7 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
-class MultiLabelSet:
+class MultiLabelSet(Labels):
     """The labels of a task whose rows may have several; label number c is called ``names[c]``.
 
     Attributes:
@@ -159,7 +155,7 @@ class MultiLabelSet:
     names: tuple[str, ...]
 
     @classmethod
-    def from_table(cls, table: "Table") -> "MultiLabelSet":
+    def from_table(cls, table: Table) -> "MultiLabelSet":
         """The labels of a training table: integers in their order, or names in alphabetical order.
 
         Raises:
@@ -168,9 +164,9 @@ class MultiLabelSet:
         found = {name for row in range(len(table)) for name in _names_of(table, row)}
         if len(found) < 2:
             raise UserError(
-                f"{table.path}: the rows have {f'the label {min(found)!r} alone' if found else 'no label at all'}; several "
-                f"labels a row are written with {SEPARATOR!r} between them, as in a;b, and {NONE!r} where a row has none; "
-                "for one class a row set data.task=single_label"
+                f"{table.path}: the rows have {f'only the label {min(found)!r}' if found else 'no labels at all'}; write "
+                f"several labels per row with {SEPARATOR!r} between them, as in a;b, and {NONE!r} for none; for one class "
+                "per row set data.task=single_label"
             )
         integers = all(_CLASS_NUMBER.fullmatch(name) for name in found)
         return cls(tuple(sorted(found, key=(lambda name: (int(name), name)) if integers else None)))
@@ -183,17 +179,13 @@ class MultiLabelSet:
     @property
     def what(self) -> str:
         """How many labels, and which."""
-        return f"{len(self)} labels, any number of them a row: {_listed(self.names)}"
+        return f"{len(self)} labels, any number per row: {_listed(self.names)}"
 
-    def __len__(self) -> int:
-        """Number of labels."""
-        return len(self.names)
-
-    def counts(self, table: "Table") -> dict[str, int]:
+    def counts(self, table: Table) -> dict[str, int]:
         """Rows that have each label."""
         return dict(zip(self.names, self.encode(table).astype(int).sum(axis=0).tolist(), strict=True))
 
-    def encode(self, table: "Table") -> NDArray[np.float32]:
+    def encode(self, table: Table) -> NDArray[np.float32]:
         """1 where a row has a label, else 0, shape [rows, C].
 
         Raises:
@@ -214,23 +206,25 @@ class MultiLabelSet:
 
 
 @dataclass(frozen=True)
-class Measurements:
-    """Numbers in a unit of their own; a head predicts how many deviations one is from the mean.
+class Measurements(Labels):
+    """Numbers in their own unit; a head predicts how many standard deviations a number is from the mean.
 
     Attributes:
         mean: of the training table.
-        deviation: the training table's standard deviation (n).
+        deviation: the training table's (population) standard deviation.
+        names: the name of the one output.
     """
 
     mean: float
     deviation: float
+    names: tuple[str, ...] = ("value",)
 
     @classmethod
-    def from_table(cls, table: "Table") -> "Measurements":
+    def from_table(cls, table: Table) -> "Measurements":
         """Mean and deviation of a training table.
 
         Raises:
-            UserError: a label that is not a number, all the same number, or numbers that float32 cannot tell apart.
+            UserError: a label that is not a number, labels that are all the same, or that float32 cannot tell apart.
         """
         values = _numbers(table)
         mean, deviation = float(values.mean()), float(values.std())
@@ -246,29 +240,16 @@ class Measurements:
         return cls(mean, deviation)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The one output's name."""
-        return ("value",)
-
-    @property
     def head(self) -> HeadConfig:
         """The head that predicts them."""
         return HeadConfig(task="regression", mean=self.mean, deviation=self.deviation)
 
     @property
     def what(self) -> str:
-        """Which measurement an output of the network stands for."""
+        """How an output of the network becomes a measurement."""
         return f"measurements, {self.mean:g} + {self.deviation:g} x output"
 
-    def __len__(self) -> int:
-        """One output."""
-        return 1
-
-    def counts(self, table: "Table") -> dict[str, int]:
-        """Nothing: no two rows need have the same."""
-        return {}
-
-    def encode(self, table: "Table") -> NDArray[np.float32]:
+    def encode(self, table: Table) -> NDArray[np.float32]:
         """The numbers as they are, shape [rows].
 
         Raises:
@@ -277,8 +258,8 @@ class Measurements:
         return _numbers(table).astype(np.float32)
 
 
-def learn_labels(task: TaskKind, train: "Table") -> Labels:
-    """What the training table of a task teaches.
+def learn_labels(task: TaskKind, train: Table) -> Labels:
+    """What the label column of a task's training table stands for.
 
     Raises:
         UserError: labels that the task cannot have.
@@ -295,24 +276,24 @@ def saved_labels(head: HeadConfig, names: tuple[str, ...]) -> Labels:
     return MultiLabelSet(names) if head.task == "multi_label" else Measurements(head.mean, head.deviation)
 
 
-def _names_of(table: "Table", row: int) -> list[str]:
+def _names_of(table: Table, row: int) -> list[str]:
     """The labels of a row, each once."""
     label = table.labels[row]
     names = [] if label == NONE else label.split(SEPARATOR)
     for name in names:
         if not name or name != name.strip() or name == NONE or names.count(name) > 1:
             raise UserError(
-                f"{table.where(row)}: label {label!r}: {name!r} is empty, surrounded by white space or there twice; "
+                f"{table.where(row)}: label {label!r}: {name!r} is empty, surrounded by white space or repeated; "
                 f"accepted are different names with {SEPARATOR!r} between them, or {NONE!r} for none"
             )
     return names
 
 
-def _numbers(table: "Table") -> NDArray[np.float64]:
+def _numbers(table: Table) -> NDArray[np.float64]:
     values = np.empty(len(table))
     for row, label in enumerate(table.labels):
         try:
-            values[row] = float(label.replace("_", "no digit"))  # which Python would pass over
+            values[row] = float(label.replace("_", "no digit"))  # which Python would ignore
         except ValueError:
             values[row] = math.nan
         if not abs(values[row]) < np.finfo(np.float32).max:
@@ -323,7 +304,7 @@ def _numbers(table: "Table") -> NDArray[np.float64]:
     return values
 
 
-def _unknown(table: "Table", row: int, label: str, names: tuple[str, ...]) -> UserError:
+def _unknown(table: Table, row: int, label: str, names: tuple[str, ...]) -> UserError:
     return UserError(
         f"{table.where(row)}: label {label!r} is not a class of the training table ({_listed(names)})"
         f"{nearest(label, names)}; correct it, remove the row, or add training rows of that class"

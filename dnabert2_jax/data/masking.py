@@ -1,12 +1,12 @@
-"""BERT's masking (Devlin et al. 2019) with a fixed number of slots a row and no random state.
+"""BERT's masking (Devlin et al. 2019) with a fixed number of slots per row and no random state.
 
 Which tokens of a record are masked, and what replaces them, is a hash of (seed, record, position). A fixed count keeps
-shapes static, so only the masked positions need to meet the vocabulary projection.
+shapes static, so that only the masked positions need the projection to the vocabulary.
 
-Where tokens overlap, the neighbours of a masked one give it away, so spans of tokens are masked, as in DNABERT (Ji et al.
-2021). A row is divided into spans from a random offset on, and each of them is as likely to be chosen as any other: so is
-every token, wherever it stands. What a span becomes is one draw (as in SpanBERT, Joshi et al. 2020): a single token of it
-that is left as it is would give the others away again.
+Where tokens overlap, the neighbors of a masked one give it away, so spans of tokens are masked, as in DNABERT (Ji et al.
+2021). A row is divided into spans starting at a random offset, and all spans are equally likely to be chosen, so all tokens
+are, whatever their position. One draw decides what a span becomes (as in SpanBERT, Joshi et al. 2020): a single token left
+unchanged would again give the others away.
 """
 
 import numpy as np
@@ -23,9 +23,9 @@ def mask_rows(
 ) -> MlmBatch:
     """Mask a batch of rows.
 
-    Special tokens and ``[UNK]`` are never chosen: there is nothing to learn from guessing them. A row with fewer eligible
-    tokens than a full one gets ``rate`` of what it has (at least one, if any), and weight 0 in the slots left over. Of spans
-    a row has ``rate`` on average, one at least; the ends of the row and ``[UNK]`` make some of them shorter.
+    Special tokens and ``[UNK]`` are never chosen, because there is nothing to learn from predicting them. A row with fewer
+    eligible tokens than a full one gets ``rate`` of what it has (at least one, if any), and weight 0 in the remaining slots.
+    On average ``rate`` of the spans are chosen, at least one; the ends of the row and ``[UNK]`` make some of them shorter.
 
     Args:
         tokens: numpy rows, [B, T] each.
@@ -66,7 +66,7 @@ def mask_rows(
     random_piece = (draw >= config.mask_share) & (draw < config.mask_share + config.random_share)
     replacement = np.where(random_piece, random_ids, replacement).astype(np.int32)
 
-    # Unused slots all name position 0: each writes what stands there already.
+    # Unused slots all point to position 0 and write what is already there.
     masked = ids.copy()
     np.put_along_axis(masked, positions, np.where(used, replacement, labels), 1)
     return MlmBatch(

@@ -1,27 +1,25 @@
 """Sequences of any lengths to batches of a few shapes, with little padding: for inference.
 
-A row of a batch holds one sequence or several, told apart by segment ids; tokens see their own segment only, and ALiBi knows
-distances but no positions, so a sequence's result does not depend on its neighbours. Rows are as wide as the longest
-sequences need, shorter sequences fill what those leave free, and what is left goes into narrower rows, of a few widths: as
-many as an estimate of the whole cost says. Sequences of more than ``LONGEST_PACKED`` tokens have a row to themselves.
+A row of a batch holds one sequence or several, told apart by segment ids; tokens see their own segment only, and ALiBi
+depends on distances rather than positions, so a sequence's result does not depend on its neighbors. Rows are as wide as the
+longest sequences need, shorter sequences fill the space that is left, and the rest go into narrower rows of a few widths: as
+many as an estimate of the whole cost suggests. Sequences of more than ``LONGEST_PACKED`` tokens have a row to themselves.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.data.classification import choose_lengths
-from dnabert2_jax.tokenizer.special import PAD
-from dnabert2_jax.types import TokenBatch
+from dnabert2_jax.data.batches import Batches, BatchPlan
+from dnabert2_jax.data.by_length import choose_lengths
+from dnabert2_jax.data.encoding import EncodedRows
 
 LONGEST_PACKED = 4096
 """Tokens of the longest sequence that shares a row with others."""
 
 MAX_WIDTHS = 4
-"""Most widths of packed rows: each is compiled, and a fifth one would save little."""
+"""At most this many widths of packed rows: each is compiled, and a fifth one would save little."""
 
 _NARROWEST = 16
 _TOKENS_A_SLOT = 8
@@ -30,106 +28,6 @@ _TOKENS_A_SLOT = 8
 # shape takes about as long as computing this many positions (measured on a CPU with a model of 3 million parameters).
 _WIDTH_OF_DOUBLE_COST = 1024
 _POSITIONS_A_SHAPE = 4096
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One sequence, or one pair, as the encoder reads it.
-
-    Attributes:
-        ids: token ids with the template around them, [tokens].
-        first_tokens: how many of them are of token type 0.
-    """
-
-    ids: NDArray[np.int32]
-    first_tokens: int
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """Rows of one width, and where in them each sequence is. P is the most sequences a row of this width may hold.
-
-    Attributes:
-        tokens: ids, segments and token types, [B, T] each; segment s of a row is its slot s - 1.
-        starts: position of each slot's [CLS], 0 in an unused slot. [B, P].
-        sequences: number of the sequence in each slot, -1 in an unused one. [B, P].
-    """
-
-    tokens: TokenBatch
-    starts: NDArray[np.int32]
-    sequences: NDArray[np.int64]
-
-    @property
-    def used(self) -> NDArray[np.bool_]:
-        """Which slots hold a sequence, [B, P]."""
-        return self.sequences >= 0
-
-
-@dataclass
-class Plan:
-    """Width of a batch, its number of rows with the empty ones, and the sequences of each row."""
-
-    width: int
-    rows: int
-    sequences: list[list[int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class PackedBatches:
-    """The batches of some sequences, each assembled when it is asked for.
-
-    Attributes:
-        rows: the sequences.
-        plan: what goes where.
-    """
-
-    rows: Sequence[TokenRow]
-    plan: list[Plan]
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return len(self.plan)
-
-    @property
-    def real_tokens(self) -> int:
-        """Tokens of all sequences, special tokens included."""
-        return sum(len(row.ids) for row in self.rows)
-
-    @property
-    def shapes(self) -> set[tuple[int, int]]:
-        """(rows, width) of the batches: one compilation each."""
-        return {(plan.rows, plan.width) for plan in self.plan}
-
-    @property
-    def padding_share(self) -> float:
-        """Share of all positions that is padding, empty rows included."""
-        return 1 - self.real_tokens / sum(plan.rows * plan.width for plan in self.plan)
-
-    @property
-    def cost(self) -> float:
-        """An estimate of the time all batches take, compilation included, in positions of a narrow row."""
-        positions = sum(plan.rows * plan.width * (1 + plan.width / _WIDTH_OF_DOUBLE_COST) for plan in self.plan)
-        return positions + _POSITIONS_A_SHAPE * len(self.shapes)
-
-    def __iter__(self) -> Iterator[PackedBatch]:
-        """The batches, widest first."""
-        return map(self._assemble, self.plan)
-
-    def _assemble(self, plan: Plan) -> PackedBatch:
-        shape, slots = (plan.rows, plan.width), (plan.rows, slots_of_row(plan.width))
-        tokens = TokenBatch(np.full(shape, PAD, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32))
-        starts, sequences = np.zeros(slots, np.int32), np.full(slots, -1, np.int64)
-        for row, members in enumerate(plan.sequences):
-            start = 0
-            for slot, sequence in enumerate(members):
-                ids, first_tokens = self.rows[sequence].ids, self.rows[sequence].first_tokens
-                end = start + len(ids)
-                tokens.input_ids[row, start:end] = ids
-                tokens.segment_ids[row, start:end] = slot + 1
-                tokens.token_type_ids[row, start + first_tokens : end] = 1
-                starts[row, slot], sequences[row, slot] = start, sequence
-                start = end
-        return PackedBatch(tokens, starts, sequences)
 
 
 def slots_of_row(width: int) -> int:
@@ -151,8 +49,8 @@ def _round_up(count: int, steps: int, least: int = 1) -> int:
     return -(-count // step) * step
 
 
-def pack(rows: Sequence[TokenRow], tokens_per_batch: int) -> PackedBatches:
-    """Plan batches that hold every sequence once, in the widths that cost least.
+def pack(rows: EncodedRows, tokens_per_batch: int) -> Batches:
+    """Plan batches that hold every sequence once, in the widths that cost least; the widest come first.
 
     A batch has as many rows as make ``tokens_per_batch`` tokens, and only the last one of a width may have fewer. A sequence
     with more tokens than that is a batch of its own.
@@ -161,10 +59,10 @@ def pack(rows: Sequence[TokenRow], tokens_per_batch: int) -> PackedBatches:
         rows: the sequences; at least one.
         tokens_per_batch: positions of a batch, padding included.
     """
-    lengths = np.array([len(row.ids) for row in rows])
+    lengths = rows.lengths.astype(np.int64)
     order = np.argsort(-lengths, kind="stable")
     long, short = (order[keep] for keep in (lengths[order] > LONGEST_PACKED, lengths[order] <= LONGEST_PACKED))
-    plan: list[Plan] = []
+    plan: list[BatchPlan] = []
     widths = np.array([_round_up(n, 4) for n in lengths[long].tolist()])
     for width in np.unique(widths)[::-1].tolist():
         plan += _batches([[sequence] for sequence in long[widths == width].tolist()], width, tokens_per_batch)
@@ -172,18 +70,26 @@ def pack(rows: Sequence[TokenRow], tokens_per_batch: int) -> PackedBatches:
         widths = np.array([padded_width(n) for n in lengths[short].tolist()])
         choices = dict.fromkeys(choose_lengths(widths, count) for count in range(1, MAX_WIDTHS + 1))
         plans = [_pack_short(short.tolist(), lengths, choice, tokens_per_batch) for choice in choices]
-        cheapest = min(plans, key=lambda some: PackedBatches(rows, some).cost)
+        cheapest = min(plans, key=_cost)
         plan += cheapest
-    return PackedBatches(rows, plan)
+    return Batches(rows, plan)
 
 
-def _pack_short(order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int) -> list[Plan]:
+def _cost(plans: list[BatchPlan]) -> float:
+    """An estimate of the time that batches take, compilation included, in positions of a narrow row."""
+    positions = sum(plan.height * plan.width * (1 + plan.width / _WIDTH_OF_DOUBLE_COST) for plan in plans)
+    return positions + _POSITIONS_A_SHAPE * len({(plan.height, plan.width) for plan in plans})
+
+
+def _pack_short(
+    order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int
+) -> list[BatchPlan]:
     """Batches of sequences that may share rows.
 
     A width's last batch is completed with rows of shorter sequences, so that only the very last batch may be short.
     """
     waiting = _Waiting(order, lengths)
-    plan: list[Plan] = []
+    plan: list[BatchPlan] = []
     for narrower, width in zip((*reversed(widths[:-1]), 0), reversed(widths), strict=True):
         full = max(1, tokens_per_batch // width)
         rows: list[list[int]] = []
@@ -230,10 +136,10 @@ def _fill_row(waiting: _Waiting, width: int) -> list[int]:
     return row
 
 
-def _batches(rows: list[list[int]], width: int, tokens_per_batch: int) -> list[Plan]:
+def _batches(rows: list[list[int]], width: int, tokens_per_batch: int) -> list[BatchPlan]:
     full = max(1, tokens_per_batch // width)
-    batches = []
-    for at in range(0, len(rows), full):
-        some = rows[at : at + full]
-        batches.append(Plan(width, min(full, _round_up(len(some), 4)), some))
-    return batches
+    return [
+        BatchPlan(width, min(full, _round_up(len(some), 4)), some, slots_of_row(width))
+        for at in range(0, len(rows), full)
+        for some in [rows[at : at + full]]
+    ]

@@ -1,7 +1,13 @@
-"""From a corpus to masked rows: windows are tokenized on the fly, so every epoch sees new crops and rows need no padding."""
+"""From a corpus to masked rows: windows are tokenized on the fly, so every epoch sees new crops and rows need no padding.
+
+Which rows a step holds is a function of its number (:meth:`PretrainingRows.batch`), so there is no iterator state to save
+and processes need not talk to each other. Grain runs that function ahead of the model, on several threads and in order; its
+shuffling, repeating and checkpoints are not used, because they would make a row depend on the steps before it.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +26,17 @@ from dnabert2_jax.types import MlmBatch, TokenBatch
 
 _PROBE_ROWS = 256
 _READERS = min(16, max(2, os.cpu_count() or 1))
-"""Threads that make batches: the tokenizer, nine tenths of the work, runs outside Python's lock."""
+"""Threads that make batches: the tokenizer, nine tenths of the work, releases Python's lock."""
 
 
 def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, seed: int) -> int:
     """Bases that a window needs so that 99 of 100 windows fill a row.
 
-    Tokenizing more than is kept is work thrown away, less leaves padding; so this is measured on windows of the corpus.
+    Tokenizing more than is kept wastes work and tokenizing less leaves padding, so this is measured on the corpus.
 
     Args:
         corpus: where the windows will come from.
-        tokenizer: what will cut them.
+        tokenizer: will tokenize them.
         tokens_per_row: T, with ``[CLS]`` and ``[SEP]``.
         seed: of the run; the result is a pure function of the arguments.
     """
@@ -52,9 +58,9 @@ class PretrainingRows:
 
     Args:
         corpus: the DNA.
-        tokenizer: what cuts it.
+        tokenizer: makes the tokens.
         tokens_per_row: T.
-        masking: rates; its spans are k tokens of overlapping k-mers, and single tokens of others, where it does not say.
+        masking: rates; unless it sets the length of spans, they are k tokens for overlapping k-mers, else single tokens.
         seed: chooses windows and masks.
         split: "train", or "validation" for the held-out blocks.
         reverse_complement: read half of the training windows from the other strand.
@@ -83,6 +89,18 @@ class PretrainingRows:
         self.masking = masking if masking.span_tokens else replace(masking, span_tokens=_overlap(tokenizer))
         self.tokens_per_row, self._tokenizer, self._seed = tokens_per_row, tokenizer, seed
 
+    def of_split(self, split: Split) -> "PretrainingRows":
+        """Rows of another split, whose windows have the same length: it is not measured again.
+
+        Raises:
+            UserError: the split is empty.
+        """
+        other, windows = copy(self), self.windows
+        other.windows = Windows(
+            windows.corpus, windows.window_bases, windows.seed, split, reverse_complement=windows.reverse_complement
+        )
+        return other
+
     def batch(self, records: Sequence[int] | NDArray[np.integer]) -> MlmBatch:
         """The rows of some records, masked. Shapes [B, T] and [B, K]."""
         index = np.asarray(records, np.int64)
@@ -110,15 +128,15 @@ def training_batches(
 ) -> Iterator[MlmBatch]:
     """Batches of the steps ``first_step`` to ``last_step - 1``, prepared ahead of the model in the background.
 
-    Step s holds the records s * batch_size to (s + 1) * batch_size - 1, whoever asks: a run goes on from its step number,
-    and no iterator state needs saving.
+    Step s holds the records s * batch_size to (s + 1) * batch_size - 1, whichever process asks: a run resumes from its step
+    number alone.
 
     Args:
-        rows: what makes them.
+        rows: makes them.
         batch_size: rows of a step, over all processes.
         first_step: the first one.
         last_step: the one after the last.
-        here: the rows of each batch that this process makes; None: all.
+        here: the rows of each batch that this process makes; None for all.
     """
     if first_step >= last_step:
         return iter(())
@@ -137,7 +155,7 @@ def validation_batches(
 ) -> list[MlmBatch]:
     """Up to ``max_rows`` held-out rows, spread evenly over the split, in whole batches; the same ones at every evaluation.
 
-    The last batch repeats rows with weight 0 where the split has too few. ``here``: as in :func:`training_batches`.
+    If the split has too few, the last batch repeats rows with weight 0. ``here``: as in :func:`training_batches`.
     """
     own = np.arange(batch_size) if here is None else here
     batches = []

@@ -1,9 +1,9 @@
-"""Two bits a base: A 0, C 1, G 2, T 3; the first base of a byte in its lowest bits."""
+"""Two bits per base: A 0, C 1, G 2, T 3; the first base of a byte is in its lowest bits."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.tokenizer.special import BASES
+from dnabert2_jax.genome.letters import BASES
 
 _CODE = bytes(max(0, BASES.find(chr(letter))) for letter in range(256))
 _FOUR_BASES = np.array(
@@ -12,15 +12,15 @@ _FOUR_BASES = np.array(
 )
 
 
-def pack(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pack upper-case ASCII bases, four a byte; letters other than A C G T become A. Shape [ceil(bases / 4)]."""
+def pack_bases(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pack upper-case ASCII bases, four per byte; letters other than A C G T become A. Shape [ceil(bases / 4)]."""
     codes = np.frombuffer(letters.tobytes().translate(_CODE), np.uint8)
     codes = np.pad(codes, (0, -len(codes) % 4)).reshape(-1, 4)
     packed = codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6
     return packed.astype(np.uint8, copy=False)
 
 
-def unpack(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:
+def unpack_bases(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:
     """ASCII letters of the bases from ``start`` to ``stop`` of a packed sequence. Shape [stop - start]."""
     first = start // 4
     letters = _FOUR_BASES[packed[first : (stop + 3) // 4]].view(np.uint8)

@@ -1,4 +1,4 @@
-"""FASTA files to a corpus directory, one contig of a file in memory; whatever is changed or left out is counted."""
+"""FASTA files to a corpus directory, one contig of a file in memory at a time; everything changed or left out is counted."""
 
 import hashlib
 import math
@@ -7,25 +7,26 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dnabert2_jax.config.corpus import CorpusConfig
+from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.corpus import Corpus, Source, Species, write_manifest
 from dnabert2_jax.genome.letters import LetterCounts
-from dnabert2_jax.genome.parts import Part, make_part
-from dnabert2_jax.genome.segments import Table, cut_at_runs, merge_blocks, validation_blocks
+from dnabert2_jax.genome.packed_fasta import PackedFasta, pack_fasta
+from dnabert2_jax.genome.segments import IntRows, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
 from dnabert2_jax.storage.directories import atomic_directory
 
 Progress = Callable[[str, int], None]
-"""Called after every file with the species and the bases kept so far."""
+"""Called after every file with the name of its species and the bases kept so far."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,19 @@ class SpeciesSource:
     """A species to put into a corpus.
 
     Attributes:
-        name: any name without line breaks; contig names need to differ within a species only.
+        name: any name without line breaks; contig names must be unique within a species only.
         files: its FASTA files, in order.
         weight: share of the training windows, relative to the other species; None for its training bases. Give weights to
             all species or to none.
-        held_out: names of contigs that are for validation as a whole; then no blocks of this species are.
+        held_out: names of contigs held out whole for validation, instead of blocks of this species.
     """
 
+    __pydantic_config__ = STRICT  # where a TOML file describes it
+
     name: str
-    files: Sequence[Path]
-    weight: float | None = None
-    held_out: Sequence[str] = ()
+    files: list[Path]
+    weight: Annotated[float, Field(gt=0)] | None = None
+    held_out: list[str] = field(default_factory=list)
 
 
 def build_corpus(
@@ -57,11 +60,11 @@ def build_corpus(
     """Build a corpus directory; it appears under its name only when it is complete.
 
     Files are read one by one into ``.NAME.parts`` beside it, which takes as much space again. After a kill, or an error in
-    some file, the same call goes on with the files that are not there yet. The result does not depend on ``processes``.
+    some file, the same call resumes with the files that are not packed yet. The result does not depend on ``processes``.
 
     Args:
         species: what to read; the order gives the species numbers.
-        out: the directory to make.
+        out: the directory to create.
         processes: files read at the same time; each holds one contig in memory.
         progress: called after every file.
         options: the fields of :class:`~dnabert2_jax.config.corpus.CorpusConfig`.
@@ -84,7 +87,7 @@ def build_corpus(
             parts = _make_parts(species, shelf, settings.min_contig, processes, progress)
         except BaseException:
             with suppress(OSError):
-                shelf.rmdir()  # nothing to go on from
+                shelf.rmdir()  # nothing to resume from
             raise
         with _Writer(directory, settings) as writer:
             built = [
@@ -97,7 +100,7 @@ def build_corpus(
 
 
 class _Writer:
-    """The open files of a corpus in the making."""
+    """The open files of a corpus that is being written."""
 
     def __init__(self, directory: Path, settings: CorpusConfig) -> None:
         self.settings = settings
@@ -115,13 +118,13 @@ class _Writer:
         for file in self.files.values():
             file.close()
 
-    def add_species(self, number: int, source: SpeciesSource, parts: Sequence[Part]) -> Species:
-        """Append the contigs of a species, then decide on its segments."""
+    def add_species(self, number: int, source: SpeciesSource, parts: Sequence[PackedFasta]) -> Species:
+        """Append the contigs of a species, then choose its segments."""
         info = Species(name=source.name, weight=0.0, held_out=list(source.held_out))
         letters = LetterCounts()
-        offsets: list[Table] = []
-        lengths: list[Table] = []
-        runs: list[Table] = []
+        offsets: list[IntRows] = []
+        lengths: list[IntRows] = []
+        runs: list[IntRows] = []
         names: dict[str, tuple[Path, int]] = {}
         for path, part in zip(source.files, parts, strict=True):
             kept = [length > 0 for length in part.records[:, 1].tolist()]
@@ -129,8 +132,8 @@ class _Writer:
             for name, record, is_kept in zip(part.names, part.records[:, 0].tolist(), kept, strict=True):
                 if name in names:
                     raise UserError(
-                        f"{path}, record {record}: species {source.name!r} has a contig {name!r} from "
-                        f"{names[name][0]} too; rename one, or list the file once"
+                        f"{path}, record {record}: species {source.name!r} already has a contig {name!r} "
+                        f"from {names[name][0]}; rename one, or list the file once"
                     )
                 names[name] = path, contig if is_kept else -1
                 contig += is_kept
@@ -169,7 +172,7 @@ class _Writer:
         return info
 
     def _add_segments(
-        self, info: Species, source: SpeciesSource, held_out: list[int], offsets: Table, lengths: Table, runs: Table
+        self, info: Species, source: SpeciesSource, held_out: list[int], offsets: IntRows, lengths: IntRows, runs: IntRows
     ) -> None:
         settings = self.settings
         blocks, chosen = validation_blocks(
@@ -187,7 +190,7 @@ class _Writer:
         info.train_bases, info.validation_bases = (int((rows[:, 2] - rows[:, 1]).sum()) for rows in (train, validation))
         info.split_out_bases = info.bases - info.train_bases - info.validation_bases
         if not info.train_bases and len(set(held_out)) == len(lengths):
-            raise UserError(f"species {source.name!r}: all contigs are held out, and none is left for training; name fewer")
+            raise UserError(f"species {source.name!r}: all contigs are held out, none is left for training; hold out fewer")
         if not info.train_bases:
             raise UserError(
                 f"species {source.name!r}: IUPAC codes leave no stretch of {settings.min_contig} bases for training "
@@ -207,20 +210,20 @@ def _held_out_contig(source: SpeciesSource, name: str, names: dict[str, tuple[Pa
     if number is None:
         raise UserError(f"species {source.name!r} has no contig {name!r} to hold out{nearest(name, list(names))}")
     if number < 0:
-        raise UserError(f"species {source.name!r}: contig {name!r}, to be held out, is below min_contig and was skipped")
+        raise UserError(f"species {source.name!r}: contig {name!r}, to be held out, is shorter than min_contig")
     return number
 
 
 def _make_parts(
     species: Sequence[SpeciesSource], directory: Path, min_contig: int, processes: int, progress: Progress | None
-) -> list[list[Part]]:
-    """The parts of each species' files, made side by side; those of an earlier attempt are taken as they are."""
+) -> list[list[PackedFasta]]:
+    """Each species' files packed, in parallel; those of an earlier attempt are reused."""
     files = [(source.name, Path(path)) for source in species for path in source.files]
     places = [directory / hashlib.sha256(f"{name}\n{path.resolve()}".encode()).hexdigest()[:24] for name, path in files]
     paths, minima = [path for _, path in files], [min_contig] * len(files)
     bases, parts = 0, []
     with ProcessPoolExecutor(processes, get_context("spawn")) if processes > 1 else nullcontext() as pool:
-        made = (map if pool is None else pool.map)(make_part, paths, places, minima)
+        made = (map if pool is None else pool.map)(pack_fasta, paths, places, minima)
         try:
             for (name, _), part in zip(files, made, strict=True):
                 parts.append(part)
@@ -247,13 +250,13 @@ def _check(species: Sequence[SpeciesSource]) -> None:
         if not source.files:
             raise UserError(f"species {source.name!r} has no files; name at least one FASTA file")
         if len(set(source.files)) < len(source.files):
-            raise UserError(f"species {source.name!r} has a file twice; list it once")
+            raise UserError(f"species {source.name!r} lists a file twice; list it once")
         if source.weight is not None and not (math.isfinite(source.weight) and source.weight > 0):
             raise UserError(f"species {source.name!r} has weight {source.weight}; accepted is a number above 0")
         seen.add(source.name)
     without = [source.name for source in species if source.weight is None]
     if 0 < len(without) < len(species):
-        raise UserError(f"species {without[0]!r} has no weight, others have; give weights to all species, or to none")
+        raise UserError(f"species {without[0]!r} has no weight, but others do; give weights to all species, or to none")
 
 
 def _refuse(out: Path) -> None:

@@ -1,13 +1,13 @@
-"""The corpus directory: genomes at two bits a base, memory-mapped, with a manifest of what is in it and how it was made.
+"""The corpus directory: genomes at two bits per base, memory-mapped, with a manifest of what is in it and how it was made.
 
 =================  ==========================================================================================
 manifest.json      species, counts, settings, sources, and size and SHA-256 of every other file
-bases.bin          two bits a base (see ``bits``); every contig starts at a byte
-contigs.bin        a row a contig: offset in bases.bin (bases), length (bases), species number
-ambiguous.bin      a row a run of one IUPAC code: start, stop (bases of bases.bin), ASCII code
-train.bin          a row a segment that training windows may lie in: contig number, start, stop (bases)
+bases.bin          two bits per base (see ``bits``); every contig starts at a byte
+contigs.bin        one row per contig: offset in bases.bin (bases), length (bases), species number
+ambiguous.bin      one row per run of one IUPAC code: start, stop (bases of bases.bin), ASCII code
+train.bin          one row per segment that training windows may lie in: contig number, start, stop (bases)
 validation.bin     the same for validation windows
-names.txt          a line a contig: its name
+names.txt          one line per contig: its name
 =================  ==========================================================================================
 
 Tables are little-endian 64-bit integers, so that millions of contigs open at once.
@@ -27,8 +27,8 @@ from pydantic.dataclasses import dataclass
 from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.bits import unpack
-from dnabert2_jax.genome.segments import Table
+from dnabert2_jax.genome.bits import unpack_bases
+from dnabert2_jax.genome.segments import IntRows
 from dnabert2_jax.storage.hashes import file_sha256
 
 FORMAT = 1
@@ -38,7 +38,7 @@ Split = Literal["train", "validation"]
 
 @dataclass(frozen=True, config=STRICT)
 class Source:
-    """A FASTA file that a corpus was made from: its path as given, and the SHA-256 of its bytes."""
+    """A FASTA file that a corpus was built from: its path as given, and the SHA-256 of its bytes."""
 
     path: str
     sha256: str
@@ -46,13 +46,13 @@ class Source:
 
 @dataclass(kw_only=True, config=STRICT)
 class Species:
-    """A species of a corpus and everything that was counted while it was read.
+    """A species of a corpus, with everything that was counted while it was read.
 
     Attributes:
         name: as given.
         weight: share of the training windows, relative to the other species.
         sources: its FASTA files.
-        held_out: contigs that are for validation as a whole.
+        held_out: contigs held out whole for validation.
         contigs: contigs kept.
         bases: their letters.
         lower_case: letters that were upper-cased (soft-masking).
@@ -98,7 +98,7 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over everything that decides which windows come out: two corpora with one hash give the same windows."""
+        """SHA-256 of everything that determines the windows: two corpora with the same hash give the same windows."""
         parts = [f"{self.format}", *(f"{name} {file.sha256}" for name, file in sorted(self.files.items()))]
         parts += [f"{species.name} {species.weight!r}" for species in self.species]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -109,7 +109,7 @@ _FILES = ("bases.bin", "contigs.bin", "ambiguous.bin", "train.bin", "validation.
 
 
 def write_manifest(directory: Path, settings: CorpusConfig, species: list[Species]) -> None:
-    """Describe the finished files of a corpus; the manifest is what makes the directory a corpus."""
+    """Describe the finished files of a corpus; a directory without a manifest is not a corpus."""
     files = {name: StoredFile((directory / name).stat().st_size, file_sha256(directory / name)) for name in _FILES}
     manifest = Manifest(format=FORMAT, settings=settings, species=species, files=files)
     (directory / MANIFEST).write_bytes(_MANIFEST.dump_json(manifest, indent=1))
@@ -127,7 +127,7 @@ class Corpus:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        # Plain arrays over the maps: slicing a np.memmap costs several times more.
+        # Plain arrays over the maps: slicing a np.memmap is several times slower.
         self._bases = np.asarray(np.memmap(path / "bases.bin", np.uint8, "r"))
         contigs = self._table("contigs.bin")
         self.contig_offsets, self.contig_lengths, self.contig_species = (
@@ -139,17 +139,18 @@ class Corpus:
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
-        """Open a corpus directory; checks that every file has the size its manifest states (``verify`` checks content too).
+        """Open a corpus directory; checks that every file has the size in its manifest (``verify`` checks content, too).
 
         Raises:
-            UserError: not a corpus, of another format, or damaged; says which file and how.
+            UserError: not a corpus, another format, or damaged; the message names the file.
         """
         path = Path(path)
         try:
             text = (path / MANIFEST).read_bytes()
         except OSError as error:
             raise UserError(
-                f"{path} is not a corpus: {MANIFEST} cannot be read ({error.strerror}); `dnabert2 corpus build` makes one"
+                f"{path} is not a corpus: {MANIFEST} cannot be read ({error.strerror}); build one with "
+                "`dnabert2 corpus build`"
             ) from error
         try:
             manifest = _MANIFEST.validate_json(text)
@@ -170,7 +171,7 @@ class Corpus:
             if stated is None or found != stated:
                 state = "is missing" if found is None else f"has {found} bytes"
                 raise UserError(
-                    f"{path} is damaged: {name} {state}, its manifest states {stated}; copy it again, or rebuild it"
+                    f"{path} is damaged: {name} {state}, its manifest says {stated}; copy it again, or rebuild it"
                 )
         return cls(path, manifest)
 
@@ -178,13 +179,13 @@ class Corpus:
         """Read every file and compare its SHA-256 with the manifest.
 
         Raises:
-            UserError: names the first file whose content changed.
+            UserError: content changed; the message names the first such file.
         """
         for name, stored in self.manifest.files.items():
             found = file_sha256(self.path / name)
             if found != stored.sha256:
                 raise UserError(
-                    f"{self.path / name} changed: sha256 {found}, its manifest states {stored.sha256}; "
+                    f"{self.path / name} changed: sha256 {found}, its manifest says {stored.sha256}; "
                     "copy the directory again, or rebuild it"
                 )
 
@@ -200,14 +201,14 @@ class Corpus:
             Shape [stop - start].
 
         Raises:
-            IndexError: the interval leaves the contig.
+            IndexError: the interval is not within the contig.
         """
         length = int(self.contig_lengths[contig])
         if not 0 <= start <= stop <= length:
             raise IndexError(f"bases {start} to {stop} of contig {contig}, which has {length}")
         offset = int(self.contig_offsets[contig])
         start, stop = start + offset, stop + offset
-        letters = unpack(self._bases, start, stop)
+        letters = unpack_bases(self._bases, start, stop)
         if len(self._run_starts):
             first = self._run_stops.searchsorted(start, "right")
             last = self._run_starts.searchsorted(stop, "left")
@@ -230,11 +231,11 @@ class Corpus:
         """Names of all contigs, in order."""
         return (self.path / "names.txt").read_text("ascii").split("\n")[:-1]
 
-    def segments(self, split: Split) -> Table:
+    def segments(self, split: Split) -> IntRows:
         """Rows (contig number, start, stop in bases) that windows of a split lie in, in order. Shape [segments, 3]."""
         return self._table(f"{split}.bin")
 
-    def _table(self, name: str) -> Table:
+    def _table(self, name: str) -> IntRows:
         if self.manifest.files[name].bytes == 0:  # an empty file cannot be mapped
             return np.empty((0, 3), np.int64)
         return np.asarray(np.memmap(self.path / name, "<i8", "r")).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""FASTA in: records streamed by dnaio from plain or compressed files, and an explanation of whatever is wrong."""
+"""FASTA records streamed by dnaio from plain or compressed files, with an explanation of whatever is wrong."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class FastaRecord:
 
     Attributes:
         name: the first word of the header.
-        sequence: letters as they stand in the file, without line breaks; may be empty.
+        sequence: letters as they are in the file, without line breaks; may be empty.
         number: position in the file, from 1.
     """
 
@@ -31,23 +31,23 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
     """Read the records of a FASTA file, one in memory at a time.
 
     Plain, gzip, bgzip, bzip2, xz and zstandard files; any line width; Unix, DOS or old Mac line ends. Blank lines, and
-    comment lines that start with ``#``, are not sequence. Letters are not checked here (see ``tokenizer.letters``), and an
-    empty record is handed on as one.
+    comment lines that start with ``#``, are skipped. Letters are not checked here (see ``genome.letters``), and empty
+    records are passed on.
 
     Args:
-        path: the file; the compression follows its suffix, or its content where the suffix names none.
+        path: the file; its compression is known by its suffix, or else by its content.
 
     Yields:
         Records in file order.
 
     Raises:
         UserError: the file is missing, a directory, not FASTA, damaged or cut short, or holds no record; or a record has no
-            name, or that of an earlier one.
+            name, or the name of an earlier one.
     """
     path = Path(path)
     if not path.is_file():
         state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
-        raise UserError(f"{path} {state}; a FASTA file is wanted, plain or compressed: check the path")
+        raise UserError(f"{path} {state}; give a FASTA file, plain or compressed: check the path")
 
     numbers: dict[str, int] = {}
     number = 0
@@ -61,20 +61,20 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
                 name = words[0]
                 if name in numbers:
                     raise UserError(
-                        f"{path}, record {number}: the name {name!r} is that of record {numbers[name]} too; names (the "
-                        "first word of a header) must differ: rename or remove one of the two"
+                        f"{path}, record {number}: the name {name!r} is also that of record {numbers[name]}; names (the "
+                        "first word of a header) must be unique: rename or remove one of the two"
                     )
                 numbers[name] = number
                 yield FastaRecord(name, record.sequence.encode("ascii"), number)
     except dnaio.FileFormatError as error:
-        # At a record's own fault dnaio knows no line, or that of the next record.
+        # If a record itself is at fault, dnaio gives no line, or that of the next record.
         line = "" if error.line is None else f", line {error.line + 1}"
         raise UserError(
             f"{path}, record {number + 1}{line}: not FASTA: {error.message}; records start with '>name'"
         ) from error
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02x}"
-        raise UserError(f"{path}, record {number + 1}: not text ({found} found); a FASTA file is wanted") from error
+        raise UserError(f"{path}, record {number + 1}: not text ({found} found); give a FASTA file") from error
     except EOFError as error:
         raise UserError(
             f"{path}, record {number + 1}: the compressed file is cut short, or followed by something else; "
@@ -82,17 +82,17 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
         ) from error
     except UserError:
         raise
-    except Exception as error:  # each decompressor has an exception of its own
+    except Exception as error:  # each decompressor has its own exceptions
         raise UserError(
             f"{path}, record {number + 1}: cannot be read or decompressed ({error}); accepted are plain, .gz (gzip or "
-            "bgzip), .bz2, .xz and .zst files whose suffix tells the truth: check the suffix, or download the file again"
+            "bgzip), .bz2, .xz and .zst files whose suffix is right: check the suffix, or download the file again"
         ) from error
     if number == 0:
         raise UserError(f"{path}: no FASTA record; the file is empty or blank: check how it was made")
 
 
 def _check_bgzip_end(path: Path) -> None:
-    """A bgzip file cut between two blocks is a valid gzip file, so only its missing last block tells."""
+    """A bgzip file cut between two blocks is still a valid gzip file, so only the missing last block gives it away."""
     with path.open("rb") as file:
         head = file.read(16)
         if head[:4] != _BGZF_EOF[:4] or head[12:14] != b"BC":

@@ -1,8 +1,8 @@
-"""The letters policy: what may stand in a DNA sequence, what is changed, and the count of every change.
+"""The alphabet, and the letters policy: what a DNA sequence may contain, what is changed, and the count of every change.
 
-It runs before any tokenizer and on every path that lets sequence in (FASTA, tables, Python calls). Lower case is taken as
-soft-masking and upper-cased; the IUPAC ambiguity codes stay as they are (a tokenizer turns each into one ``[UNK]``; a corpus
-may split its windows there instead); anything else is an error that names file, record and position.
+The policy applies before any tokenizer, wherever sequence comes in (FASTA, tables, Python calls). Lower case is treated as
+soft-masking and upper-cased; IUPAC ambiguity codes stay as they are (a tokenizer maps each to one ``[UNK]``; a corpus may
+split its windows there instead); anything else is an error that names file, record and position.
 """
 
 from collections import Counter
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
 
+BASES = "ACGT"
+
 AMBIGUITY_CODES = "NRYSWKMBDHV"
 
 COMPLEMENTS = ("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
-"""Every letter, and at the same place of the second text the one that pairs with it on the other strand."""
+"""Every letter, and at the same position of the second string the letter that pairs with it on the other strand."""
 
 _UPPER = np.arange(256, dtype=np.uint8)
 _UPPER[ord("a") : ord("z") + 1] -= 32
@@ -32,7 +34,7 @@ _REMEDIES = {
     ".": "this looks like an alignment: remove the gaps",
     "X": "write N for a masked or unknown base",
     "[": "special tokens are not sequence; they are added by the tokenizer",
-    **dict.fromkeys("EFIJLOPQZ*", "this looks like protein: give the DNA that codes for it"),
+    **dict.fromkeys("EFIJLOPQZ*", "this looks like protein: give the DNA that encodes it"),
     **dict.fromkeys(" \t\r\n", "remove white space from the sequence"),
 }
 
@@ -62,8 +64,8 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
     """Apply the letters policy to one sequence.
 
     Args:
-        sequence: letters as they came.
-        source: file, or what else it came from, for the error message.
+        sequence: letters as given.
+        source: the file, or other origin, for the error message.
         record: record name or row number, for the error message.
 
     Returns:
@@ -72,7 +74,7 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
     Raises:
         UserError: at the first letter that is neither a base nor an IUPAC code.
     """
-    # A character outside Latin-1 must not pass as some other byte: "?" is forbidden like every other sign.
+    # A character outside Latin-1 must not pass as some other byte: "?" is forbidden like every other symbol.
     raw = np.frombuffer(sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence, np.uint8)
     kind = _KIND[raw]
     counts = LetterCounts(bases=len(raw))

@@ -1,4 +1,4 @@
-"""A pseudo-random permutation of range(n) that is evaluated at single points, on arrays of points."""
+"""A pseudo-random permutation of range(n), evaluated at single points; vectorized over arrays of points."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ def permute(x: NDArray[np.int64], n: NDArray[np.int64], *key: int | NDArray[np.i
     """The image of ``x`` under the permutation of ``range(n)`` that ``key`` selects.
 
     A balanced Feistel network (Luby and Rackoff 1988) on the smallest even number of bits that holds ``n``, with cycle
-    walking (Black and Rogaway 2002): a value outside the range is enciphered again until it falls inside.
+    walking (Black and Rogaway 2002): a value outside the range is encrypted again until it falls inside.
 
     Args:
         x: points, each in ``range(n)``, [points].

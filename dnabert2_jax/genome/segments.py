@@ -1,23 +1,26 @@
-"""Which stretches of the contigs training and validation windows may lie in."""
+"""Segments: the stretches of contigs that training and validation windows may lie in."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.draws import Domain, hash64
 
-Table = NDArray[np.int64]
+IntRows = NDArray[np.int64]
+"""Columns of integers, or one of them: [rows, columns] or [rows]."""
 
 
-def validation_blocks(lengths: Table, species_key: int, *, fraction: float, block: int) -> tuple[Table, NDArray[np.bool_]]:
+def validation_blocks(
+    lengths: IntRows, species_key: int, *, fraction: float, block: int
+) -> tuple[IntRows, NDArray[np.bool_]]:
     """Cut the contigs of one species into blocks and choose some for validation.
 
-    A contig is cut into as many equal blocks as ``block`` fits into it, at least one. Blocks are ranked by a hash of
-    (species, contig, block) and taken for validation up to ``fraction`` of the bases; of two or more blocks, at least one is
-    taken and one left.
+    A contig is cut into as many equal blocks of at least ``block`` bases as fit, at least one. Blocks are ranked by a hash
+    of (species, contig, block) and taken for validation up to ``fraction`` of the bases; with two or more blocks, at least
+    one is taken and one left.
 
     Args:
         lengths: bases of each contig, [contigs].
-        species_key: number that stands for the species.
+        species_key: number that identifies the species.
         fraction: share of the bases for validation, 0 for none.
         block: bases of a block.
 
@@ -39,8 +42,8 @@ def validation_blocks(lengths: Table, species_key: int, *, fraction: float, bloc
     return np.stack([contig, start, stop], axis=1), chosen
 
 
-def merge_blocks(blocks: Table, chosen: NDArray[np.bool_]) -> tuple[Table, Table]:
-    """Join neighbouring blocks of a contig with the same fate into segments.
+def merge_blocks(blocks: IntRows, chosen: NDArray[np.bool_]) -> tuple[IntRows, IntRows]:
+    """Join adjacent blocks of a contig that are in the same split into segments.
 
     Returns:
         Training and validation segments, rows (contig, start, stop).
@@ -52,7 +55,7 @@ def merge_blocks(blocks: Table, chosen: NDArray[np.bool_]) -> tuple[Table, Table
     return segments[~chosen[first]], segments[chosen[first]]
 
 
-def cut_at_runs(segments: Table, offsets: Table, runs: Table) -> Table:
+def cut_at_runs(segments: IntRows, offsets: IntRows, runs: IntRows) -> IntRows:
     """Remove the runs of IUPAC codes from segments.
 
     Args:
@@ -67,7 +70,7 @@ def cut_at_runs(segments: Table, offsets: Table, runs: Table) -> Table:
         return segments
     shift = offsets[segments[:, 0]]
     starts, stops = segments[:, 1] + shift, segments[:, 2] + shift
-    # Between two neighbours of this list nothing changes: each piece lies wholly inside a segment or run, or wholly outside.
+    # Nothing changes between two adjacent edges: each piece lies entirely inside a segment or run, or entirely outside.
     edges = np.unique(np.concatenate([starts, stops, runs[:, 0], runs[:, 1]]))
     pieces, ends = edges[:-1], edges[1:]
     segment = np.searchsorted(starts, pieces, "right") - 1

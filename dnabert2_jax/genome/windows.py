@@ -1,12 +1,12 @@
-"""Windows of a corpus: which stretch of DNA stands at index i, as a pure function of (seed, i).
+"""Windows of a corpus: which stretch of DNA is at index i, as a pure function of (seed, i).
 
-Nothing is drawn in sequence, so hosts, workers and restarted runs agree on every window without talking to each other.
+Nothing is drawn in sequence, so hosts, workers and resumed runs agree on every window without communicating.
 
 Training. The species of index i is slot i mod P of a pattern that gives every species its share of P slots; with its rank
 among the slots of its species, i is the k-th window of that species. A species of n cells goes through all of them in each
-epoch k // n, in an order that the seed and the epoch choose. A cell is one of the equal parts that the valid starts of a
+epoch k // n, in an order that seed and epoch determine. A cell is one of the equal parts that the valid starts of a
 segment are divided into, as many as whole windows fit into the segment; the start within the cell is drawn anew each epoch.
-So every region is seen once an epoch, at fresh offsets, and starts are uniform over the segment.
+So every region is seen once per epoch, at fresh offsets, and starts are uniform over the segment.
 
 Validation. Segments are cut into equal tiles of at most a window, in order, on the forward strand: every base once.
 """
@@ -24,7 +24,7 @@ from dnabert2_jax.genome.letters import COMPLEMENTS
 from dnabert2_jax.genome.permutation import permute
 
 PATTERN = 1 << 16
-"""Slots of the species pattern: shares are exact to 1 / PATTERN, and a species gets one slot at least."""
+"""Slots of the species pattern: shares are exact to 1 / PATTERN, and every species gets at least one slot."""
 
 _COMPLEMENT = bytes.maketrans(*(letters.encode() for letters in COMPLEMENTS))
 
@@ -53,10 +53,10 @@ class Windows:
 
     Args:
         corpus: where the DNA is.
-        window_bases: length of a window; shorter where a segment is.
+        window_bases: length of a window; shorter if its segment is.
         seed: chooses order, offsets and strands (training).
         split: "train": any index from 0 on; "validation": indices below ``epoch_size``.
-        reverse_complement: give half of the training windows as their reverse complement.
+        reverse_complement: reverse-complement a random half of the training windows.
 
     Attributes:
         epoch_size: windows after which every region has been seen about once (training); number of tiles (validation).
@@ -74,8 +74,8 @@ class Windows:
         if not len(self._segments):
             blocks = f"validation_fraction {corpus.manifest.settings.validation_fraction}"
             raise UserError(
-                f"{corpus.path}: the {split} split is empty (built with {blocks}; a species of a single block gives none to "
-                "validation); build the corpus with a larger validation_fraction or a smaller validation_block"
+                f"{corpus.path}: the {split} split is empty (built with {blocks}; a species of a single block holds out "
+                "nothing); build the corpus with a larger validation_fraction or a smaller validation_block"
             )
         self.corpus = corpus
         self.window_bases = window_bases
@@ -134,7 +134,7 @@ class Windows:
         window = np.minimum(length, self.window_bases)
         starts = length - window + 1
         offset = uniform(self.seed, Domain.WINDOW_START, species, epoch, cell)
-        # The minimum is for rounding: part + offset may come out as parts.
+        # The minimum is for rounding: part + offset may come out equal to parts.
         start = np.minimum(((part + offset) * starts / parts).astype(np.int64), starts - 1) + self._segments[segment, 1]
         coin = (hash64(self.seed, Domain.WINDOW_STRAND, species, epoch, cell) >> np.uint64(63)).astype(np.int64)
         reverse = coin if self.reverse_complement else 0 * coin
@@ -159,7 +159,7 @@ class Windows:
 def _species_pattern(weights: list[float], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The species of each slot, the rank of the slot among those of its species, and the number of slots of each species.
 
-    Every species gets one slot, and the others go by weight, rounded by largest remainder.
+    Every species gets one slot, and the rest are shared by weight, rounded by largest remainder.
     """
     wanted = np.maximum(0.0, np.asarray(weights) / np.sum(weights) * PATTERN - 1)
     wanted *= (PATTERN - len(weights)) / max(1.0, wanted.sum())

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnabert2_jax.data.tables import read_records, read_text
+from dnabert2_jax.data.reading import count_rows
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.gue.catalogue import SPLITS, Task, benchmark_order, catalogue, identify
 from dnabert2_jax.training.workdir import RUN_FILE
@@ -132,7 +132,7 @@ def _problem(places: list[tuple[Path, dict[str, list[Path]]]]) -> str | None:
 def _size_remarks(task: Task, tables: dict[str, Path]) -> Iterator[str]:
     for split, published in task.rows.items():
         try:
-            rows = len(read_records(tables[split], read_text(tables[split]))) - 1
+            rows = count_rows(tables[split])
         except UserError:
             continue  # the run reads it again and reports what is wrong
         if rows != published:

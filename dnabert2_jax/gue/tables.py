@@ -10,14 +10,14 @@ import numpy as np
 
 from dnabert2_jax.baselines.comparison import Baseline, kmer_baseline
 from dnabert2_jax.data.checks import TablesReport, tables_report
-from dnabert2_jax.data.classification import RawEncoder, encode_table
-from dnabert2_jax.data.tables import Table, load_splits
+from dnabert2_jax.data.encoding import NO_LIMIT, encode_table
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.draws import Domain, hash64
 from dnabert2_jax.gue.catalogue import SPLITS
 from dnabert2_jax.gue.discovery import FoundTask
 from dnabert2_jax.storage.hashes import file_sha256
-
-_NO_LIMIT = 2**30
+from dnabert2_jax.tokenizer.base import Tokenizer
 
 CAPPED_TABLE = "train_capped.csv"
 """The training rows of capped runs; discovery does not take the name for a table."""
@@ -43,7 +43,7 @@ class TaskData(Baseline):
     capped: bool
 
 
-def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_rows: int | None) -> TaskData:
+def prepare(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_rows: int | None) -> TaskData:
     """Read and check the tables, and fit the k-mer regression.
 
     Args:
@@ -56,10 +56,10 @@ def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_row
         UserError: the tables cannot be used; the message names file and line.
     """
     splits = load_splits(*(found.tables[split] for split in SPLITS))
-    limit = found.task.settings.max_tokens or _NO_LIMIT
+    limit = found.task.settings.max_tokens or NO_LIMIT
     encoded = {split: encode_table(getattr(splits, split), tokenizer, splits.labels, limit) for split in SPLITS}
     longest = max(int(table.full_lengths.max()) for table in encoded.values())
-    if limit == _NO_LIMIT:
+    if limit == NO_LIMIT:
         encoded = {split: replace(table, max_tokens=longest) for split, table in encoded.items()}
     train = splits.train
     rows = len(train) if max_train_rows is None else max_train_rows

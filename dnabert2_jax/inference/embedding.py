@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import get_args
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.inference import Pooling
-from dnabert2_jax.data.packing import PackedBatch, pack
+from dnabert2_jax.data.encoding import encode_sequences
+from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.inference.encoding import encode_rows
-from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 
@@ -26,7 +26,7 @@ class Embeddings:
         token_ids: ids of each sequence's own tokens, without [CLS] and [SEP]. [tokens] each.
         vectors: [sequences, D] for ``mean``, ``cls`` and ``max``; for ``token`` and ``base`` the vectors of all sequences
             one after the other, [all tokens, D] or [all bases, D].
-        offsets: where each sequence's vectors begin in ``vectors``, and at the end their number. [sequences + 1].
+        offsets: where each sequence's vectors begin in ``vectors``, and last the number of all vectors. [sequences + 1].
     """
 
     pooling: Pooling
@@ -48,9 +48,9 @@ def embed(
     batch_tokens: int | None = None,
     title: str | None = None,
 ) -> Embeddings:
-    """Embed sequences; batches are made by length, results come in the order of the input.
+    """Embed sequences; batches are made by length, results are in the order of the input.
 
-    An embedding does not depend on the other sequences but for rounding: in float32 the same sequence in another batch
+    An embedding depends on the other sequences only through rounding: in float32 the same sequence in another batch
     differs by about 1e-6 where values are of order 1. Sequences of any length are embedded whole.
 
     Args:
@@ -61,46 +61,38 @@ def embed(
         title: shows progress.
 
     Raises:
-        UserError: pairs, an unknown pooling, or not enough memory.
+        UserError: pairs, an unknown pooling, or out of memory.
     """
     if pooling not in get_args(Pooling):
         accepted = get_args(Pooling)
         raise UserError(f"pooling {pooling!r} is unknown; accepted are {', '.join(accepted)}{nearest(pooling, accepted)}")
     if sequences.pairs is not None:
         raise UserError(
-            f"{sequences.source} holds pairs, and an embedding is of one sequence; choose one of the two columns "
+            f"{sequences.source} holds pairs, but an embedding is for one sequence; choose one of the two columns "
             "(--sequence-column sequence1)"
         )
-    rows = encode_rows(model.tokenizer, sequences)
+    rows = encode_sequences(sequences, model.tokenizer)
     batches = pack(rows, batch_tokens or default_batch_tokens())
-    token_ids = [row.ids[1:-1] for row in rows]
+    token_ids = [ids[1:-1] for ids in rows.input_ids]
     offsets = np.concatenate([[0], np.cumsum([_vectors_of(ids, pooling, model.tokenizer) for ids in token_ids])])
-    vectors = np.empty((int(offsets[-1]), model.config.hidden_size), np.float32)
     if pooling == "token" or pooling == "base":
-
-        def hidden(batch: PackedBatch) -> jax.Array:
-            return model.hidden_states(model.params, batch.tokens)
-
-        for batch, states in run_batches(hidden, batches, title):
-            for row, slot in zip(*np.nonzero(batch.used), strict=True):
-                sequence, first = batch.sequences[row, slot], batch.starts[row, slot] + 1
-                ids = token_ids[sequence]
+        vectors = np.empty((int(offsets[-1]), model.config.hidden_size), np.float32)
+        for batch, states in model.predictor.hidden_states(batches, title):
+            for (row, slot), sequence in np.ndenumerate(batch.rows):
+                if sequence < 0:
+                    continue
+                ids, first = token_ids[sequence], batch.starts[row, slot] + 1
                 own = states[row, first : first + len(ids)]
                 if pooling == "base":
                     own = np.repeat(own, model.tokenizer.token_bases(ids), axis=0)
                 vectors[offsets[sequence] : offsets[sequence + 1]] = own
     else:
-
-        def pooled(batch: PackedBatch) -> jax.Array:
-            return model.pooled_slots(model.params, batch.tokens, batch.starts, pooling=pooling)
-
-        for batch, slots in run_batches(pooled, batches, title):
-            vectors[batch.sequences[batch.used]] = slots[batch.used]
+        vectors = model.predictor.pooled(batches, pooling, title)
     return Embeddings(pooling, sequences.names, token_ids, vectors, offsets)
 
 
 def _vectors_of(ids: NDArray[np.int32], pooling: Pooling, tokenizer: Tokenizer) -> int:
-    """How many vectors a sequence gets."""
+    """Number of vectors of a sequence."""
     if pooling == "token":
         return len(ids)
     return int(tokenizer.token_bases(ids).sum()) if pooling == "base" else 1

@@ -1,4 +1,4 @@
-"""What a masked language model expects in place of masked tokens."""
+"""What a masked language model predicts for masked tokens."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.packing import padded_width
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import clean_letters
-from dnabert2_jax.inference.model import InferenceModel, memory_explained
+from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import MASK, PAD, SPECIAL_TOKENS, with_template
 from dnabert2_jax.types import TokenBatch
@@ -20,11 +20,11 @@ _MASK_TEXT = SPECIAL_TOKENS[MASK]
 
 @dataclass(frozen=True)
 class MaskedToken:
-    """One masked token and what the model would put there.
+    """One masked token and the model's predictions for it.
 
     Attributes:
         start: its first base, from 0, counted without the bases of ``[MASK]`` in the text.
-        end: the base after its last one; equal to ``start`` for a ``[MASK]``, whose length nobody knows.
+        end: the base after its last one; equal to ``start`` for a ``[MASK]``, whose length is unknown.
         original: the piece that was masked; None for a ``[MASK]``.
         candidates: the most probable pieces and their probabilities, best first; special tokens by their names.
     """
@@ -42,10 +42,10 @@ def fill_mask(
 
     Args:
         model: a masked language model.
-        sequence: DNA; each ``[MASK]`` in it stands for one token of unknown length, and what lies between two of them is
-            tokenized by itself.
-        ranges: or, for a sequence without ``[MASK]``: ranges of bases (start, end), from 0, end not included. Every token
-            that shares a base with one is masked, as a whole.
+        sequence: DNA; each ``[MASK]`` in it stands for one token of unknown length, and the text between two of them is
+            tokenized on its own.
+        ranges: or, for a sequence without ``[MASK]``, ranges of bases (start, end), from 0, end not included. Every token
+            that overlaps one is masked as a whole.
         top_k: candidates of each masked token.
 
     Returns:
@@ -55,14 +55,14 @@ def fill_mask(
         UserError: not a masked language model, a letter that is not DNA, nothing to mask, both ways at once, a range outside
             the sequence, or ``top_k`` out of range.
     """
-    model.need("masked_lm", "filling masks", "take the model directory of `dnabert2 pretrain`")
+    model.need("masked_lm", "filling masks", "use the model directory of `dnabert2 pretrain`")
     if not 1 <= top_k <= model.tokenizer.vocab_size:
         raise UserError(f"top_k {top_k} is out of range; accepted are 1 to {model.tokenizer.vocab_size}")
     raw = _with_masks(model.tokenizer, sequence)
     originals = raw.copy()
     if ranges:
         if MASK in raw:
-            raise UserError(f"the sequence holds {_MASK_TEXT} and ranges were given; use one of the two")
+            raise UserError(f"the sequence contains {_MASK_TEXT} and ranges were given, too; use one of the two")
         raw[_covered(model.tokenizer, raw, ranges)] = MASK
     masked = np.flatnonzero(raw == MASK)
     if not len(masked):
@@ -87,7 +87,7 @@ def _with_masks(tokenizer: Tokenizer, sequence: str) -> NDArray[np.int32]:
     """Raw ids of the text, [MASK] among them."""
     if not sequence:
         raise UserError("the sequence is empty; give DNA")
-    # Letters of the same length in place of the masks keep the positions that an error names.
+    # Letters in place of each mask, as many as it has characters, keep the positions that an error names.
     text = sequence.replace(_MASK_TEXT, "N" * len(_MASK_TEXT))
     clean = clean_letters(text, source="fill-mask", record="sequence")[0].tobytes().decode("ascii")
     ids: list[int] = []
@@ -124,14 +124,13 @@ def _candidates(
     segments = (np.arange(width) < len(row)).astype(np.int32)[None]
     tokens = TokenBatch(input_ids, segments, np.zeros_like(segments))
     slots = np.pad(positions, (0, count - len(positions))).astype(np.int32)[None]
-    with memory_explained():
-        values = np.asarray(model.token_probabilities(model.params, tokens, slots))[0, : len(positions)]
+    values = model.predictor.token_probabilities(tokens, slots)[0, : len(positions)]
     best = np.argsort(-values, axis=-1, kind="stable")[:, :top_k]
     return best, np.take_along_axis(values, best, axis=-1)
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """A range as people write it (``11-20`` or ``11``: from 1, both ends included) as Python counts it: (10, 20).
+    """A range as users write it (``11-20`` or ``11``: from 1, both ends included) as Python counts it: (10, 20).
 
     Raises:
         UserError: not of this form.

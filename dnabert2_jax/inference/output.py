@@ -1,4 +1,4 @@
-"""Results as files: npz, parquet or HDF5 for embeddings, CSV or parquet for predictions; whole or not at all.
+"""Results as files, written atomically: npz, parquet or HDF5 for embeddings, CSV or parquet for predictions.
 
 An embedding file holds, for ``mean``, ``cls`` and ``max``:
 
@@ -7,7 +7,7 @@ names       name of each sequence
 embeddings  float32 [sequences, D]
 =========== ======================================================================
 
-For ``token`` and ``base``, npz and HDF5 hold the vectors of all sequences one after the other, and where each begins:
+For ``token`` and ``base``, npz and HDF5 hold the vectors of all sequences, concatenated, and where each sequence begins:
 
 =========== ======================================================================
 names       name of each sequence
@@ -17,7 +17,7 @@ token_ids   the ids, [tokens of all sequences]
 token_bases bases that each token covers, [tokens of all sequences]
 =========== ======================================================================
 
-and parquet one row a vector: name, index (token or base within the sequence, from 0), embedding.
+and parquet has one row per vector: name, index (token or base within the sequence, from 0), embedding.
 """
 
 import csv
@@ -43,29 +43,27 @@ _EXTRAS = {".parquet": "parquet", ".h5": "hdf5"}
 
 
 def check_output(path: Path, accepted: tuple[str, ...]) -> None:
-    """Find out before the work, rather than after it, that a file cannot be written.
+    """Check before the work, rather than after it, that a file can be written.
 
     Args:
-        path: the file to be.
+        path: the file to write.
         accepted: suffixes of the formats that can hold the result.
 
     Raises:
         UserError: another suffix, no such directory, or a format whose library is not installed.
     """
     if path.suffix not in accepted:
-        raise UserError(
-            f"{path}: a file name that ends in {path.suffix!r} names no format; accepted are {', '.join(accepted)}"
-        )
+        raise UserError(f"{path}: the suffix {path.suffix!r} is not a known format; accepted are {', '.join(accepted)}")
     if path.is_dir():
         raise UserError(f"{path} is a directory; name a file")
     if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no directory {path.parent}; make it first")
+        raise UserError(f"{path}: there is no directory {path.parent}; create it first")
     if path.suffix in _LIBRARIES:
         _library(path)
 
 
 def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer) -> None:
-    """Write embeddings in the format that the file's suffix names; see the module's text for what is in it.
+    """Write embeddings in the format that the file's suffix names; see the module's docstring for its content.
 
     Args:
         path: ``.npz``, ``.parquet`` or ``.h5``.
@@ -86,9 +84,9 @@ def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer) ->
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write a table: name, label, one probability a class (``p_<class>``), windows and cut_bases.
+    """Write a table: name, label, one probability per class (``p_<class>``), windows and cut_bases.
 
-    Of several labels a row, ``label`` has ``;`` between them; of a regression there is ``value`` in place of label and
+    If a row has several labels, ``label`` has ``;`` between them; a regression has ``value`` instead of label and
     probabilities.
 
     Args:
@@ -102,7 +100,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:
-    """Write a table of one row a candidate.
+    """Write a table of one row per candidate.
 
     Columns: mask (from 1), first_base and last_base (from 1; empty for a ``[MASK]`` in the text), original, rank, piece,
     probability.
@@ -191,7 +189,7 @@ def _write_parquet(path: Path, columns: dict[str, Any]) -> None:
 
 
 def _library(path: Path) -> Any:
-    """The library that writes this format, which an extra of the package installs."""
+    """The library that writes this format, which is an optional extra of this package."""
     library = _LIBRARIES[path.suffix]
     try:
         return importlib.import_module(library)

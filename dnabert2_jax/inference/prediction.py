@@ -1,32 +1,31 @@
-"""What a classifier says of unlabelled sequences; long ones are read in overlapping windows."""
+"""What a classifier says about sequences; long ones are read in overlapping windows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.inference import LongSequences
 from dnabert2_jax.config.model import TaskKind
+from dnabert2_jax.data.encoding import EncodedRows, encode_sequences
 from dnabert2_jax.data.labels import MultiLabelSet
-from dnabert2_jax.data.packing import PackedBatch, pack
-from dnabert2_jax.data.sequences import Sequences
-from dnabert2_jax.data.strands import other_strand
+from dnabert2_jax.data.packing import pack
+from dnabert2_jax.data.sequences import Sequences, other_strand
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.inference.encoding import LimitedRows, encode_limited
-from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import default_batch_tokens
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says, in the order of the input.
+    """A classifier's predictions, in the order of the input.
 
     Attributes:
         names: name of each sequence.
-        classes: class names by class number; the measurement's name of a regression.
-        outputs: the mean over a sequence's windows of probabilities or measurements. [sequences, C], float32.
-        windows: how many windows a sequence was read in; 1 where it fits as a whole. [sequences].
+        classes: class names by class number; for a regression, the measurement's name.
+        outputs: probabilities or measurements, the mean over a sequence's windows. [sequences, C], float32.
+        windows: how many windows a sequence was read in; 1 if it fits as a whole. [sequences].
         cut_bases: bases that were not read. [sequences].
         task: what the outputs mean.
         max_tokens: longest input of the classifier.
@@ -42,13 +41,13 @@ class Predictions:
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Of each class, [sequences, C]: they sum to 1 unless a sequence may have several labels.
+        """The probability of each class, [sequences, C]: they sum to 1 unless a sequence may have several labels.
 
         Raises:
-            UserError: of a regression, which has none.
+            UserError: for a regression, which has none.
         """
         if self.task == "regression":
-            raise UserError("a regression gives no probabilities; its predictions are in `values`")
+            raise UserError("a regression has no probabilities; its predictions are in `values`")
         return self.outputs
 
     @property
@@ -56,7 +55,7 @@ class Predictions:
         """The predicted measurements in their own unit, [sequences].
 
         Raises:
-            UserError: not of a regression.
+            UserError: for a classifier, which has none.
         """
         if self.task != "regression":
             raise UserError("a classifier predicts no measurements; its predictions are in `labels` and `probabilities`")
@@ -67,7 +66,7 @@ class Predictions:
         """The most probable class of each sequence; or, joined by ``;``, all labels more probable than not, ``-`` for none.
 
         Raises:
-            UserError: of a regression, which has none.
+            UserError: for a regression, which has none.
         """
         if self.task == "multi_label":
             return list(map(MultiLabelSet(self.classes).write, self.probabilities > 0.5))
@@ -82,7 +81,7 @@ class Predictions:
         return {"name": self.names, **said, "windows": self.windows, "cut_bases": self.cut_bases}
 
     def summary(self) -> str | None:
-        """One line about sequences that did not fit ``max_tokens``, for people; None where all did."""
+        """One line about sequences that did not fit ``max_tokens``, for the terminal; None if all did."""
         lines = []
         if several := int(np.count_nonzero(self.windows > 1)):
             windows = int(self.windows[self.windows > 1].sum())
@@ -110,46 +109,36 @@ def predict(
 ) -> Predictions:
     """Class probabilities of sequences or pairs, or their measurements.
 
-    The model's own convention about token types of pairs is kept.
+    Pairs have the token types that the model was trained with.
 
     Args:
         model: a classifier.
         sequences: what to classify.
         max_tokens: longest input of the classifier, in tokens, special tokens included; by default as in training.
-        long: what to do with longer ones; see :func:`~dnabert2_jax.inference.encoding.encode_limited`.
-        overlap: least share of a window that the next one repeats.
-        reverse_complement: give the mean over both strands; ``windows`` and ``cut_bases`` are those of the strand given.
+        long: what to do with longer ones; see :func:`~dnabert2_jax.data.encoding.encode_sequences`.
+        overlap: minimum window overlap as a fraction of a window.
+        reverse_complement: average over both strands; ``windows`` and ``cut_bases`` are those of the given strand.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
         title: shows progress.
 
     Raises:
-        UserError: not a classifier, an option out of range, a long pair that may not be cut, or not enough memory.
+        UserError: not a classifier, an option out of range, a long pair that may not be cut, or out of memory.
     """
     model.need("classifier", "prediction", "train one with `dnabert2 finetune`")
     max_tokens = model.head.max_tokens if max_tokens is None else max_tokens
     strands = [
-        encode_limited(model.tokenizer, strand, max_tokens=max_tokens, long=long, overlap=overlap)
+        encode_sequences(strand, model.tokenizer, max_tokens, long=long, overlap=overlap, token_types=model.head.token_types)
         for strand in (sequences, *([other_strand(sequences)] if reverse_complement else []))
     ]
-    means = _mean_outputs(model, strands, batch_tokens or default_batch_tokens(), title)
+    rows = EncodedRows(
+        [ids for strand in strands for ids in strand.input_ids],
+        np.concatenate([strand.first_tokens for strand in strands]),
+    )
+    batches = pack(rows, batch_tokens or default_batch_tokens())
+    outputs = model.predictor.class_outputs(batches, title)
+    # The mean over a sequence's windows on each strand, then over strands.
+    windows = np.concatenate([strand.windows for strand in strands])
+    means = np.add.reduceat(outputs, np.cumsum(windows) - windows, axis=0, dtype=np.float64) / windows[:, None]
+    means = means.reshape(len(strands), len(sequences), -1).mean(0).astype(np.float32)
     given = strands[0]
     return Predictions(sequences.names, model.labels, means, given.windows, given.cut_bases, model.head.task, max_tokens)
-
-
-def _mean_outputs(
-    model: InferenceModel, strands: list[LimitedRows], batch_tokens: int, title: str | None
-) -> NDArray[np.float32]:
-    """The mean over a sequence's windows on each strand, then over strands, [sequences, C]; all rows in one go."""
-    rows = [row for strand in strands for row in strand.rows]
-    windows = np.concatenate([strand.windows for strand in strands])
-    if not model.head.token_types:
-        rows = [replace(row, first_tokens=len(row.ids)) for row in rows]
-    outputs = np.empty((len(rows), len(model.labels)), np.float32)
-
-    def run(batch: PackedBatch) -> jax.Array:
-        return model.outputs(model.params, batch.tokens, batch.starts)
-
-    for batch, slots in run_batches(run, pack(rows, batch_tokens), title):
-        outputs[batch.sequences[batch.used]] = slots[batch.used]
-    means = np.add.reduceat(outputs, np.cumsum(windows) - windows, axis=0, dtype=np.float64) / windows[:, None]
-    return means.reshape(len(strands), -1, len(model.labels)).mean(0).astype(np.float32)

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.runs import Epochs
-from dnabert2_jax.data.classification import Batches, EncodedTable, epoch_batches, evaluation_batches
-from dnabert2_jax.data.packed_epochs import PackedEpoch, pack_epochs
+from dnabert2_jax.data.batches import TrainingBatches
+from dnabert2_jax.data.by_length import epoch_batches, evaluation_batches
+from dnabert2_jax.data.encoding import EncodedTable
+from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.inference.classify import make_predict, predict_rows
+from dnabert2_jax.inference.predictor import Forward, Predictor
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import count_parameters, sequence_classifier
 from dnabert2_jax.parallel.layout import spread_rows
@@ -69,9 +71,8 @@ def train_by_steps(task: Task) -> Trained:
     loss = target.loss(network, task.lora, plan, task.train.labels)
     optimizer = make_optimizer(run.optimizer, total_steps)
     train_step = make_train_step(loss, optimizer, accumulate=plan.accumulate, layout=layout)
-    predict = make_predict(network, task.lora, task.head)
-    if layout:
-        predict = jax.jit(layout.by_rows(predict))
+    by_rows = layout.by_rows if layout else None
+    forward = Forward(task.config, task.compute, len(task.labels), task.head, task.lora, by_rows)
     schedule = learning_rate_schedule(run.optimizer, total_steps)
     state = init_state(trainable, optimizer, layout)
     dev_batches, test_batches = (evaluation_batches(t, plan.batch_size, task.lengths) for t in (task.dev, task.test))
@@ -115,7 +116,7 @@ def train_by_steps(task: Task) -> Trained:
                 step = stop
                 rate = float(schedule(step - 1))
                 log.write(step, epoch=step / steps_per_epoch, **_means(measured, target), learning_rate=rate)
-                outputs = predict_rows(predict, {**state.trainable, **frozen}, dev_batches)
+                outputs = Predictor(forward, {**state.trainable, **frozen}).class_outputs(dev_batches)
                 scores = target.scores(task.dev.labels, outputs)
                 log.write(step, **target.metrics.dev_line(scores))
                 score = target.selection_score(scores, plan)
@@ -128,7 +129,7 @@ def train_by_steps(task: Task) -> Trained:
                 spent = earlier + time.monotonic() - began
                 checkpoints.save(step, state, {"best": asdict(best), "identity": identity, "seconds": spent})
 
-    outputs = predict_rows(predict, place(keeper.load()[0]), test_batches)
+    outputs = Predictor(forward, place(keeper.load()[0])).class_outputs(test_batches)
     return Trained(keeper, outputs, count_parameters(trainable), first_step_seconds, earlier)
 
 
@@ -154,7 +155,7 @@ def evaluation_steps(plan: Epochs, steps_per_epoch: int) -> list[int]:
     return sorted({min(step, last) for step in evenly} | {last})
 
 
-def _epochs(task: Task, devices: int) -> Sequence[Batches] | Sequence[PackedEpoch]:
+def _epochs(task: Task, devices: int) -> Sequence[TrainingBatches]:
     """The training batches of each epoch, whose rows the devices can share."""
     run, plan = task.run, task.run.training
     steps_per_epoch = math.ceil(len(task.train) / plan.batch_size)
@@ -174,7 +175,7 @@ def _epochs(task: Task, devices: int) -> Sequence[Batches] | Sequence[PackedEpoc
     return [epoch_batches(table, plan.batch_size, run.seed, epoch, task.lengths) for epoch, table in enumerate(tables)]
 
 
-def _batches_from(epochs: Sequence[Batches] | Sequence[PackedEpoch], first_step: int) -> Iterator[ClassificationBatch]:
+def _batches_from(epochs: Sequence[TrainingBatches], first_step: int) -> Iterator[ClassificationBatch]:
     """The batches of the steps from ``first_step`` on, epoch after epoch."""
     first_epoch, done = divmod(first_step, len(epochs[0]))
     for epoch in epochs[first_epoch:]:
@@ -182,14 +183,15 @@ def _batches_from(epochs: Sequence[Batches] | Sequence[PackedEpoch], first_step:
         done = 0
 
 
-def _say(task: Task, trainable: Tree, frozen: Tree, epoch: Batches | PackedEpoch, devices: int) -> None:
+def _say(task: Task, trainable: Tree, frozen: Tree, epoch: TrainingBatches, devices: int) -> None:
     learn, whole = count_parameters(trainable), count_parameters(trainable) + count_parameters(frozen)
-    widths = " or ".join(map(str, epoch.widths))
+    batches = epoch.batches
+    widths = " or ".join(map(str, batches.widths))
     rows = f"rows padded to {widths} tokens"
-    if isinstance(epoch, PackedEpoch):
-        rows = f"{task.run.training.batch_size} sequences packed into {epoch.batch_rows} rows of {widths} tokens"
+    if task.run.training.batching == "packed":
+        rows = f"{task.run.training.batch_size} sequences packed into {batches.plan[0].height} rows of {widths} tokens"
     remark(
-        f"{learn:,} of {whole:,} parameters learn; {task.labels.what}; {rows} ({epoch.padding_share:.1%} padding)"
+        f"{learn:,} of {whole:,} parameters learn; {task.labels.what}; {rows} ({batches.padding_share:.1%} padding)"
         + (f"; on {devices} of {jax.local_device_count()} devices" if jax.local_device_count() > 1 else "")
     )
 

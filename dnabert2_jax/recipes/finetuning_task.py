@@ -13,10 +13,11 @@ from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.config.runs import FinetuneRun
-from dnabert2_jax.data.classification import EncodedTable, choose_lengths, encode_table
+from dnabert2_jax.data.by_length import choose_lengths
+from dnabert2_jax.data.encoding import EncodedTable, encode_table
 from dnabert2_jax.data.labels import SEPARATOR, Labels
-from dnabert2_jax.data.strands import other_strand_table
-from dnabert2_jax.data.tables import Splits, Table, load_splits
+from dnabert2_jax.data.sequences import Table, other_strand
+from dnabert2_jax.data.splits import Splits, load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.compute import Compute, training_compute
 from dnabert2_jax.progress import remark
@@ -76,7 +77,7 @@ class Task:
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
-        """What rows of any of the tables are padded to, see :func:`~dnabert2_jax.data.classification.choose_lengths`."""
+        """What rows of any of the tables are padded to, see :func:`~dnabert2_jax.data.by_length.choose_lengths`."""
         tables = [self.train, self.dev, self.test, *([self.reverse] if self.reverse else [])]
         return choose_lengths(np.concatenate([t.lengths for t in tables]), self.run.training.padded_lengths)
 
@@ -135,13 +136,10 @@ def open_task(run: FinetuneRun, workdir: Path) -> Task:
             max_tokens=run.data.max_tokens,
         ),
         splits=splits,
-        reverse=encode(other_strand_table(splits.train)) if run.data.reverse_complement else None,
+        reverse=encode(other_strand(splits.train)) if run.data.reverse_complement else None,
         **encoded,
     )
 
 
 def _say(name: str, table: Table, encoded: EncodedTable) -> None:
-    changed = [f"{table.letters.lower_case:,} lower-case letters upper-cased"] if table.letters.lower_case else []
-    if ambiguous := sum(table.letters.ambiguous.values()):
-        changed.append(f"{ambiguous:,} ambiguity codes read as [UNK]")
-    remark("; ".join([f"{name} {table.path}: {encoded.summary()}", *changed]))
+    remark("; ".join([f"{name} {table.path}: {encoded.summary()}", *table.changes()]))

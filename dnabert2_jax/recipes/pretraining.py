@@ -18,7 +18,7 @@ from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, validation_species
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.corpus import Corpus, Split
+from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.modeling.compute import training_compute
 from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
@@ -138,22 +138,19 @@ def _prepare(run: PretrainRun) -> _Job:
     compute = training_compute(run.model)
     corpus = Corpus.open(run.data.corpus)
 
-    def rows(split: Split) -> PretrainingRows:
-        return PretrainingRows(
-            corpus,
-            tokenizer,
-            tokens_per_row=run.data.tokens_per_row,
-            masking=run.masking,
-            seed=run.seed,
-            split=split,
-            reverse_complement=run.data.reverse_complement,
-        )
-
     network = masked_lm(config, compute)
     layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.precision)
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
-    train_rows, validation_rows = rows("train"), rows("validation")
+    train_rows = PretrainingRows(
+        corpus,
+        tokenizer,
+        tokens_per_row=run.data.tokens_per_row,
+        masking=run.masking,
+        seed=run.seed,
+        reverse_complement=run.data.reverse_complement,
+    )
+    validation_rows = train_rows.of_split("validation")
     evaluation = validation_rows, plan.batch_size, run.data.validation_rows, here
     held_out = [
         layout.batch(batch, plan.batch_size)

@@ -20,9 +20,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from dnabert2_jax.config.model import HeadConfig
-from dnabert2_jax.data.classification import EncodedTable
-from dnabert2_jax.data.packing import PackedBatch, TokenRow, pack
-from dnabert2_jax.inference.model import InferenceModel, default_batch_tokens, run_batches
+from dnabert2_jax.data.encoding import EncodedTable
+from dnabert2_jax.data.packing import pack
+from dnabert2_jax.inference.predictor import Forward, Predictor, default_batch_tokens
 from dnabert2_jax.modeling.heads import head_outputs
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.progress import remark
@@ -42,9 +42,10 @@ def fit_probe(task: Task) -> Trained:
     """Fit a linear layer on the mean hidden states of every row's own tokens, and keep it as a classifier without pooler."""
     began = time.monotonic()
     encoder = _encoder(task)
-    features = {name: _features(task, encoder, table, name) for name, table in (("dev", task.dev), ("test", task.test))}
+    predictor = Predictor(Forward(task.config, task.compute), {"encoder": encoder})
+    features = {name: _features(predictor, table, name) for name, table in (("dev", task.dev), ("test", task.test))}
     strands = [task.train, *([task.reverse] if task.reverse else [])]
-    train = np.concatenate([_features(task, encoder, table, "train") for table in strands])
+    train = np.concatenate([_features(predictor, table, "train") for table in strands])
     train_labels = np.concatenate([table.labels for table in strands])
     first_step_seconds = time.monotonic() - began
     remark(f"{train.shape[0] + sum(map(len, features.values())):,} rows embedded in {first_step_seconds:.1f} s")
@@ -83,20 +84,9 @@ def _encoder(task: Task) -> Tree:
     return encoder
 
 
-def _features(task: Task, encoder: Tree, table: EncodedTable, name: str) -> NDArray[np.float32]:
+def _features(encoder: Predictor, table: EncodedTable, name: str) -> NDArray[np.float32]:
     """Mean hidden state of each row's own tokens, [rows, D]."""
-    model = InferenceModel(
-        task.directory.model, "masked_lm", task.config, {"encoder": encoder}, task.tokenizer, (), task.compute
-    )
-    rows = [TokenRow(ids, int(first)) for ids, first in zip(table.input_ids, table.first_tokens, strict=True)]
-    features = np.empty((len(rows), task.config.hidden_size), np.float32)
-
-    def run(batch: PackedBatch) -> jax.Array:
-        return model.pooled_slots(model.params, batch.tokens, batch.starts, pooling="mean")
-
-    for batch, slots in run_batches(run, pack(rows, default_batch_tokens()), f"embedding {name}"):
-        features[batch.sequences[batch.used]] = slots[batch.used]
-    return features
+    return encoder.pooled(pack(table, default_batch_tokens()), "mean", f"embedding {name}")
 
 
 Layer = tuple[NDArray[np.float64], NDArray[np.float64]]

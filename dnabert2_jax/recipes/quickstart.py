@@ -12,7 +12,7 @@ from dnabert2_jax import sample_data
 from dnabert2_jax.baselines.kmer import KmerBaseline
 from dnabert2_jax.config.loading import parse_run
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus

@@ -4,7 +4,7 @@ from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.config.runs import ModelOptions
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 
 
 def starting_point(options: ModelOptions) -> tuple[EncoderConfig, Tokenizer, SavedModel | None]:

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.runs import FinetuneRun
-from dnabert2_jax.data.classification import choose_lengths, encode_table, evaluation_batches
-from dnabert2_jax.data.tables import LabelSet, read_table
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.labels import LabelSet
+from dnabert2_jax.data.packing import pack
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.inference.classify import predict_rows
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.modeling.compute import resolve_compute
-from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.reports.run import read_run, save_arrays
 from dnabert2_jax.reports.sections import EMBEDDINGS_FILE
-from dnabert2_jax.types import ClassificationBatch, Tree
 
 
 def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
@@ -42,14 +42,8 @@ def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
     table = whole.take(np.unique(np.linspace(0, len(whole) - 1, min(most_rows, len(whole))).astype(np.int64)))
     labels, types = LabelSet(model.labels), model.head.token_types
     encoded = encode_table(table, model.tokenizer, labels, run.data.max_tokens, token_types=types)
-    compute = resolve_compute(run.model.precision, run.model.attention)
-    network = sequence_classifier(model.config, len(model.labels), compute, model.head.pooling)
-
-    def pooled(params: Tree, batch: ClassificationBatch) -> jax.Array:
-        return network.bind(params).features(batch.tokens)[:, 0]
-
-    batches = evaluation_batches(encoded, run.training.batch_size, choose_lengths(encoded.lengths))
-    embeddings = predict_rows(jax.jit(pooled), jax.device_put(model.params), batches, "embedding")
+    opened = InferenceModel.of_saved(workdir / "model", model, resolve_compute(run.model.precision, run.model.attention))
+    embeddings = opened.predictor.pooled(pack(encoded, default_batch_tokens()), "head", "embedding")
     file = workdir / EMBEDDINGS_FILE
     save_arrays(file, embeddings=embeddings, labels=encoded.labels, lines=np.array(table.lines, np.int64))
     return file

@@ -14,8 +14,8 @@ from dnabert2_jax.config.loading import parse_run, run_to_dict
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.data.checks import notes_on, tables_report
-from dnabert2_jax.data.classification import EncodedTable
-from dnabert2_jax.data.tables import Splits
+from dnabert2_jax.data.encoding import EncodedTable
+from dnabert2_jax.data.splits import Splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.metrics.scores import collapse_advice, scores_without

@@ -1,7 +1,7 @@
-"""What every tokenizer here offers, whatever its tokens are.
+"""The interface of all tokenizers, whatever their tokens are.
 
-Two layers, kept apart. *Raw* encoding takes sequence as it stands and returns the ids of that sequence alone; this is what
-pretraining reads. :meth:`Tokenizer.encode` puts the letters policy before it and the special tokens around it.
+There are two layers. *Raw* encoding takes sequence as it is and returns the ids of that sequence alone; this is what
+pretraining reads. :meth:`Tokenizer.encode` applies the letters policy first, and adds special tokens.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from operator import index
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,29 @@ from dnabert2_jax.storage.atomic import NotWritten, write_bytes
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK, with_template
 
 
+class Reader(Protocol):
+    """Makes a tokenizer of a file's content; ``source`` is its name, for error messages."""
+
+    def __call__(self, content: bytes, /, *, source: str) -> "Tokenizer":
+        """Read the content, or raise UserError."""
+        ...
+
+
+readers: dict[str, Reader] = {}
+"""How to read each kind of file, by its name; filled by ``tokenizer/loading.py``."""
+
+
 class Tokenizer(ABC):
     """DNA to token ids and back; ids 0-4 are [UNK] [CLS] [SEP] [PAD] [MASK] in every tokenizer.
 
     Args:
-        pieces: the text of every id but those of the special tokens.
+        pieces: the text of every id except the special tokens.
         content: what :meth:`save` writes.
 
     Attributes:
-        file_name: what its file is called.
+        file_name: name of its file.
         pieces: the text of every id, special tokens included.
-        piece_lengths: bases by which each id moves on: 0 for [CLS], [SEP], [PAD] and [MASK], 1 for [UNK]. [vocab_size].
+        piece_lengths: bases that each id advances by: 0 for [CLS], [SEP], [PAD] and [MASK], 1 for [UNK]. [vocab_size].
         sha256: hex digest of the file that :meth:`save` writes.
     """
 
@@ -49,26 +61,16 @@ class Tokenizer(ABC):
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """Read a tokenizer of any kind.
+        """Read a tokenizer of any kind; import the class from ``tokenizer.loading`` for that, which registers all kinds.
 
         Args:
             path: ``tokenizer.model`` (BPE), ``tokenizer.json`` (BPE as Hugging Face's libraries write it: the file of the
                 released DNABERT-2) or ``kmer_tokenizer.json``; or a directory that holds one of these.
 
         Raises:
-            UserError: the file is missing or damaged, or means something that this package could not reproduce exactly; or a
-                directory holds several tokenizers that are not the same.
+            UserError: the file is missing or damaged, or describes something that this package could not reproduce exactly;
+                or a directory holds several different tokenizers.
         """
-        # The kinds of tokenizers import this module.
-        from dnabert2_jax.tokenizer.bpe import BpeTokenizer
-        from dnabert2_jax.tokenizer.hugging_face import TOKENIZER_JSON, read_tokenizer_json
-        from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-
-        readers = {
-            BpeTokenizer.file_name: BpeTokenizer,
-            TOKENIZER_JSON: read_tokenizer_json,
-            KmerTokenizer.file_name: KmerTokenizer.from_json,
-        }
         path = Path(path)
         candidates = [path / name for name in readers] if path.is_dir() else [path]
         files = [candidate for candidate in candidates if candidate.is_file()]
@@ -79,16 +81,16 @@ class Tokenizer(ABC):
             )
         found = []
         for file in files:
-            by_suffix = read_tokenizer_json if file.suffix == ".json" else BpeTokenizer
-            found.append(readers.get(file.name, by_suffix)(file.read_bytes(), source=str(file)))
+            reader = readers.get(file.name) or readers["tokenizer.json" if file.suffix == ".json" else "tokenizer.model"]
+            found.append(reader(file.read_bytes(), source=str(file)))
             if found[-1].pieces != found[0].pieces:
                 raise UserError(
-                    f"{path} holds two tokenizers, {files[0].name} and {file.name}; name the file of one of them"
+                    f"{path} holds two different tokenizers, {files[0].name} and {file.name}; name one of the two files"
                 )
         return found[0]
 
     def save(self, directory: str | Path) -> Path:
-        """Write the tokenizer's file into ``directory``, which is made if need be, and return the file's path.
+        """Write the tokenizer's file into ``directory``, which is created if necessary, and return the file's path.
 
         Raises:
             UserError: it cannot be written.
@@ -99,10 +101,10 @@ class Tokenizer(ABC):
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which Hugging Face's libraries load, into ``directory``.
 
         Raises:
-            UserError: they cannot be written, or have no way to say what this tokenizer does.
+            UserError: they cannot be written, or cannot represent this tokenizer.
         """
         raise UserError(
-            f"a {type(self).__name__} cannot be written as tokenizer.json, which knows no k-mers; take a byte-pair tokenizer"
+            f"a {type(self).__name__} cannot be written as tokenizer.json, which has no k-mers; use a byte-pair tokenizer"
         )
 
     @property
@@ -112,11 +114,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
-        """The ids of sequences as they stand, without special tokens: the fast path for pretraining.
+        """The ids of sequences as they are, without special tokens: the fast path for pretraining.
 
         Args:
-            sequences: upper-case A, C, G and T; any other character is an unknown one, see the tokenizer.
-            num_threads: cores to use where the tokenizer can use several, 1 or more.
+            sequences: upper-case A, C, G and T; how other characters are read depends on the tokenizer.
+            num_threads: cores to use if the tokenizer can use several, 1 or more.
 
         Returns:
             An array of shape [tokens] for each sequence.
@@ -124,7 +126,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids back to sequence: what is unknown becomes N, special tokens but [UNK] are skipped.
+        """Ids back to sequence: unknown bases become N, special tokens other than [UNK] are skipped.
 
         Raises:
             UserError: an id outside the vocabulary.
@@ -133,22 +135,22 @@ class Tokenizer(ABC):
     def token_bases(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
         """Bases that each token of a row stands for, [tokens]; the cumulative sum maps tokens to bases.
 
-        They add up to the bases of the sequence (of both, for a pair): each base belongs to one token.
+        They add up to the bases of the sequence (for a pair, of both): each base belongs to one token.
         """
         return self.piece_lengths[np.asarray(ids, np.int64)]
 
     def encode_raw(self, sequence: str) -> list[int]:
-        """The ids of one sequence as it stands, without special tokens; see :meth:`encode_raw_batch`."""
+        """The ids of one sequence as it is, without special tokens; see :meth:`encode_raw_batch`."""
         return self.encode_raw_batch([sequence])[0].tolist()
 
     def encode(self, text: str, pair: str | None = None) -> list[int]:
         """``[CLS] text [SEP]`` or ``[CLS] text [SEP] pair [SEP]`` as ids.
 
-        Lower case is taken as soft-masking and upper-cased, IUPAC codes are unknown bases. To count what was changed, call
+        Lower case is treated as soft-masking and upper-cased, IUPAC codes are unknown bases. To count what was changed, call
         :func:`~dnabert2_jax.genome.letters.clean_letters` first.
 
         Raises:
-            UserError: a letter that is neither a base nor an IUPAC code; names the argument and the position.
+            UserError: a letter that is neither a base nor an IUPAC code; the message names argument and position.
         """
         ids_a = self.encode_raw(_clean(text, "text"))
         ids_b = None if pair is None else self.encode_raw(_clean(pair, "pair"))
@@ -165,10 +167,10 @@ class Tokenizer(ABC):
             num_threads: as for :meth:`encode_raw_batch`.
 
         Raises:
-            UserError: a forbidden letter (names argument, row and position), or unequal numbers of texts and pairs.
+            UserError: a forbidden letter (the message names argument, row and position), or unequal numbers of rows.
         """
         if pairs is not None and len(pairs) != len(texts):
-            raise UserError(f"texts has {len(texts)} rows and pairs {len(pairs)}; every text needs its pair")
+            raise UserError(f"texts has {len(texts)} rows and pairs {len(pairs)}; give one pair for each text")
         clean_a = [_clean(text, f"texts[{row}]") for row, text in enumerate(texts)]
         clean_b = [_clean(text, f"pairs[{row}]") for row, text in enumerate(pairs or ())]
         ids_a = self.encode_raw_batch(clean_a, num_threads=num_threads)
@@ -176,7 +178,7 @@ class Tokenizer(ABC):
         return [with_template(a, b).tolist() for a, b in zip(ids_a, ids_b, strict=True)]
 
     def _checked(self, ids: Iterable[int]) -> NDArray[np.int64]:
-        """``ids`` as an array, after a look at their range."""
+        """``ids`` as an array, after checking their range."""
         array = np.fromiter(map(index, ids), np.int64)
         outside = np.flatnonzero((array < 0) | (array >= self.vocab_size))
         if outside.size:

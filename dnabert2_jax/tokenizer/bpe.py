@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.special import BASES, NUM_SPECIAL, SPECIAL_TOKENS, UNK
+from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK
+from dnabert2_jax.tokenizer.tokenizer_json import write_tokenizer_json
 
 MODEL_FILE = "tokenizer.model"
 FIRST_MERGE = NUM_SPECIAL + len(BASES)
 
 _WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-"""Unicode's White_Space property, which is what the released tokenizer splits at; Python's ``\\s`` has four more."""
+"""Unicode's White_Space property, where the released tokenizer splits; Python's ``\\s`` has four more characters."""
 
 _RUNS = re.compile(f"[{BASES}]+|[^{BASES}{_WHITE_SPACE}]+")
 
@@ -27,8 +29,8 @@ _RUNS = re.compile(f"[{BASES}]+|[^{BASES}{_WHITE_SPACE}]+")
 class BpeTokenizer(Tokenizer):
     """Byte-pair encoding; every character that is not an upper-case base is one [UNK], and white space only separates.
 
-    That is how the released tokenizer reads text, except that the text of a special token stays text here. Encoding releases
-    the GIL.
+    The released tokenizer reads text in the same way, except that here the name of a special token is ordinary text.
+    Encoding releases the GIL.
     """
 
     file_name = MODEL_FILE
@@ -41,7 +43,7 @@ class BpeTokenizer(Tokenizer):
             source: where they came from, for error messages.
 
         Raises:
-            UserError: not a SentencePiece model, or not one of this layout.
+            UserError: not a SentencePiece model, or one of another layout.
         """
         super().__init__(_checked_pieces(model, source)[NUM_SPECIAL:], model)
         self._texts = ("N",) + ("",) * (NUM_SPECIAL - 1) + self.pieces[NUM_SPECIAL:]
@@ -49,19 +51,19 @@ class BpeTokenizer(Tokenizer):
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise UserError(
-                f"{source}: SentencePiece refuses this model ({error}); the file is damaged, copy it again"
+                f"{source}: SentencePiece rejects this model ({error}); the file is damaged, copy it again"
             ) from error
 
     @classmethod
     def from_pieces(cls, pieces: Sequence[str], *, source: str = "tokenizer") -> "BpeTokenizer":
-        """The tokenizer of a vocabulary: the same pieces give the same file, wherever they come from.
+        """The tokenizer of a vocabulary: the same pieces always give the same file.
 
         Args:
             pieces: text of every id, special tokens included; merges in rank order.
             source: where they came from, for error messages.
 
         Raises:
-            UserError: the pieces are not of this layout.
+            UserError: the pieces have another layout.
         """
         kind = ModelProto.SentencePiece
         proto = ModelProto()
@@ -80,12 +82,12 @@ class BpeTokenizer(Tokenizer):
         return cls(proto.SerializeToString(deterministic=True), source=source)
 
     def merges(self) -> list[tuple[str, str] | None]:
-        """The two pieces that each id from ``FIRST_MERGE`` on is joined from; None for a piece that no text can give.
+        """The two pieces that each id from ``FIRST_MERGE`` on is merged from; None for a piece that no text can produce.
 
-        SentencePiece joins any two neighbours whose text is a piece, other programs only pairs on a list, and this is that
-        list. It is unambiguous: what happens within a stretch of letters depends on these letters alone until something
-        reaches across their ends. So wherever two tokens stand side by side, encoding their letters alone passes through the
-        same two tokens, and each piece has only one pair that it can come from.
+        SentencePiece merges any two neighbors whose text is a piece; other programs merge only pairs on a list, and this is
+        that list. It is unambiguous: what happens within a stretch of letters depends on these letters alone until a merge
+        reaches across their ends. So wherever two tokens are adjacent, encoding their letters alone passes through the same
+        two tokens, and each piece can come from only one pair.
         """
         ranks = {piece: rank for rank, piece in enumerate(self.pieces[FIRST_MERGE:])}
         return [_last_pair(piece, ranks) for piece in ranks]
@@ -99,12 +101,10 @@ class BpeTokenizer(Tokenizer):
         Raises:
             UserError: they cannot be written.
         """
-        from dnabert2_jax.tokenizer.hugging_face import write_tokenizer_json
-
-        return write_tokenizer_json(self, Path(directory))
+        return write_tokenizer_json(self.pieces, filter(None, self.merges()), Path(directory))
 
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
-        """The ids of sequences as they stand, without special tokens: the fast path for pretraining.
+        """The ids of sequences as they are, without special tokens: the fast path for pretraining.
 
         Args:
             sequences: upper-case A, C, G and T; any other character is one [UNK], but white space only separates.
@@ -113,7 +113,7 @@ class BpeTokenizer(Tokenizer):
         Returns:
             An array of shape [tokens] for each sequence.
         """
-        # SentencePiece fuses neighbouring unknown letters into one id, so it only ever gets to see runs of bases.
+        # SentencePiece fuses adjacent unknown letters into one id, so it only gets to see runs of bases.
         runs = [_RUNS.findall(sequence) for sequence in sequences]
         bases = [run for row in runs for run in row if run[0] in BASES]
         encoded = iter(self._processor.encode(bases, return_type="numpy", num_threads=num_threads))
@@ -133,7 +133,7 @@ class BpeTokenizer(Tokenizer):
 
 
 def _last_pair(piece: str, ranks: dict[str, int]) -> tuple[str, str] | None:
-    """The last two tokens while byte-pair encoding joins the letters of ``piece``; None if it stops at more than two."""
+    """The last two tokens when byte-pair encoding merges the letters of ``piece``; None if it stops at more than two."""
     parts = list(piece)
     while len(parts) > 2:
         candidates = [(ranks[a + b], at) for at, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]
@@ -145,21 +145,21 @@ def _last_pair(piece: str, ranks: dict[str, int]) -> tuple[str, str] | None:
 
 
 def _checked_pieces(model: bytes, source: str) -> tuple[str, ...]:
-    """The pieces of a serialized model after checking that it means what this package takes it to mean.
+    """The pieces of a serialized model, after checking that it means exactly what this package assumes.
 
-    The checks are strict enough for a damaged file, too: SentencePiece itself loads flipped bytes without a word.
+    The checks also catch damaged files: SentencePiece itself loads flipped bytes silently.
     """
     try:
         proto = ModelProto.FromString(model)
     except DecodeError:
         proto = ModelProto()
     if not proto.pieces:
-        raise UserError(f"{source}: not a SentencePiece model, or a damaged one; copy it again or train a tokenizer anew")
+        raise UserError(f"{source}: not a SentencePiece model, or a damaged one; copy it again or train a new tokenizer")
 
     def refuse(found: str, accepted: str) -> UserError:
         return UserError(
             f"{source}: {found}; accepted is {accepted}; this file is damaged, or of another kind of tokenizer: "
-            f"`dnabert2 tokenizer train` makes one that fits"
+            "train one that fits with `dnabert2 tokenizer train`"
         )
 
     pieces = tuple(piece.piece for piece in proto.pieces)
@@ -182,7 +182,7 @@ def _checked_pieces(model: bytes, source: str) -> tuple[str, ...]:
         raise refuse("a piece occurs twice", "every piece once")
     spec = proto.normalizer_spec
     if spec.precompiled_charsmap or spec.add_dummy_prefix or spec.remove_extra_whitespaces:
-        raise refuse(f"text is normalised ({spec.name!r})", "the identity, without dummy prefix or white-space handling")
+        raise refuse(f"text is normalized ({spec.name!r})", "the identity, without dummy prefix or white-space handling")
     if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
         raise refuse(f"the model type is {proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type)}", "BPE")
     return pieces

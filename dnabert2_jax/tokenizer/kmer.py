@@ -1,8 +1,8 @@
-"""k-mer tokenizers, the baselines that byte pairs are compared with; numpy on a whole batch at once.
+"""k-mer tokenizers, the baselines for byte pairs; numpy on a whole batch at once.
 
 - Stride 1: every k-mer of the sequence, overlapping, as in DNABERT (Ji et al. 2021). n bases are n - k + 1 tokens.
-- Stride k: one k-mer after the other, as in the Nucleotide Transformer (Dalla-Torre et al. 2023). They are cut from the
-  start of every run of bases; what is left at its end, and every N, is a token of a single letter.
+- Stride k: consecutive k-mers, as in the Nucleotide Transformer (Dalla-Torre et al. 2023). They are cut from the start of
+  every run of bases; each base left at its end, and every N, is a token of its own.
 """
 
 import json
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.special import BASES, NUM_SPECIAL, UNK
+from dnabert2_jax.tokenizer.special import NUM_SPECIAL, UNK
 
 SHORTEST, LONGEST = 3, 6
 
@@ -36,7 +37,7 @@ class _File(BaseModel):
 class KmerTokenizer(Tokenizer):
     """k-mers in alphabetical order of their letters, after the special tokens and, with stride k, A C G T N.
 
-    Overlapping, a k-mer with any character that is not an upper-case base is [UNK]. One after the other, such a character is
+    If they overlap, a k-mer with any character that is not an upper-case base is [UNK]. If they do not, such a character is
     a token of its own: N, or [UNK] for any other.
 
     Attributes:
@@ -47,11 +48,11 @@ class KmerTokenizer(Tokenizer):
     file_name = "kmer_tokenizer.json"
 
     def __init__(self, k: int, stride: int) -> None:
-        """Make the tokenizer; there is nothing to learn.
+        """Make the tokenizer; nothing is trained.
 
         Args:
             k: bases of a k-mer, 3 to 6.
-            stride: 1 for overlapping k-mers, k for one after the other.
+            stride: 1 for overlapping k-mers, k for consecutive ones.
 
         Raises:
             UserError: any other value.
@@ -59,7 +60,7 @@ class KmerTokenizer(Tokenizer):
         if not SHORTEST <= k <= LONGEST:
             raise UserError(f"k is {k}; accepted are {SHORTEST} to {LONGEST} bases")
         if stride not in (1, k):
-            raise UserError(f"stride is {stride}; accepted are 1 (overlapping k-mers) and {k} (k, one after the other)")
+            raise UserError(f"stride is {stride}; accepted are 1 (overlapping k-mers) and {k} (k, consecutive)")
         self.k, self.stride = k, stride
         self.overlapping = stride == 1
         kmers = ["".join(letters) for letters in product(BASES, repeat=k)]
@@ -68,7 +69,7 @@ class KmerTokenizer(Tokenizer):
         if self.overlapping:
             self.piece_lengths = np.minimum(self.piece_lengths, 1)
             self.piece_lengths.flags.writeable = False
-        # A k-mer's number has a digit for each of its characters, the fifth one for whatever is no base.
+        # A k-mer's number has a digit for each of its characters, the fifth digit for anything that is not a base.
         digits = np.indices((_N + 1,) * k).reshape(k, -1)
         known = (digits < _N).all(axis=0)
         self._id_of_number = np.full(digits.shape[1], UNK, np.int32)
@@ -76,14 +77,14 @@ class KmerTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, content: bytes, *, source: str) -> "KmerTokenizer":
-        """The tokenizer of a ``kmer_tokenizer.json``.
+        """Read a ``kmer_tokenizer.json``.
 
         Args:
             content: of the file.
             source: its name, for error messages.
 
         Raises:
-            UserError: damaged, or not such a file.
+            UserError: damaged, or another kind of file.
         """
         try:
             file = _File.model_validate_json(content)
@@ -91,21 +92,21 @@ class KmerTokenizer(Tokenizer):
         except (ValidationError, UserError) as error:
             found = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
             raise UserError(
-                f"{source}: not a k-mer tokenizer ({found}); make it again with `dnabert2 tokenizer kmer`"
+                f"{source}: not a k-mer tokenizer ({found}); recreate it with `dnabert2 tokenizer kmer`"
             ) from error
 
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
-        """The ids of sequences as they stand, without special tokens: the fast path for pretraining.
+        """The ids of sequences as they are, without special tokens: the fast path for pretraining.
 
         Args:
-            sequences: upper-case A, C, G and T; any other character, white space too, is an unknown base.
-            num_threads: without meaning here: numpy takes the whole batch on one core.
+            sequences: upper-case A, C, G and T; any other character, even white space, is an unknown base.
+            num_threads: ignored: numpy processes the whole batch on one core.
 
         Returns:
             An array of shape [tokens] for each sequence.
 
         Raises:
-            UserError: overlapping k-mers of a sequence that is shorter than one (and not empty), which would leave no token.
+            UserError: overlapping k-mers, and a sequence shorter than k (and not empty), which would have no token.
         """
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         if self.overlapping and (short := np.flatnonzero((lengths > 0) & (lengths < self.k))).size:
@@ -113,7 +114,7 @@ class KmerTokenizer(Tokenizer):
                 f"sequences[{short[0]}] has {lengths[short[0]]} bases, too few for an overlapping {self.k}-mer; "
                 f"accepted are {self.k} or more: leave shorter sequences out, or choose another tokenizer"
             )
-        # A character outside Latin-1 becomes one "?", unknown like every other sign.
+        # A character outside Latin-1 becomes one "?", unknown like every other symbol.
         text = "".join(sequences).encode("latin-1", "replace")
         codes = _CODE[np.frombuffer(text, np.uint8)]
         ends = np.cumsum(lengths)
@@ -128,7 +129,7 @@ class KmerTokenizer(Tokenizer):
     def token_bases(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
         """Bases that each token of a row stands for, [tokens]; they add up to the bases of the sequence.
 
-        Of overlapping k-mers each stands for its first base, and the last of a sequence for all of its k.
+        Each overlapping k-mer stands for its first base, and the last one of a sequence for all of its k.
         """
         array = np.asarray(ids, np.int64)
         bases = self.piece_lengths[array]
@@ -137,10 +138,10 @@ class KmerTokenizer(Tokenizer):
         return bases
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids back to sequence: what no k-mer tells becomes N, special tokens but [UNK] are skipped.
+        """Ids back to sequence: bases in no known k-mer become N, special tokens other than [UNK] are skipped.
 
         Where overlapping k-mers contradict each other, as a model's predictions may, a base is that of the k-mer that starts
-        there, or else of the latest one before.
+        there, or else of the last one before it.
 
         Raises:
             UserError: an id outside the vocabulary.
@@ -151,7 +152,7 @@ class KmerTokenizer(Tokenizer):
         return "".join(self._overlaid(array[start:end]) for start, end in _sequences_in(array))
 
     def _overlaid(self, ids: NDArray[np.int64]) -> str:
-        """The sequence of overlapping k-mers (and [UNK] in place of some), k - 1 bases longer than they are many."""
+        """The sequence of overlapping k-mers (and [UNK] in place of some), k - 1 bases more than there are k-mers."""
         letters = np.full(len(ids) + self.k - 1, ord("N"), np.uint8)
         known = np.flatnonzero(ids != UNK)
         text = "".join(self.pieces[token] for token in ids[known]).encode()
@@ -174,7 +175,7 @@ class KmerTokenizer(Tokenizer):
         """Where a token starts, [bases], and the tokens that do, [tokens].
 
         Args:
-            codes: of all sequences, one after the other. [bases].
+            codes: of all sequences, concatenated. [bases].
             starts: where each sequence starts.
         """
         base = codes < _N

@@ -1,6 +1,6 @@
-"""The five special tokens and the templates that put them around sequences.
+"""The five special tokens, and the templates that place them around sequences.
 
-Ids and templates are those of the released DNABERT-2 tokenizer, and every tokenizer here keeps them.
+Ids and templates are those of the released DNABERT-2 tokenizer, and all tokenizers here share them.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 UNK, CLS, SEP, PAD, MASK = range(5)
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 NUM_SPECIAL = len(SPECIAL_TOKENS)
-BASES = "ACGT"
 
 Ids = Sequence[int] | NDArray[np.int32]
 
@@ -21,7 +20,7 @@ def with_template(ids_a: Ids, ids_b: Ids | None = None) -> NDArray[np.int32]:
 
     Args:
         ids_a: raw token ids of the (first) sequence, shape [tokens].
-        ids_b: raw token ids of the second one, if there is one.
+        ids_b: raw token ids of the second sequence of a pair.
 
     Returns:
         Shape [tokens of A + 2], or [tokens of A + tokens of B + 3].

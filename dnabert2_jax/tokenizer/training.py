@@ -1,4 +1,4 @@
-"""Training a BPE tokenizer on DNA with SentencePiece, and giving its ids the layout of the released DNABERT-2."""
+"""Training a BPE tokenizer on DNA with SentencePiece, with the id layout of the released DNABERT-2."""
 
 import io
 import re
@@ -9,24 +9,24 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[att
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
-from dnabert2_jax.genome.letters import clean_letters
+from dnabert2_jax.genome.letters import BASES, clean_letters
 from dnabert2_jax.genome.windows import Windows
 from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, BpeTokenizer
-from dnabert2_jax.tokenizer.special import BASES, CLS, MASK, NUM_SPECIAL, PAD, SEP, SPECIAL_TOKENS, UNK
+from dnabert2_jax.tokenizer.special import CLS, MASK, NUM_SPECIAL, PAD, SEP, SPECIAL_TOKENS, UNK
 
 DEFAULT_VOCAB_SIZE = 4096
 
 DEFAULT_MAX_PIECE_LENGTH = 32
-"""The longest piece of the released tokenizer, in bases: it has five, all repeats of two letters, and 4,040 of its 4,091
-pieces have 11 bases or fewer. On genomes of 15 species, bounds of 12, 16 and 64 change the bases per token by less than
-0.1 %; without a bound a small sample spends pieces on whole copies of its repeats."""
+"""The longest piece of the released tokenizer, in bases: five of its 4,091 pieces have it, all repeats of two letters,
+and 4,040 have 11 bases or fewer. On genomes of 15 species, limits of 12, 16 and 64 change the bases per token by less than
+0.1 %; without a limit, a small sample wastes pieces on whole copies of its repeats."""
 
 SENTENCE_BASES = 4096
 """Training text is cut into sentences of this length. SentencePiece drops sentences over a limit, and a cut only hides the
-pairs that cross it, one place in thousands."""
+pairs that span it, one position in thousands."""
 
 LONGEST_PIECE = 512
-"""SentencePiece's own bound, in bases."""
+"""SentencePiece's own limit, in bases."""
 
 BATCH_WINDOWS = 256
 """Windows read at a time for a sample."""
@@ -41,10 +41,10 @@ def train_bpe(
     max_piece_length: int = DEFAULT_MAX_PIECE_LENGTH,
     num_threads: int = 1,
 ) -> BpeTokenizer:
-    """Learn a BPE vocabulary: [UNK] [CLS] [SEP] [PAD] [MASK], then A C G T, then the merges in the order they were learnt.
+    """Learn a BPE vocabulary: [UNK] [CLS] [SEP] [PAD] [MASK], then A C G T, then the merges in the order they were learned.
 
-    Letters go through the letters policy, and text is split at IUPAC codes. The same sequences give the same tokenizer, byte
-    for byte, whatever the number of threads. Takes about 0.4 s and 40 MB for each Mb of the sample.
+    The letters policy applies, and text is split at IUPAC codes. The same sequences give the same tokenizer, byte for byte,
+    whatever the number of threads. Takes about 0.4 s and 40 MB per Mb of the sample.
 
     Args:
         sequences: the sample; read once, all of it is used.
@@ -53,8 +53,8 @@ def train_bpe(
         num_threads: cores to use, 1 or more.
 
     Raises:
-        UserError: an option out of range, a forbidden letter (names the sequence), a base that never occurs, or a sample
-            with fewer pieces than ``vocab_size`` asks for (names the largest possible).
+        UserError: an option out of range, a forbidden letter (the message names the sequence), a base that never occurs, or
+            a sample with too few pieces for ``vocab_size`` (the message names the largest possible).
     """
     if vocab_size < FIRST_MERGE:
         raise UserError(f"vocab_size is {vocab_size}; accepted is {FIRST_MERGE} (special tokens and bases) or more")
@@ -73,7 +73,7 @@ def train_bpe(
         model_writer=model,
         model_type="bpe",
         vocab_size=vocab_size,
-        hard_vocab_limit=False,  # a vocabulary that came out smaller is reported below, with its size
+        hard_vocab_limit=False,  # a smaller vocabulary is reported below, with its size
         max_sentencepiece_length=max_piece_length,
         num_threads=num_threads,
         max_sentence_length=SENTENCE_BASES,
@@ -84,7 +84,7 @@ def train_bpe(
         split_by_unicode_script=False,
         split_by_number=False,
         split_by_whitespace=False,
-        # SentencePiece places its own four meta symbols by id; as control symbols they can never come out of text.
+        # SentencePiece places its own four meta symbols by id; control symbols never result from text.
         unk_id=UNK,
         bos_id=CLS,
         eos_id=SEP,
@@ -94,7 +94,7 @@ def train_bpe(
         eos_piece=SPECIAL_TOKENS[SEP],
         pad_piece=SPECIAL_TOKENS[PAD],
         control_symbols=[SPECIAL_TOKENS[MASK]],
-        minloglevel=2,  # progress is chatter; a failure still raises
+        minloglevel=2,  # no progress messages; a failure still raises
     )
     proto = ModelProto.FromString(model.getvalue())
     if (possible := len(proto.pieces)) < vocab_size:
@@ -106,11 +106,11 @@ def train_bpe(
 
 
 def sample_corpus(corpus: Corpus, *, sample_bases: int, window_bases: int, seed: int) -> Iterator[str]:
-    """Training sequence of a corpus for :func:`train_bpe`, species by weight: the windows that pretraining would read first.
+    """Sequences of a corpus for :func:`train_bpe`: the windows that pretraining would read first, species by weight.
 
     Args:
-        corpus: where the DNA is; its validation blocks stay unseen.
-        sample_bases: stop once this many bases are out, or after one epoch, so that a small corpus is not counted twice.
+        corpus: the DNA; its held-out blocks are not used.
+        sample_bases: stop after this many bases, or after one epoch, so that a small corpus is not counted twice.
         window_bases: length of a window.
         seed: chooses the windows.
 
@@ -138,9 +138,9 @@ def _sentences(sequences: Iterable[str | bytes]) -> Iterator[str]:
 
 
 def _released_layout(proto: ModelProto) -> list[str]:
-    """The pieces, with A, C, G and T moved from the end, where SentencePiece puts letters, to behind the special tokens.
+    """The pieces, with A, C, G and T moved from the end, where SentencePiece puts letters, to after the special tokens.
 
-    Merges apply in the order of their scores, which is the order they stand in: segmentation does not change.
+    Merges apply in the order of their scores, which is their order here, so segmentation does not change.
     """
     pieces = [piece.piece for piece in proto.pieces]
     merges = [piece for piece in pieces[NUM_SPECIAL:] if len(piece) > 1]

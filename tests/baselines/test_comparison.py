@@ -1,6 +1,6 @@
 from dnabert2_jax.baselines.comparison import kmer_baseline
 from dnabert2_jax.baselines.kmer import KmerBaseline
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.metrics.scores import classification_metrics
 from tests.helpers import tiny_rows, write_table
 

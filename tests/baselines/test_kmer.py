@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.baselines.kmer import INVERSE_PENALTIES, KmerBaseline, kmer_counts
-from dnabert2_jax.data.tables import load_splits, read_table
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.metrics.scores import classification_metrics
 
 

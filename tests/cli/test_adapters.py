@@ -5,8 +5,9 @@ import pytest
 
 from dnabert2_jax.artifacts.adapter import load_adapter
 from dnabert2_jax.artifacts.model import load_model, save_model
-from dnabert2_jax.data.tables import read_table
-from dnabert2_jax.inference.classify import Classifier
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.modeling.compute import Compute
 from tests.cli.conftest import make_adapter
 from tests.helpers import (
@@ -23,7 +24,7 @@ def test_merged_model_predicts_like_its_adapter(folder, tmp_path, dnabert2):
     assert "2 classes: plain, rich" in errors
     table = read_table(write_table(tmp_path / "table.csv", tiny_rows(12, seed=5)))
     first, second = (
-        Classifier.load(path, Compute()).score(table, batch_size=12, max_tokens=64)
+        predict(InferenceModel.load(path, Compute()), table, max_tokens=64, long="cut").outputs
         for path in (adapter, tmp_path / "merged")
     )
     assert first == pytest.approx(second, abs=1e-4)
@@ -91,7 +92,7 @@ def test_extracting_undoes_merging(folder, tmp_path, dnabert2):
         assert found == pytest.approx(product, abs=1e-6)
     table = read_table(write_table(tmp_path / "table.csv", tiny_rows(8, seed=6)))
     scores = [
-        Classifier.load(path, Compute()).score(table, batch_size=8, max_tokens=64) for path in (folder / "merged", out_dir)
+        predict(InferenceModel.load(path, Compute()), table, max_tokens=64, long="cut").outputs for path in (folder / "merged", out_dir)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 

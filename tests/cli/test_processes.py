@@ -10,7 +10,7 @@ import pytest
 
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.genome import Corpus
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import (

@@ -18,7 +18,7 @@ from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.training.workdir import MetricsLog, flat_settings
 
 ARCHIVE = Path(__file__).parent / "v0_1.tar.gz"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.data.checks import leaked_lines, notes_on, tables_report
-from dnabert2_jax.data.classification import encode_table
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.splits import load_splits
 from tests.helpers import tiny_rows, tiny_tokenizer, write_table
 
 PAIRS = "sequence1,sequence2,label"

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.classification import encode_table, epoch_batches
+from dnabert2_jax.data.by_length import epoch_batches
+from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.labels import LabelSet, Measurements, MultiLabelSet, learn_labels, saved_labels
 from dnabert2_jax.data.packed_epochs import pack_epochs
-from dnabert2_jax.data.tables import Table, load_splits, read_table
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from tests.helpers import tiny_tokenizer, write_table
 
@@ -43,10 +46,10 @@ def test_labels_come_back_as_they_were_written(tmp_path, rows):
     [
         (("a;b", "a;;b"), "line 3: label 'a;;b': '' is empty"),
         (("a;b", "a; b"), "line 3: label 'a; b': ' b' is empty, surrounded by white space"),
-        (("a;a", "b"), "line 2: label 'a;a': 'a' is empty, surrounded by white space or there twice"),
+        (("a;a", "b"), "line 2: label 'a;a': 'a' is empty, surrounded by white space or repeated"),
         (("a;-", "b"), "line 2: label 'a;-': '-' is empty"),
-        (("a", "-"), "the rows have the label 'a' alone"),
-        (("-", "-"), "the rows have no label at all"),
+        (("a", "-"), "the rows have only the label 'a'"),
+        (("-", "-"), "the rows have no labels at all"),
     ],
 )
 def test_what_is_no_set_of_labels_is_refused(tmp_path, labels, said):
@@ -123,3 +126,52 @@ def test_batches_hold_the_labels_of_their_rows(tmp_path, task):
             assert not batch.labels[~used].any()
             seen += used.sum()
         assert seen == len(rows)
+
+
+def write(folder: Path, text: str | bytes, name: str = "table.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def labels_refused(folder: Path, labels: list[str], *words: str) -> None:
+    table = read_table(write(folder, "sequence,label\n" + "".join(f"ACGT,{label}\n" for label in labels)))
+    with pytest.raises(UserError) as caught:
+        LabelSet.from_table(table)
+    for word in (str(table.path), *words):
+        assert word in str(caught.value)
+
+
+def classes(folder: Path, labels: list[str]) -> tuple[str, ...]:
+    return LabelSet.from_table(read_table(write(folder, "sequence,label\n" + "".join(f"A,{x}\n" for x in labels)))).names
+
+
+def test_class_numbers_sort_as_numbers_and_names_as_text(tmp_path):
+    numbers = [str(n) for n in range(12)]
+    assert classes(tmp_path, numbers[::-1]) == tuple(numbers)
+    assert classes(tmp_path, ["donor", "acceptor", "none", "donor"]) == ("acceptor", "donor", "none")
+    assert classes(tmp_path, ["002", "001"]) == ("001", "002")
+
+
+def test_unusable_labels(tmp_path):
+    labels_refused(tmp_path, ["0", "2", "0", "2"], "line 3", "label 2 without a label 1", "found 0, 2", "renumber")
+    labels_refused(tmp_path, ["1", "2", "1"], "line 2", "label 1 without a label 0", "numbered 0 to 1")
+    labels_refused(tmp_path, ["1", "-1"], "line 3", "label -1", "renumber")
+    labels_refused(tmp_path, ["0", "0"], "all 2 rows", "label '0'", "at least two classes")
+    labels_refused(tmp_path, ["0", "1", "1.0"], "line 4", "label '1.0'", "write 1 for 1.0")
+    labels_refused(tmp_path, ["0.25", "0.5"], "line 2", "0.25", "set data.task=regression")
+    labels_refused(tmp_path, ["a", "nan", "b"], "line 3", "'nan'")
+    labels_refused(tmp_path, ["0", "1", "NA", "1"], "line 4", "label 'NA'", "integers only or names only")
+    labels_refused(tmp_path, ["yes", "no", "1", "no"], "line 4", "label '1'", "'yes'", "(line 2)")
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=60))
+def test_numbers_are_taken_exactly_when_they_have_no_gap(tmp_path_factory, numbers):
+    table = read_table(
+        write(tmp_path_factory.getbasetemp(), "sequence,label\n" + "".join(f"ACGT,{n}\n" for n in numbers), "numbers.csv")
+    )
+    if len(set(numbers)) > 1 and sorted(set(numbers)) == list(range(max(numbers) + 1)):
+        assert LabelSet.from_table(table).encode(table).tolist() == numbers
+    else:
+        with pytest.raises(UserError):
+            LabelSet.from_table(table)

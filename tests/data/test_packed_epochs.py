@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.classification import EncodedTable, epoch_order
+from dnabert2_jax.data.by_length import epoch_order
+from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.packed_epochs import pack_epochs
-from dnabert2_jax.data.tables import read_table
-from dnabert2_jax.tokenizer.base import Tokenizer
-from tests.data.test_classification import row_lengths, rows_of
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.tokenizer.loading import Tokenizer
+from tests.data.helpers import encoded_table, row_lengths, rows_of
 
 GUE_TOKENS = {
     # Mean, standard deviation and maximum of the tokens of a row: promoters of 70 and 300 bases, transcription factors,
@@ -25,9 +26,7 @@ GUE_TOKENS = {
 
 
 def table_of_lengths(lengths) -> EncodedTable:
-    sizes = np.asarray(lengths, np.int32)
-    ids = [np.full(n, 5, np.int32) for n in sizes]
-    return EncodedTable(ids, sizes, np.zeros(len(sizes), np.int32), sizes, sizes, int(sizes.max()))
+    return encoded_table([np.full(n, 5, np.int32) for n in lengths], np.zeros(len(lengths), np.int32))
 
 
 @settings(max_examples=30)
@@ -53,7 +52,7 @@ def test_every_epoch_holds_every_sequence_once_and_whole(lengths, batch_size, se
                 tokens += len(wanted)
             assert (batch.tokens.segment_ids > 0).sum() == tokens
         slots = sum(batch.tokens.input_ids.size for batch in epoch)
-        assert epoch.padding_share == pytest.approx(1 - sum(lengths) / slots)
+        assert epoch.batches.padding_share == pytest.approx(1 - sum(lengths) / slots)
 
 
 def test_the_second_of_a_pair_has_its_type_within_a_shared_row():
@@ -72,7 +71,7 @@ def test_padding_is_under_five_percent_for_every_length_of_the_benchmark(name):
     mean, deviation, longest = GUE_TOKENS[name]
     lengths = np.random.default_rng(0).normal(mean, deviation, 3000).round().clip(mean / 2, longest).astype(np.int32)
     for epoch in pack_epochs([table_of_lengths(lengths)] * 2, 32, 0, hidden_size=768, max_shapes=3):
-        assert epoch.padding_share < 0.05
+        assert epoch.batches.padding_share < 0.05
 
 
 def test_padding_is_under_five_percent_on_the_benchmarks_own_tables(shared_dir: Path):
@@ -83,7 +82,7 @@ def test_padding_is_under_five_percent_on_the_benchmarks_own_tables(shared_dir: 
         lengths = np.array([len(ids) + 2 for ids in tokenizer.encode_raw_batch(read_table(path).sequences)])
         whole = lengths[: len(lengths) // 32 * 32]  # the fill of a short last batch is no matter of packing
         (epoch,) = pack_epochs([table_of_lengths(whole)], 32, 0, hidden_size=768, max_shapes=3)
-        assert epoch.padding_share < 0.05, path
+        assert epoch.batches.padding_share < 0.05, path
 
 
 def test_rows_can_be_cut_into_parts():

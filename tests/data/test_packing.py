@@ -3,23 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.packing import (
-    LONGEST_PACKED,
-    MAX_WIDTHS,
-    TokenRow,
-    pack,
-    padded_width,
-    slots_of_row,
-)
+from dnabert2_jax.data.encoding import EncodedRows
+from dnabert2_jax.data.packing import LONGEST_PACKED, MAX_WIDTHS, pack, padded_width, slots_of_row
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 
 
 def rows_of(lengths):
     """Rows of the given numbers of tokens, whose ids tell them apart; the second half of each is of token type 1."""
-    return [
-        TokenRow(np.array([CLS, *(5 + (row + np.arange(n - 2)) % 97), SEP], np.int32), n // 2)
-        for row, n in enumerate(lengths)
-    ]
+    rows = [np.array([CLS, *(5 + (row + np.arange(n - 2)) % 97), SEP], np.int32) for row, n in enumerate(lengths)]
+    return EncodedRows(rows, np.array(lengths) // 2)
 
 
 some_lengths = st.lists(st.integers(3, 90) | st.integers(3, 5000), min_size=1, max_size=60)
@@ -32,15 +24,15 @@ def test_every_sequence_comes_once_and_whole(lengths, tokens_per_batch):
     seen = []
     for batch, plan in zip(batches, batches.plan, strict=True):
         ids, segments, types = batch.tokens
-        assert ids.shape == segments.shape == types.shape == (plan.rows, plan.width)
-        assert plan.rows == 1 or ids.size <= tokens_per_batch
-        assert batch.starts.shape == batch.sequences.shape == (plan.rows, slots_of_row(plan.width))
+        assert ids.shape == segments.shape == types.shape == (plan.height, plan.width)
+        assert plan.height == 1 or ids.size <= tokens_per_batch
+        assert batch.starts.shape == batch.rows.shape == (plan.height, slots_of_row(plan.width))
         covered = np.zeros_like(ids, dtype=bool)
-        for row, slot in zip(*np.nonzero(batch.used), strict=True):
-            sequence, start = batch.sequences[row, slot], batch.starts[row, slot]
+        for row, slot in zip(*np.nonzero(batch.rows >= 0), strict=True):
+            sequence, start = batch.rows[row, slot], batch.starts[row, slot]
             own = np.s_[row, start : start + lengths[sequence]]
-            np.testing.assert_array_equal(ids[own], rows[sequence].ids)
-            np.testing.assert_array_equal(types[own], np.arange(lengths[sequence]) >= rows[sequence].first_tokens)
+            np.testing.assert_array_equal(ids[own], rows.input_ids[sequence])
+            np.testing.assert_array_equal(types[own], np.arange(lengths[sequence]) >= rows.first_tokens[sequence])
             assert (segments[own] == slot + 1).all()
             assert not covered[own].any()
             covered[own] = True
@@ -50,7 +42,7 @@ def test_every_sequence_comes_once_and_whole(lengths, tokens_per_batch):
         assert not types[~covered].any()
     assert sorted(seen) == list(range(len(lengths)))
     assert batches.real_tokens == sum(lengths)
-    slots = sum(rows * width for rows, width in ((plan.rows, plan.width) for plan in batches.plan))
+    slots = sum(rows * width for rows, width in ((plan.height, plan.width) for plan in batches.plan))
     assert batches.padding_share == pytest.approx(1 - sum(lengths) / slots)
 
 
@@ -88,7 +80,7 @@ def test_a_very_long_sequence_is_alone_and_the_others_are_batched_as_without_it(
     lengths = np.random.default_rng(0).integers(20, 30, 200).tolist()
     without, batches = pack(rows_of(lengths), 4096), pack(rows_of([*lengths, 25_000]), 4096)
     long, *others = batches.plan
-    assert (long.rows, long.sequences) == (1, [[200]])
+    assert (long.height, long.members) == (1, [[200]])
     assert long.width < 25_000 * 1.25
     assert others == without.plan
     assert max(plan.width for plan in others) < 500
@@ -96,7 +88,7 @@ def test_a_very_long_sequence_is_alone_and_the_others_are_batched_as_without_it(
 
 def test_equally_long_sequences_beyond_the_packed_ones_share_batches():
     batches = pack(rows_of([LONGEST_PACKED + 10] * 5), 20_000)
-    assert [(plan.rows, len(plan.sequences)) for plan in batches.plan] == [(3, 3), (2, 2)]
+    assert [(plan.height, len(plan.members)) for plan in batches.plan] == [(3, 3), (2, 2)]
 
 
 def test_short_rows_of_few_sequences():

@@ -119,6 +119,14 @@ def test_of_a_masked_span_of_overlapping_kmers_a_base_is_hidden(corpus, k):
             assert not visible[stretch[0] : stretch[-1] + k].all()
 
 
+def test_the_other_split_is_the_same_rows_without_measuring_again(corpus, monkeypatch):
+    train, built = make_rows(corpus), make_rows(corpus, split="validation")
+    monkeypatch.setattr("dnabert2_jax.data.pretraining.window_bases_for", None)
+    validation = train.of_split("validation")
+    assert (train.windows.split, validation.windows.split) == ("train", "validation")
+    assert_equal(validation.batch(range(5)), built.batch(range(5)))
+
+
 def test_a_run_may_choose_the_length_of_spans(corpus):
     def masked(tokenizer, **options):
         rows = PretrainingRows(corpus, tokenizer, tokens_per_row=64, masking=MaskingConfig(**options), seed=3)

@@ -1,13 +1,11 @@
-import bz2
-import gzip
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.sequences import given_sequences, read_sequences
+from dnabert2_jax.data.reading import read_sequences, read_table
+from dnabert2_jax.data.sequences import given_sequences, other_strand, reverse_complement
 from dnabert2_jax.errors import UserError
-from tests.genome.helpers import write_fasta
+from tests.helpers import write_table
 
 
 def written(path, content):
@@ -16,98 +14,12 @@ def written(path, content):
     return path
 
 
-def test_fasta(tmp_path):
-    sequences = read_sequences(write_fasta(tmp_path / "genes.fa", {"b": "ACGTN" * 30, "a": "ggg"}))
-    assert sequences.names == ["b", "a"]
-    assert sequences.sequences == ["ACGTN" * 30, "GGG"]
-    assert sequences.pairs is None
-    assert "2 sequences, 153 bases; 3 lower-case letters upper-cased; 30 ambiguity codes" in sequences.summary()
-
-
-@pytest.mark.parametrize(
-    ("name", "pack"),
-    [
-        ("x.fa.gz", gzip.compress),
-        ("x.fna.bz2", bz2.compress),
-        ("x.txt", bytes),
-        ("x", bytes),
-        ("x.gz", gzip.compress),
-    ],
-)
-def test_fasta_is_recognised(tmp_path, name, pack):
-    sequences = read_sequences(written(tmp_path / name, pack(b">one two\nAC\nGT\n")))
-    assert (sequences.names, sequences.sequences) == (["one"], ["ACGT"])
-
-
-@pytest.mark.parametrize(("name", "pack"), [("x.csv", bytes), ("x.csv.gz", gzip.compress), ("x.txt", bytes)])
-def test_table(tmp_path, name, pack):
-    text = b'\xef\xbb\xbfname,sequence,other\r\nfirst,ACGT,1\r\n"se,cond",ggn,\r\n'
-    sequences = read_sequences(written(tmp_path / name, pack(text)))
-    assert sequences.names == ["first", "se,cond"]
-    assert sequences.sequences == ["ACGT", "GGN"]
-    assert (sequences.letters.lower_case, sequences.letters.ambiguous) == (3, {"N": 1})
-
-
-def test_rows_without_names_are_numbered(tmp_path):
-    path = written(tmp_path / "x.tsv", "label\tsequence\n1\tACGT\n0\tGG\n")
-    assert read_sequences(path).names == ["1", "2"]
-    assert read_sequences(path, name_column="label").names == ["1", "0"]
-
-
-def test_pairs_and_one_column_of_them(tmp_path):
-    path = written(tmp_path / "x.csv", "sequence1,sequence2\nAC,GGG\nTT,A\n")
-    sequences = read_sequences(path)
-    assert (sequences.sequences, sequences.pairs) == (["AC", "TT"], ["GGG", "A"])
-    assert "2 pairs, 8 bases" in sequences.summary()
-    one = read_sequences(path, sequence_column="sequence2")
-    assert (one.sequences, one.pairs) == (["GGG", "A"], None)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("x.csv", "", r"x\.csv: the file is empty"),
-        ("x.csv", "sequence\n", r"x\.csv: the file has a header and no rows"),
-        (
-            "x.csv",
-            "seqence,label\nA,1\n",
-            r"no column 'sequence'; the header has 'seqence', 'label'.*did you mean 'seqence'",
-        ),
-        ("x.csv", "sequence,sequence\nA,A\n", r"2 columns are called 'sequence'"),
-        ("x.csv", "sequence,sequence1\nA,A\n", r"has both 'sequence' and 'sequence1'"),
-        ("x.csv", "sequence1,label\nA,A\n", r"no column 'sequence2'"),
-        ("x.csv", "name,sequence\na,A\nb\n", r"x\.csv, line 3: 1 fields, but the header has 2"),
-        ("x.csv", "name,sequence\na,A\nb,\n", r"x\.csv, line 3, column 'sequence': the sequence is empty"),
-        ("x.csv", "name,sequence\na,A\nb,ACXT\n", r"line 3, column 'sequence', position 3: 'X' is not a DNA letter"),
-        ("x.csv", "sequence\nAC[MASK]T\n", r"position 3: '\[' is not a DNA letter.*special tokens"),
-        ("x.csv.gz", b"\x1f\x8b\x08broken", r"x\.csv\.gz: damaged gzip file"),
-        ("x.fa", ">a\nACGT\n>b\n", r"x\.fa, record 'b': the sequence is empty"),
-        ("x.fa", ">a\nAC\n>a\nAC\n", r"the name 'a' is that of record 1 too"),
-        ("x.fa", "", r"x\.fa: no FASTA record"),
-        ("x.fa.gz", b"plain text", r"x\.fa\.gz, record 1"),
-        ("x.fastq", "@read\nACGT\n+\nIIII\n", r"this looks like FASTQ"),
-    ],
-)
-def test_mistakes(tmp_path, name, content, message):
-    path = written(tmp_path / name, content)
-    with pytest.raises(UserError, match=message):
-        read_sequences(path)
-
-
-def test_paths_that_are_no_files(tmp_path):
-    with pytest.raises(UserError, match="is a directory; a FASTA, CSV or TSV file is wanted"):
-        read_sequences(tmp_path)
-    with pytest.raises(UserError, match=r"x\.csv: cannot be read"):
-        read_sequences(tmp_path / "x.csv")
-    with pytest.raises(UserError, match=r"x\.fa does not exist"):
-        read_sequences(tmp_path / "x.fa")
-
-
-def test_a_column_of_names_that_was_asked_for_must_be_there(tmp_path):
-    with pytest.raises(
-        UserError, match=r"no column 'gene' of names; the header has 'genes', 'sequence'.*did you mean 'genes'"
-    ):
-        read_sequences(written(tmp_path / "x.csv", "genes,sequence\na,A\n"), name_column="gene")
+BASES_OF = {
+    **{base: base for base in "ACGT"},
+    **{"R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC"},
+    **{"B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"},
+}
+PAIRED = dict(zip("ACGT", "TGCA", strict=True))
 
 
 @given(st.lists(st.text("acgtACGTnNRy", min_size=1, max_size=30), min_size=1, max_size=8))
@@ -121,7 +33,7 @@ def test_given_sequences_are_what_a_file_would_give(tmp_path_factory, texts):
 
 
 def test_mistakes_in_python():
-    with pytest.raises(UserError, match=r"sequences is one text; a list of them is wanted: \[sequences\]"):
+    with pytest.raises(UserError, match=r"sequences is one text; give a list of them: \[sequences\]"):
         given_sequences("ACGT")
     with pytest.raises(UserError, match="there are no sequences"):
         given_sequences([])
@@ -135,3 +47,20 @@ def test_mistakes_in_python():
         given_sequences(["A"], ["A", "C"])
     with pytest.raises(UserError, match="0 names for 1 sequences"):
         given_sequences(["A"], names=[])
+
+
+@given(st.text("".join(BASES_OF), min_size=1, max_size=60))
+def test_each_letter_meets_its_partner_and_twice_is_the_same(sequence):
+    other = reverse_complement(sequence)
+    assert reverse_complement(other) == sequence
+    for letter, partner in zip(sequence, reversed(other), strict=True):
+        assert {PAIRED[base] for base in BASES_OF[letter]} == set(BASES_OF[partner])
+
+
+def test_pairs_keep_their_order(tmp_path):
+    table = read_table(write_table(tmp_path / "pairs.csv", [("AAC", "GGT", "0")], "sequence1,sequence2,label"))
+    other = other_strand(table)
+    assert (other.sequences, other.pairs, other.labels) == (["GTT"], ["ACC"], ["0"])
+    both = other_strand(given_sequences(["AAC"], ["GGT"]))
+    assert (both.sequences, both.pairs) == (["GTT"], ["ACC"])
+    assert other_strand(given_sequences(["AACN"])).sequences == ["NGTT"]

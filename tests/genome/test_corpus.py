@@ -151,7 +151,7 @@ def test_bad_species(tmp_path: Path):
         ([a, b], "'a' has no weight"),
         ([SpeciesSource("", [path])], "species name ''"),
         ([SpeciesSource("a", [])], "has no files"),
-        ([SpeciesSource("a", [path, path])], "has a file twice"),
+        ([SpeciesSource("a", [path, path])], "lists a file twice"),
         ([SpeciesSource("a", [tmp_path / "no.fa"])], "does not exist"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -188,7 +188,7 @@ def test_out_that_cannot_be_written(tmp_path: Path):
 def test_contigs_longer_than_a_slice(make_corpus, monkeypatch):
     sequence = "N" * 90 + random_dna(300, 0) + "R" + random_dna(211, 1)
     whole = make_corpus({"a": [sequence]}, validation_fraction=0)
-    monkeypatch.setattr("dnabert2_jax.genome.parts._SLICE", 64)
+    monkeypatch.setattr("dnabert2_jax.genome.packed_fasta._SLICE", 64)
     sliced = make_corpus({"a": [sequence]}, validation_fraction=0)
     assert text(sliced, 0) == text(whole, 0) == sequence
     assert sliced.segments("train").tolist() == whole.segments("train").tolist() == [[0, 90, 390], [0, 391, 602]]
@@ -229,7 +229,7 @@ def test_open_says_what_is_damaged(make_corpus, tmp_path: Path):
 
     for change, message in [
         (lambda d: (d / "bases.bin").unlink(), "bases.bin is missing"),
-        (lambda d: cut(d / "bases.bin"), "bases.bin has 124 bytes, its manifest states 125"),
+        (lambda d: cut(d / "bases.bin"), "bases.bin has 124 bytes, its manifest says 125"),
         (lambda d: cut(d / "train.bin"), "train.bin has"),
         (lambda d: cut(d / "manifest.json"), "manifest.json is damaged"),
         (lambda d: set_format(d / "manifest.json"), "format 99"),

@@ -10,7 +10,7 @@ import pytest
 from dnabert2_jax.baselines.comparison import Baseline
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.runs import FinetuneRun
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.gue.runner import GueRun
 from dnabert2_jax.metrics.scores import classification_metrics, scores_without
 from dnabert2_jax.recipes.finetuning import Finetuned

@@ -20,8 +20,8 @@ from dnabert2_jax.gue.efficiency import (
 )
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.types import TokenBatch
 from tests.genome.helpers import random_dna
 

@@ -13,7 +13,7 @@ import pytest
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.loading import load_run, run_to_dict
 from dnabert2_jax.config.runs import FinetuneRun
-from dnabert2_jax.data.tables import read_table
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.runner import GueRun, run_gue
 from dnabert2_jax.reports.sections import PREDICTIONS_FILE

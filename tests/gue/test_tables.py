@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.data.tables import read_table
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.gue.catalogue import catalogue
 from dnabert2_jax.gue.discovery import discover
 from dnabert2_jax.gue.tables import CAPPED_TABLE, capped_rows, prepare
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from tests.helpers import tiny_rows, tiny_tokenizer, write_table
 
 PAIRS = "sequence1,sequence2,label"

@@ -6,6 +6,7 @@ import pytest
 
 from dnabert2_jax.cli import main
 from tests.genome.helpers import random_dna, write_fasta
+from tests.helpers import write_table
 
 
 @pytest.fixture
@@ -78,6 +79,10 @@ def test_fill_mask(dnabert2, mlm_path, tmp_path):
         (["predict", "--data", "{fasta}", "--out", "{tmp}/p.csv"], "give either --model"),
         (["predict", "--model", "{mlm}", "--adapter", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/p.csv"], "give either"),
         (["predict", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/p.csv"], "is a masked_lm; prediction needs"),
+        (
+            ["evaluate", "--model", "{mlm}", "--data", "{table}", "--out", "{tmp}/e.json"],
+            "scoring needs a classifier",
+        ),
         (["predict", "--model", "{mlm}", "--data", "{tmp}/none.fa", "--out", "{tmp}/p.csv"], "none.fa does not exist"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/no/e.npz"], "there is no directory"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.csv"], "accepted are .npz, .parquet, .h5"),
@@ -87,7 +92,8 @@ def test_fill_mask(dnabert2, mlm_path, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(dnabert2, mlm_path, fasta, tmp_path, arguments, message):
-    places = {"mlm": mlm_path, "fasta": fasta, "tmp": tmp_path}
+    table = write_table(tmp_path / "table.csv", [("ACGT", "0"), ("GGTA", "1")])
+    places = {"mlm": mlm_path, "fasta": fasta, "tmp": tmp_path, "table": table}
     code, out, errors = dnabert2(*(argument.format(**places) for argument in arguments))
     assert code == 2
     assert out == ""

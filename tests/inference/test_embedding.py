@@ -1,15 +1,17 @@
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from dnabert2_jax.data.encoding import encode_sequences
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import embed
-from dnabert2_jax.inference.encoding import encode_rows
 from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import Forward, Predictor
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
@@ -25,12 +27,12 @@ TOLERANCE = {"atol": 1e-5, "rtol": 0}
 @pytest.fixture(scope="module")
 def hidden(mlm, mixed_sequences):
     """Hidden states of each sequence in a row of its own, [CLS] and [SEP] included, from the model's definition."""
-    rows = [row.ids for row in encode_rows(mlm.tokenizer, given_sequences(mixed_sequences))]
+    rows = encode_sequences(given_sequences(mixed_sequences), mlm.tokenizer).input_ids
     width = max(map(len, rows))
     ids = np.stack([np.pad(row, (0, width - len(row)), constant_values=PAD) for row in rows])
     tokens = TokenBatch(ids, (ids != PAD).astype(np.int32), np.zeros_like(ids))
     network = masked_lm(mlm.config)
-    states = jax.jit(lambda params: network.bind(params).hidden_states(tokens))(mlm.params)
+    states = jax.jit(lambda params: network.bind(params).hidden_states(tokens))(mlm.predictor.params)
     return [state[: len(row)] for state, row in zip(np.asarray(states), rows, strict=True)]
 
 
@@ -66,8 +68,8 @@ def test_an_embedding_does_not_depend_on_its_batch(mlm, mixed_sequences):
 
 
 def test_the_test_above_packs_several_sequences_in_a_row(mlm, mixed_sequences):
-    batches = pack(encode_rows(mlm.tokenizer, given_sequences(mixed_sequences)), 600)
-    assert max(batch.used.sum(1).max() for batch in batches) > 2
+    batches = pack(encode_sequences(given_sequences(mixed_sequences), mlm.tokenizer), 600)
+    assert max((batch.rows >= 0).sum(1).max() for batch in batches) > 2
     assert len(batches) > 1
 
 
@@ -91,7 +93,7 @@ def test_a_sequence_beyond_the_packed_ones(mlm):
 
 
 def test_bfloat16_is_near_float32(mlm, mixed_sequences):
-    rough = InferenceModel(mlm.path, mlm.kind, mlm.config, mlm.params, mlm.tokenizer, (), Compute("bfloat16"))
+    rough = replace(mlm, predictor=Predictor(Forward(mlm.config, Compute("bfloat16")), mlm.predictor.params))
     difference = (
         embed(rough, given_sequences(mixed_sequences)).vectors - embed(mlm, given_sequences(mixed_sequences)).vectors
     )
@@ -120,7 +122,8 @@ def test_every_base_has_a_vector_under_overlapping_kmers():
     """Each k-mer stands for its first base, the last of a sequence for all of its own."""
     tokenizer = KmerTokenizer(3, 1)
     config = tiny_config(vocab_size=tokenizer.vocab_size)
-    model = InferenceModel(Path("k-mers"), "masked_lm", config, masked_lm(config).init(0), tokenizer, (), Compute())
+    predictor = Predictor(Forward(config, Compute()), masked_lm(config).init(0))
+    model = InferenceModel(Path("k-mers"), "masked_lm", tokenizer, (), predictor)
     sequences = given_sequences([random_dna(40, 1), random_dna(9, 2)])
     tokens, bases = (embed(model, sequences, pooling) for pooling in ("token", "base"))
     assert np.diff(tokens.offsets).tolist() == [38, 7]

@@ -20,7 +20,9 @@ def probabilities(mlm):
 
     def of(ids):
         row = np.array([[*ids, *[PAD] * (width - len(ids))]], np.int32)
-        return np.asarray(function(mlm.params, TokenBatch(row, (row != PAD).astype(np.int32), np.zeros_like(row))))[0]
+        return np.asarray(
+            function(mlm.predictor.params, TokenBatch(row, (row != PAD).astype(np.int32), np.zeros_like(row)))
+        )[0]
 
     return of
 
@@ -70,7 +72,7 @@ def test_everything_may_be_masked(mlm):
 def test_mistakes(mlm, classifier):
     for sequence, ranges, message in [
         ("ACGT", [], r"nothing is masked; write \[MASK\] into the sequence, or give a range"),
-        ("AC[MASK]GT", [(0, 1)], r"holds \[MASK\] and ranges were given"),
+        ("AC[MASK]GT", [(0, 1)], r"contains \[MASK\] and ranges were given, too"),
         ("ACGT", [(2, 5)], r"bases 3-5 \(counted from 1\) are not a range of this sequence, which has 4 bases"),
         ("ACGT", [(2, 2)], "are not a range"),
         ("AC[mask]GT", [], r"position 3: '\['"),

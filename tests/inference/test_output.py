@@ -130,9 +130,9 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(mlm, sequences,
 
 def test_places_that_cannot_be_written(mlm, sequences, tmp_path):
     for path, message in [
-        (tmp_path / "x.csv", r"names no format; accepted are \.npz, \.parquet, \.h5"),
-        (tmp_path / "x", "ends in '' names no format"),
-        (tmp_path / "none" / "x.npz", r"there is no directory .*none; make it first"),
+        (tmp_path / "x.csv", r"is not a known format; accepted are \.npz, \.parquet, \.h5"),
+        (tmp_path / "x", "the suffix '' is not a known format"),
+        (tmp_path / "none" / "x.npz", r"there is no directory .*none; create it first"),
     ]:
         with pytest.raises(UserError, match=message):
             check_output(path, EMBEDDING_SUFFIXES)

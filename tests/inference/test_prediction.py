@@ -2,56 +2,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from dnabert2_jax.data.classification import choose_lengths, encode_table, evaluation_batches
-from dnabert2_jax.data.sequences import given_sequences, read_sequences
-from dnabert2_jax.data.strands import reverse_complement
-from dnabert2_jax.data.tables import LabelSet, read_table
+from dnabert2_jax.data.by_length import choose_lengths, evaluation_batches
+from dnabert2_jax.data.encoding import encode_sequences, encode_table
+from dnabert2_jax.data.labels import LabelSet
+from dnabert2_jax.data.reading import read_sequences, read_table
+from dnabert2_jax.data.sequences import given_sequences, other_strand, reverse_complement
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.inference.classify import Classifier, predict_rows
-from dnabert2_jax.inference.encoding import encode_limited, window_starts
 from dnabert2_jax.inference.prediction import predict
-from dnabert2_jax.modeling.compute import Compute
 from tests.genome.helpers import random_dna
-from tests.helpers import tiny_tokenizer, write_table
+from tests.helpers import write_table
 
 PROBABILITIES = {"atol": 1e-5, "rtol": 0}
 
 
-@given(st.integers(1, 3000), st.integers(1, 200), st.floats(0, 0.99))
-def test_windows_cover_everything_and_overlap(extra, window, overlap):
-    tokens = window + extra
-    starts = window_starts(tokens, window, overlap)
-    assert starts[0] == 0
-    assert starts[-1] == tokens - window
-    steps = np.diff(starts)
-    assert (steps >= 1).all()
-    assert steps.max() <= max(1, window * (1 - overlap))
-    assert steps.max() - steps.min() <= 1
-    assert len(starts) == 1 or (len(starts) - 2) * max(1, int(window * (1 - overlap))) < extra
+def by_length(model, table, max_tokens, batch_size=8):
+    """Outputs of a labeled table in batches of one sequence a row, as fine-tuning evaluates."""
+    encoded = encode_table(table, model.tokenizer, LabelSet(model.labels), max_tokens, token_types=model.head.token_types)
+    return model.predictor.class_outputs(evaluation_batches(encoded, batch_size, choose_lengths(encoded.lengths))), encoded
 
 
-@given(st.text("ACGTN", min_size=1, max_size=400), st.integers(4, 60), st.sampled_from([0.0, 0.5, 0.9]))
-def test_a_window_has_the_tokens_that_its_bases_alone_would_get(sequence, max_tokens, overlap):
-    tokenizer = tiny_tokenizer()
-    limited = encode_limited(tokenizer, given_sequences([sequence]), max_tokens=max_tokens, long="windows", overlap=overlap)
-    assert limited.windows.tolist() == [len(limited.rows)]
-    assert limited.cut_bases.tolist() == [0]
-    for row in limited.rows:
-        assert len(row.ids) <= max_tokens
-        bases = tokenizer.decode(row.ids)
-        assert bases in sequence
-        np.testing.assert_array_equal(tokenizer.encode(bases), row.ids)
-    assert sum(len(tokenizer.decode(row.ids)) for row in limited.rows) >= len(sequence)
-
-
-def test_as_evaluation_scores_them(classifier_path, classifier, tmp_path):
+def test_as_fine_tuning_evaluates_them(classifier, tmp_path):
     rows = [(random_dna(int(n), seed), "other") for seed, n in enumerate(np.random.default_rng(1).integers(1, 200, 25))]
     path = write_table(tmp_path / "table.csv", rows)
     predictions = predict(classifier, read_sequences(path), batch_tokens=500)
-    scored = Classifier.load(classifier_path, Compute()).score(read_table(path), batch_size=8, max_tokens=512)
+    scored, _ = by_length(classifier, read_table(path), 512)
     np.testing.assert_allclose(predictions.probabilities, scored, **PROBABILITIES)
     assert predictions.labels == [classifier.labels[c] for c in scored.argmax(1)]
     assert len(set(predictions.labels)) > 1
@@ -60,14 +35,12 @@ def test_as_evaluation_scores_them(classifier_path, classifier, tmp_path):
 
 
 @pytest.mark.parametrize("max_tokens", [512, 12])
-def test_pairs_as_evaluation_scores_them(classifier_path, classifier, tmp_path, max_tokens):
+def test_pairs_as_fine_tuning_evaluates_them(classifier, tmp_path, max_tokens):
     lengths = np.random.default_rng(2).integers(1, 120, (10, 2))
     rows = [(random_dna(int(a), 2 * n), random_dna(int(b), 2 * n + 1), "coding") for n, (a, b) in enumerate(lengths)]
     path = write_table(tmp_path / "table.csv", rows, "sequence1,sequence2,label")
     predictions = predict(classifier, read_sequences(path), max_tokens=max_tokens, long="cut")
-    table, loaded = read_table(path), Classifier.load(classifier_path, Compute())
-    encoded = encode_table(table, loaded.tokenizer, LabelSet(classifier.labels), max_tokens)
-    scored = predict_rows(loaded.predict, loaded.params, evaluation_batches(encoded, 8, choose_lengths(encoded.lengths, 1)))
+    scored, encoded = by_length(classifier, read_table(path), max_tokens)
     np.testing.assert_allclose(predictions.probabilities, scored, **PROBABILITIES)
     assert np.count_nonzero(predictions.cut_bases) == encoded.truncated_rows
 
@@ -76,8 +49,8 @@ def test_windows_are_averaged(classifier):
     long, short = random_dna(600, 5), "ACGTTTGAC"
     sequences = given_sequences([short, long, short], names=["a", "b", "c"])
     predictions = predict(classifier, sequences, max_tokens=40)
-    limited = encode_limited(classifier.tokenizer, sequences, max_tokens=40, long="windows", overlap=0.5)
-    windows = [classifier.tokenizer.decode(row.ids) for row in limited.rows[1:-1]]
+    limited = encode_sequences(sequences, classifier.tokenizer, 40)
+    windows = [classifier.tokenizer.decode(ids) for ids in limited.input_ids[1:-1]]
     each = predict(classifier, given_sequences(windows), max_tokens=40)
     assert each.windows.tolist() == [1] * len(windows)
     assert each.probabilities.std(0).max() > 0.01
@@ -88,20 +61,20 @@ def test_windows_are_averaged(classifier):
     assert f"more than 40 tokens: 1, read in {len(windows)} overlapping windows" in predictions.summary()
 
 
-def test_the_limit_is_what_the_model_was_trained_on(classifier_path, classifier, tmp_path):
-    short = replace(classifier, head=replace(classifier.head, max_tokens=40))
+def test_the_limit_is_what_the_model_was_trained_on(classifier):
+    forward = classifier.predictor.forward
+    limited = replace(forward, head=replace(forward.head, max_tokens=40))
+    short = replace(classifier, predictor=replace(classifier.predictor, forward=limited))
     sequences = given_sequences([random_dna(600, 5), "ACGTTTGAC"])
     by_itself, asked = predict(short, sequences), predict(classifier, sequences, max_tokens=40)
     assert by_itself.windows.tolist() == asked.windows.tolist() != [1, 1]
     np.testing.assert_array_equal(by_itself.probabilities, asked.probabilities)
-    path = write_table(tmp_path / "table.csv", [(random_dna(600, 5), "other"), ("ACGTTTGAC", "other")])
-    scorer = Classifier.load(classifier_path, Compute())
-    limited = replace(scorer, head=short.head).score(read_table(path), batch_size=8)
-    np.testing.assert_array_equal(limited, scorer.score(read_table(path), batch_size=8, max_tokens=40))
-    assert np.abs(limited - scorer.score(read_table(path), batch_size=8)).max() > 1e-3
+    cut, asked = predict(short, sequences, long="cut"), predict(classifier, sequences, max_tokens=40, long="cut")
+    np.testing.assert_array_equal(cut.probabilities, asked.probabilities)
+    assert np.abs(cut.probabilities - predict(classifier, sequences).probabilities).max() > 1e-3
 
 
-def test_both_strands_are_averaged(classifier_path, classifier, tmp_path):
+def test_both_strands_are_averaged(classifier, tmp_path):
     rows = [(random_dna(n, n), "other") for n in (30, 200, 77)]
     path = write_table(tmp_path / "table.csv", rows)
     flipped = given_sequences([reverse_complement(sequence) for sequence, _ in rows])
@@ -112,10 +85,10 @@ def test_both_strands_are_averaged(classifier_path, classifier, tmp_path):
         mean = (forward.probabilities + backward.probabilities) / 2
         np.testing.assert_allclose(both.probabilities, mean, **PROBABILITIES)
         assert both.windows.tolist() == forward.windows.tolist()
-    scorer = Classifier.load(classifier_path, Compute())
-    scored = scorer.score(read_table(path), batch_size=2, max_tokens=512, reverse_complement=True)
-    whole = predict(classifier, read_sequences(path), reverse_complement=True)
-    np.testing.assert_allclose(scored, whole.probabilities, **PROBABILITIES)
+    table = read_table(path)
+    strands = [by_length(classifier, strand, 512, batch_size=2)[0] for strand in (table, other_strand(table))]
+    whole = predict(classifier, table, reverse_complement=True)
+    np.testing.assert_allclose(np.mean(strands, axis=0), whole.probabilities, **PROBABILITIES)
 
 
 def test_cut_sequences_say_how_much_was_not_read(classifier):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.inference.arrays import ArrayOutputs
 from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import Forward, Predictor
+from dnabert2_jax.inference.token_ids import TokenIdOutputs
 from dnabert2_jax.kernels.attention import BACKENDS
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
@@ -90,10 +91,11 @@ def test_loss_and_gradients(case, backend):
 
 
 def as_used(case, kind):
-    """The methods behind those of :class:`dnabert2_jax.DNABERT2`."""
+    """What is behind the methods of :class:`dnabert2_jax.DNABERT2`."""
     labels = tuple(map(str, range(case.num_labels))) if kind == "classifier" else ()
     compute = Compute("float32", "reference")
-    return ArrayOutputs(InferenceModel(Path(kind), kind, case.config, case.params[kind], tiny_tokenizer(), labels, compute))
+    predictor = Predictor(Forward(case.config, compute, len(labels)), case.params[kind])
+    return TokenIdOutputs(InferenceModel(Path(kind), kind, tiny_tokenizer(), labels, predictor))
 
 
 @pytest.mark.parametrize("name", ORIGINAL)
@@ -101,19 +103,15 @@ def test_padding_is_as_in_the_original(name, shared_dir):
     case = load_case(name, shared_dir)
     model, batch = as_used(case, "masked_lm"), case.batches["single_pair"]
     assert (batch.tokens.segment_ids == 0).any()
-    assert worst(model.hidden_states(batch.tokens), batch.expected["hidden"]) <= 2e-5
-    assert worst(model.mlm_logits(batch.tokens), batch.expected["mlm_logits"]) <= 2e-5
+    assert worst(model("hidden_states", batch.tokens), batch.expected["hidden"]) <= 2e-5
+    assert worst(model("mlm_logits", batch.tokens), batch.expected["mlm_logits"]) <= 2e-5
 
 
 def test_public_methods():
     case = load_case("heads12", Path())
     language, classifier, batch = as_used(case, "masked_lm"), as_used(case, "classifier"), case.batches["rows"]
-    for method, output in (
-        (language.mlm_logits, "mlm_logits"),
-        (classifier.pooled, "pooled"),
-        (classifier.class_logits, "class_logits"),
-    ):
-        assert worst(batch.real(method(batch.tokens)), batch.real(batch.expected[output])) <= 2e-5, output
+    for model, output in ((language, "mlm_logits"), (classifier, "pooled"), (classifier, "class_logits")):
+        assert worst(batch.real(model(output, batch.tokens)), batch.real(batch.expected[output])) <= 2e-5, output
 
 
 def test_dropout_is_off_in_evaluation_and_on_in_training():

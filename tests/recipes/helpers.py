@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from dnabert2_jax.data.tables import read_table
-from dnabert2_jax.inference.classify import Classifier
+from dnabert2_jax.data.labels import saved_labels
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.metrics.scores import classification_metrics
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.training.workdir import MetricsLog
@@ -14,10 +16,10 @@ def tables(home: Path) -> dict[str, str]:
 
 
 def score(directory: Path, table: Path):
-    classifier = Classifier.load(directory, Compute())
-    data = read_table(table)
-    probabilities = classifier.score(data, batch_size=7, max_tokens=512)
-    return probabilities, classification_metrics(classifier.labels.encode(data), probabilities, classifier.labels.names)
+    classifier, data = InferenceModel.load(directory, Compute()), read_table(table)
+    probabilities = predict(classifier, data, max_tokens=512, long="cut").probabilities
+    labels = saved_labels(classifier.head, classifier.labels)
+    return probabilities, classification_metrics(labels.encode(data), probabilities, labels.names)
 
 
 def dev_mccs(workdir: Path) -> dict[int, float]:

@@ -8,10 +8,12 @@ from safetensors.numpy import load_file
 from dnabert2_jax.artifacts.adapter import load_adapter
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.artifacts.tensors import tree_sha256
-from dnabert2_jax.data.classification import encode_table, evaluation_batches
-from dnabert2_jax.data.tables import LabelSet, read_table
-from dnabert2_jax.inference.classify import make_predict, predict_rows
-from dnabert2_jax.modeling.models import sequence_classifier
+from dnabert2_jax.data.by_length import evaluation_batches
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.labels import LabelSet
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.inference.predictor import Forward, Predictor
+from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from tests.helpers import tiny_model
 from tests.recipes.helpers import score
@@ -55,9 +57,9 @@ def test_checkpoints_hold_nothing_of_the_base(home, lora):
 def test_the_merged_model_scores_as_the_adapter_beside_its_base(home, lora):
     adapter, data = load_adapter(lora.adapter), read_table(home / "test.csv")
     encoded = encode_table(data, adapter.base.tokenizer, LabelSet(adapter.labels), 512)
-    predict = make_predict(sequence_classifier(adapter.base.config, 2), adapter.lora)
+    forward = Forward(adapter.base.config, Compute(), 2, lora=adapter.lora)
     params = jax.device_put({**adapter.params, "encoder": adapter.base.params["encoder"]})
-    unmerged = predict_rows(predict, params, evaluation_batches(encoded, 8, (24,)))
+    unmerged = Predictor(forward, params).class_outputs(evaluation_batches(encoded, 8, (24,)))
     for directory in (lora.model, lora.adapter):
         merged, scores = score(directory, home / "test.csv")
         np.testing.assert_allclose(merged, unmerged, rtol=0, atol=2e-5)

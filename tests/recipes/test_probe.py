@@ -7,7 +7,7 @@ from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.convert.hugging_face import save_hugging_face
-from dnabert2_jax.data.sequences import read_sequences
+from dnabert2_jax.data.reading import read_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict

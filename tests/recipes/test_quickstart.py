@@ -10,7 +10,7 @@ from dnabert2_jax import sample_data
 from dnabert2_jax.artifacts.adapter import load_adapter
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.loading import parse_run
-from dnabert2_jax.data.tables import read_table
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.recipes import quickstart as module
 from dnabert2_jax.recipes.quickstart import quickstart

@@ -18,7 +18,8 @@ from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import HeadConfig, LoraConfig
 from dnabert2_jax.convert.hugging_face import load_hugging_face, save_hugging_face
 from dnabert2_jax.convert.peft import save_peft
-from dnabert2_jax.data.tables import load_splits, read_table
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.prediction import Predictions
 from dnabert2_jax.metrics.scores import multi_label_metrics, regression_metrics

@@ -13,8 +13,8 @@ from PIL import Image
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.baselines.comparison import kmer_baseline, kmer_baseline_if_feasible
 from dnabert2_jax.config.loading import run_to_dict
-from dnabert2_jax.data.classification import encode_table
-from dnabert2_jax.data.tables import load_splits
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import classification_metrics
 from dnabert2_jax.recipes.finetuning import finetune

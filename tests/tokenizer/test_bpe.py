@@ -11,7 +11,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import AMBIGUITY_CODES
 from dnabert2_jax.storage.hashes import file_sha256
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
 dna = st.text(alphabet="ACGT", max_size=300)
@@ -207,8 +207,8 @@ def _unigram(proto: ModelProto) -> None:
         (_other_letter, "id 20 is 'ACX'; accepted is a piece of A C G T"),
         (_repeated, "a piece occurs twice"),
         (_reordered, "id 20 has score -12; accepted is -11"),
-        (_dummy_prefix, "text is normalised"),
-        (_byte_fallback, "SentencePiece refuses this model .* copy it again"),
+        (_dummy_prefix, "text is normalized"),
+        (_byte_fallback, "SentencePiece rejects this model .* copy it again"),
         (_unigram, "model type is UNIGRAM; accepted is BPE"),
     ],
 )

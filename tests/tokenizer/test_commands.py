@@ -12,10 +12,11 @@ import tokenizers
 from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.data.classification import encode_table
+from dnabert2_jax.data.encoding import encode_table
+from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.pretraining import PretrainingRows
+from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import given_sequences
-from dnabert2_jax.data.tables import LabelSet, read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.model import InferenceModel
@@ -23,9 +24,9 @@ from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
-from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import UNK
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import finetune_run, pretrain_run, tiny_config, tiny_corpus, tiny_task

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome import read_fasta
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, BpeTokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-from dnabert2_jax.tokenizer.special import BASES, SPECIAL_TOKENS, with_template
+from dnabert2_jax.tokenizer.loading import Tokenizer
+from dnabert2_jax.tokenizer.special import SPECIAL_TOKENS, with_template
 from dnabert2_jax.tokenizer.training import train_bpe
 
 # The first sequence of the original's README, and its ids.
@@ -183,11 +184,11 @@ def move_ids(content: dict[str, Any]) -> None:
         (set_key("model", "dropout", to=0.1), r"model\.dropout: .*found 0.1"),
         (set_key("model", "continuing_subword_prefix", to="##"), r"model\.continuing_subword_prefix: .*found ##"),
         (set_key("model", "new_option", to=1), r"model\.new_option: Extra inputs"),
-        (set_key("model", "vocab", "A", to=9), r"id 6 \('C'\) stands where id 5 should"),
+        (set_key("model", "vocab", "A", to=9), r"id 6 \('C'\) is where id 5 should be"),
         (set_key("model", "vocab", "AX", to=1024), "id 1024 is 'AX'; accepted is a piece of A C G T"),
         (move_ids, r"ids 0-8 are \[PAD\] \[CLS\] \[SEP\] \[UNK\]"),
         (swap_merges, "merge 3 is .*; accepted is "),
-        (other_parts, "merge .* to which the order of the ids leads"),
+        (other_parts, "merge .* which follows from the order of the ids"),
         (lambda content: content["model"]["merges"].pop(), "1014 merges; accepted is 1015"),
         (lambda content: content.pop("model"), "model: Field required"),
     ],

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import AMBIGUITY_CODES
 from dnabert2_jax.storage.hashes import file_sha256
-from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import CLS, MASK, NUM_SPECIAL, PAD, SEP, SPECIAL_TOKENS, UNK
 
 OVERLAPPING = [KmerTokenizer(k, 1) for k in (3, 4, 5, 6)]

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnabert2_jax.data.classification import EncodedTable, evaluation_batches
+from dnabert2_jax.data.by_length import epoch_batches
+from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.draws import record_seeds
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
@@ -18,6 +19,7 @@ from dnabert2_jax.training.objectives import (
     multi_label_loss,
     regression_loss,
 )
+from tests.data.helpers import encoded_table
 from tests.helpers import classification_batch, mlm_batch, tiny_config
 
 LENGTHS = [16, 12, 16, 7, 16, 9]
@@ -195,7 +197,7 @@ def pairs_of(lengths, seed) -> EncodedTable:
     rng = np.random.default_rng(seed)
     rows = [np.array([CLS, *rng.integers(5, 64, n - 2), SEP], np.int32) for n in lengths]
     sizes = np.array(lengths, np.int32)
-    return EncodedTable(rows, rng.integers(2, sizes, dtype=np.int32), np.arange(len(rows)) % 3 % 2, sizes, sizes, 99)
+    return encoded_table(rows, np.arange(len(rows)) % 3 % 2, rng.integers(2, sizes, dtype=np.int32))
 
 
 def test_packed_rows_have_the_losses_and_gradients_of_one_sequence_a_row():
@@ -209,7 +211,7 @@ def test_packed_rows_have_the_losses_and_gradients_of_one_sequence_a_row():
     def gradient(batch):
         return jax.grad(lambda p: (lambda sums: (sums.loss, sums))(loss(p, {}, batch, False)), has_aux=True)(params)
 
-    (padded,) = evaluation_batches(table, 10, (32,))
+    (padded,) = epoch_batches(table, 10, 0, 0, (32,))
     ((packed,),) = pack_epochs([table], 10, 0, hidden_size=4096, max_shapes=1)
     assert packed.tokens.input_ids.shape[0] <= 5
     (of_padded, sums), (of_packed, packed_sums) = gradient(padded), gradient(packed)

@@ -1,8 +1,9 @@
-"""One FASTA file, read and packed by itself: what a corpus is put together from, so that files are read side by side.
+"""One FASTA file, read and packed on its own: corpora are assembled from these, so that files can be read in parallel.
 
-A part is a directory: ``bases.bin`` (see ``bits``; every contig starts at a byte), ``contigs.bin`` (a row a record: number
-in the file, bases kept, 0 where it was skipped), ``ambiguous.bin`` (as in a corpus, from the start of this part),
-``names.txt`` (a line a record) and ``part.json``, written last, which says what file it was made from and what was counted.
+A packed file is a directory: ``bases.bin`` (see ``bits``; every contig starts at a byte), ``contigs.bin`` (one row per
+record: its number in the file, and the bases kept, 0 if it was skipped), ``ambiguous.bin`` (as in a corpus, counted from the
+start of this file), ``names.txt`` (one line per record) and ``part.json``, written last, which says what file it was made
+from, and the counts.
 """
 
 import json
@@ -18,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.bits import pack
+from dnabert2_jax.genome.bits import pack_bases
 from dnabert2_jax.genome.fasta import FastaRecord, read_fasta
-from dnabert2_jax.genome.letters import LetterCounts, clean_letters
-from dnabert2_jax.genome.segments import Table
+from dnabert2_jax.genome.letters import BASES, LetterCounts, clean_letters
+from dnabert2_jax.genome.segments import IntRows
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.hashes import file_sha256
-from dnabert2_jax.tokenizer.special import BASES
 
 _SLICE = 1 << 22
 """Bases handled at once: a multiple of four, because a slice starts at a byte of bases.bin."""
@@ -34,12 +34,12 @@ _IS_BASE = bytes(chr(letter) in BASES for letter in range(256))
 
 
 @dataclass(frozen=True)
-class Part:
+class PackedFasta:
     """What was read from one file.
 
     Attributes:
-        directory: where it lies.
-        sha256: of the file.
+        directory: where it is.
+        sha256: of the FASTA file.
         letters: counts over the contigs kept.
         empty_records: FASTA records without sequence, skipped.
         short_contigs, short_bases: contigs below the minimum, skipped, and their letters.
@@ -53,13 +53,13 @@ class Part:
     short_bases: int
 
     @cached_property
-    def records(self) -> Table:
+    def records(self) -> IntRows:
         """Rows (record number, bases kept), [records, 2]."""
         return _read(self.directory / "contigs.bin", 2)
 
     @cached_property
-    def runs(self) -> Table:
-        """Runs of IUPAC codes, rows (start, stop, ASCII code) from the start of this part, [runs, 3]."""
+    def runs(self) -> IntRows:
+        """Runs of IUPAC codes, rows (start, stop, ASCII code) counted from the start of this file, [runs, 3]."""
         return _read(self.directory / "ambiguous.bin", 3)
 
     @cached_property
@@ -68,17 +68,17 @@ class Part:
         return (self.directory / "names.txt").read_text("ascii").split("\n")[:-1]
 
 
-def make_part(path: Path, directory: Path, min_contig: int) -> Part:
-    """Read a FASTA file into a part, one contig in memory at a time; a complete part of the same file is taken as it is.
+def pack_fasta(path: Path, directory: Path, min_contig: int) -> PackedFasta:
+    """Pack a FASTA file, one contig in memory at a time; a complete result of the same file is reused.
 
-    The same file is one of the same path, size and time of change.
+    The same file means the same path, size and modification time.
 
     Raises:
         UserError: see ``read_fasta`` and ``clean_letters``.
     """
     path = Path(path)
-    if path.is_file() and (part := _open(path, directory, min_contig)) is not None:
-        return part
+    if path.is_file() and (earlier := _open(path, directory, min_contig)) is not None:
+        return earlier
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     try:
@@ -101,20 +101,20 @@ def make_part(path: Path, directory: Path, min_contig: int) -> Part:
                 for clean, counts in _clean_slices(record, path) if kept else ():
                     letters.add(counts)
                     runs.write(np.add(_runs(clean), (offset, offset, 0)).astype("<i8").tobytes())
-                    packed = pack(clean)
+                    packed = pack_bases(clean)
                     bases.write(packed.data)
                     offset += 4 * len(packed)
         (directory / "contigs.bin").write_bytes(np.array(table, "<i8").tobytes())
-        part = Part(directory, file_sha256(path), letters, empty, short, short_bases)
-        content = {name: value for name, value in vars(part).items() if name != "directory"}
+        packed_file = PackedFasta(directory, file_sha256(path), letters, empty, short, short_bases)
+        content = {name: value for name, value in vars(packed_file).items() if name != "directory"}
         write_json(directory / _DESCRIPTION, {"source": _source(path, min_contig), **content, "letters": vars(letters)})
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    return part
+    return packed_file
 
 
-def _open(path: Path, directory: Path, min_contig: int) -> Part | None:
+def _open(path: Path, directory: Path, min_contig: int) -> PackedFasta | None:
     description = directory / _DESCRIPTION
     if not description.exists():
         return None
@@ -123,7 +123,7 @@ def _open(path: Path, directory: Path, min_contig: int) -> Part | None:
         return None
     counts = content.pop("letters")
     letters = LetterCounts(counts["bases"], counts["lower_case"], Counter(counts["ambiguous"]))
-    return Part(directory=directory, letters=letters, **content)
+    return PackedFasta(directory=directory, letters=letters, **content)
 
 
 def _source(path: Path, min_contig: int) -> dict[str, str | int]:
@@ -131,12 +131,12 @@ def _source(path: Path, min_contig: int) -> dict[str, str | int]:
     return {"path": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns, "min_contig": min_contig}
 
 
-def _read(file: Path, columns: int) -> Table:
+def _read(file: Path, columns: int) -> IntRows:
     return np.fromfile(file, "<i8").astype(np.int64).reshape(-1, columns)
 
 
 def _clean_slices(record: FastaRecord, path: Path) -> Iterator[tuple[NDArray[np.uint8], LetterCounts]]:
-    """The letters policy on a slice at a time, for the sake of memory."""
+    """The letters policy applied to one slice at a time, to save memory."""
     what = {"source": str(path), "record": f"record {record.number} ({record.name})"}
     for start in range(0, len(record.sequence), _SLICE):
         try:
@@ -146,7 +146,7 @@ def _clean_slices(record: FastaRecord, path: Path) -> Iterator[tuple[NDArray[np.
             raise
 
 
-def _runs(clean: NDArray[np.uint8]) -> Table:
+def _runs(clean: NDArray[np.uint8]) -> IntRows:
     """Runs of one IUPAC code each, rows (start, stop, ASCII code) in order."""
     is_base = np.frombuffer(clean.tobytes().translate(_IS_BASE), np.uint8)
     if is_base.all():

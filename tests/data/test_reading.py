@@ -1,3 +1,4 @@
+import bz2
 import csv
 import gzip
 import re
@@ -8,11 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dnabert2_jax import sample_data
-from dnabert2_jax.data.sequences import Sequences, read_sequences
-from dnabert2_jax.data.tables import LabelSet, Table, load_splits, read_table
+from dnabert2_jax.data.reading import read_sequences, read_table
+from dnabert2_jax.data.sequences import Sequences, Table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import AMBIGUITY_CODES
+from tests.genome.helpers import write_fasta
 from tests.mutations import damaged
 
 
@@ -29,18 +30,6 @@ def refused(folder: Path, text: str | bytes, *words: str, **options: str) -> Non
         read_table(path, **options)
     for word in (str(path), *words):
         assert word in str(caught.value)
-
-
-def labels_refused(folder: Path, labels: list[str], *words: str) -> None:
-    table = read_table(write(folder, "sequence,label\n" + "".join(f"ACGT,{label}\n" for label in labels)))
-    with pytest.raises(UserError) as caught:
-        LabelSet.from_table(table)
-    for word in (str(table.path), *words):
-        assert word in str(caught.value)
-
-
-def classes(folder: Path, labels: list[str]) -> tuple[str, ...]:
-    return LabelSet.from_table(read_table(write(folder, "sequence,label\n" + "".join(f"A,{x}\n" for x in labels)))).names
 
 
 @pytest.mark.parametrize(
@@ -148,67 +137,6 @@ def test_missing_file_and_folder(tmp_path):
         read_table(tmp_path)
 
 
-def test_class_numbers_sort_as_numbers_and_names_as_text(tmp_path):
-    numbers = [str(n) for n in range(12)]
-    assert classes(tmp_path, numbers[::-1]) == tuple(numbers)
-    assert classes(tmp_path, ["donor", "acceptor", "none", "donor"]) == ("acceptor", "donor", "none")
-    assert classes(tmp_path, ["002", "001"]) == ("001", "002")
-
-
-def test_unusable_labels(tmp_path):
-    labels_refused(tmp_path, ["0", "2", "0", "2"], "line 3", "label 2 without a label 1", "found 0, 2", "renumber")
-    labels_refused(tmp_path, ["1", "2", "1"], "line 2", "label 1 without a label 0", "numbered 0 to 1")
-    labels_refused(tmp_path, ["1", "-1"], "line 3", "label -1", "renumber")
-    labels_refused(tmp_path, ["0", "0"], "all 2 rows", "label '0'", "at least two classes")
-    labels_refused(tmp_path, ["0", "1", "1.0"], "line 4", "label '1.0'", "write 1 for 1.0")
-    labels_refused(tmp_path, ["0.25", "0.5"], "line 2", "0.25", "set data.task=regression")
-    labels_refused(tmp_path, ["a", "nan", "b"], "line 3", "'nan'")
-    labels_refused(tmp_path, ["0", "1", "NA", "1"], "line 4", "label 'NA'", "integers only or names only")
-    labels_refused(tmp_path, ["yes", "no", "1", "no"], "line 4", "label '1'", "'yes'", "(line 2)")
-
-
-@given(st.lists(st.integers(0, 30), min_size=2, max_size=60))
-def test_numbers_are_taken_exactly_when_they_have_no_gap(tmp_path_factory, numbers):
-    table = read_table(
-        write(tmp_path_factory.getbasetemp(), "sequence,label\n" + "".join(f"ACGT,{n}\n" for n in numbers), "numbers.csv")
-    )
-    if len(set(numbers)) > 1 and sorted(set(numbers)) == list(range(max(numbers) + 1)):
-        assert LabelSet.from_table(table).encode(table).tolist() == numbers
-    else:
-        with pytest.raises(UserError):
-            LabelSet.from_table(table)
-
-
-def test_splits_share_the_classes_of_train(tmp_path):
-    train = write(tmp_path, "sequence,label\nA,b\nC,a\nG,c\n", "train.csv")
-    dev = write(tmp_path, "sequence\tlabel\nA\tc\n", "dev.tsv")
-    test = write(tmp_path, "sequence,label\nA,a\nA,b\n", "test.csv")
-    splits = load_splits(train, dev, test)
-    assert splits.labels.names == ("a", "b", "c")
-    assert [splits.labels.encode(table).tolist() for table in (splits.train, splits.dev, splits.test)] == [
-        [1, 0, 2],
-        [2],
-        [0, 1],
-    ]
-    assert len(splits.labels) == 3
-
-
-def test_a_test_label_that_train_lacks(tmp_path):
-    train = write(tmp_path, "sequence,label\nA,donor\nC,acceptor\n", "train.csv")
-    test = write(tmp_path, "sequence,label\nA,donor\nA,donors\n", "test.csv")
-    with pytest.raises(UserError) as caught:
-        load_splits(train, train, test)
-    for word in (f"{test}, line 3", "'donors'", "acceptor, donor", "did you mean 'donor'?", "add training rows"):
-        assert word in str(caught.value)
-
-
-def test_pairs_and_single_sequences_do_not_mix(tmp_path):
-    train = write(tmp_path, "sequence,label\nA,0\nC,1\n", "train.csv")
-    test = write(tmp_path, "sequence1,sequence2,label\nA,A,0\n", "test.csv")
-    with pytest.raises(UserError, match=r"train\.csv has one sequence a row and .*test\.csv has two"):
-        load_splits(train, train, test)
-
-
 SINGLE = b'sequence,note,label\nACGT,"a\nb",a\n"GGNA",,b\r\nacgt,x,a\n'
 PAIRS = b"\xef\xbb\xbfsequence1\tsequence2\tlabel\nACGT\tAC\t0\nGG\tT\t1\n"
 
@@ -255,15 +183,99 @@ def test_a_damaged_gzip_table_is_refused_or_unharmed(tmp_path_factory, content: 
     assert table is None or table.labels == ["a", "b", "a"]
 
 
-def test_sample_table():
-    splits = load_splits(*(sample_data.table(split) for split in ("train", "dev", "test")))
-    assert splits.labels.names == ("coding+", "coding-", "intergenic")
-    assert {len(sequence) for sequence in splits.train.sequences} == {150}
+def written(path, content):
+    data = content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(data)
+    return path
 
 
-def test_gue_table(shared_dir):
-    folder = shared_dir / "data/GUE/prom/prom_300_tata"
-    splits = load_splits(folder / "train.csv", folder / "dev.csv", folder / "test.csv")
-    assert [len(table) for table in (splits.train, splits.dev, splits.test)] == [4904, 613, 613]
-    assert splits.labels.names == ("0", "1")
-    assert splits.train.lines[-1] == 4905
+def test_fasta(tmp_path):
+    sequences = read_sequences(write_fasta(tmp_path / "genes.fa", {"b": "ACGTN" * 30, "a": "ggg"}))
+    assert sequences.names == ["b", "a"]
+    assert sequences.sequences == ["ACGTN" * 30, "GGG"]
+    assert sequences.pairs is None
+    assert "2 sequences, 153 bases; 3 lower-case letters upper-cased; 30 ambiguity codes" in sequences.summary()
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("x.fa.gz", gzip.compress),
+        ("x.fna.bz2", bz2.compress),
+        ("x.txt", bytes),
+        ("x", bytes),
+        ("x.gz", gzip.compress),
+    ],
+)
+def test_fasta_is_recognised(tmp_path, name, pack):
+    sequences = read_sequences(written(tmp_path / name, pack(b">one two\nAC\nGT\n")))
+    assert (sequences.names, sequences.sequences) == (["one"], ["ACGT"])
+
+
+@pytest.mark.parametrize(("name", "pack"), [("x.csv", bytes), ("x.csv.gz", gzip.compress), ("x.txt", bytes)])
+def test_table(tmp_path, name, pack):
+    text = b'\xef\xbb\xbfname,sequence,other\r\nfirst,ACGT,1\r\n"se,cond",ggn,\r\n'
+    sequences = read_sequences(written(tmp_path / name, pack(text)))
+    assert sequences.names == ["first", "se,cond"]
+    assert sequences.sequences == ["ACGT", "GGN"]
+    assert (sequences.letters.lower_case, sequences.letters.ambiguous) == (3, {"N": 1})
+
+
+def test_rows_without_names_are_numbered(tmp_path):
+    path = written(tmp_path / "x.tsv", "label\tsequence\n1\tACGT\n0\tGG\n")
+    assert read_sequences(path).names == ["1", "2"]
+    assert read_sequences(path, name_column="label").names == ["1", "0"]
+
+
+def test_pairs_and_one_column_of_them(tmp_path):
+    path = written(tmp_path / "x.csv", "sequence1,sequence2\nAC,GGG\nTT,A\n")
+    sequences = read_sequences(path)
+    assert (sequences.sequences, sequences.pairs) == (["AC", "TT"], ["GGG", "A"])
+    assert "2 pairs, 8 bases" in sequences.summary()
+    one = read_sequences(path, sequence_column="sequence2")
+    assert (one.sequences, one.pairs) == (["GGG", "A"], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "", r"x\.csv: the file is empty"),
+        ("x.csv", "sequence\n", r"x\.csv: the file has a header and no rows"),
+        (
+            "x.csv",
+            "seqence,label\nA,1\n",
+            r"no column 'sequence'; the header has 'seqence', 'label'.*did you mean 'seqence'",
+        ),
+        ("x.csv", "sequence,sequence\nA,A\n", r"2 columns are called 'sequence'"),
+        ("x.csv", "sequence,sequence1\nA,A\n", r"has both 'sequence' and 'sequence1'"),
+        ("x.csv", "sequence1,label\nA,A\n", r"no column 'sequence2'"),
+        ("x.csv", "name,sequence\na,A\nb\n", r"x\.csv, line 3: 1 fields, but the header has 2"),
+        ("x.csv", "name,sequence\na,A\nb,\n", r"x\.csv, line 3: column 'sequence' is empty"),
+        ("x.csv", "name,sequence\na,A\nb,ACXT\n", r"line 3, column 'sequence', position 3: 'X' is not a DNA letter"),
+        ("x.csv", "sequence\nAC[MASK]T\n", r"position 3: '\[' is not a DNA letter.*special tokens"),
+        ("x.csv.gz", b"\x1f\x8b\x08broken", r"x\.csv\.gz: damaged gzip file"),
+        ("x.fa", ">a\nACGT\n>b\n", r"x\.fa, record 'b': the sequence is empty"),
+        ("x.fa", ">a\nAC\n>a\nAC\n", r"the name 'a' is also that of record 1"),
+        ("x.fa", "", r"x\.fa: no FASTA record"),
+        ("x.fa.gz", b"plain text", r"x\.fa\.gz, record 1"),
+        ("x.fastq", "@read\nACGT\n+\nIIII\n", r"this looks like FASTQ"),
+    ],
+)
+def test_mistakes_in_files(tmp_path, name, content, message):
+    path = written(tmp_path / name, content)
+    with pytest.raises(UserError, match=message):
+        read_sequences(path)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(UserError, match="is a directory; give a FASTA, CSV or TSV file"):
+        read_sequences(tmp_path)
+    with pytest.raises(UserError, match=r"x\.csv: cannot be read"):
+        read_sequences(tmp_path / "x.csv")
+    with pytest.raises(UserError, match=r"x\.fa does not exist"):
+        read_sequences(tmp_path / "x.fa")
+
+
+def test_a_column_of_names_that_was_asked_for_must_be_there(tmp_path):
+    with pytest.raises(UserError, match=r"no column 'gene'; the header has 'genes', 'sequence'.*did you mean 'genes'"):
+        read_sequences(written(tmp_path / "x.csv", "genes,sequence\na,A\n"), name_column="gene")

@@ -8,7 +8,7 @@ import pytest
 from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
-from dnabert2_jax.genome.description import load_description
+from dnabert2_jax.genome.corpus_toml import load_description
 from tests.genome.helpers import random_dna, write_fasta
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "corpus.toml"
@@ -89,7 +89,7 @@ build_corpus([SpeciesSource("a", files)], out, progress=slow)
 
 def test_a_contig_name_in_two_files_of_a_species(tmp_path):
     files = [write_fasta(tmp_path / f"{n}.fa", {f"first{n}": "ACGT" * 40, "c": "ACGT" * 50}) for n in range(2)]
-    with pytest.raises(UserError, match=r"1\.fa, record 2: species 'a' has a contig 'c' from .*0\.fa too"):
+    with pytest.raises(UserError, match=r"1\.fa, record 2: species 'a' already has a contig 'c' from .*0\.fa"):
         build_corpus([SpeciesSource("a", files)], tmp_path / "corpus")
 
 
@@ -111,7 +111,7 @@ def test_held_out_contigs_are_for_validation_as_a_whole(tmp_path, sources):
     ("held_out", "message"),
     [
         (["c9"], "has no contig 'c9' to hold out"),
-        (["s1"], "contig 's1', to be held out, is below min_contig"),
+        (["s1"], "contig 's1', to be held out, is shorter than min_contig"),
         (["c0", "c1", "c2", "n0", "n1", "n2"], "all contigs are held out"),
     ],
 )
@@ -123,8 +123,8 @@ def test_bad_held_out(tmp_path, sources, held_out, message):
 def test_the_example_has_every_key():
     description = load_description(EXAMPLE)
     assert description.build == CorpusConfig()
-    assert [(len(source.files), source.weight) for source in description.sources()] == [(1, 2.0), (2, 1.0), (1, 1.0)]
-    assert description.sources()[0].held_out == ["chrVI"]
+    assert [(len(source.files), source.weight) for source in description.species] == [(1, 2.0), (2, 1.0), (1, 1.0)]
+    assert description.species[0].held_out == ["chrVI"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""The three tables of a fine-tuning task, checked against each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnabert2_jax.config.model import TaskKind
+from dnabert2_jax.data.labels import Labels, learn_labels
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three tables with the same columns and the same labels.
+
+    Attributes:
+        train: the rows to train on.
+        dev: the rows to choose by.
+        test: the rows to report on.
+        labels: what the label column stands for, from the training table.
+    """
+
+    train: Table
+    dev: Table
+    test: Table
+    labels: Labels
+
+
+def load_splits(train: Path, dev: Path, test: Path, *, task: TaskKind = "single_label") -> Splits:
+    """Read the three tables of a task.
+
+    Args:
+        train: the rows to train on.
+        dev: the rows to choose by.
+        test: the rows to report on.
+        task: what their label column holds, see ``data/labels.py``.
+
+    Raises:
+        UserError: as :func:`~dnabert2_jax.data.reading.read_table`; labels that the task cannot have; or some tables hold
+            pairs and others do not.
+    """
+    train_table, dev_table, test_table = map(read_table, (train, dev, test))
+    labels = learn_labels(task, train_table)
+    for table in (dev_table, test_table):
+        labels.encode(table)
+        if (table.pairs is None) != (train_table.pairs is None):
+            single, pair = (table, train_table) if table.pairs is None else (train_table, table)
+            raise UserError(
+                f"{single.path} has one sequence a row and {pair.path} has two; give all tables of a task the same columns"
+            )
+    return Splits(train_table, dev_table, test_table, labels)

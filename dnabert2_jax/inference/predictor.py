@@ -1,0 +1,242 @@
+"""A network with its parameters, and what it computes for batches: prediction, evaluation and probe features use this."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig, LoraConfig
+from dnabert2_jax.data.batches import Batches, EncodedBatch
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.modeling.compute import Compute
+from dnabert2_jax.modeling.encoder import Encoder
+from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means
+from dnabert2_jax.modeling.models import Network, SequenceClassifier, masked_lm, sequence_classifier
+from dnabert2_jax.progress import ProgressBar
+from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
+
+SlotPooling = Literal["mean", "cls", "max", "head"]
+"""How a sequence's tokens become one vector: mean or maximum over its own tokens, the hidden state of its [CLS], or whatever
+the linear layer of the classification head reads."""
+
+Compiled = Callable[..., jax.Array]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The forward passes of a network as jitted functions of parameters and tokens; they hold no parameters.
+
+    Attributes:
+        config: sizes of the encoder.
+        compute: precision and attention backend.
+        classes: C, outputs of the classification head; 0 where there is none.
+        head: how a classifier reads a sequence, and what its outputs mean.
+        lora: settings of an adapter that the parameters hold beside the encoder (``"adapter"``).
+        by_rows: divides a function of (parameters, batch) over the rows of a batch, where several devices share them; see
+            :class:`~dnabert2_jax.parallel.layout.Layout`.
+    """
+
+    config: EncoderConfig
+    compute: Compute
+    classes: int = 0
+    head: HeadConfig = ORIGINAL_HEAD
+    lora: LoraConfig | None = None
+    by_rows: Callable[[Compiled], Compiled] | None = None
+
+    @property
+    def classifier(self) -> Network[SequenceClassifier]:
+        """The network that a classifier's parameters belong to."""
+        return sequence_classifier(self.config, self.classes, self.compute, self.head.pooling)
+
+    @cached_property
+    def _encoder(self) -> Network[Encoder]:
+        return Network(lambda rngs: Encoder(self.config, rngs, self.compute))
+
+    @cached_property
+    def hidden_states(self) -> Compiled:
+        """``(params, tokens) -> float32 [B, T, D]``: hidden states of the last block."""
+
+        def hidden_states(params: Tree, tokens: TokenBatch) -> jax.Array:
+            return self._encoder.bind(params["encoder"])(tokens).astype(jnp.float32)
+
+        return jax.jit(hidden_states)
+
+    @cached_property
+    def pooled(self) -> Compiled:
+        """``(params, batch, pooling) -> float32 [B, P, D]``: one vector for each slot."""
+
+        def pooled(params: Tree, batch: EncodedBatch, pooling: SlotPooling) -> jax.Array:
+            if pooling == "head":
+                return self.classifier.bind(params).features(batch.tokens, batch.starts)
+            encoder = self._encoder.bind(params["encoder"])
+            if pooling == "cls":
+                return encoder(batch.tokens, at=batch.starts).astype(jnp.float32)
+            return pool_slots(encoder(batch.tokens).astype(jnp.float32), batch.tokens, batch.starts.shape[1], pooling)
+
+        return jax.jit(pooled, static_argnums=2)
+
+    @cached_property
+    def class_outputs(self) -> Compiled:
+        """``(params, batch) -> float32 [B, C] or [B, P, C]``: see :func:`~dnabert2_jax.modeling.heads.head_outputs`."""
+
+        def class_outputs(params: Tree, batch: EncodedBatch) -> jax.Array:
+            model = self.classifier.bind({name: part for name, part in params.items() if name != "adapter"})
+            logits = model.logits(batch.tokens, batch.starts, adapter=params.get("adapter"), lora=self.lora)
+            return head_outputs(logits, self.head)
+
+        return jax.jit(self.by_rows(class_outputs) if self.by_rows else class_outputs)
+
+    @cached_property
+    def token_probabilities(self) -> Compiled:
+        """``(params, tokens, positions [B, K]) -> float32 [B, K, V]``: the MLM head's probabilities."""
+        network = masked_lm(self.config, self.compute)
+
+        def token_probabilities(params: Tree, tokens: TokenBatch, positions: jax.Array) -> jax.Array:
+            return jax.nn.softmax(network.bind(params).logits(tokens, positions))
+
+        return jax.jit(token_probabilities)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network that owns its parameters. One on other parameters, ``Predictor(forward, params)``, compiles nothing again.
+
+    Attributes:
+        forward: what it computes.
+        params: its parameters on the device: ``{"encoder", "mlm"}``, ``{"encoder", "pooler", "classifier"}``, or
+            ``{"encoder"}`` alone for hidden states and their means.
+    """
+
+    forward: Forward
+    params: Tree
+
+    def class_outputs(self, batches: Batches, title: str | None = None) -> NDArray[np.float32]:
+        """What a classifier says about every encoded row, [rows, C]; with a ``title``, shows progress.
+
+        Raises:
+            UserError: out of memory on the device.
+        """
+        return _by_row(batches, self.forward.classes, lambda batch: self.forward.class_outputs(self.params, batch), title)
+
+    def pooled(self, batches: Batches, pooling: SlotPooling, title: str | None = None) -> NDArray[np.float32]:
+        """One vector for every encoded row, [rows, D]; the batches must have slots.
+
+        Raises:
+            UserError: out of memory on the device.
+        """
+        width = self.forward.config.hidden_size
+        return _by_row(batches, width, lambda batch: self.forward.pooled(self.params, batch, pooling), title)
+
+    def hidden_states(
+        self, batches: Batches, title: str | None = None
+    ) -> Iterator[tuple[EncodedBatch, NDArray[np.float32]]]:
+        """Each batch with its hidden states, [B, T, D].
+
+        Raises:
+            UserError: out of memory on the device.
+        """
+        return run_batches(lambda batch: self.forward.hidden_states(self.params, batch.tokens), batches, title)
+
+    def token_probabilities(self, tokens: TokenBatch, positions: HostOrDevice) -> NDArray[np.float32]:
+        """The MLM head's probabilities at some positions [B, K] of a batch, [B, K, V].
+
+        Raises:
+            UserError: out of memory on the device.
+        """
+        with memory_explained():
+            return np.asarray(self.forward.token_probabilities(self.params, tokens, positions))
+
+
+def pool_slots(hidden: jax.Array, tokens: TokenBatch, slots: int, pooling: Literal["mean", "max"]) -> jax.Array:
+    """One vector for each slot of a packed batch.
+
+    Args:
+        hidden: hidden states, [B, T, D].
+        tokens: the batch.
+        slots: P, slots of a row.
+        pooling: over the slot's tokens without [CLS] and [SEP]; [UNK] stands for a base and counts.
+
+    Returns:
+        [B, P, D]; unused slots carry no meaning.
+    """
+    batch = len(hidden)
+    if pooling == "mean":
+        return slot_means(hidden, tokens, slots)
+    slot = own_slots(tokens)
+    first = jnp.arange(batch, dtype=jnp.int32)[:, None] * slots
+    index = jnp.where(slot < 0, batch * slots, first + slot)  # an index past the end is ignored
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    return jax.ops.segment_max(flat, index.reshape(-1), batch * slots).reshape(batch, slots, -1)
+
+
+def default_batch_tokens() -> int:
+    """Tokens of a batch: what fills the platform without crowding its memory at 117 million parameters."""
+    return 4096 if jax.default_backend() == "cpu" else 65_536
+
+
+def run_batches(
+    function: Callable[[EncodedBatch], jax.Array], batches: Batches, title: str | None
+) -> Iterator[tuple[EncodedBatch, NDArray[Any]]]:
+    """Each batch with what ``function`` makes of it, on the host; the device is always one batch ahead.
+
+    Args:
+        function: dispatches the work and returns without waiting.
+        batches: the batches.
+        title: shows progress in sequences; None shows nothing.
+
+    Raises:
+        UserError: out of memory on the device.
+    """
+    bar = ProgressBar(title, len(batches.encoded)) if title else None
+    with bar or nullcontext(), memory_explained():
+        for batch, result in _one_ahead(function, batches):
+            yield batch, np.asarray(result)
+            if bar:
+                bar.advance(int((batch.rows >= 0).sum()))
+
+
+def _one_ahead(
+    function: Callable[[EncodedBatch], jax.Array], batches: Iterable[EncodedBatch]
+) -> Iterator[tuple[EncodedBatch, jax.Array]]:
+    ahead: tuple[EncodedBatch, jax.Array] | None = None
+    for batch in batches:
+        current, ahead = ahead, (batch, function(batch))
+        if current:
+            yield current
+    if ahead:
+        yield ahead
+
+
+def _by_row(
+    batches: Batches, width: int, function: Callable[[EncodedBatch], jax.Array], title: str | None
+) -> NDArray[np.float32]:
+    """Results of all encoded rows in their order, [rows, width], whichever batch each was in."""
+    results = np.empty((len(batches.encoded), width), np.float32)
+    for batch, values in run_batches(function, batches, title):
+        used = batch.rows >= 0
+        results[batch.rows[used]] = values[used]
+    return results
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turn an out-of-memory error of the device into one that says what to do.
+
+    Raises:
+        UserError: out of memory on the device.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory on the {jax.default_backend()} device ({str(error).splitlines()[0]}); make batches smaller "
+            "(--batch-tokens, batch_tokens=), or cut very long sequences"
+        ) from error
