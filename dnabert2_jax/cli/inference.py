@@ -128,7 +128,7 @@ def fill_mask(
 
 
 def _read(data: Path, sequence_column: str, name_column: str | None) -> "Sequences":
-    from dnabert2_jax.data.sequences import read_sequences
+    from dnabert2_jax.data.reading import read_sequences
 
     sequences = read_sequences(data, sequence_column=sequence_column, name_column=name_column)
     remark(sequences.summary())

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
-from dnabert2_jax.errors import UserError, WrongTaskError, nearest
 from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.errors import UserError, WrongTaskError, nearest
 
 SEPARATOR, NONE = ";", "-"
 """What separates the labels of a row, and what stands for none."""

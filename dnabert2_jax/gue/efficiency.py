@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 from dnabert2_jax.gue.catalogue import read_facts
-
 from dnabert2_jax.modeling.flops import attention_flops, projection_flops
 
 BASES_PER_TOKEN = 4.8

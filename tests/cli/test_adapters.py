@@ -92,7 +92,8 @@ def test_extracting_undoes_merging(folder, tmp_path, dnabert2):
         assert found == pytest.approx(product, abs=1e-6)
     table = read_table(write_table(tmp_path / "table.csv", tiny_rows(8, seed=6)))
     scores = [
-        predict(InferenceModel.load(path, Compute()), table, max_tokens=64, long="cut").outputs for path in (folder / "merged", out_dir)
+        predict(InferenceModel.load(path, Compute()), table, max_tokens=64, long="cut").outputs
+        for path in (folder / "merged", out_dir)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
