@@ -48,7 +48,7 @@ def adapters_list(
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.model_directory import load_adapter
     from dnabert2_jax.modeling.models import count_parameters
-    from dnabert2_jax.training.targets import target_of
+    from dnabert2_jax.metrics.tasks import metrics_for
 
     problems = []
     for path in find_adapters(directories):
@@ -64,7 +64,7 @@ def adapters_list(
         size = sum(file.stat().st_size for file in path.iterdir())
         print(f"  base     {adapter.base.path}")
         print(f"  LoRA     rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}")
-        print(f"  for      {labels.what}" + (f"; dev {target_of(labels).brief(dev)}" if dev else ""))
+        print(f"  for      {labels.what}" + (f"; dev {metrics_for(labels).brief(dev)}" if dev else ""))
         print(f"  size     {count_parameters(adapter.params):,} parameters with the heads, {size / 1e6:,.2f} MB")
     if problems:
         raise UserError("; ".join(problems))

@@ -71,11 +71,11 @@ def finetune(workdir: WorkdirOption, config: Config = None, set_: Set = None) ->
 
     run = load_run(FinetuneRun, config, set_ or ())
     from dnabert2_jax.metrics.scores import collapse_advice
+    from dnabert2_jax.metrics.tasks import TASK_METRICS
     from dnabert2_jax.recipes.finetuning import finetune as finetune_run
-    from dnabert2_jax.training.targets import TARGETS
 
     result = finetune_run(run, workdir)
-    remark(f"test {TARGETS[run.data.task].summary(result.test)}  ({result.test['n']:,} rows)")
+    remark(f"test {TASK_METRICS[run.data.task].summary(result.test)}  ({result.test['n']:,} rows)")
     if result.test["collapsed"]:
         remark(f"every test row was predicted alike: the run collapsed; {collapse_advice(run.training.method)}")
     if result.adapter:
@@ -106,17 +106,17 @@ def evaluate(
     from dnabert2_jax.inference.classify import Classifier
     from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.metrics.scores import save_metrics
+    from dnabert2_jax.metrics.tasks import metrics_for
     from dnabert2_jax.modeling.compute import resolve_compute
-    from dnabert2_jax.training.targets import target_of
 
     check_output(out, (".json",))
     table = read_table(data)
     classifier = Classifier.load(model, resolve_compute(precision), base)
     outputs = classifier.score(table, batch_size=batch_size, max_tokens=max_tokens, reverse_complement=reverse_complement)
-    target = target_of(classifier.labels)
-    scores = target.scores(classifier.labels.encode(table), outputs)
+    metrics = metrics_for(classifier.labels)
+    scores = metrics.compute(classifier.labels.encode(table), outputs, classifier.labels)
     save_metrics(out, scores)
-    remark(f"{target.summary(scores)}  ({scores['n']:,} rows)")
+    remark(f"{metrics.summary(scores)}  ({scores['n']:,} rows)")
     print(f"saved {out}")
 
 

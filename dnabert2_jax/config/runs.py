@@ -158,6 +158,8 @@ class Epochs:
             several share a row of the batch, with hardly any padding.
         padded_lengths: shapes that rows are padded to, at most; each is compiled once.
         keep_checkpoints: newest checkpoints that stay.
+        skipped_in_a_row: a step whose loss or gradient is not finite is skipped; this many of them in a row, or all steps
+            before an evaluation, stop the run.
     """
 
     method: Literal["full", "lora", "probe"] = "full"
@@ -173,6 +175,7 @@ class Epochs:
     batching: Literal["by_length", "packed"] = "by_length"
     padded_lengths: int = Field(default=3, ge=1)
     keep_checkpoints: int = Field(default=1, ge=1)
+    skipped_in_a_row: int = Field(default=10, ge=1)
 
     @model_validator(mode="after")
     def _parts_divide_the_batch(self) -> "Epochs":

@@ -31,8 +31,7 @@ from dnabert2_jax.gue.tables import CAPPED_TABLE, TaskData, prepare, table_hashe
 from dnabert2_jax.model_directory import tree_sha256
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.finetuning import finetune
-from dnabert2_jax.recipes.start import starting_point
-from dnabert2_jax.reports.run import FLOOR_FILE
+from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import Workdir
@@ -98,7 +97,7 @@ def run_gue(run: GueRun) -> Path:
     Raises:
         UserError: the model, the data or the directory cannot be used; or, after the report is written, something failed.
     """
-    _, tokenizer, model = starting_point(check_overrides(run.overrides, run.start).model)
+    _, tokenizer, model = load_base(check_overrides(run.overrides, run.start).model)
     discovery = discover(run.data, run.tasks)
     asked = {
         "command": "gue run",
@@ -209,7 +208,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
                 "first_step_seconds": result.first_step_seconds,
                 "dev": result.dev,
                 "test": result.test,
-                "clean": read_record(workdir / FLOOR_FILE)["clean"],
+                "clean": result.clean,
                 "run": run_to_dict(settings),
             }
         )

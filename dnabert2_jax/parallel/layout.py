@@ -393,8 +393,8 @@ def make_layout(
     return Layout(mesh, moments, moments, options.bfloat16_reduction, gathered, stages)
 
 
-def spread_rows(options: MeshOptions, rows: int, params: Tree) -> Layout | None:
-    """The layout that divides rows among devices of this process, each of which holds whole parameters; None: on one device.
+def spread_rows(options: MeshOptions, rows: int, params: Tree) -> Layout:
+    """The layout that divides rows among devices of this process, each of which holds whole parameters.
 
     Args:
         options: ``data`` devices; -1 takes as many as divide ``rows``.
@@ -413,8 +413,6 @@ def spread_rows(options: MeshOptions, rows: int, params: Tree) -> Layout | None:
             f"mesh: {count} (data) devices do not divide the {rows} rows that training.batch_size and training.accumulate "
             "make at a time; change one of them, or set mesh.data=-1 for as many as do"
         )
-    if count == 1:
-        return None
     specs = jax.tree.map(lambda _: P(), params)  # type: ignore[no-untyped-call]
     return Layout(make_mesh(MeshOptions(data=count), here), specs, specs)
 

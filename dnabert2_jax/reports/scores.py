@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dnabert2_jax.config.model import TaskKind
+from dnabert2_jax.metrics.tasks import TASK_METRICS
 from dnabert2_jax.reports import plots
 from dnabert2_jax.reports.page import Section, grid
 from dnabert2_jax.reports.plots import LIGHT, Theme, new_figure
 from dnabert2_jax.reports.sections import EMBEDDINGS_FILE, PREDICTIONS_FILE, Drawing, Material, draw_pictures
-from dnabert2_jax.training.targets import TARGETS, Regression
 
 
 def score_figures(task: TaskKind, scores: dict[str, Any]) -> list[tuple[str, str]]:
     """The few numbers that matter most: of the test table, and the one that chose the evaluation to keep."""
-    names, main = TARGETS[task].shown, TARGETS[task].main
+    names, main = TASK_METRICS[task].shown, TASK_METRICS[task].main
     return [
         *((_number(scores["test"][key]), f"test {name}") for key, name in names.items()),
         (_number(scores["dev"][main]), f"dev {names[main]}, step {scores['best_step']:,}"),
@@ -159,7 +159,7 @@ def _of_measurements(run: Material, test: dict[str, Any]) -> Section:
             measured, predicted = arrays["labels"], arrays["values"]
         caption = f"Predictions of the {test['n']:,} test rows against measurements; on the dashed line both are equal."
         shown.append(("predictions", caption, lambda theme: measured_against_predicted(measured, predicted, theme)))
-    names = {**Regression.shown, "mae": "mean absolute error", "loss": "squared error, in squared deviations of train"}
+    names = {**TASK_METRICS["regression"].shown, "mae": "mean absolute error", "loss": "squared error, in squared deviations of train"}
     rows = [(name, _number(test[key])) for key, name in names.items()]
     return Section("scores", "Test scores", draw_pictures(run.workdir, shown) + grid(("score", "test"), rows))
 

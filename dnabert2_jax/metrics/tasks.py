@@ -1,0 +1,78 @@
+"""The metrics of each task: which ones are reported, which one is the main one, and how they are computed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.config.model import HeadConfig, TaskKind
+from dnabert2_jax.metrics.scores import Scores, classification_metrics, multi_label_metrics, regression_metrics
+
+
+class Predicted(Protocol):
+    """What a head predicts; every kind of labels of :mod:`dnabert2_jax.data.labels` is one."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the outputs, C of them."""
+        ...
+
+    @property
+    def head(self) -> HeadConfig:
+        """The head, with the mean and deviation of measurements."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskMetrics:
+    """How a task is scored.
+
+    Attributes:
+        main: key of the score that selects the best evaluation; higher is better.
+        shown: keys of the scores that are reported for each evaluation, and their display names.
+        compute: (encoded labels, outputs [rows, C], what they stand for) to scores.
+    """
+
+    main: str
+    shown: Mapping[str, str]
+    compute: Callable[[NDArray[Any], NDArray[np.floating], Predicted], Scores]
+
+    def brief(self, scores: Scores) -> str:
+        """The main score with its name."""
+        return f"{self.shown[self.main]} {scores[self.main]:.3f}"
+
+    def dev_line(self, scores: Scores) -> dict[str, float]:
+        """An evaluation on the dev table as a line of the metrics file; undefined scores are left out."""
+        return {f"dev_{key}": scores[key] for key in (*self.shown, "loss") if scores[key] is not None}
+
+    def summary(self, scores: Scores) -> str:
+        """All reported scores on one line."""
+        shown = {name: scores[key] for key, name in self.shown.items()}
+        return "  ".join(f"{name} {'undefined' if value is None else f'{value:.4f}'}" for name, value in shown.items())
+
+
+TASK_METRICS: dict[TaskKind, TaskMetrics] = {
+    "single_label": TaskMetrics(
+        main="mcc",
+        shown={"mcc": "MCC", "macro_f1": "macro F1", "accuracy": "accuracy", "auroc": "AUROC"},
+        compute=lambda labels, outputs, of: classification_metrics(labels, outputs, of.names),
+    ),
+    "multi_label": TaskMetrics(
+        main="mcc",
+        shown={"mcc": "mean MCC", "macro_f1": "macro F1", "micro_f1": "micro F1", "auroc": "AUROC", "auprc": "AUPRC"},
+        compute=lambda labels, outputs, of: multi_label_metrics(labels, outputs, of.names),
+    ),
+    "regression": TaskMetrics(
+        main="spearman",
+        shown={"spearman": "Spearman", "pearson": "Pearson", "r2": "R²", "rmse": "RMSE"},
+        compute=lambda labels, outputs, of: regression_metrics(labels, outputs[:, 0], deviation=of.head.deviation),
+    ),
+}
+"""By the task's name in a run (``data.task``)."""
+
+
+def metrics_for(predicted: Predicted) -> TaskMetrics:
+    """The metrics of the task that some labels belong to."""
+    return TASK_METRICS[predicted.head.task]
