@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this"."""
+"""The exception that means "the user can fix this"."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,8 +12,12 @@ class UserError(Exception):
     """
 
 
+class WrongTaskError(UserError):
+    """Labels that are valid for another task (``data.task``), which the message names."""
+
+
 def nearest(word: str, accepted: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'hidden_size'?``, or an empty string where nothing is close.
+    """A hint such as ``; did you mean 'hidden_size'?``, or an empty string if nothing is close.
 
     Args:
         word: what the user wrote.

@@ -1,7 +1,7 @@
-"""The floor under every result: logistic regression on the k-mer counts of a sequence.
+"""The baseline for every classifier: logistic regression on k-mer counts.
 
-What a language model adds shows only beside what composition alone can do. On several published benchmarks that is most of
-the score.
+It shows what a language model adds beyond sequence composition, which on several published benchmarks explains most of the
+score.
 """
 
 import copy
@@ -29,8 +29,8 @@ _ROWS_AT_ONCE = 512
 def kmer_counts(sequences: Sequence[str], k_max: int) -> NDArray[np.float32]:
     """Counts of all k-mers of 1 to ``k_max`` bases, shape [rows, 4 + 16 + ... + 4**k_max].
 
-    Columns go by k, then in the order A < C < G < T. A k-mer with an ambiguity letter is not counted, and a row shorter than
-    k has none.
+    Columns are ordered by k, then alphabetically. A k-mer with an ambiguity letter is not counted, and a row shorter than k
+    has none.
 
     Args:
         sequences: upper-case letters.
@@ -39,7 +39,7 @@ def kmer_counts(sequences: Sequence[str], k_max: int) -> NDArray[np.float32]:
     blocks = []
     for start in range(0, len(sequences), _ROWS_AT_ONCE):
         rows = sequences[start : start + _ROWS_AT_ONCE]
-        # All rows in one array, a separator behind each: a k-mer over the separator is as void as one over an N.
+        # All rows in one array, each followed by a separator: a k-mer across it is as invalid as one with an N.
         base = _CODE[np.frombuffer("".join(f"{row}-" for row in rows).encode("ascii"), np.uint8)]
         row_of_base = np.repeat(np.arange(len(rows)), [len(row) + 1 for row in rows])
         code, valid = np.zeros_like(base), np.ones(len(base), bool)
@@ -55,9 +55,9 @@ def kmer_counts(sequences: Sequence[str], k_max: int) -> NDArray[np.float32]:
 
 
 class KmerBaseline:
-    """Logistic regression on standardised log(1 + count) of all 1- to k-mers; a pair has the features of both sequences.
+    """Logistic regression on standardized log(1 + count) of all 1- to k-mers; a pair has the features of both sequences.
 
-    The penalty is the one with the best MCC on the development table. Nothing is random: the same tables give one model.
+    The penalty is selected by the MCC on the dev table. Fitting is deterministic.
 
     Attributes:
         k_max: longest k-mer, in bases.
@@ -71,19 +71,19 @@ class KmerBaseline:
         self._regression: LogisticRegression
 
     def fit(self, train: Table, dev: Table, labels: Labels) -> "KmerBaseline":
-        """Fit one model a penalty to the training table and keep the best on the development table.
+        """Fit one model per penalty on the training table and keep the best on the dev table.
 
         Raises:
-            UserError: a label is not among the classes, or there are no classes: several labels a row, or measurements.
+            UserError: a label is not among the classes, or the task has no single class per row.
         """
         if labels.head.task != "single_label":
-            raise UserError(f"{train.path}: the k-mer regression is for one class a row; the task is {labels.head.task}")
+            raise UserError(f"{train.path}: the k-mer regression needs one class per row; the task is {labels.head.task}")
         classes, dev_classes = labels.encode(train), labels.encode(dev)
         features = self._scaler.fit_transform(self._features(train))
         dev_features = self._scaler.transform(self._features(dev))
         best = -np.inf
-        # Each fit goes on from the one before. One thread, because these products are small: on a busy machine the threads
-        # of the BLAS wait for each other ten times as long as they work, and the last digits depend on their number.
+        # Each fit starts from the previous one. One thread, because these products are small: on a busy machine BLAS threads
+        # wait for each other ten times as long as they work, and the last digits depend on their number.
         regression = LogisticRegression(max_iter=1000, tol=1e-3, warm_start=True)
         with threadpool_limits(limits=1, user_api="blas"):
             for inverse_penalty in INVERSE_PENALTIES:
@@ -100,12 +100,12 @@ class KmerBaseline:
 
     @staticmethod
     def columns(k_max: int = 5) -> int:
-        """Features of one sequence: all k-mers of 1 to ``k_max`` bases."""
+        """Number of features of one sequence: all k-mers of 1 to ``k_max`` bases."""
         return sum(4**k for k in range(1, k_max + 1))
 
     @property
     def num_parameters(self) -> int:
-        """Trained parameters: weights and intercepts (one set for two classes)."""
+        """Trainable parameters: weights and intercepts (one set for two classes)."""
         return int(self._regression.coef_.size + self._regression.intercept_.size)
 
     def _features(self, table: Table) -> NDArray[np.float32]:

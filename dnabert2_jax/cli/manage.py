@@ -46,9 +46,9 @@ def adapters_list(
     """List adapters: base, settings, classes, dev score and size; every file and the base's hash are checked."""
     from dnabert2_jax.adapters import find_adapters
     from dnabert2_jax.data.labels import saved_labels
+    from dnabert2_jax.metrics.tasks import metrics_for
     from dnabert2_jax.model_directory import load_adapter
     from dnabert2_jax.modeling.models import count_parameters
-    from dnabert2_jax.metrics.tasks import metrics_for
 
     problems = []
     for path in find_adapters(directories):

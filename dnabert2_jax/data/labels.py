@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
-from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.errors import UserError, WrongTaskError, nearest
 
 if TYPE_CHECKING:
     from dnabert2_jax.data.tables import Table
@@ -89,7 +89,7 @@ class LabelSet:
             first_row.setdefault(label, row)
         for label, row in first_row.items():
             if _is_measurement(label):
-                raise UserError(
+                raise WrongTaskError(
                     f"{table.where(row)}: label {label!r} is a number but not a class; accepted are the integers "
                     "0, 1, 2, ... or names; write 1 for 1.0, or set data.task=regression to predict measurements"
                 )

@@ -196,7 +196,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
             tables=tables,
             overrides=run.overrides,
         )
-        result = finetune(settings, workdir, floor=data)
+        result = finetune(settings, workdir, baseline=data)
         attempts.append(
             {
                 "seed": this_seed,

@@ -1,4 +1,4 @@
-"""What a classifier or a regression scored, by scikit-learn, ready for JSON."""
+"""Scores of classifiers and regressions, computed with scikit-learn; JSON-ready."""
 
 import json
 import os
@@ -21,27 +21,27 @@ from sklearn.metrics import (
 
 from dnabert2_jax.errors import UserError
 
-_SMALLEST = float(np.finfo(np.float32).tiny)  # a softmax in float32 underflows to 0 where the loss would be infinite
-_LEFT_OF_ONE = 2.0**-25  # a probability so close to 1 is rounded to it: a sigmoid in float32 is from a logit of 17 on
+_SMALLEST = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, where the loss would be infinite
+_LEFT_OF_ONE = 2.0**-25  # a float32 sigmoid rounds to 1 from a logit of 17 on
 
 
 class ClassificationMetrics(TypedDict):
     """Scores of one table.
 
     Attributes:
-        mcc: Matthews correlation coefficient, for any number of classes (Gorodkin 2004); 0 where it is undefined.
+        mcc: Matthews correlation coefficient, for any number of classes (Gorodkin 2004); 0 if undefined.
         macro_f1: unweighted mean of the F1 of every class that occurs among the labels or the predictions.
-        accuracy: share of rows predicted right.
-        loss: mean cross-entropy in nats; a label's probability counts as 1e-38 at least.
-        auroc: area under the ROC curve; for three classes or more the mean over one-vs-rest. None where undefined.
+        accuracy: fraction of rows predicted correctly.
+        loss: mean cross-entropy in nats; probabilities are clipped at 1e-38.
+        auroc: area under the ROC curve; macro one-vs-rest average for three or more classes. None if undefined.
         auroc_undefined: why ``auroc`` is None, else None.
         n: rows.
         classes: names of the classes, in the order of every list below.
         label_counts: rows of each class.
         predicted_counts: rows predicted as each class.
-        confusion_matrix: rows are labels, columns predictions.
-        collapsed: every row was predicted as the same class, and not all of them are of it, as happens when fine-tuning
-            diverges, or does not begin.
+        confusion_matrix: counts; rows are labels, columns are predictions.
+        collapsed: every row was predicted as one class although the labels differ, as happens when fine-tuning diverges
+            or never starts to learn.
     """
 
     mcc: float
@@ -70,7 +70,7 @@ def classification_metrics(
 
     Raises:
         UserError: a probability is not finite.
-        ValueError: the shapes do not fit each other, or there are no rows.
+        ValueError: the shapes do not match, or there are no rows.
     """
     probabilities = np.asarray(probabilities, np.float64)
     num_classes = len(names)
@@ -106,33 +106,53 @@ def classification_metrics(
     )
 
 
+def scores_without(
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    names: Sequence[str],
+    lines: NDArray[np.integer],
+    excluded: Sequence[int],
+) -> ClassificationMetrics | None:
+    """The scores of the rows whose line is not excluded; None if no row is left.
+
+    Args:
+        labels: class numbers, [rows].
+        probabilities: [rows, C].
+        names: of the classes.
+        lines: line numbers in the file, [rows].
+        excluded: lines to leave out.
+    """
+    kept = ~np.isin(lines, excluded)
+    return classification_metrics(labels[kept], probabilities[kept], names) if kept.any() else None
+
+
 def collapse_advice(method: str) -> str:
-    """What to do about a run of one fine-tuning method that collapsed."""
+    """What to do about a collapsed run of one fine-tuning method."""
     if method == "probe":
-        return "the encoder's features do not tell the classes apart; train it: training.method=lora or full"
+        return "the encoder's features do not separate the classes; train it: training.method=lora or full"
     return (
-        "where the training loss never left that of guessing, raise the learning rate or the steps; where it fell and rose "
-        "again, lower the rate; else try another seed"
+        "if the training loss never dropped below that of guessing, raise the learning rate or the number of steps; if it "
+        "fell and rose again, lower the learning rate; otherwise try another seed"
     )
 
 
 class MultiLabelMetrics(TypedDict):
-    """Scores of one table whose rows may have several labels; a label is predicted where its probability is over one half.
+    """Scores of one table whose rows may have several labels; a label is predicted if its probability is above one half.
 
     Attributes:
-        mcc: mean over labels of Matthews correlation coefficient; 0 counts where it is undefined.
+        mcc: mean over labels of the Matthews correlation coefficient; undefined ones count as 0.
         macro_f1: mean of the F1 of every label that occurs among the rows or the predictions.
-        micro_f1: F1 of all decisions together.
-        accuracy: share of all decisions, rows times labels, that are right.
-        exact_match: share of rows all of whose labels are right.
-        loss: mean binary cross-entropy in nats; a label's probability counts as 1e-38 at least, and as 1 - 2**-25 at most.
-        auroc: mean area under the ROC curve over the labels for which it is defined; None where there are none.
-        auprc: the same of average precision.
-        undefined: labels that all rows have, or none: ``auroc`` and ``auprc`` are without them.
+        micro_f1: F1 of all decisions pooled.
+        accuracy: fraction of all decisions (rows times labels) that are correct.
+        exact_match: fraction of rows with all labels correct.
+        loss: mean binary cross-entropy in nats; probabilities are clipped to [1e-38, 1 - 2**-25].
+        auroc: mean area under the ROC curve over the labels for which it is defined; None if there are none.
+        auprc: the same for average precision.
+        undefined: labels that all rows or no rows have; ``auroc`` and ``auprc`` leave them out.
         n: rows.
         classes: names of the labels.
-        by_label: for each of them its ``rows``, ``predicted`` rows, ``mcc``, ``f1``, ``auroc`` and ``auprc``.
-        collapsed: all rows were predicted alike.
+        by_label: for each label its ``rows``, ``predicted`` rows, ``mcc``, ``f1``, ``auroc`` and ``auprc``.
+        collapsed: every row got the same prediction.
     """
 
     mcc: float
@@ -162,7 +182,7 @@ def multi_label_metrics(
 
     Raises:
         UserError: a probability is not finite.
-        ValueError: the shapes do not fit each other, or there are no rows.
+        ValueError: the shapes do not match, or there are no rows.
     """
     truth, probabilities = np.asarray(labels) > 0, np.asarray(probabilities, np.float64)
     if not len(truth) or not truth.shape == probabilities.shape == (len(truth), len(names)):
@@ -204,14 +224,14 @@ class RegressionMetrics(TypedDict):
     """Scores of one table of measurements.
 
     Attributes:
-        pearson: correlation of measurements and predictions; 0 where one of the two is the same for all rows.
-        spearman: the same of their ranks.
-        r2: coefficient of determination, 1 minus the residuals' share of the variance; None where all rows are alike.
-        mae: mean absolute error, in the measurements' unit.
-        rmse: root of the mean squared error, in the measurements' unit.
-        loss: mean squared error in squared deviations of the training table.
+        pearson: correlation of measurements and predictions; 0 if either is constant.
+        spearman: the same for their ranks.
+        r2: coefficient of determination; None if the measurements are constant.
+        mae: mean absolute error, in the unit of the measurements.
+        rmse: root mean squared error, in the unit of the measurements.
+        loss: mean squared error, in squared standard deviations of the training table.
         n: rows.
-        collapsed: all rows were predicted alike, to a thousandth of the training table's deviation.
+        collapsed: predictions vary by less than a thousandth of the training table's standard deviation.
     """
 
     pearson: float
@@ -236,7 +256,7 @@ def regression_metrics(
 
     Raises:
         UserError: a prediction is not finite.
-        ValueError: the shapes do not fit each other, or there are no rows.
+        ValueError: the shapes do not match, or there are no rows.
     """
     truth, said = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
     if not len(truth) or truth.ndim != 1 or truth.shape != said.shape:
@@ -257,11 +277,11 @@ def regression_metrics(
 
 
 Scores = Mapping[str, Any]
-"""Scores of one table, of whichever task: one of the three above."""
+"""Scores of one table, whatever the task: one of the three above."""
 
 
 def _mcc(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
-    # One and the same class everywhere: scikit-learn gives 0 there too, with a warning about the confusion matrix.
+    # A single class everywhere: scikit-learn also gives 0, with a warning about the confusion matrix.
     same = np.array_equal(labels, predictions) and len(np.unique(labels)) == 1
     return 0.0 if same else float(matthews_corrcoef(labels, predictions))
 
@@ -274,7 +294,7 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1; equal values share the mean of theirs."""
+    """Ranks from 1; ties get their mean rank."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
@@ -294,11 +314,11 @@ def _check_finite(what: str, values: NDArray[np.floating]) -> None:
 
 
 def save_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Write metrics as JSON; the file appears whole or not at all.
+    """Write metrics as JSON, atomically.
 
     Raises:
         UserError: the file cannot be written.
-        ValueError: a number is not finite, which JSON cannot say.
+        ValueError: a number is not finite, which JSON cannot represent.
     """
     text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -176,7 +176,7 @@ def _batches_from(epochs: Sequence[Batches] | Sequence[PackedEpoch], first_step:
 
 
 def _split_parameters(fresh: Tree, job: FinetuningJob) -> tuple[Tree, Tree]:
-    """(trainable, frozen): the base's encoder with fresh heads; with LoRA the encoder is frozen, and an adapter is trained."""
+    """(trainable, frozen): the base's encoder with fresh heads; with LoRA, the encoder is frozen and an adapter trained."""
     encoder = fresh["encoder"] if job.base is None else jax.device_put(job.base.params["encoder"])
     heads = {"pooler": fresh["pooler"], "classifier": fresh["classifier"]}
     if job.lora is None:

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page, and its pictures as PNG files."""
+"""The report of a run: one self-contained HTML page, and its pictures as files."""
 
 from dnabert2_jax.reports.run import report_finetuning, report_pretraining, write_report
 

@@ -1,55 +1,50 @@
-"""A run's page, written from what lies in its directory, so that it can be written again at any time."""
+"""A run's page, written from the files in its directory, so that it can be rewritten at any time."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.baselines.floor import Floor, floor_under, scores_without
-from dnabert2_jax.baselines.kmer import KmerBaseline
+from dnabert2_jax.baselines.comparison import Baseline
 from dnabert2_jax.config.loading import parse_run, run_to_dict
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+from dnabert2_jax.data.checks import notes_on, tables_report
 from dnabert2_jax.data.classification import EncodedTable
 from dnabert2_jax.data.tables import Splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
-from dnabert2_jax.metrics.scores import collapse_advice
-from dnabert2_jax.progress import remark
-from dnabert2_jax.reports.data import corpus_report, notes_on, tables_report
-from dnabert2_jax.reports.page import page, write_page
-from dnabert2_jax.reports.plots import MapMethod
+from dnabert2_jax.metrics.scores import collapse_advice, scores_without
+from dnabert2_jax.reports.page import Page, write_page
+from dnabert2_jax.reports.plots import MapMethod, PictureFormat
 from dnabert2_jax.reports.scores import (
-    floor_figure,
-    floor_notes,
-    floor_section,
+    baseline_figure,
+    baseline_notes,
+    baseline_section,
     score_figures,
     score_section,
 )
 from dnabert2_jax.reports.sections import (
     PREDICTIONS_FILE,
-    Material,
+    RunFiles,
     corpus_section,
     curve_section,
-    finetuning_commands,
-    pretraining_commands,
     record_sections,
     tables_section,
-    use_section,
+    use_finetuned,
+    use_pretrained,
 )
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
 
 REPORT_FILE = "report.html"
 DATA_FILE = "data_report.json"
-FLOOR_FILE = "floor.json"
-
-MOST_FLOOR_COUNTS = 3 * 10**8
-"""Counts of k-mers, over the rows of all tables, up to which a report fits the regression: it has them in memory."""
+BASELINE_FILE = "floor.json"
 
 
 def report_finetuning(
@@ -57,18 +52,18 @@ def report_finetuning(
     splits: Splits,
     encoded: Mapping[str, EncodedTable],
     outputs: NDArray[np.floating],
-    floor: Floor | None = None,
+    baseline: Baseline | None,
 ) -> Path:
-    """Keep what the report of a fine-tuning run needs, and write it.
+    """Save what the report of a fine-tuning run needs, and write it.
 
     Args:
         workdir: the run's directory; gets ``data_report.json`` and ``test_predictions.npz`` (``labels`` as encoded,
-            ``probabilities`` [rows, C] or of a regression ``values`` [rows], ``lines`` of the file [rows]), of classes
+            ``probabilities`` [rows, C] or for a regression ``values`` [rows], ``lines`` of the file [rows]), for classes
             ``floor.json``, and the report.
         splits: the run's tables.
         encoded: the same as token ids: ``train``, ``dev`` and ``test``.
-        outputs: of the test table's rows, [rows, C].
-        floor: of the same tables, where it is known already.
+        outputs: for the rows of the test table, [rows, C].
+        baseline: what the scores are compared with; None for tasks without classes, or if it was not feasible.
 
     Returns:
         The page.
@@ -77,35 +72,33 @@ def report_finetuning(
     lines = np.array(splits.test.lines, np.int64)
     said = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
     save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **said)
-    if floor is None and splits.labels.head.task == "single_label":
-        floor = _json(workdir / FLOOR_FILE) or _fit_floor(splits)
-    if floor is not None:
-        leaked, names = floor["leaked_lines"], splits.labels.names
-        clean = scores_without(encoded["test"].labels, outputs, names, lines, leaked)
-        floor_part = {key: floor[key] for key in Floor.__annotations__}  # type: ignore[literal-required]
-        write_json(workdir / FLOOR_FILE, {**floor_part, "clean": clean})
+    if baseline is not None:
+        clean = scores_without(encoded["test"].labels, outputs, splits.labels.names, lines, baseline["leaked_lines"])
+        kept = {key: baseline[key] for key in Baseline.__annotations__}  # type: ignore[literal-required]
+        write_json(workdir / BASELINE_FILE, {**kept, "clean": clean})
     return write_report(workdir)
 
 
-def _fit_floor(splits: Splits) -> Floor | None:
-    """The floor under a run's scores; None, which is said, where it would take too much memory."""
-    tables = (splits.train, splits.dev, splits.test)
-    rows = sum(len(table) * (1 if table.pairs is None else 2) for table in tables)
-    if rows * KmerBaseline.columns() > MOST_FLOOR_COUNTS:
-        remark(f"no k-mer regression for the report: {rows:,} sequences are too many for its counts to fit in memory")
-        return None
-    remark("k-mer regression on the same rows, for the report")
-    return floor_under(splits.train, splits)
+def saved_baseline(workdir: Path) -> Baseline | None:
+    """The baseline that an earlier call saved in a run's directory, or None."""
+    baseline: Baseline | None = _json(workdir / BASELINE_FILE)
+    return baseline
 
 
 def report_pretraining(workdir: Path, corpus: Corpus) -> Path:
-    """Keep what the report of a pretraining run needs (``data_report.json``: the corpus), and write it; returns the page."""
-    write_json(workdir / DATA_FILE, corpus_report(corpus))
+    """Save what the report of a pretraining run needs (``data_report.json``: the corpus), and write it; returns the page."""
+    content = {
+        "path": str(corpus.path),
+        "hash": corpus.hash,
+        "settings": asdict(corpus.manifest.settings),
+        "species": [asdict(species) for species in corpus.species],
+    }
+    write_json(workdir / DATA_FILE, content)
     return write_report(workdir)
 
 
 def save_arrays(file: Path, **arrays: NDArray[Any]) -> None:
-    """Write an npz file, whole or not at all."""
+    """Write an npz file, atomically."""
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
@@ -113,7 +106,7 @@ def save_arrays(file: Path, **arrays: NDArray[Any]) -> None:
 
 
 def read_run(workdir: Path) -> PretrainRun | FinetuneRun:
-    """The run that a directory was made by.
+    """The run that made a directory.
 
     Raises:
         UserError: the directory holds no run, or one of another version.
@@ -127,37 +120,38 @@ def read_run(workdir: Path) -> PretrainRun | FinetuneRun:
     return parse_run(PretrainRun, content, str(file))
 
 
-def write_report(workdir: Path, map_method: MapMethod = "auto") -> Path:
+def write_report(workdir: Path, map_method: MapMethod = "auto", formats: Sequence[PictureFormat] = ()) -> Path:
     """Write ``report.html`` and ``pictures/*.png`` from the files of a run, finished or not.
 
     Args:
         workdir: the run's directory.
-        map_method: how the embedding map is made, where the run has embeddings.
+        map_method: how the embedding map is made, if the run has embeddings.
+        formats: further formats of the pictures.
 
     Returns:
         The page.
 
     Raises:
-        UserError: the directory holds no run, or cannot be written to.
+        UserError: the directory holds no run, or is not writable.
     """
     run = read_run(workdir)
     finetuning = isinstance(run, FinetuneRun)
-    material = Material(
+    found = RunFiles(
         workdir=workdir,
         run=run_to_dict(run),
         lines=MetricsLog.read(workdir),
         data=_json(workdir / DATA_FILE),
-        floor=_json(workdir / FLOOR_FILE),
+        baseline=_json(workdir / BASELINE_FILE),
         scores=_json(workdir / ("scores.json" if finetuning else "validation.json")),
         provenance=_json(workdir / "model" / "provenance.json"),
         map_method=map_method,
+        formats=formats,
     )
-    document = _finetuning_page(material) if finetuning else _pretraining_page(material)
-    file = workdir / REPORT_FILE
-    return write_page(file, document)
+    page = _finetuning_page(found) if finetuning else _pretraining_page(found)
+    return write_page(workdir / REPORT_FILE, page.html())
 
 
-def _finetuning_page(run: Material) -> str:
+def _finetuning_page(run: RunFiles) -> Page:
     methods = {"full": "full fine-tuning", "lora": "LoRA", "probe": "linear probe"}
     subtitle = f"{methods[run.run['training']['method']]}, {_made(run.provenance)}"
     task: TaskKind = run.run["data"]["task"]
@@ -169,13 +163,12 @@ def _finetuning_page(run: Material) -> str:
         figures = score_figures(task, run.scores)
         if test["collapsed"]:
             advice = collapse_advice(run.run["training"]["method"])
-            notes.append(f"Every test row was predicted alike: the run collapsed; {advice}.")
-        if run.floor is not None:
-            figures.insert(1, floor_figure(run.floor))
-            notes.extend(floor_notes(test, run.floor))
+            notes.append(f"Every test row got the same prediction: the run collapsed; {advice}.")
         sections.append(score_section(task, run, test))
-        if run.floor is not None:
-            sections.append(floor_section(test, run.floor))
+        if run.baseline is not None:
+            figures.insert(1, baseline_figure(run.baseline))
+            notes.extend(baseline_notes(test, run.baseline))
+            sections.append(baseline_section(test, run.baseline))
     if run.data is not None:
         notes.extend(notes_on(run.data))
     if run.lines:
@@ -183,33 +176,32 @@ def _finetuning_page(run: Material) -> str:
     if run.data is not None:
         sections.append(tables_section(run, run.data))
     if run.provenance is not None:
-        sections.append(use_section(finetuning_commands(run)))
-    sections += record_sections(run)
-    return page(f"Fine-tuning: {_name(run.workdir)}", subtitle, sections, figures, notes)
+        sections.append(use_finetuned(run))
+    return Page(f"Fine-tuning: {_name(run.workdir)}", subtitle, [*sections, *record_sections(run)], figures, notes)
 
 
-def _pretraining_page(run: Material) -> str:
+def _pretraining_page(run: RunFiles) -> Page:
     sections, figures, notes = [], [], []
     if run.scores is None:
-        notes.append("This run has not finished: its model is not written yet.")
+        notes.append("This run has not finished: its model has not been written yet.")
     else:
         figures = [
-            (f"{run.scores['loss']:.4f}", "held-out loss, nats a masked token"),
+            (f"{run.scores['loss']:.4f}", "held-out loss, nats per masked token"),
             (f"{run.scores['perplexity']:,.1f}", "held-out perplexity"),
             (f"{run.scores['masked_accuracy']:.2%}", "held-out masked accuracy"),
         ]
     if run.lines:
         speeds = [line["tokens_per_second"] for line in run.lines if "tokens_per_second" in line]
         if speeds:
-            figures.append((f"{float(np.median(speeds)):,.0f}", "real tokens a second (median)"))
+            figures.append((f"{float(np.median(speeds)):,.0f}", "real tokens per second (median)"))
         figures.append((f"{run.lines[-1]['step']:,}", f"steps of {run.run['training']['steps']:,}"))
         sections.append(curve_section(run, None))
     if run.data is not None:
         sections.append(corpus_section(run.data))
     if run.provenance is not None:
-        sections.append(use_section(pretraining_commands(run)))
-    sections += record_sections(run)
-    return page(f"Pretraining: {_name(run.workdir)}", _made(run.provenance), sections, figures, notes)
+        sections.append(use_pretrained(run))
+    title = f"Pretraining: {_name(run.workdir)}"
+    return Page(title, _made(run.provenance), [*sections, *record_sections(run)], figures, notes)
 
 
 def _json(file: Path) -> Any:

@@ -1,35 +1,33 @@
-"""The scores on the test table, by task: the figures at the head of a page, pictures, and a table."""
+"""The scores on the test table, by task: the figures at the top of a page, pictures, and a table."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.metrics.tasks import TASK_METRICS
 from dnabert2_jax.reports import plots
-from dnabert2_jax.reports.page import Section, grid
-from dnabert2_jax.reports.plots import LIGHT, Theme, new_figure
-from dnabert2_jax.reports.sections import EMBEDDINGS_FILE, PREDICTIONS_FILE, Drawing, Material, draw_pictures
+from dnabert2_jax.reports.page import Heading, Section, Table, Text
+from dnabert2_jax.reports.sections import EMBEDDINGS_FILE, PREDICTIONS_FILE, Drawing, RunFiles, draw_pictures
 
 
 def score_figures(task: TaskKind, scores: dict[str, Any]) -> list[tuple[str, str]]:
-    """The few numbers that matter most: of the test table, and the one that chose the evaluation to keep."""
+    """The few numbers that matter most: the test scores, and the dev score that selected the evaluation to keep."""
     names, main = TASK_METRICS[task].shown, TASK_METRICS[task].main
     return [
         *((_number(scores["test"][key]), f"test {name}") for key, name in names.items()),
         (_number(scores["dev"][main]), f"dev {names[main]}, step {scores['best_step']:,}"),
-        (f"{scores['trained_parameters']:,}", "trained parameters"),
+        (f"{scores['trained_parameters']:,}", "trainable parameters"),
     ]
 
 
-def score_section(task: TaskKind, run: Material, test: dict[str, Any]) -> Section:
+def score_section(task: TaskKind, run: RunFiles, test: dict[str, Any]) -> Section:
     """Scores on the test table: pictures, and a table."""
-    sections: dict[TaskKind, Callable[[Material, dict[str, Any]], Section]] = {
+    sections: dict[TaskKind, Callable[[RunFiles, dict[str, Any]], Section]] = {
         "single_label": _of_classes,
         "multi_label": _of_labels,
         "regression": _of_measurements,
@@ -37,15 +35,15 @@ def score_section(task: TaskKind, run: Material, test: dict[str, Any]) -> Sectio
     return sections[task](run, test)
 
 
-def _of_classes(run: Material, test: dict[str, Any]) -> Section:
+def _of_classes(run: RunFiles, test: dict[str, Any]) -> Section:
     """Confusion matrix, curves, map, and a table by class."""
     classes = test["classes"]
     matrix = np.asarray(test["confusion_matrix"], np.float64)
-    shown: list[Drawing] = [
-        (
+    shown = [
+        Drawing(
             "confusion_matrix",
             f"Confusion matrix of the {test['n']:,} test rows; numbers are rows.",
-            lambda theme: plots.confusion_matrix(test["confusion_matrix"], classes, theme),
+            partial(plots.confusion_matrix, test["confusion_matrix"], classes),
         )
     ]
     areas: dict[str, tuple[str, str]] = {}
@@ -59,18 +57,14 @@ def _of_classes(run: Material, test: dict[str, Any]) -> Section:
             ("roc", "ROC curve", plots.roc_curves),
             ("precision_recall", "Precision and recall", plots.precision_recall_curves),
         ):
-            shown.append((name, f"{title} {rest}, test table.", partial(draw, labels, probabilities, classes)))
+            shown.append(Drawing(name, f"{title} {rest}, test table.", partial(draw, labels, probabilities, classes)))
     embeddings = run.workdir / EMBEDDINGS_FILE
     if embeddings.exists():
         with np.load(embeddings) as arrays:
             vectors, groups = arrays["embeddings"], [classes[label] for label in arrays["labels"]]
-        shown.append(
-            (
-                "embedding_map",
-                f"What the classifier sees of {len(groups):,} test rows (pooled [CLS]), coloured by true class.",
-                lambda theme: plots.embedding_map(vectors, groups, theme, method=run.map_method),
-            )
-        )
+        caption = f"What the classifier sees of {len(groups):,} test rows (pooled [CLS]), colored by true class."
+        draw_map = partial(plots.embedding_map, vectors, groups, method=run.map_method)
+        shown.append(Drawing("embedding_map", caption, draw_map))
     right, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     rows = [
         (
@@ -85,44 +79,45 @@ def _of_classes(run: Material, test: dict[str, Any]) -> Section:
         for c, name in enumerate(classes)
     ]
     header = ("class", "rows", "predicted", "precision", "recall", "F1", "AUROC", "average precision")
-    return Section("scores", "Test scores", draw_pictures(run.workdir, shown) + "<h3>By class</h3>" + grid(header, rows))
+    pictures = draw_pictures(run.workdir, shown, run.formats)
+    return Section("scores", "Test scores", [pictures, Heading("By class"), Table(header, rows)])
 
 
-_FLOOR_SCORES = {"mcc": "MCC", "macro_f1": "macro F1", "accuracy": "accuracy"}
+_BASELINE_SCORES = {"mcc": "MCC", "macro_f1": "macro F1", "accuracy": "accuracy"}
+_MODEL, _REGRESSION = "this model", "1-5-mer logistic regression"
 
 
-def floor_figure(floor: dict[str, Any]) -> tuple[str, str]:
-    """The k-mer regression's score, for the head of the page."""
-    return _number(floor["kmer"]["mcc"]), "test MCC of counting 1-5-mers"
+def baseline_figure(baseline: dict[str, Any]) -> tuple[str, str]:
+    """The k-mer regression's score, for the top of the page."""
+    return _number(baseline["kmer"]["mcc"]), "test MCC of 1-5-mer counts"
 
 
-def floor_notes(test: dict[str, Any], floor: dict[str, Any]) -> list[str]:
-    """What the floor says against the scores."""
-    ours, counted = test["mcc"], floor["kmer"]["mcc"]
+def baseline_notes(test: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+    """A warning if the model is no better than the baseline."""
+    ours, counted = test["mcc"], baseline["kmer"]["mcc"]
     if ours > counted:
         return []
     return [
-        f"A logistic regression on counts of 1-5-mers does as well or better on the same rows, MCC {counted:.4f} beside "
-        f"{ours:.4f}: what the model says here, composition says too."
+        f"A logistic regression on counts of 1-5-mers does as well or better on the same rows, MCC {counted:.4f} versus "
+        f"{ours:.4f}: the model adds nothing here to what composition explains."
     ]
 
 
-def floor_section(test: dict[str, Any], floor: dict[str, Any]) -> Section:
-    """The scores beside those of the k-mer regression, of all test rows and without leaked ones."""
-    leaked = floor["leaked_lines"]
-    columns = {f"all {test['n']:,} rows": {"this model": test, "1-5-mer logistic regression": floor["kmer"]}}
+def baseline_section(test: dict[str, Any], baseline: dict[str, Any]) -> Section:
+    """The scores beside those of the k-mer regression, on all test rows and without leaked ones."""
+    leaked = baseline["leaked_lines"]
+    columns = {f"all {test['n']:,} rows": {_MODEL: test, _REGRESSION: baseline["kmer"]}}
+    text = "The regression on k-mer counts was fitted on the same rows."
     if leaked:
-        clean = {"this model": floor["clean"], "1-5-mer logistic regression": floor["kmer_clean"]}
+        clean = {_MODEL: baseline["clean"], _REGRESSION: baseline["kmer_clean"]}
         columns[f"without leaked rows ({len(leaked):,})"] = clean
-    header = ("", *(f"{name}, {rows}" for rows in columns for name in _FLOOR_SCORES.values()))
+        text += " A test row is leaked if its sequence is also in the train or the dev table, whatever the label."
+    header = ("", *(f"{name}, {rows}" for rows in columns for name in _BASELINE_SCORES.values()))
     rows = [
-        (who, *(_number(of[who][key]) if of[who] else "—" for of in columns.values() for key in _FLOOR_SCORES))
-        for who in ("this model", "1-5-mer logistic regression")
+        (who, *(_number(of[who][key]) if of[who] else "—" for of in columns.values() for key in _BASELINE_SCORES))
+        for who in (_MODEL, _REGRESSION)
     ]
-    text = "<p>The regression on k-mer counts learned from the same rows."
-    if leaked:
-        text += " A test row is leaked where the train or the dev table has its sequence, whatever the label."
-    return Section("floor", "Beside counting k-mers", f"{text}</p>{grid(header, rows)}")
+    return Section("floor", "Compared with k-mer counts", [Text(text), Table(header, rows)])
 
 
 def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[str, str]:
@@ -131,7 +126,7 @@ def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[st
     return f"{roc_auc_score(positive, score):.4f}", f"{average_precision_score(positive, score):.4f}"
 
 
-def _of_labels(run: Material, test: dict[str, Any]) -> Section:
+def _of_labels(run: RunFiles, test: dict[str, Any]) -> Section:
     """A table by label."""
     rows = [
         (
@@ -143,49 +138,30 @@ def _of_labels(run: Material, test: dict[str, Any]) -> Section:
         for name, of in test["by_label"].items()
     ]
     header = ("label", "rows", "predicted", "MCC", "F1", "AUROC", "average precision")
-    text = (
-        f"<p>{test['n']:,} test rows, {len(rows):,} labels. All labels are right on {test['exact_match']:.1%} of the rows, "
-        f"and {test['accuracy']:.1%} of all decisions are.</p>"
+    text = Text(
+        f"{test['n']:,} test rows, {len(rows):,} labels. All labels are correct on {test['exact_match']:.1%} of the rows, "
+        f"and {test['accuracy']:.1%} of all decisions are correct."
     )
-    return Section("scores", "Test scores", text + grid(header, rows))
+    return Section("scores", "Test scores", [text, Table(header, rows)])
 
 
-def _of_measurements(run: Material, test: dict[str, Any]) -> Section:
+def _of_measurements(run: RunFiles, test: dict[str, Any]) -> Section:
     """Predictions against measurements."""
-    shown: list[Drawing] = []
+    shown = []
     predictions = run.workdir / PREDICTIONS_FILE
     if predictions.exists():
         with np.load(predictions) as arrays:
             measured, predicted = arrays["labels"], arrays["values"]
-        caption = f"Predictions of the {test['n']:,} test rows against measurements; on the dashed line both are equal."
-        shown.append(("predictions", caption, lambda theme: measured_against_predicted(measured, predicted, theme)))
-    names = {**TASK_METRICS["regression"].shown, "mae": "mean absolute error", "loss": "squared error, in squared deviations of train"}
+        caption = f"Predictions of the {test['n']:,} test rows against measurements; the dashed line marks equality."
+        shown.append(Drawing("predictions", caption, partial(plots.measured_against_predicted, measured, predicted)))
+    names = {
+        **TASK_METRICS["regression"].shown,
+        "mae": "mean absolute error",
+        "loss": "squared error, in squared deviations of train",
+    }
     rows = [(name, _number(test[key])) for key, name in names.items()]
-    return Section("scores", "Test scores", draw_pictures(run.workdir, shown) + grid(("score", "test"), rows))
-
-
-def measured_against_predicted(
-    measured: NDArray[np.floating], predicted: NDArray[np.floating], theme: Theme = LIGHT
-) -> Figure:
-    """A dot a row, both axes of one scale.
-
-    Args:
-        measured: [rows].
-        predicted: in the same unit, [rows].
-        theme: colours.
-    """
-    figure, (axis,) = new_figure(theme, 4.5, heights=(1,))
-    low, high = (float(edge(np.concatenate([measured, predicted]))) for edge in (np.min, np.max))
-    margin = 0.03 * (high - low)
-    axis.plot([low, high], [low, high], color=theme.muted, lw=1, ls="--")
-    visible = float(np.clip(30 / np.sqrt(len(measured)), 0.08, 0.7))  # of many rows, where dots crowd shows
-    axis.scatter(measured, predicted, s=12, color=theme.colours[0], lw=0, alpha=visible)
-    axis.set_xlim(low - margin, high + margin)
-    axis.set_ylim(low - margin, high + margin)
-    axis.set_aspect("equal")
-    axis.set_xlabel("measured")
-    axis.set_ylabel("predicted")
-    return figure
+    pictures = draw_pictures(run.workdir, shown, run.formats)
+    return Section("scores", "Test scores", [pictures, Table(("score", "test"), rows)])
 
 
 def _number(value: float | None) -> str:

@@ -1,62 +1,93 @@
-"""The sections of a run's page, each from what the run left in its directory."""
+"""The sections that pages of runs share: curves, tables, corpus, commands, and how the run was made."""
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
 from dnabert2_jax.config.model import HeadConfig
+from dnabert2_jax.data.checks import TablesReport
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.reports import plots
-from dnabert2_jax.reports.data import TablesReport
-from dnabert2_jax.reports.page import Section, command, grid, picture, settings
-from dnabert2_jax.reports.plots import MapMethod, Theme
-from dnabert2_jax.reports.species import species_curves, species_losses
+from dnabert2_jax.reports.page import (
+    Block,
+    Command,
+    Heading,
+    Picture,
+    Pictures,
+    Section,
+    Settings,
+    SettingsGroups,
+    Table,
+)
+from dnabert2_jax.reports.plots import MapMethod, PictureFormat, Theme
 
 PICTURES = "pictures"
 PREDICTIONS_FILE = "test_predictions.npz"
 EMBEDDINGS_FILE = "test_embeddings.npz"
 
-Drawing = tuple[str, str, Callable[[Theme], Figure]]
-"""A picture's file name, its caption, and what draws it on a ground."""
+
+class Drawing(NamedTuple):
+    """A picture to draw: its file name without suffix, its caption, and the function that draws it in a theme."""
+
+    name: str
+    caption: str
+    draw: Callable[[Theme], Figure]
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a run left in its directory; None where it has not come that far."""
+class RunFiles:
+    """What a run left in its directory; None for what it has not reached yet.
+
+    Attributes:
+        workdir: the directory.
+        run: the effective run.
+        lines: of ``metrics.jsonl``.
+        data: checks of the tables, or the corpus.
+        baseline: scores of the k-mer regression, and the model's without leaked rows.
+        scores: of the test table, or held-out ones.
+        provenance: how the model was made.
+        map_method: how an embedding map is made.
+        formats: formats of the picture files beside PNG.
+    """
 
     workdir: Path
     run: dict[str, Any]
     lines: list[dict[str, Any]]
     data: Any | None
-    floor: Any | None
+    baseline: Any | None
     scores: dict[str, Any] | None
     provenance: dict[str, Any] | None
     map_method: MapMethod
+    formats: Sequence[PictureFormat]
 
 
-def curve_section(run: Material, kept_step: int | None) -> Section:
-    """Training curves; of pretraining, those of each species, too."""
-    kept = "" if kept_step is None else f" The dotted line is step {kept_step:,}, the best on the dev table, which was kept."
-    caption = f"Measurements by optimizer step.{kept}"
-    curves: list[Drawing] = [
-        ("training_curves", caption, lambda theme: plots.training_curves(run.lines, theme, kept_step=kept_step))
-    ]
-    by_species = species_losses(run.lines)
-    if by_species:
-        caption = "Held-out loss of each species, named at the end of its line, the hardest to predict first."
-        curves.append(("species_curves", caption, lambda theme: species_curves(run.lines, theme)))
-    body = draw_pictures(run.workdir, curves)
-    if by_species:
-        body += "<h3>Held-out loss by species (nats a masked token)</h3>" + grid(
-            ("species", "first", "last", "lowest", "at step"),
-            [_loss_row(name, curve) for name, curve in by_species.items()],
+def curve_section(run: RunFiles, kept_step: int | None) -> Section:
+    """Training curves; for pretraining, also those of each species."""
+    kept = "" if kept_step is None else f" The dotted line marks step {kept_step:,}, the best on the dev table, which was kept."
+    curves = [
+        Drawing(
+            "training_curves",
+            f"Measurements by optimizer step.{kept}",
+            lambda theme: plots.training_curves(run.lines, theme, kept_step=kept_step),
         )
-    return Section("training", "Training", body)
+    ]
+    by_species = plots.species_losses(run.lines)
+    if by_species:
+        caption = "Held-out loss of each species, labeled at the end of its line, the hardest to predict first."
+        curves.append(Drawing("species_curves", caption, lambda theme: plots.species_curves(run.lines, theme)))
+    blocks: list[Block] = [draw_pictures(run.workdir, curves, run.formats)]
+    if by_species:
+        header = ("species", "first", "last", "lowest", "at step")
+        blocks += [
+            Heading("Held-out loss by species (nats per masked token)"),
+            Table(header, [_loss_row(name, curve) for name, curve in by_species.items()]),
+        ]
+    return Section("training", "Training", blocks)
 
 
 def _loss_row(name: str, curve: list[tuple[int, float]]) -> tuple[str, ...]:
@@ -64,26 +95,23 @@ def _loss_row(name: str, curve: list[tuple[int, float]]) -> tuple[str, ...]:
     return name, f"{curve[0][1]:.4f}", f"{curve[-1][1]:.4f}", f"{lowest:.4f}", f"{step:,}"
 
 
-def tables_section(run: Material, data: TablesReport) -> Section:
-    """What the tables of a fine-tuning run hold."""
+def tables_section(run: RunFiles, data: TablesReport) -> Section:
+    """What the tables of a fine-tuning run contain."""
     tables = data["tables"]
-
-    def row(title: str, values: list[str]) -> tuple[str, ...]:
-        return (title, *values)
-
-    def counts(key: str) -> list[str]:
-        return [f"{table[key]:,}" for table in tables.values()]  # type: ignore[literal-required]
-
-    rows = [row(title, counts(key)) for title, key in (("rows", "rows"), ("bases", "bases"))]
-    rows += [row(f"bases of a row, {key}", counts(key)) for key in ("shortest", "median", "longest")]
-    rows += [
-        row(f"rows cut to {data['max_tokens']:,} tokens", counts("truncated_rows")),
-        row("tokens lost by cutting", counts("tokens_lost")),
-        row("lower-case letters (upper-cased)", counts("lower_case")),
-        row("IUPAC codes (read as [UNK])", [_letters(table["ambiguous"]) for table in tables.values()]),
-        row("rows that repeat an earlier one", counts("duplicate_rows")),
-        row("sequences with several labels", counts("contradictory_sequences")),
-    ]
+    of_rows = {
+        "rows": "rows",
+        "bases": "bases",
+        "bases per row, shortest": "shortest",
+        "bases per row, median": "median",
+        "bases per row, longest": "longest",
+        f"rows truncated to {data['max_tokens']:,} tokens": "truncated_rows",
+        "tokens lost to truncation": "tokens_lost",
+        "lower-case letters (upper-cased)": "lower_case",
+        "IUPAC codes (read as [UNK])": "ambiguous",
+        "rows that repeat an earlier one": "duplicate_rows",
+        "sequences with several labels": "contradictory_sequences",
+    }
+    rows = [(title, *(_count(table[key]) for table in tables.values())) for title, key in of_rows.items()]  # type: ignore[literal-required]
     labels = [
         (label, *(f"{t['label_counts'][label]:,} ({t['label_counts'][label] / t['rows']:.1%})" for t in tables.values()))
         for label in tables["train"]["label_counts"]
@@ -93,7 +121,7 @@ def tables_section(run: Material, data: TablesReport) -> Section:
     ]
     shared = [
         (
-            f"{pair['later']} rows in {pair['earlier']} too",
+            f"{pair['later']} rows also in {pair['earlier']}",
             f"{pair['rows']:,}",
             f"{pair['contradictory_rows']:,}",
             ", ".join(map(str, pair["lines"])) + (", …" if pair["rows"] > len(pair["lines"]) else ""),
@@ -101,107 +129,129 @@ def tables_section(run: Material, data: TablesReport) -> Section:
         for pair in data["shared"]
     ]
     lengths = {name: table["token_lengths"] for name, table in tables.items()}
-    histogram: list[Drawing] = [
-        (
-            "token_lengths",
-            "Tokens of a row before cutting, special tokens included, as shares of each table.",
-            lambda theme: plots.token_lengths(lengths, data["max_tokens"], theme),
-        )
-    ]
-    body = grid(("", *tables), rows) + "<h3>Labels</h3>" + grid(("label", *tables), labels)
-    body += "<h3>Rows that tables share</h3>" + grid(("", "rows", "other label", "lines"), shared)
-    body += "<h3>Length</h3>" + draw_pictures(run.workdir, histogram)
-    body += settings((name, table["path"]) for name, table in tables.items())
-    return Section("data", "Data", body)
+    histogram = Drawing(
+        "token_lengths",
+        "Tokens per row before truncation, special tokens included, as fractions of each table.",
+        lambda theme: plots.token_lengths(lengths, data["max_tokens"], theme),
+    )
+    return Section(
+        "data",
+        "Data",
+        [
+            Table(("", *tables), rows),
+            Heading("Labels"),
+            Table(("label", *tables), labels),
+            Heading("Rows that tables share"),
+            Table(("", "rows", "other label", "lines"), shared),
+            Heading("Length"),
+            draw_pictures(run.workdir, [histogram], run.formats),
+            Settings([(name, table["path"]) for name, table in tables.items()]),
+        ],
+    )
 
 
 def corpus_section(data: dict[str, Any]) -> Section:
-    """What the corpus of a pretraining run holds."""
+    """What the corpus of a pretraining run contains."""
     header = ("species", "contigs", "bases", "train", "held out", "neither", "lower case", "IUPAC codes", "skipped contigs")
     rows = [
         (
             s["name"],
-            *(f"{s[key]:,}" for key in ("contigs", "bases", "train_bases", "validation_bases", "split_out_bases")),
-            f"{s['lower_case']:,}",
-            _letters(s["ambiguous"]),
-            f"{s['short_contigs'] + s['empty_records']:,}",
+            *(_count(s[key]) for key in ("contigs", "bases", "train_bases", "validation_bases", "split_out_bases")),
+            _count(s["lower_case"]),
+            _count(s["ambiguous"]),
+            _count(s["short_contigs"] + s["empty_records"]),
         )
         for s in data["species"]
     ]
-    body = grid(header, rows) + "<h3>How it was built</h3>"
     built = [(key, str(value)) for key, value in data["settings"].items()]
-    return Section("data", "Corpus", body + settings([("directory", data["path"]), ("hash", data["hash"]), *built]))
+    made = Settings([("directory", data["path"]), ("hash", data["hash"]), *built])
+    return Section("data", "Corpus", [Table(header, rows), Heading("How it was built"), made])
 
 
-def finetuning_commands(run: Material) -> list[tuple[str, str]]:
-    """(what for, command) for a classifier."""
+def use_finetuned(run: RunFiles) -> Section:
+    """Commands for a classifier."""
     model, limit = shlex.quote(str(run.workdir / "model")), run.run["data"]["max_tokens"]
     head = json.loads((run.workdir / "model" / "config.json").read_bytes()).get("head", {})
-    # A model of a version that did not keep the limit has to be told.
+    # A model written by a version that did not save the limit needs it as an option.
     told = "" if HeadConfig(**head).max_tokens == limit else f" --max-tokens {limit}"
     commands = [
-        (
+        Command(
             "Label new sequences (CSV, TSV or FASTA):",
             f"dnabert2 predict --model {model}{told} --data new.fa --out predictions.csv",
         ),
-        ("Score another labelled table:", f"dnabert2 evaluate --model {model}{told} --data table.csv --out scores.json"),
-        ("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
+        Command(
+            "Score another labeled table:",
+            f"dnabert2 evaluate --model {model}{told} --data table.csv --out scores.json",
+        ),
+        Command("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
     ]
     if run.run["training"]["method"] == "lora":
         adapter = shlex.quote(str(run.workdir / "adapter"))
-        commands.append(("What the adapter is, and the base it belongs to:", f"dnabert2 adapters list {adapter}"))
-    return commands
+        commands.append(Command("Show the adapter and the base it belongs to:", f"dnabert2 adapters list {adapter}"))
+    return Section("use", "Use the result", commands)
 
 
-def pretraining_commands(run: Material) -> list[tuple[str, str]]:
-    """(what for, command) for a pretrained encoder."""
+def use_pretrained(run: RunFiles) -> Section:
+    """Commands for a pretrained encoder."""
     model = shlex.quote(str(run.workdir / "model"))
     tables = " ".join(f"--set data.{split}={split}.csv" for split in ("train", "dev", "test"))
-    return [
-        ("Fine-tune a classifier:", f"dnabert2 finetune --workdir runs/task --set model.path={model} {tables}"),
-        ("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
-        ("Check the model on this machine:", f"dnabert2 doctor --model {model}"),
+    finetune = f"dnabert2 finetune --workdir runs/task --set model.path={model} {tables}"
+    commands = [
+        Command("Fine-tune a classifier:", finetune),
+        Command("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
+        Command("Check the model on this machine:", f"dnabert2 doctor --model {model}"),
     ]
+    return Section("use", "Use the result", commands)
 
 
-def use_section(commands: list[tuple[str, str]]) -> Section:
-    """The commands that use the result."""
-    return Section("use", "Use the result", "".join(command(explanation, line) for explanation, line in commands))
-
-
-def record_sections(run: Material) -> list[Section]:
+def record_sections(run: RunFiles) -> list[Section]:
     """The effective configuration, and how the model was made."""
-    general = [(key, str(value)) for key, value in run.run.items() if not isinstance(value, dict)]
-    parts = [f"<div><h3>run</h3>{settings(general)}</div>"]
+    groups = [("run", Settings([(key, str(value)) for key, value in run.run.items() if not isinstance(value, dict)]))]
     for key, section in run.run.items():
         if isinstance(section, dict):
-            parts.append(f"<div><h3>{key}</h3>{settings((name, _value(value)) for name, value in section.items())}</div>")
-    sections = [Section("config", "Configuration", f'<div class="columns">{"".join(parts)}</div>')]
+            groups.append((key, Settings([(name, _value(value)) for name, value in section.items()])))
+    sections = [Section("config", "Configuration", [SettingsGroups(groups)])]
     if run.provenance is not None:
         made = [("command", " ".join(run.provenance["command"])), ("date (UTC)", run.provenance["date"])]
         made += [(f"hash of the {name}", value) for name, value in run.provenance["parents"].items()]
         made += list(run.provenance["versions"].items())
-        sections.append(Section("made", "How it was made", settings(made)))
+        sections.append(Section("made", "How it was made", [Settings(made)]))
     return sections
 
 
-def draw_pictures(workdir: Path, drawings: list[Drawing]) -> str:
-    """Draw each picture for both colour schemes; the light one also becomes a PNG file of its own."""
+def draw_pictures(workdir: Path, drawings: Sequence[Drawing], formats: Sequence[PictureFormat] = ()) -> Pictures:
+    """Draw each picture for both color schemes; the light one is also saved as a file.
+
+    Args:
+        workdir: gets ``pictures/NAME.png``.
+        drawings: what to draw.
+        formats: further formats of the files.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
     folder = workdir / PICTURES
     shown = []
     try:
         folder.mkdir(exist_ok=True)
         for name, caption, draw in drawings:
-            light, dark = plots.png(draw(plots.LIGHT)), plots.png(draw(plots.DARK))
+            figure = draw(plots.LIGHT)
+            light, dark = plots.png(figure), plots.png(draw(plots.DARK))
             (folder / f"{name}.png").write_bytes(light)
-            shown.append(picture(light, dark, caption))
+            for picture_format in formats:
+                if picture_format != "png":
+                    (folder / f"{name}.{picture_format}").write_bytes(plots.render(figure, picture_format))
+            shown.append(Picture(light, dark, caption))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error
-    return f'<div class="pictures">{"".join(shown)}</div>'
+    return Pictures(shown)
 
 
-def _letters(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{letter} {count:,}" for letter, count in counts.items()) or "0"
+def _count(value: int | Mapping[str, int]) -> str:
+    """A number, or numbers by letter."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{letter} {count:,}" for letter, count in value.items()) or "0"
+    return f"{value:,}"
 
 
 def _value(value: Any) -> str:

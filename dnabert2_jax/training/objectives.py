@@ -156,7 +156,7 @@ def table_loss(
 
 
 def table_means(labels: Labels) -> Callable[[Sums], dict[str, float]]:
-    """What makes means of the sums of :func:`table_loss`: ``loss``, and ``accuracy`` where predictions are right or wrong."""
+    """Makes means of the sums of :func:`table_loss`: ``loss``, and except for a regression ``accuracy``."""
 
     def means(total: Sums) -> dict[str, float]:
         loss = {"loss": float(total.loss) / float(total.weight)}

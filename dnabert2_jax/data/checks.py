@@ -1,13 +1,12 @@
-"""What a run was fed, counted: rows, lengths, letters, duplicates, and rows that two tables share.
+"""Checks of a task's tables: rows, lengths, letters, duplicates, contradictory labels, and rows that two tables share.
 
 A score on a test table that repeats training rows, or that contradicts itself, says less than it seems to; these are the
-counts that a reader needs to judge it by.
+counts needed to judge it.
 """
 
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict
 from itertools import combinations
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,29 +14,28 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.classification import EncodedTable
 from dnabert2_jax.data.labels import Labels
 from dnabert2_jax.data.tables import Splits, Table
-from dnabert2_jax.genome.corpus import Corpus
 
-_MOST_LINES = 5
+_MAX_LINES = 5
 
 
 class TableReport(TypedDict):
-    """One table; sequences are compared after the letters policy, pairs as pairs.
+    """Counts of one table; sequences are compared after the letters policy, pairs as pairs.
 
     Attributes:
         path: the file.
         rows: its rows.
-        label_counts: rows by label, in the order of the classes; empty where labels are measurements.
-        measurements: their mean, standard deviation, smallest and largest; empty where labels are classes.
-        bases: letters of all sequences.
-        shortest, median, longest: bases of a row, both sequences of a pair together.
+        label_counts: rows by label, in the order of the classes; empty if labels are measurements.
+        measurements: their mean, standard deviation, smallest and largest; empty if labels are classes.
+        bases: total letters of all sequences.
+        shortest, median, longest: bases per row, both sequences of a pair together.
         lower_case: letters that were upper-cased.
         ambiguous: IUPAC codes by letter, each read as [UNK].
-        token_lengths: (tokens of a row without a limit, rows of that length), ascending.
-        truncated_rows: rows cut to ``max_tokens``.
-        tokens_lost: tokens cut off, over all rows.
-        duplicate_rows: rows whose sequence an earlier row has.
+        token_lengths: (tokens per row before truncation, rows of that length), ascending.
+        truncated_rows: rows truncated to ``max_tokens``.
+        tokens_lost: tokens truncated, over all rows.
+        duplicate_rows: rows that repeat the sequence of an earlier row.
         contradictory_sequences: sequences that occur with more than one label.
-        contradictory_lines: the first lines of the file with such a sequence.
+        contradictory_lines: the first few lines of the file with such a sequence.
     """
 
     path: str
@@ -59,13 +57,13 @@ class TableReport(TypedDict):
 
 
 class SharedRows(TypedDict):
-    """Rows of one table whose sequence another one has too.
+    """Rows of one table whose sequence is also in another one.
 
     Attributes:
         earlier, later: names of the two tables.
-        rows: rows of the later table whose sequence is in the earlier one.
-        contradictory_rows: those among them whose label the earlier table never gives that sequence.
-        lines: the first such lines (of shared rows) in the later table.
+        rows: rows of the later table whose sequence is also in the earlier one.
+        contradictory_rows: those of them with a label that the earlier table never gives that sequence.
+        lines: the first few lines of shared rows in the later table.
     """
 
     earlier: str
@@ -79,9 +77,9 @@ class TablesReport(TypedDict):
     """The tables of a fine-tuning run.
 
     Attributes:
-        max_tokens: longest row, special tokens included.
+        max_tokens: maximum row length in tokens, special tokens included.
         tables: by name (train, dev, test).
-        shared: for each two of them.
+        shared: for each pair of tables.
     """
 
     max_tokens: int
@@ -90,7 +88,7 @@ class TablesReport(TypedDict):
 
 
 def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> TablesReport:
-    """Count what is in the three tables of a task.
+    """Check the three tables of a task.
 
     Args:
         splits: the tables.
@@ -106,48 +104,44 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
 
 
 def notes_on(data: TablesReport) -> list[str]:
-    """What a reader of the scores must know: rows cut, labels that contradict each other, test rows seen before."""
+    """Warnings for a reader of the scores: truncated rows, contradictory labels, and test rows that were seen in training."""
     notes = []
     cut = {name: table for name, table in data["tables"].items() if table["truncated_rows"]}
     if cut:
         rows = ", ".join(f"{table['truncated_rows']:,} of {table['rows']:,} {name} rows" for name, table in cut.items())
         longest = max(table["token_lengths"][-1][0] for table in cut.values())
-        notes.append(f"Cut to {data['max_tokens']:,} tokens: {rows}; data.max_tokens {longest:,} keeps everything.")
+        notes.append(f"Truncated to {data['max_tokens']:,} tokens: {rows}; data.max_tokens {longest:,} keeps everything.")
     for name, table in data["tables"].items():
         if table["contradictory_sequences"]:
             lines = ", ".join(map(str, table["contradictory_lines"]))
-            more = ", …" if len(table["contradictory_lines"]) == _MOST_LINES else ""
+            more = ", …" if len(table["contradictory_lines"]) == _MAX_LINES else ""
             notes.append(
                 f"{table['contradictory_sequences']:,} sequences of the {name} table have more than one label (lines "
-                f"{lines}{more}): no model can be right on all of them."
+                f"{lines}{more}): no model can predict all of them correctly."
             )
     for pair in data["shared"]:
         if pair["rows"] and pair["later"] == "test":
             notes.append(
-                f"{pair['rows']:,} test rows are in the {pair['earlier']} table too, {pair['contradictory_rows']:,} of them "
-                "with another label: the test scores are not those of unseen sequences alone."
+                f"{pair['rows']:,} test rows are also in the {pair['earlier']} table, {pair['contradictory_rows']:,} of them "
+                "with another label: the test scores are not of unseen sequences alone."
             )
     return notes
 
 
-def corpus_report(corpus: Corpus) -> dict[str, Any]:
-    """The corpus of a pretraining run: its hash, how it was built, and the counts of every species."""
-    return {
-        "path": str(corpus.path),
-        "hash": corpus.hash,
-        "settings": asdict(corpus.manifest.settings),
-        "species": [asdict(species) for species in corpus.species],
-    }
+def leaked_lines(splits: Splits) -> list[int]:
+    """Lines of the test table whose sequence (or pair) is also in the train or the dev table, whatever its label."""
+    seen = {*splits.train.keys(), *splits.dev.keys()}
+    return [line for line, key in zip(splits.test.lines, splits.test.keys(), strict=True) if key in seen]
 
 
-def _said(encoded: EncodedTable) -> list[bytes]:
-    """Labels to compare: ``a;b`` and ``b;a`` are the same labels, 0.5 and 0.50 the same number."""
+def _label_keys(encoded: EncodedTable) -> list[bytes]:
+    """Labels in comparable form: ``a;b`` equals ``b;a``, and 0.5 equals 0.50."""
     return [label.tobytes() for label in encoded.labels]
 
 
 def _labels_by_sequence(table: Table, encoded: EncodedTable) -> dict[Hashable, set[bytes]]:
     labels: dict[Hashable, set[bytes]] = {}
-    for sequence, label in zip(table.keys(), _said(encoded), strict=True):
+    for sequence, label in zip(table.keys(), _label_keys(encoded), strict=True):
         labels.setdefault(sequence, set()).add(label)
     return labels
 
@@ -174,7 +168,7 @@ def _table_report(table: Table, encoded: EncodedTable, labels: dict[Hashable, se
         tokens_lost=int((encoded.full_lengths - encoded.lengths).sum()),
         duplicate_rows=len(table) - len(labels),
         contradictory_sequences=sum(len(found) > 1 for found in labels.values()),
-        contradictory_lines=[table.lines[row] for row in contradictory[:_MOST_LINES]],
+        contradictory_lines=[table.lines[row] for row in contradictory[:_MAX_LINES]],
     )
 
 
@@ -189,12 +183,12 @@ def _measurements(values: NDArray[np.floating]) -> dict[str, float]:
 
 
 def _shared(earlier: str, later: str, labels: dict[Hashable, set[bytes]], table: Table, encoded: EncodedTable) -> SharedRows:
-    sequences, said = table.keys(), _said(encoded)
+    sequences, keys = table.keys(), _label_keys(encoded)
     shared = [row for row, sequence in enumerate(sequences) if sequence in labels]
     return SharedRows(
         earlier=earlier,
         later=later,
         rows=len(shared),
-        contradictory_rows=sum(said[row] not in labels[sequences[row]] for row in shared),
-        lines=[table.lines[row] for row in shared[:_MOST_LINES]],
+        contradictory_rows=sum(keys[row] not in labels[sequences[row]] for row in shared),
+        lines=[table.lines[row] for row in shared[:_MAX_LINES]],
     )

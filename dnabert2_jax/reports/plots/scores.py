@@ -1,0 +1,148 @@
+"""Pictures of predictions on a test table: confusion matrix, ROC and precision-recall curves, predicted values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+
+from dnabert2_jax.reports.plots.style import LIGHT, WIDTH, Theme, display_name, legend_below, new_figure, readable_on
+
+_MOST_NAMED = 8
+_MOST_CELLS_WITH_TEXT = 20
+
+
+def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], theme: Theme = LIGHT) -> Figure:
+    """Rows by true and predicted class; the color is the fraction of the true class, the numbers are counts.
+
+    Args:
+        matrix: counts, rows are labels and columns predictions, [C, C].
+        classes: their names, C of them.
+        theme: colors.
+    """
+    counts = np.asarray(matrix, np.int64)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = len(classes)
+    few = size <= 8
+    figure, (axis,) = new_figure(theme, WIDTH * 0.85, heights=(1,), grid=False)
+    figure.set_layout_engine("compressed")  # the constrained one loses the label of an axis whose aspect is fixed
+    scale = LinearSegmentedColormap.from_list("share", [theme.ground, theme.shade])
+    image = axis.imshow(share, cmap=scale, vmin=0, vmax=1)
+    if size <= _MOST_CELLS_WITH_TEXT:
+        font = 11 if size <= 4 else 9 if few else 6
+        for (row, column), count in np.ndenumerate(counts):
+            colour = readable_on(scale(share[row, column]), theme)
+            if count or few:
+                axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=font)
+    names = [display_name(name, 16 if few else 32, most_lines=3 if few else 1) for name in classes]
+    widest = max(len(line) for name in names for line in name.split("\n"))
+    upright = widest > (2 if size > 4 else 12)
+    fontsize = 7 if not few else 8 if widest > 12 else 10
+    axis.set_xticks(range(size), names, rotation=90 if upright else 0, fontsize=fontsize)
+    axis.set_yticks(range(size), names, fontsize=fontsize)
+    axis.tick_params(length=0)
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axis, fraction=0.045, pad=0.03, format=PercentFormatter(1.0))
+    bar.outline.set_visible(False)
+    bar.set_label("share of the true class", color=theme.ink)
+    bar.ax.tick_params(colors=theme.ink, length=0, labelsize=9)
+    return figure
+
+
+def roc_curves(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], theme: Theme = LIGHT
+) -> Figure:
+    """Receiver operating characteristic: of the second of two classes, or of each class against the rest.
+
+    Args:
+        labels: class numbers, [rows].
+        probabilities: of each class, [rows, C].
+        classes: their names, C of them.
+        theme: colors.
+    """
+    figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
+    axis.plot([0, 1], [0, 1], color=theme.muted, lw=1, ls="--")
+    curves = []
+    for name, positive, score in _one_vs_rest(labels, probabilities, classes):
+        false_rate, true_rate, _ = roc_curve(positive, score)
+        curves.append((name, float(auc(false_rate, true_rate)), false_rate, true_rate))
+    _draw_curves(axis, theme, curves, "AUROC")
+    axis.set_xlabel("false positive rate")
+    axis.set_ylabel("true positive rate")
+    return figure
+
+
+def precision_recall_curves(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], theme: Theme = LIGHT
+) -> Figure:
+    """Precision against recall; arguments as :func:`roc_curves`. For two classes, the dashed line is chance."""
+    figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
+    curves = []
+    for name, positive, score in _one_vs_rest(labels, probabilities, classes):
+        precision, recall, _ = precision_recall_curve(positive, score)
+        curves.append((name, float(average_precision_score(positive, score)), recall, precision))
+        if len(classes) == 2:
+            axis.axhline(float(positive.mean()), color=theme.muted, lw=1, ls="--")
+    _draw_curves(axis, theme, curves, "average precision")
+    axis.set_xlabel("recall")
+    axis.set_ylabel("precision")
+    return figure
+
+
+def measured_against_predicted(
+    measured: NDArray[np.floating], predicted: NDArray[np.floating], theme: Theme = LIGHT
+) -> Figure:
+    """One dot per row, both axes on one scale.
+
+    Args:
+        measured: [rows].
+        predicted: in the same unit, [rows].
+        theme: colors.
+    """
+    figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
+    low, high = (float(edge(np.concatenate([measured, predicted]))) for edge in (np.min, np.max))
+    margin = 0.03 * (high - low)
+    axis.plot([low, high], [low, high], color=theme.muted, lw=1, ls="--")
+    visible = float(np.clip(30 / np.sqrt(len(measured)), 0.08, 0.7))  # crowded dots show as darker areas
+    axis.scatter(measured, predicted, s=12, color=theme.colours[0], lw=0, alpha=visible)
+    axis.set_xlim(low - margin, high + margin)
+    axis.set_ylim(low - margin, high + margin)
+    axis.set_aspect("equal")
+    axis.set_xlabel("measured")
+    axis.set_ylabel("predicted")
+    return figure
+
+
+def _one_vs_rest(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]
+) -> list[tuple[str, NDArray[np.bool_], NDArray[np.floating]]]:
+    """(name, whether a row is of this class, its probability) for every class with rows inside and outside of it."""
+    numbers = [1] if len(classes) == 2 else range(len(classes))
+    every = [(classes[c], np.asarray(labels) == c, probabilities[:, c]) for c in numbers]
+    return [(name, positive, score) for name, positive, score in every if 0 < positive.sum() < len(positive)]
+
+
+def _draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, Any]], measure: str) -> None:
+    """Up to eight curves in color; of more, all in gray and the best, median and worst in color. In the unit square."""
+    ranked = sorted(curves, key=lambda curve: -curve[1])
+    named = curves if len(curves) <= _MOST_NAMED else [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
+    for curve in curves:
+        if curve not in named:
+            axis.plot(curve[2], curve[3], color=theme.muted, lw=0.8, alpha=0.6)
+    for number, (name, area, x, y) in enumerate(named):
+        label = f"{display_name(name)}: {area:.3f}"
+        axis.plot(x, y, color=theme.colours[number], lw=1.7, label=label, clip_on=False)
+    title = measure if named is curves else f"{measure}: best, median, worst of {len(curves)}"
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    legend_below(figure, theme, columns=1 if len(named) == 1 else 2, title=title)
+    axis.set_xlim(-0.01, 1.01)
+    axis.set_ylim(-0.01, 1.01)
+    axis.set_aspect("equal")
