@@ -109,7 +109,7 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 0, errors
     stopped = last_step(workdir)
-    assert f"saved after step {stopped} of 120" in errors
+    assert f"step {stopped} of 120 is saved" in errors
     assert f"step_{stopped:08d}" in saves(workdir)[True]
     assert not saves(workdir)[False]
 
@@ -119,7 +119,7 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
     assert not (workdir / "model").exists()
     finished = run_cli(*command)
     assert finished.returncode == 0, finished.stderr
-    assert "going on from step" in finished.stderr
+    assert "resuming from step" in finished.stderr
     same_model(workdir / "model", home / "pretrained" / "model", "model.safetensors", "config.json", "tokenizer.model")
     same_lines(workdir, home / "pretrained")
     assert [line["step"] for line in MetricsLog.read(workdir) if "loss" in line] == list(range(1, 121))
@@ -133,7 +133,7 @@ def test_finetuning_killed_in_a_save_ends_the_same(tmp_path, home, finetuning):
     assert last_step(workdir) < 36
     finished = run_cli(*command)
     assert finished.returncode == 0, finished.stderr
-    assert "going on from step" in finished.stderr
+    assert "resuming from step" in finished.stderr
     same_model(workdir / "adapter", home / "finetuned" / "adapter", "adapter.safetensors")
     same_model(workdir / "model", home / "finetuned" / "model", "model.safetensors", "config.json")
     same_lines(workdir, home / "finetuned")
