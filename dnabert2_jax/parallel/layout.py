@@ -261,9 +261,8 @@ class Layout:
                 trainable = jax.tree.map(self._gather, trainable, self.params, self.gathered)
             result = function(trainable, frozen, batch)
             if not gradients:
-                return jax.lax.psum(result, "data")  # type: ignore[no-untyped-call]
-            sums = jax.lax.psum(result[1], "data")  # type: ignore[no-untyped-call]
-            return jax.tree.map(self._reduce, result[0], self.moments), sums
+                return self._sum(result)
+            return jax.tree.map(self._reduce, result[0], self.moments), self._sum(result[1])
 
         return jax.shard_map(
             on_each_device,
@@ -291,11 +290,16 @@ class Layout:
 
         return _layer_by_layer(gather, weight.astype(dtype), list(spec).index("data"))
 
+    def _sum(self, x: Any) -> Any:
+        """The sum over ``data``. One device adds nothing: XLA removes a sum over one device after it has kept fusions apart."""
+        return x if self.mesh.shape["data"] == 1 else jax.lax.psum(x, "data")  # type: ignore[no-untyped-call]
+
     def _reduce(self, gradient: jax.Array, spec: P) -> jax.Array:
         """The sum of a gradient over ``data``, spread like its moments."""
         sent = gradient.astype(jnp.bfloat16 if self.bfloat16_reduction else jnp.float32)
         if "data" not in spec:
-            return jax.lax.psum(sent, "data").astype(jnp.float32)  # type: ignore[no-untyped-call]
+            summed: jax.Array = self._sum(sent).astype(jnp.float32)
+            return summed
 
         def scatter(whole: jax.Array, axis: int) -> jax.Array:
             for groups in self._stage_groups():
