@@ -1,8 +1,8 @@
-"""What is installed, what it runs on, and whether a model directory is sound on this machine."""
+"""What is installed, which devices there are, and whether a model directory is sound and works on this machine."""
 
+import os
 import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
@@ -26,49 +26,34 @@ from dnabert2_jax.modeling.models import (
 )
 from dnabert2_jax.tokenizer.special import BASES, with_template
 from dnabert2_jax.types import TokenBatch, Tree
-from dnabert2_jax.version import __version__
+from dnabert2_jax.version import installed_versions
 
 TOKENS_ASKED = (128, 512, 8192)
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "grain", "scikit-learn")
 _SEQUENCE_BASES, _MOST_TOKENS = 3000, 600  # more than two blocks of the blocked backend
 _LARGEST_DIFFERENCE = 1e-3
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python, this package and what it computes with."""
-    found = {"python": platform.python_version(), "dnabert2_jax": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # pragma: no cover - a trimmed installation
-            found[package] = "not installed"
-    return found
-
-
-def devices() -> list[str]:
-    """One line a device, with its memory where the device knows it."""
-    lines = []
+def machine() -> Iterator[tuple[str, str]]:
+    """(subject, finding): versions, operating system, devices, and the attention backend that ``auto`` selects."""
+    yield "versions", "  ".join(f"{name} {number}" for name, number in installed_versions().items())
+    yield "system", f"{platform.platform()}, {os.cpu_count()} cores"
     for device in jax.devices():
         stats = device.memory_stats() or {}
         memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
-        lines.append(f"{device.id}: {device.device_kind} ({device.platform}){memory}")
-    return lines
-
-
-def attention_choice(tokens: int) -> tuple[str, str]:
-    """The backend that ``auto`` takes for rows of ``tokens`` tokens, and why."""
-    chosen, refusals = explain_choice(tokens)
-    refused = [f"{name} does not serve: {reason}" for name, reason in refusals.items()]
-    return chosen.name, "; ".join(refused) or "first in order, and it serves"
+        yield "device", f"{device.id}: {device.device_kind} ({device.platform}){memory}"
+    for tokens in TOKENS_ASKED:
+        chosen, refusals = explain_choice(tokens)
+        refused = "; ".join(f"{name} is not available: {reason}" for name, reason in refusals.items())
+        yield "attention", f"{tokens:>5,} tokens: {chosen.name} ({refused or 'the preferred backend, and available'})"
 
 
 def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Check a model or adapter directory, or one in the Hugging Face layout; one (check, finding) after the other.
+    """Check a model or adapter directory, or one in Hugging Face's format; yields (check, finding) as they are done.
 
     Args:
         path: the directory.
-        base: an adapter's base, where it is not where the adapter says.
+        base: an adapter's base, if it is not where the adapter says.
 
     Raises:
         UserError: a file is damaged, a weight is not finite, or an attention backend disagrees with the reference.
@@ -80,10 +65,10 @@ def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str
     elif is_hugging_face_directory(path):
         yield "released weights", describe_released(path)
         model = load_hugging_face(path)
-        yield "tensors and finite weights", f"ok, none is missing, unknown or of another shape; a {model.kind}"
+        yield "tensors and finite weights", f"ok, none is missing, unknown or of the wrong shape; a {model.kind}"
     else:
         model = load_model(path)
-        yield "manifest and finite weights", f"ok, every file has its hash; a {model.kind}"
+        yield "manifest and finite weights", f"ok, every file matches its hash; a {model.kind}"
     yield "parameters", f"{count_parameters(model.params):,}"
     batch = _fixed_row(model)
     tokens = batch.input_ids.shape[1]

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, occasional lines elsewhere."""
 
 import time
 from datetime import timedelta
@@ -8,21 +8,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-"""Where progress and remarks go; results go to standard output. Brackets and colons in names are no markup."""
+"""For progress and remarks; results go to standard output. Brackets and colons in names are not markup."""
 
 if not console.is_terminal:
-    console.width = 140  # a file has no width of its own, and 80 columns squeeze tables until names are cut
+    console.width = 140  # a file has no width, and at 80 columns tables would truncate names
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressBar:
-    """A bar with figures beside it, as a context manager.
+    """A progress bar with figures beside it, as a context manager.
 
     Args:
         title: what is being done.
         total: units of work.
-        done: units done before (a run that goes on).
+        done: units done before, by a run that resumes.
     """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
@@ -77,5 +77,5 @@ class ProgressBar:
 
 
 def remark(text: str) -> None:
-    """One line about what was found or done, for the person at the terminal."""
+    """Print one line about what was found or done."""
     console.print(text, soft_wrap=True)

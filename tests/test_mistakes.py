@@ -183,7 +183,7 @@ def test_a_full_disk_under_the_output(home):
             timeout=60,
         )
     assert process.returncode == 2
-    says = "the output could not be used (No space left on device); make room or choose another place, and run it again"
+    says = "the output could not be used (No space left on device); make room or choose another place, and rerun"
     assert process.stderr.splitlines() == [f"dnabert2: {says}"]
 
 
@@ -214,8 +214,8 @@ def test_too_little_memory_for_a_batch(command, home, dnabert2, little_memory):
     assert code == 2
     assert out == ""
     says = (
-        "dnabert2: not enough memory (Unable to allocate ...); make batches smaller: of a run by training.batch_size (in "
-        "another --workdir), or in more parts by training.accumulate (the same one goes on), else by --batch-tokens, ..."
+        "dnabert2: out of memory (Unable to allocate ...); use smaller batches: for a run, training.batch_size (in another "
+        "--workdir) or more microbatches with training.accumulate (resumes the same one), otherwise --batch-tokens, ..."
     )
     assert re.fullmatch(pattern(says), errors[-1])
     assert "Traceback" not in "\n".join(errors)

@@ -1,8 +1,8 @@
-"""Find links in the Markdown files that lead nowhere: files, headings and, with --external, other sites.
+"""Find dead links in the Markdown files: to files, headings and, with --external, other sites.
 
     python tools/check_links.py [--external]
 
-A path in backquotes that starts with one of the repository's folders (`configs/finetune.toml`) counts as a link, too.
+A path in backquotes that starts with one of the repository's folders (`configs/finetune.toml`) counts as a link as well.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def kmer_baseline(train: Table, splits: Splits) -> Baseline:
 
 
 def kmer_baseline_if_feasible(splits: Splits) -> Baseline | None:
-    """The baseline of a fine-tuning run; None for tasks without classes, or (with a remark) if it would not fit in memory."""
+    """The baseline of a fine-tuning run; None for tasks without classes, or, with a remark, if it does not fit in memory."""
     if splits.labels.head.task != "single_label":
         return None
     tables = (splits.train, splits.dev, splits.test)

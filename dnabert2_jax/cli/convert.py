@@ -1,21 +1,28 @@
-"""``dnabert2 convert``: models from and to the layout of Hugging Face."""
+"""``dnabert2 convert from-hf``, ``to-hf``, ``from-peft`` and ``to-peft``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dnabert2_jax.cli.app import group
+from dnabert2_jax.cli.options import Base
 from dnabert2_jax.progress import remark
 
-convert = typer.Typer(no_args_is_help=True, help="Models from and to the layout in which DNABERT-2 is shared.")
+convert = group("convert", "Convert from and to Hugging Face's formats.")
 
 
 @convert.command("from-hf", epilog="Example: dnabert2 convert from-hf DNABERT-2-117M runs/released")
 def from_hf(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="config.json, tokenizer.json and the weights.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Directory with config.json, tokenizer.json and weights.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write.")],
 ) -> None:
-    """Read the released weights, or a model trained from them, and write a model directory; needs no torch."""
+    """Import a model in Hugging Face's format.
+
+    The released weights, or a model trained from them; PyTorch is not needed.
+    """
     from dnabert2_jax.convert.hugging_face import load_hugging_face
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.model_directory import save_model
@@ -31,9 +38,12 @@ def from_hf(
 @convert.command("to-hf", epilog="Example: dnabert2 convert to-hf runs/promoters/model runs/promoters_hf")
 def to_hf(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model directory.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to create.")],
 ) -> None:
-    """Write a model for PyTorch users: weights by the original's names, config.json and tokenizer.json."""
+    """Export a model to Hugging Face's format.
+
+    Weights under the original's names, config.json and tokenizer.json, for PyTorch users.
+    """
     from dnabert2_jax.convert.hugging_face import save_hugging_face
     from dnabert2_jax.model_directory import load_model
 
@@ -43,11 +53,11 @@ def to_hf(
 
 @convert.command("from-peft", epilog="Example: dnabert2 convert from-peft lora_promoters runs/adapter --base runs/released")
 def from_peft(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory that PEFT saved.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory saved by PEFT.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Adapter directory to write.")],
-    base: Annotated[Path, typer.Option(help="Model directory that the adapter was trained on.")],
+    base: Annotated[Path, typer.Option(help="Model directory the adapter was trained on.")],
 ) -> None:
-    """Read a LoRA adapter that PEFT saved for a sequence classifier."""
+    """Import a LoRA adapter of a classifier from PEFT."""
     from dnabert2_jax.convert.peft import load_peft
     from dnabert2_jax.model_directory import load_model, save_adapter
 
@@ -60,10 +70,10 @@ def from_peft(
 @convert.command("to-peft", epilog="Example: dnabert2 convert to-peft runs/promoters/adapter runs/promoters_peft")
 def to_peft(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Adapter directory.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make.")],
-    base: Annotated[Path | None, typer.Option(help="The adapter's base, if it is not where the adapter says.")] = None,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to create.")],
+    base: Base = None,
 ) -> None:
-    """Write a LoRA adapter for PyTorch users, who load it with PEFT."""
+    """Export a LoRA adapter to PEFT's format."""
     from dnabert2_jax.convert.peft import save_peft
     from dnabert2_jax.model_directory import load_adapter, load_model
 

@@ -1,48 +1,58 @@
-"""``dnabert2 gue`` and ``dnabert2 flops``."""
+"""``dnabert2 gue run`` and ``gue report``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dnabert2_jax.cli.data import results
-from dnabert2_jax.cli.train import Set
+from dnabert2_jax.cli.app import group
+from dnabert2_jax.cli.options import Set
+from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import Mode
-from dnabert2_jax.reports.efficiency import BASES_PER_TOKEN
 
-commands = typer.Typer()
-gue = typer.Typer(no_args_is_help=True, help="Run the GUE benchmark, and report it.")
+if TYPE_CHECKING:
+    from dnabert2_jax.gue.summary import TaskSummary
 
-Workdir = Annotated[Path, typer.Option(help="The benchmark's directory; the same one again goes on.")]
+gue = group("gue", "Run the GUE benchmark, and report it.")
 
 
 @gue.command("run", epilog="Example: dnabert2 gue run --data GUE --model runs/released --workdir runs/gue --tasks 'tf/*'")
 def run(
     data: Annotated[Path, typer.Option(help="Directory at or above the data sets, as in GUE/EMP/H3/train.csv.")],
-    workdir: Workdir,
+    workdir: Annotated[Path, typer.Option(help="Directory of the benchmark; reuse it to resume.")],
     model: Annotated[Path | None, typer.Option(help="Model directory to start from.")] = None,
-    size: Annotated[str | None, typer.Option(help="Or a named size to start from random weights, as in 3m.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Instead of --model: a named size, such as 3m, with random weights.")
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer directory for --size.")] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Data set or glob, as in 'prom/*'; may be given many times. [default: all]")
+        list[str] | None,
+        typer.Option(
+            help="Data sets or globs, separated by commas, as in 'prom/*,tf/0'; can be repeated.", show_default="all"
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each data set.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per data set.")] = 3,
     mode: Annotated[
-        Mode, typer.Option(help="parity: as the original, rows cut at its lengths; recommended: whole rows, no collapse.")
+        Mode,
+        typer.Option(help="parity: as the original, truncation included; recommended: whole rows, collapsed runs repeated."),
     ] = "recommended",
     max_train_rows: Annotated[
-        int | None, typer.Option(min=2, help="Learn from at most so many rows; the report says so. [default: all]")
+        int | None, typer.Option(min=2, help="Maximum training rows; the report says so.", show_default="all")
     ] = None,
-    keep_models: Annotated[bool, typer.Option(help="Keep the fine-tuned models (470 MB each of the 117M).")] = True,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models/--no-keep-models", help="Keep the fine-tuned models (470 MB each for the 117M).")
+    ] = True,
     set_: Set = None,
 ) -> None:
-    """Fine-tune on every data set that is there, several seeds each, and compare with the published scores.
+    """Fine-tune on every data set found, with several seeds.
 
-    What fails is recorded and the rest goes on; a killed benchmark goes on where it was.
+    Compares the scores with the published ones. Failures are recorded, and the other runs continue. Rerun the same command
+    to resume.
     """
     from dnabert2_jax.gue.runner import GueRun, run_gue
 
+    patterns = (pattern.strip() for text in tasks or () for pattern in text.split(","))
     page = run_gue(
         GueRun(
             data=data,
@@ -50,13 +60,14 @@ def run(
             model=model,
             size=size,
             tokenizer=tokenizer,
-            tasks=tuple(tasks or ()),
+            tasks=tuple(pattern for pattern in patterns if pattern),
             seeds=seeds,
             mode=mode,
             max_train_rows=max_train_rows,
             overrides=tuple(set_ or ()),
             keep_models=keep_models,
-        )
+        ),
+        _print_scores,
     )
     print(f"saved {page}")
 
@@ -66,66 +77,36 @@ def run(
     epilog="Example: dnabert2 gue report --workdir runs/gue_probe --workdir runs/gue_full --out runs/comparison.html",
 )
 def report(
-    workdir: Annotated[list[Path], typer.Option(help="A benchmark's directory; several are set side by side.")],
-    out: Annotated[Path | None, typer.Option(help="Page of several benchmarks: an .html file.")] = None,
+    workdir: Annotated[list[Path], typer.Option(help="Directory of a benchmark; several are shown side by side.")],
+    out: Annotated[Path | None, typer.Option(help="Page for several benchmarks: an .html file.")] = None,
 ) -> None:
-    """Make a benchmark's page again from its records, or one page of several; prints the scores as well."""
-    from rich.table import Table
+    """Rewrite a benchmark's page, or compare several.
 
+    Prints the scores as well.
+    """
     from dnabert2_jax.gue.comparison import comparison_rows, read_benchmarks, write_comparison
     from dnabert2_jax.gue.report import write_gue_report
-    from dnabert2_jax.gue.summary import score_rows, summarize
+    from dnabert2_jax.gue.summary import summarize
     from dnabert2_jax.inference.output import check_output
 
     if len(workdir) == 1:
         if out is not None:
             raise UserError("--out is for several benchmarks; the page of one is in its --workdir")
         page = write_gue_report(workdir[0])
-        header, rows = score_rows([task for task in summarize(workdir[0])["tasks"] if task["scores"]])
+        _print_scores(summarize(workdir[0])["tasks"])
     else:
         if out is None:
             raise UserError("several benchmarks need --out, the .html file to write")
         check_output(out, (".html",))
-        page = write_comparison(workdir, out)
-        header, rows = comparison_rows(read_benchmarks(workdir))
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    results().print(table)
+        benchmarks = read_benchmarks(workdir)
+        page = write_comparison(benchmarks, out)
+        if rows := comparison_rows(benchmarks):
+            print_table(rows)
     print(f"saved {page}")
 
 
-@commands.command(epilog="Example: dnabert2 flops --bases 500")
-def flops(
-    bases: Annotated[
-        int, typer.Option(min=8, max=512, help="Length of the sequence; the published figures are for 500.")
-    ] = 500,
-    bases_per_token: Annotated[float, typer.Option(min=1, help="Of DNABERT-2's byte pairs, on average.")] = BASES_PER_TOKEN,
-) -> None:
-    """Parameters and forward FLOPs of DNABERT-2, DNABERT and the Nucleotide Transformer, beside the published ones."""
-    from rich.table import Table
+def _print_scores(tasks: "list[TaskSummary]") -> None:
+    from dnabert2_jax.gue.summary import score_rows
 
-    from dnabert2_jax.reports.efficiency import costs, explanations
-
-    header = ("model", "parameters", "published, millions", "tokens", "forward GFLOP", "relative", "published relative")
-    table = Table(*header)
-    rows = costs(bases, bases_per_token)
-    for row in rows:
-        table.add_row(
-            row.model.name,
-            f"{row.model.parameters:,}",
-            f"{row.published_parameters:,}",
-            f"{row.tokens:,}",
-            f"{row.flops / 1e9:.2f}",
-            f"{row.relative:.2f}",
-            f"{row.published_relative:.2f}",
-        )
-    print(
-        f"Assumed of a sequence of {bases} bases: DNABERT reads a token at every base and 2 special ones; NT one for 6 "
-        f"bases, one for each base that is left, and [CLS]; DNABERT-2 one for {bases_per_token:g} bases and 2 special ones. "
-        "Counted are the encoder's matrix products, 2 operations for a product and its sum; no padding, no head."
-    )
-    results().print(table)
-    if bases == 500:
-        for text in explanations(rows):
-            print(text)
+    if scored := [task for task in tasks if task["scores"]]:
+        print_table(score_rows(scored))

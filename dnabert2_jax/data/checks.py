@@ -104,7 +104,7 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
 
 
 def notes_on(data: TablesReport) -> list[str]:
-    """Warnings for a reader of the scores: truncated rows, contradictory labels, and test rows that were seen in training."""
+    """Warnings for a reader of the scores: truncated rows, contradictory labels, and test rows seen in training."""
     notes = []
     cut = {name: table for name, table in data["tables"].items() if table["truncated_rows"]}
     if cut:
@@ -122,8 +122,8 @@ def notes_on(data: TablesReport) -> list[str]:
     for pair in data["shared"]:
         if pair["rows"] and pair["later"] == "test":
             notes.append(
-                f"{pair['rows']:,} test rows are also in the {pair['earlier']} table, {pair['contradictory_rows']:,} of them "
-                "with another label: the test scores are not of unseen sequences alone."
+                f"{pair['rows']:,} test rows are also in the {pair['earlier']} table, {pair['contradictory_rows']:,} of "
+                "them with another label: the test scores are not of unseen sequences alone."
             )
     return notes
 

@@ -1,1 +1,1 @@
-"""The GUE benchmark (Zhou et al. 2024): what it is, where it lies, how it is run, and how the result is shown."""
+"""The GUE benchmark (Zhou et al. 2024): its data sets, where they are found, how they are run and reported."""

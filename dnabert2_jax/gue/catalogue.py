@@ -1,26 +1,28 @@
-"""What GUE is: its 28 data sets and the 8 of GUE+, their sizes, published fine-tuning settings and published scores.
+"""The data sets of GUE (28) and GUE+ (8): their sizes, published fine-tuning settings and published scores.
 
-``tasks.csv`` and ``published_scores.csv`` hold the facts. Scores are those of the paper's table 6, MCC x 100 and for
-virus/covid macro F1 x 100; settings are those of the original's ``finetune/scripts/run_dnabert2.sh`` (4 devices x 8 rows).
-GUE+ has no public settings, and its empty cells are facts that are not public or not certain.
+``tasks.csv`` and ``published_scores.csv`` hold the facts. Scores are from table 6 of the paper, MCC x 100 and, for
+virus/covid, macro F1 x 100; settings are from the original's ``finetune/scripts/run_dnabert2.sh`` (4 devices x 8 rows).
+GUE+ has no public settings; empty cells are facts that are not public or not certain.
 """
 
 import csv
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 Suite = Literal["GUE", "GUE+", "other"]
 Metric = Literal["mcc", "macro_f1"]
 Mode = Literal["parity", "recommended"]
-"""How data sets are run: ``parity`` as the original did, ``recommended`` as is better founded; see ``presets.py``."""
+"""How data sets are run: ``parity`` reproduces the original, ``recommended`` uses our settings; see ``presets.py``."""
 
 METRIC_NAMES: dict[str, str] = {"mcc": "MCC", "macro_f1": "macro F1"}
 REFERENCE = "DNABERT-2"
-"""The published model that everything is set beside."""
+"""The published model that everything is compared with."""
 
 SPLITS = ("train", "dev", "test")
 
@@ -28,15 +30,15 @@ _OTHER_GROUPS = {"tf": ("tf", "human_tf")}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How the original fine-tunes on a data set; the defaults are for data sets without published settings.
+class FinetuneSettings:
+    """How the original fine-tunes on a data set; the defaults serve data sets without published settings.
 
     Attributes:
-        max_tokens: longer rows are cut; None where no limit is published.
+        max_tokens: longer rows are truncated; None if no limit is published.
         epochs: passes over the training table.
-        max_steps: optimizer steps, whatever the epochs; None: as many as the epochs take.
-        batch_size: rows of a step, over all devices.
-        learning_rate: peak.
+        max_steps: optimizer steps, whatever the epochs; None: as many as the epochs need.
+        batch_size: rows per step, over all devices.
+        learning_rate: peak learning rate.
         warmup_steps: steps of linear warm-up.
         weight_decay: of AdamW.
         evaluate_every: steps between evaluations on the dev table.
@@ -58,12 +60,12 @@ class Task:
 
     Attributes:
         name: group and name, as in ``prom/prom_300_tata``.
-        suite: where it belongs; ``other`` is a task that is no part of the benchmark.
-        what: what is predicted, a few words.
+        suite: where it belongs; ``other`` is a task that is not part of the benchmark.
+        what: what is predicted, in a few words.
         metric: the published one.
-        rows: published rows of each table, where they are known.
+        rows: published row counts of the tables, if known.
         settings: the original's, or the defaults.
-        published: score x 100 by model.
+        published: scores x 100 by model.
     """
 
     name: str
@@ -71,7 +73,7 @@ class Task:
     what: str = ""
     metric: Metric = "mcc"
     rows: dict[str, int] = field(default_factory=dict)
-    settings: Settings = Settings()
+    settings: FinetuneSettings = FinetuneSettings()
     published: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -84,23 +86,29 @@ class Task:
 def catalogue() -> dict[str, Task]:
     """Every data set of GUE and GUE+ by name."""
     scores = {
-        row.pop("task"): {model: float(score) for model, score in row.items()} for row in _rows("published_scores.csv")
+        row.pop("task"): {model: float(score) for model, score in row.items()} for row in read_facts("published_scores.csv")
     }
-    return {row["task"]: _task(row, scores.get(row["task"], {})) for row in _rows("tasks.csv")}
+    return {row["task"]: _task(row, scores.get(row["task"], {})) for row in read_facts("tasks.csv")}
 
 
 def published_models() -> list[str]:
-    """The ten models whose scores are published."""
+    """The ten models with published scores."""
     return list(catalogue()["EMP/H3"].published)
 
 
 def identify(directory: Path) -> Task | None:
-    """The data set that a directory holds, by its name and its parent's under any spelling that circulates; or None."""
+    """The data set in a directory, by its name and its parent's in any spelling in use; None if it is unknown."""
     parts = directory.resolve().parts
     for name in ("_".join(parts[-2:]), parts[-1]):
         if (task := _names().get(_plain(name))) is not None:
             return task
     return None
+
+
+def benchmark_order(name: str) -> tuple[int, str]:
+    """Sorting key of data sets: in the benchmark's order, others last."""
+    known = list(catalogue())
+    return (known.index(name) if name in known else len(known), name)
 
 
 @cache
@@ -125,26 +133,17 @@ def _plain(name: str) -> str:
 
 
 def _task(row: dict[str, str], published: dict[str, float]) -> Task:
-    def number(key: str) -> int | None:
-        return int(row[key]) if row[key] else None
-
-    rows = {split: count for split in SPLITS if (count := number(f"{split}_rows")) is not None}
-    settings = Settings()
-    if row["epochs"]:
-        settings = Settings(
-            max_tokens=number("max_tokens"),
-            epochs=int(row["epochs"]),
-            max_steps=number("max_steps"),
-            batch_size=int(row["batch_size"]),
-            learning_rate=float(row["learning_rate"]),
-            warmup_steps=int(row["warmup_steps"]),
-            weight_decay=float(row["weight_decay"]),
-            evaluate_every=int(row["evaluate_every"]),
-        )
-    suite: Suite = "GUE" if row["suite"] == "GUE" else "GUE+"
-    metric: Metric = "macro_f1" if row["metric"] == "macro_f1" else "mcc"
-    return Task(row["task"], suite, row["what"], metric, rows, settings, published)
+    known = {key: value for key, value in row.items() if value}
+    content = {
+        "name": known["task"],
+        **{key: known[key] for key in ("suite", "what", "metric")},
+        "rows": {split: known[f"{split}_rows"] for split in SPLITS if f"{split}_rows" in known},
+        "settings": {field.name: known[field.name] for field in fields(FinetuneSettings) if field.name in known},
+        "published": published,
+    }
+    return TypeAdapter(Task).validate_python(content)
 
 
-def _rows(file: str) -> list[dict[str, str]]:
+def read_facts(file: str) -> list[dict[str, str]]:
+    """The rows of one of the CSV files beside this module."""
     return list(csv.DictReader(files(__package__).joinpath(file).read_text(encoding="utf-8").splitlines()))

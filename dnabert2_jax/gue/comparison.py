@@ -1,46 +1,43 @@
 """Several benchmarks side by side on one page: scratch, probe, LoRA and full, or one encoder and another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from matplotlib.figure import Figure
-
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task
-from dnabert2_jax.gue.report import notes_on_tables
+from dnabert2_jax.gue.notes import table_notes
+from dnabert2_jax.gue.plots import comparison_picture
 from dnabert2_jax.gue.summary import NONE, Summary, TaskSummary, format_score, summarize, task_of
-from dnabert2_jax.reports import plots
-from dnabert2_jax.reports.page import Section, grid, page, picture, write_page
-from dnabert2_jax.reports.plots import LIGHT, Theme, legend_below, new_figure
+from dnabert2_jax.reports.page import Block, Heading, Page, Picture, Pictures, Section, Table, Text, write_page
+from dnabert2_jax.reports.plots.style import DARK, LIGHT, png
 
 Benchmarks = dict[str, Summary]
 """By the name of their directory."""
 
 
-def write_comparison(workdirs: Sequence[Path], file: Path) -> Path:
+def write_comparison(benchmarks: Benchmarks, file: Path) -> Path:
     """Write a page with a column for each benchmark.
 
     Args:
-        workdirs: the benchmarks' directories; columns are named by them.
+        benchmarks: what :func:`read_benchmarks` read.
         file: the page.
 
     Returns:
         ``file``.
 
     Raises:
-        UserError: a directory holds no benchmark, is there twice, or the page cannot be written.
+        UserError: the page cannot be written.
     """
-    benchmarks = read_benchmarks(workdirs)
-    document = _page(benchmarks)
-    return write_page(file, document)
+    return write_page(file, _page(benchmarks).html())
 
 
 def read_benchmarks(workdirs: Sequence[Path]) -> Benchmarks:
-    """What the directories say, by as much of their path as tells them apart.
+    """The results in the directories, named by as much of their paths as tells them apart.
 
     Raises:
-        UserError: a directory holds no benchmark, or is there twice.
+        UserError: a directory holds no benchmark, or is given twice.
     """
     paths = [workdir.resolve() for workdir in workdirs]
     if twice := next((path for path in paths if paths.count(path) > 1), None):
@@ -51,15 +48,15 @@ def read_benchmarks(workdirs: Sequence[Path]) -> Benchmarks:
     return {"/".join(path.parts[-parts:]): summarize(path) for path in paths}
 
 
-def comparison_rows(benchmarks: Benchmarks) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows of the table of scores, as text; the last row is the mean over what all benchmarks have."""
-    header = ("data set, metric", *benchmarks, "k-mer regression", f"published {REFERENCE}")
+def comparison_rows(benchmarks: Benchmarks) -> list[dict[str, str]]:
+    """The table of scores, cells by column; the last row is the mean over the data sets that all benchmarks have."""
     scored = _scored(benchmarks)
     rows = []
     for task, columns in scored:
-        cells = [format_score(column["scores"][task.metric]) if column else NONE for column in columns]
+        cells = (format_score(column["scores"][task.metric]) if column else NONE for column in columns)
         published = f"{task.published[REFERENCE]:.2f}" if task.published else NONE
-        rows.append((f"{task.name}, {METRIC_NAMES[task.metric]} x 100", *cells, f"{_kmer(task, columns):.2f}", published))
+        name = f"{task.name}, {METRIC_NAMES[task.metric]} x 100"
+        rows.append(_row(benchmarks, name, cells, _kmer(task, columns), published))
     if common := [(task, columns) for task, columns in scored if all(columns)]:
         means = [
             fmean(100 * column["scores"][task.metric]["mean"] for task, columns in common if (column := columns[n]))
@@ -68,13 +65,22 @@ def comparison_rows(benchmarks: Benchmarks) -> tuple[tuple[str, ...], list[tuple
         kmer = fmean(_kmer(task, columns) for task, columns in common)
         whole = all(task.published for task, _ in common)
         published = f"{fmean(task.published[REFERENCE] for task, _ in common):.2f}" if whole else NONE
-        what = f"mean of the {len(common)} data sets that all have"
-        rows.append((what, *(f"{mean:.2f}" for mean in means), f"{kmer:.2f}", published))
-    return header, rows
+        name = f"mean of the {len(common)} data sets that all have"
+        rows.append(_row(benchmarks, name, (f"{mean:.2f}" for mean in means), kmer, published))
+    return rows
+
+
+def _row(benchmarks: Benchmarks, name: str, cells: Iterable[str], kmer: float, published: str) -> dict[str, str]:
+    return {
+        "data set, metric": name,
+        **dict(zip(benchmarks, cells, strict=True)),
+        "k-mer regression": f"{kmer:.2f}",
+        f"published {REFERENCE}": published,
+    }
 
 
 def _scored(benchmarks: Benchmarks) -> list[tuple[Task, list[TaskSummary | None]]]:
-    """Every data set that some benchmark has scored, and what each has of it."""
+    """Every data set that some benchmark has scored, and its results in each."""
     by_name = [{task["task"]: task for task in summary["tasks"] if task["scores"]} for summary in benchmarks.values()]
     names = dict.fromkeys(name for tasks in by_name for name in tasks)
     rows = []
@@ -88,18 +94,22 @@ def _kmer(task: Task, columns: list[TaskSummary | None]) -> float:
     return 100 * next(column["data"]["kmer"][task.metric] for column in columns if column)
 
 
-def _page(benchmarks: Benchmarks) -> str:
+def _page(benchmarks: Benchmarks) -> Page:
     scored = _scored(benchmarks)
     sections = []
     if scored:
-        light, dark = (plots.png(comparison_picture(benchmarks, theme)) for theme in (plots.LIGHT, plots.DARK))
-        drawn = picture(light, dark, "Scores on the test table by data set, a dot a seed, in the published metric.")
-        text = "<h3>Mean over seeds</h3><p>Mean ± standard deviation over seeds, on the whole test table.</p>"
-        body = f'<div class="pictures">{drawn}</div>{text}{grid(*comparison_rows(benchmarks))}'
-        sections.append(Section("scores", "Scores", body))
-    sections.append(Section("runs", "Runs", _runs(benchmarks)))
-    title = "GUE benchmarks side by side"
-    return page(title, ", ".join(benchmarks), sections, [], _notes(benchmarks, scored))
+        draw = partial(comparison_picture, list(benchmarks), scored)
+        light, dark = (png(draw(theme)) for theme in (LIGHT, DARK))
+        caption = "Scores on the test table by data set, one dot per seed, in the published metric."
+        blocks: list[Block] = [
+            Pictures([Picture(light, dark, caption)]),
+            Heading("Mean over seeds"),
+            Text("Mean ± standard deviation over seeds, on the whole test table."),
+            Table.from_records(comparison_rows(benchmarks)),
+        ]
+        sections.append(Section("scores", "Scores", blocks))
+    sections.append(Section("runs", "Runs", [_runs(benchmarks)]))
+    return Page("GUE benchmarks side by side", ", ".join(benchmarks), sections, [], _notes(benchmarks, scored))
 
 
 def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | None]]]) -> list[str]:
@@ -109,8 +119,8 @@ def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | N
     if len(caps) == 1 and None not in caps:
         notes.append(f"At most {caps.pop():,} training rows were used; the published scores come from all rows.")
     elif len(caps) > 1:
-        notes.append(f"The k-mer regression is that of {next(iter(benchmarks))}; it learned from as many rows as that.")
-    for key, what in (("mode", "modes"), ("max_train_rows", "caps of the training rows")):
+        notes.append(f"The k-mer regression is that of {next(iter(benchmarks))}, fitted on as many rows as its runs.")
+    for key, what in (("mode", "modes"), ("max_train_rows", "caps on the training rows")):
         values = {name: summary["asked"][key] or "none" for name, summary in benchmarks.items()}
         if len(set(values.values())) > 1:
             notes.append(f"Different {what}: " + ", ".join(f"{name} {value}" for name, value in values.items()) + ".")
@@ -120,7 +130,7 @@ def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | N
         if len({tuple(sorted(column["data"]["sha256"].items())) for column in columns if column}) > 1
     ]
     if changed:
-        notes.append(f"Different tables under one name, so that scores are no comparison: {', '.join(changed)}.")
+        notes.append(f"Different tables under one name, so that scores are not comparable: {', '.join(changed)}.")
     seeds = {
         f"{task.name} {name} {len(column['runs'])}"
         for task, columns in scored
@@ -131,23 +141,23 @@ def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | N
     if seeds:
         notes.append(f"Different numbers of seeds: {', '.join(sorted(seeds))}.")
     tables = {task["task"]: task for summary in benchmarks.values() for task in summary["tasks"] if task["scores"]}
-    notes.extend(notes_on_tables(list(tables.values())))
+    notes.extend(table_notes(list(tables.values())))
     for name, summary in benchmarks.items():
         if collapsed := [task["task"] for task in summary["tasks"] if task["collapsed_runs"]]:
-            notes.append(f"{name}: among the scores of {', '.join(collapsed)} are some of collapsed runs.")
+            notes.append(f"{name}: the scores of {', '.join(collapsed)} include collapsed runs.")
     if missing := [task.name for task, columns in scored if not all(columns)]:
         notes.append(f"Not in every column: {', '.join(missing)}.")
     for name, summary in benchmarks.items():
         if failed := [*summary["problems"], *(task["task"] for task in summary["tasks"] if task["failures"])]:
-            notes.append(f"{name}: failed or not usable were {', '.join(failed)}.")
+            notes.append(f"{name}: {', '.join(failed)} failed or could not be used.")
     return notes
 
 
-def _runs(benchmarks: Benchmarks) -> str:
-    """What each column is, and what it cost: a row a fact."""
+def _runs(benchmarks: Benchmarks) -> Table:
+    """What each column is, and what it cost: one row per fact."""
     columns = [_facts(summary) for summary in benchmarks.values()]
     rows = [(fact, *(column[fact] for column in columns)) for fact in columns[0]]
-    return grid(("", *benchmarks), rows, text_columns=1 + len(columns))
+    return Table(("", *benchmarks), rows, text_columns=1 + len(columns))
 
 
 def _facts(summary: Summary) -> dict[str, str]:
@@ -161,41 +171,9 @@ def _facts(summary: Summary) -> dict[str, str]:
         "method": ", ".join(sorted({attempt["run"]["training"]["method"] for attempt in attempts})) or NONE,
         "--set": " ".join(asked["overrides"]) or NONE,
         "training rows, at most": NONE if asked["max_train_rows"] is None else f"{asked['max_train_rows']:,}",
-        "trained parameters": ", ".join(f"{n:,}" for n in sorted({attempt["trained_parameters"] for attempt in attempts}))
-        or NONE,
+        "trainable parameters": ", ".join(f"{n:,}" for n in sorted({a["trained_parameters"] for a in attempts})) or NONE,
         "runs": f"{len(runs):,}",
         "collapsed": f"{sum(attempt['collapsed'] for attempt in attempts):,} of {len(attempts):,}",
-        "seconds of a run, mean": f"{fmean(run['seconds'] for run in runs):,.1f}" if runs else NONE,
+        "seconds per run, mean": f"{fmean(run['seconds'] for run in runs):,.1f}" if runs else NONE,
         "seconds to the end of the first step, mean": f"{fmean(firsts):,.1f}" if firsts else NONE,
     }
-
-
-def comparison_picture(benchmarks: Benchmarks, theme: Theme = LIGHT) -> Figure:
-    """One line a data set, on it a row of dots for each benchmark.
-
-    Args:
-        benchmarks: some of whose data sets are scored.
-        theme: colours.
-    """
-    scored = _scored(benchmarks)
-    height = 0.16 + 0.12 * len(benchmarks)
-    figure, (axis,) = new_figure(theme, 1.6 + height * len(scored), heights=(1,))
-    step = 0.7 / len(benchmarks)
-    for row, (task, columns) in enumerate(scored):
-        axis.plot([_kmer(task, columns)] * 2, [row - 0.4, row + 0.4], color=theme.muted, lw=1.6)
-        for n, column in enumerate(columns):
-            if column:
-                values = [100 * value for value in column["scores"][task.metric]["values"]]
-                at = row + (n - (len(columns) - 1) / 2) * step
-                colour, marker = theme.colours[n % len(theme.colours)], "osD^"[n // len(theme.colours) % 4]
-                axis.plot(values, [at] * len(values), marker, color=colour, ms=5, alpha=0.75, mew=0)
-    for n, name in enumerate(benchmarks):
-        marker = "osD^"[n // len(theme.colours) % 4]
-        axis.plot([], [], marker, color=theme.colours[n % len(theme.colours)], ms=5, mew=0, label=name)
-    axis.plot([], [], color=theme.muted, lw=1.6, label="k-mer regression")
-    axis.set_yticks(range(len(scored)), [f"{task.name} ({METRIC_NAMES[task.metric]})" for task, _ in scored], fontsize=8)
-    axis.set_ylim(len(scored) - 0.4, -0.6)
-    axis.grid(False, axis="y")
-    axis.set_xlabel("score x 100")
-    legend_below(figure, theme, columns=2)
-    return figure

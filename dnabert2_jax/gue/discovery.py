@@ -1,4 +1,4 @@
-"""Finding the benchmark's tables on a disk, under the names in which they circulate, and saying what is wrong with them."""
+"""Finding the benchmark's tables on disk, under the names in use, and checking them."""
 
 import fnmatch
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dnabert2_jax.data.tables import read_records, read_text
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.gue.catalogue import SPLITS, Task, catalogue, identify
+from dnabert2_jax.gue.catalogue import SPLITS, Task, benchmark_order, catalogue, identify
 from dnabert2_jax.training.workdir import RUN_FILE
 
 _TABLE = re.compile(r"(train|dev|val|valid|validation|eval|test)\.(csv|tsv)(\.gz)?", re.IGNORECASE)
@@ -19,13 +19,13 @@ _DEEPEST = 4
 
 @dataclass(frozen=True)
 class FoundTask:
-    """A data set on the disk.
+    """A data set on disk.
 
     Attributes:
-        task: which one.
-        directory: where.
+        task: which one it is.
+        directory: where it is.
         tables: the files of train, dev and test.
-        remarks: where its rows differ from the published ones.
+        remarks: how its row counts differ from the published ones.
     """
 
     task: Task
@@ -36,12 +36,12 @@ class FoundTask:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a directory holds.
+    """The data sets in a directory.
 
     Attributes:
         found: complete data sets, in the benchmark's order, others last.
         problems: why a directory that looks like a data set is not used, by name.
-        missing: data sets of GUE that were asked for and are not there.
+        missing: requested data sets of GUE that are not there.
     """
 
     found: list[FoundTask]
@@ -50,17 +50,17 @@ class Discovery:
 
 
 def discover(data: Path, patterns: Sequence[str] = ()) -> Discovery:
-    """Find every directory that holds tables of a data set.
+    """Find every directory with the tables of a data set.
 
     Args:
         data: any directory at or above the data sets, at most four levels up.
-        patterns: names or globs such as ``tf/*``, in either case; all data sets without one.
+        patterns: names or globs such as ``tf/*``, case-insensitive; none for all data sets.
 
     Raises:
-        UserError: not a directory, nothing found, or a pattern that fits nothing.
+        UserError: not a directory, nothing found, or a pattern that matches nothing.
     """
     if not data.is_dir():
-        raise UserError(f"{data} is not a directory; give the one that holds the data sets (GUE/EMP/H3/train.csv and so on)")
+        raise UserError(f"{data} is not a directory; give the one with the data sets (GUE/EMP/H3/train.csv and so on)")
     places: dict[str, list[tuple[Path, dict[str, list[Path]]]]] = {}
     tasks: dict[str, Task] = {}
     for directory, tables in _table_directories(data):
@@ -75,12 +75,11 @@ def discover(data: Path, patterns: Sequence[str] = ()) -> Discovery:
         )
     for pattern in patterns:
         if not any(_fits(name, [pattern]) for name in {*places, *catalogue()}):
-            raise UserError(
-                f"--tasks {pattern} fits none of {', '.join(sorted({*places}))}{nearest(pattern, {*places, *catalogue()})}"
-            )
+            hint = nearest(pattern, {*places, *catalogue()})
+            raise UserError(f"--tasks {pattern} matches none of {', '.join(sorted(places))}{hint}")
 
     found, problems = [], {}
-    for name in sorted(places, key=_order):
+    for name in sorted(places, key=benchmark_order):
         if not _fits(name, patterns):
             continue
         if problem := _problem(places[name]):
@@ -95,10 +94,10 @@ def discover(data: Path, patterns: Sequence[str] = ()) -> Discovery:
 
 
 def _table_directories(data: Path) -> Iterator[tuple[Path, dict[str, list[Path]]]]:
-    """Directories with a file called like a table, and these files by split."""
+    """Directories with files named like tables, and these files by split."""
     for root, folders, files in os.walk(data, followlinks=True):
         directory = Path(root)
-        if RUN_FILE in files:  # a run or a benchmark, with tables of its own: no data set
+        if RUN_FILE in files:  # a run or a benchmark with tables of its own, not a data set
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -122,7 +121,7 @@ def _problem(places: list[tuple[Path, dict[str, list[Path]]]]) -> str | None:
     if absent := [split for split in SPLITS if split not in tables]:
         here = ", ".join(file.name for files in tables.values() for file in files)
         return (
-            f"{directory} has no table called {' or '.join(absent)}, only {here}; accepted are train, dev and test as .csv "
+            f"{directory} has no table named {' or '.join(absent)}, only {here}; accepted are train, dev and test as .csv "
             "or .tsv"
         )
     if doubled := next((files for files in tables.values() if len(files) > 1), None):
@@ -135,15 +134,10 @@ def _size_remarks(task: Task, tables: dict[str, Path]) -> Iterator[str]:
         try:
             rows = len(read_records(tables[split], read_text(tables[split]))) - 1
         except UserError:
-            continue  # the run reads it again and says what is wrong
+            continue  # the run reads it again and reports what is wrong
         if rows != published:
             yield f"{tables[split].name} has {rows:,} rows, {published:,} are published"
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
-
-
-def _order(name: str) -> tuple[int, str]:
-    known = list(catalogue())
-    return (known.index(name) if name in known else len(known), name)

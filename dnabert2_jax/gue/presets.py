@@ -1,4 +1,4 @@
-"""A data set's run in two modes: ``parity`` does what the original did, ``recommended`` what is better founded."""
+"""A data set's run in two modes: ``parity`` reproduces the original, ``recommended`` uses our recommended settings."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import SPLITS, Mode, Task
 
 MODES: dict[Mode, dict[str, dict[str, Any]]] = {
-    # The original asks its collator for ids and labels alone, so that token types are lost on the way, and it keeps the
-    # checkpoint with the lowest loss, which is what its trainer does unless told otherwise.
+    # The original's collator passes on ids and labels only, so that token types are lost, and its trainer keeps the
+    # checkpoint with the lowest loss, which is its default.
     "parity": {"data": {"token_types": False}, "training": {"selection": "loss"}},
     "recommended": {"data": {"token_types": True}, "training": {"selection": "mcc"}},
 }
-"""What the modes set beyond the published settings, by section of the run."""
+"""What each mode sets in addition to the published settings, by section of the run."""
 
 _FIXED = {
     *("seed", "command", "data", "data.train", "data.dev", "data.test"),
@@ -24,7 +24,7 @@ _FIXED = {
 _ROUND = 8
 
 NEVER = 1_000_000
-"""The patience of every run: evaluations without a better one, more than any run has. The original does not stop early."""
+"""The patience of every run, more evaluations than any run has: the original does not stop early."""
 
 
 def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict[str, dict[str, Any]]:
@@ -33,8 +33,8 @@ def preset(task: Task, mode: Mode, *, longest_row: int, train_rows: int) -> dict
     Args:
         task: the data set, with its published settings.
         mode: see ``Mode``.
-        longest_row: tokens of the longest row of any table, special tokens included.
-        train_rows: rows to learn from; they turn the original's steps between evaluations into evaluations of an epoch.
+        longest_row: tokens in the longest row of any table, special tokens included.
+        train_rows: training rows; they turn the original's steps between evaluations into evaluations per epoch.
     """
     settings = task.settings
     steps_of_epoch = -(-train_rows // settings.batch_size)
@@ -72,22 +72,22 @@ def write_run(
     tables: dict[str, Path],
     overrides: tuple[str, ...],
 ) -> FinetuneRun:
-    """Write the run, overrides included, as the TOML file that `dnabert2 finetune` takes.
+    """Write the run, overrides included, as a TOML file for `dnabert2 finetune`.
 
     Args:
-        file: to write.
+        file: the file to write.
         content: of :func:`preset`.
-        seed: the run's.
-        model: ``path``, or ``size`` and ``tokenizer``, as the run's section has them.
+        seed: the seed of the run.
+        model: the run's ``model`` section: ``path``, or ``size`` and ``tokenizer``.
         tables: by split.
         overrides: ``section.key=value``.
 
     Raises:
-        UserError: a setting is not accepted, or not together with the others.
+        UserError: a setting is not accepted, or not in combination with the others.
     """
     changed = {override.partition("=")[0].strip() for override in overrides}
     training = content["training"]
-    if "training.epochs" in changed and "training.max_steps" not in changed:  # who asks for epochs gets them
+    if "training.epochs" in changed and "training.max_steps" not in changed:  # an explicit request for epochs wins
         training = {key: value for key, value in training.items() if key != "max_steps"}
     sections = {
         "model": model,
@@ -95,14 +95,14 @@ def write_run(
         "training": training,
         "data": {**{split: str(path) for split, path in tables.items()}, **content["data"]},
     }
-    file.write_text(_toml({"command": "finetune", "seed": seed, **sections}), encoding="utf-8")
-    run = load_run(FinetuneRun, file, overrides)
+    settings = [f"{name}.{key}={json.dumps(value)}" for name, section in sections.items() for key, value in section.items()]
+    run = load_run(FinetuneRun, None, [f"seed={seed}", *settings, *overrides])
     file.write_text(_toml(run_to_dict(run)), encoding="utf-8")
     return run
 
 
 def _toml(content: dict[str, Any]) -> str:
-    """Values and sections of values; TOML has no word for None, which a run takes for a missing key."""
+    """Values and sections of values; None becomes a missing key, since TOML has no null."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict)]
     for name, section in content.items():
         if isinstance(section, dict):
@@ -112,10 +112,10 @@ def _toml(content: dict[str, Any]) -> str:
 
 
 def check_overrides(overrides: tuple[str, ...], model: dict[str, str]) -> FinetuneRun:
-    """Refuse, before the first run, overrides of what the benchmark itself varies and those that no run accepts.
+    """Refuse, before the first run, overrides of what the benchmark itself varies, and overrides that no run accepts.
 
     Returns:
-        A run as it would be, but for its tables.
+        The run as it will be, except for its tables.
 
     Raises:
         UserError: names the key.
@@ -124,9 +124,10 @@ def check_overrides(overrides: tuple[str, ...], model: dict[str, str]) -> Finetu
         key = override.partition("=")[0].strip()
         if key == "data.task":
             raise UserError(
-                f"--set {override}: the benchmark is of classes; measurements and several labels go to `dnabert2 finetune`"
+                f"--set {override}: the benchmark has classes only; for measurements and several labels use `dnabert2 "
+                "finetune`"
             )
         if key in _FIXED:
-            raise UserError(f"--set {override}: `gue run` gives every run its {key}; use --seeds, --data and --model")
+            raise UserError(f"--set {override}: `gue run` sets the {key} of every run; use --seeds, --data and --model")
     start = [f"model.{key}={value}" for key, value in model.items()]
     return load_run(FinetuneRun, None, [*start, *(f"data.{split}={split}.csv" for split in SPLITS), *overrides])

@@ -1,12 +1,13 @@
-"""The benchmark's page, made from its directory, so that it can be made again at any time."""
+"""The benchmark's page, made from its directory, so that it can be rewritten at any time."""
 
-from collections.abc import Callable, Iterable
-from html import escape
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, published_models
-from dnabert2_jax.gue.pictures import distance_picture, score_picture
+from dnabert2_jax.gue.notes import benchmark_notes, pending_runs
+from dnabert2_jax.gue.plots import distance_picture, score_picture
 from dnabert2_jax.gue.summary import (
     NONE,
     Summary,
@@ -17,8 +18,8 @@ from dnabert2_jax.gue.summary import (
     summarize,
     task_of,
 )
-from dnabert2_jax.reports.page import Section, grid, page, write_page
-from dnabert2_jax.reports.sections import draw_pictures
+from dnabert2_jax.reports.page import Block, Heading, Page, Section, Table, Text, write_page
+from dnabert2_jax.reports.sections import Drawing, draw_pictures
 from dnabert2_jax.storage.atomic import write_json
 
 REPORT_FILE = "report.html"
@@ -32,10 +33,10 @@ def write_gue_report(workdir: Path) -> Path:
         The page.
 
     Raises:
-        UserError: the directory holds no benchmark, a record is damaged, or it cannot be written to.
+        UserError: the directory holds no benchmark, a record is damaged, or it is not writable.
     """
     summary = summarize(workdir)
-    document = _page(workdir, summary)
+    document = _page(workdir, summary).html()
     file = workdir / SUMMARY_FILE
     try:
         write_json(file, summary)
@@ -44,7 +45,7 @@ def write_gue_report(workdir: Path) -> Path:
     return write_page(workdir / REPORT_FILE, document)
 
 
-def _page(workdir: Path, summary: Summary) -> str:
+def _page(workdir: Path, summary: Summary) -> Page:
     scored = [task for task in summary["tasks"] if task["scores"]]
     published = [task for task in scored if task_of(task).published]
     runs = sum(len(task["runs"]) for task in scored)
@@ -55,264 +56,185 @@ def _page(workdir: Path, summary: Summary) -> str:
             (f"{mean_over(published):.2f}", f"mean of the published metric x 100, {of} of GUE"),
             (f"{mean_over(published, REFERENCE):.2f}", f"published {REFERENCE}, same data sets"),
         ]
-    sections = []
-    if scored:
-        sections.append(_scores(workdir, scored))
-    if published:
-        sections.append(_published(published))
-    if scored:
-        sections.append(_clean(scored))
-    if summary["tasks"]:
-        sections.append(_data(summary["tasks"]))
-    if scored:
-        sections += [_settings(scored, summary["asked"]["overrides"]), _runs(scored)]
-    sections.append(_absent(summary))
     asked = summary["asked"]
-    subtitle = f"mode {asked['mode']}, model {asked['model']}"
-    return page("GUE benchmark", subtitle, sections, figures, list(_notes(summary)))
-
-
-def _notes(summary: Summary) -> Iterable[str]:
-    """What a reader must know before comparing."""
-    asked, tasks = summary["asked"], summary["tasks"]
-    if asked["max_train_rows"] is not None:
-        capped = [task for task in tasks if task["data"]["train_rows"] < task["data"]["report"]["tables"]["train"]["rows"]]
-        yield (
-            f"At most {asked['max_train_rows']:,} training rows were used ({len(capped)} of {len(tasks)} data sets have "
-            "more); the published scores come from all rows."
-        )
-    if asked["overrides"]:
-        yield f"Settings of every run were changed by --set {', --set '.join(asked['overrides'])}."
-    if collapsed := sum(task["collapsed_attempts"] for task in tasks):
-        still = sum(task["collapsed_runs"] for task in tasks)
-        attempts = sum(len(run["attempts"]) for task in tasks for run in task["runs"])
-        probe = any(run["attempts"][-1]["run"]["training"]["method"] == "probe" for task in tasks for run in task["runs"])
-        again = "each was tried again with another seed; " if asked["mode"] == "recommended" and not probe else ""
-        yield (
-            f"{collapsed} of {attempts} runs collapsed (every test row predicted as one class): {again}"
-            f"{still} of the scores below come from a collapsed run."
-        )
-    if pending := _pending(summary):
-        yield f"Not finished: {len(pending)} data sets have runs to come; the last section names them."
-    if failed := {task["task"]: len(task["failures"]) for task in tasks if task["failures"]}:
-        count = ", ".join(f"{name} ({runs})" for name, runs in failed.items())
-        yield f"Runs that failed: {count}; the last section says why."
-    if summary["problems"]:
-        yield f"Data sets that could not be used: {', '.join(summary['problems'])}; the last section says why."
-    yield from notes_on_tables(tasks)
-
-
-def notes_on_tables(tasks: list[TaskSummary]) -> Iterable[str]:
-    """What of the tables a reader must know before comparing scores."""
-    if odd := [task["task"] for task in tasks if task["data"]["remarks"]]:
-        yield f"Other rows than published: {', '.join(odd)}; see Data. Scores of other rows are no comparison."
-    if leaked := {task["task"]: len(task["data"]["leaked_lines"]) for task in tasks if task["data"]["leaked_lines"]}:
-        count = ", ".join(f"{name} {rows:,}" for name, rows in leaked.items())
-        yield f"Test rows that are in the train or dev table, too: {count}. The scores are given without them as well."
+    sections = [
+        *([_scores(workdir, scored)] if scored else []),
+        *([_published(published)] if published else []),
+        *([_clean(scored)] if scored else []),
+        *([_data(summary["tasks"])] if summary["tasks"] else []),
+        *([_settings(scored, asked["overrides"]), _runs(scored)] if scored else []),
+        _not_run(summary),
+    ]
+    return Page(
+        "GUE benchmark",
+        f"mode {asked['mode']}, model {asked['model']}",
+        sections,
+        figures,
+        list(benchmark_notes(summary)),
+    )
 
 
 def _scores(workdir: Path, tasks: list[TaskSummary]) -> Section:
-    header, rows = score_rows(tasks)
     drawings = [
-        (
-            "scores",
-            "Scores on the test table by data set, in the published metric.",
-            lambda theme: score_picture(tasks, theme),
-        ),
-        (
+        Drawing("scores", "Test scores by data set, in the published metric.", partial(score_picture, tasks)),
+        Drawing(
             "distances",
-            "How far the mean over seeds is above what it has to be compared with; left of the line is below.",
-            lambda theme: distance_picture(tasks, theme),
+            "How far the mean over seeds is above what it is compared with; left of the line is below.",
+            partial(distance_picture, tasks),
         ),
     ]
-    text = (
-        "<h3>Mean over seeds</h3><p>Mean ± standard deviation over seeds, on the whole test table. The k-mer regression "
-        "learned from the same rows.</p>"
+    text = Text(
+        "Mean ± standard deviation over seeds, on the whole test table. The k-mer regression was fitted on the same rows."
     )
-    return Section("scores", "Scores", draw_pictures(workdir, drawings) + text + grid(header, rows))
+    table = Table.from_records(score_rows(tasks))
+    return Section("scores", "Scores", [draw_pictures(workdir, drawings), Heading("Mean over seeds"), text, table])
 
 
 def _published(tasks: list[TaskSummary]) -> Section:
     models = published_models()
-    rows = []
-    for summary in tasks:
-        task = task_of(summary)
-        ours = f"{100 * summary['scores'][task.metric]['mean']:.2f}"
-        name = f"{task.name}, {METRIC_NAMES[task.metric]} x 100"
-        rows.append((name, ours, *(f"{task.published[model]:.2f}" for model in models)))
-    means = [f"{mean_over(tasks, model):.2f}" for model in (None, *models)]
-    rows.append((f"mean of the {len(tasks)} data sets above", *means))
-    text = (
-        "<p>Published: Zhou et al. 2024, table 6. virus/covid is macro F1, everything else MCC. Their seeds, row order and "
-        "selection of a checkpoint are theirs; a difference of less than the deviation over seeds says nothing.</p>"
+    rows = [
+        {
+            "data set, metric": f"{task.name}, {METRIC_NAMES[task.metric]} x 100",
+            "this model": f"{100 * summary['scores'][task.metric]['mean']:.2f}",
+            **{model: f"{task.published[model]:.2f}" for model in models},
+        }
+        for summary in tasks
+        for task in [task_of(summary)]
+    ]
+    means = (f"{mean_over(tasks, model):.2f}" for model in (None, *models))
+    mean = dict(zip(rows[0], (f"mean of the {len(tasks)} data sets above", *means), strict=True))
+    text = Text(
+        "Published: Zhou et al. 2024, table 6. virus/covid is macro F1, everything else MCC. Seeds, row order and the "
+        "selection of checkpoints differ; a difference smaller than the deviation over seeds is not meaningful."
     )
-    return Section(
-        "published", "Beside the published scores", text + grid(("data set, metric", "this model", *models), rows)
-    )
+    return Section("published", "Compared with the published scores", [text, Table.from_records([*rows, mean])])
 
 
 def _clean(tasks: list[TaskSummary]) -> Section:
-    header = (
-        "data set",
-        "test rows",
-        "of them leaked",
-        "MCC x 100, all",
-        "MCC x 100, without",
-        "macro F1 x 100, all",
-        "macro F1 x 100, without",
-        "k-mer MCC x 100, all",
-        "k-mer MCC x 100, without",
-    )
     rows = []
     for summary in tasks:
         data = summary["data"]
-        pairs = [
-            format_score(scores[metric]) if scores else NONE
-            for metric in METRIC_NAMES
-            for scores in (summary["scores"], summary["clean"])
-        ]
-        kmers = [f"{100 * kmer['mcc']:.2f}" if kmer else NONE for kmer in (data["kmer"], data["kmer_clean"])]
-        test_rows = data["report"]["tables"]["test"]["rows"]
-        rows.append((summary["task"], f"{test_rows:,}", f"{len(data['leaked_lines']):,}", *pairs, *kmers))
-    text = "<p>A test row is leaked where the train or the dev table has its sequence, whatever the label.</p>"
-    return Section("clean", "Without leaked rows", text + grid(header, rows))
+        row = {
+            "data set": summary["task"],
+            "test rows": f"{data['report']['tables']['test']['rows']:,}",
+            "leaked": f"{len(data['leaked_lines']):,}",
+        }
+        for metric, name in METRIC_NAMES.items():
+            for which, scores in (("all", summary["scores"]), ("without", summary["clean"])):
+                row[f"{name} x 100, {which}"] = format_score(scores[metric]) if scores else NONE
+        for which, kmer in (("all", data["kmer"]), ("without", data["kmer_clean"])):
+            row[f"k-mer MCC x 100, {which}"] = f"{100 * kmer['mcc']:.2f}" if kmer else NONE
+        rows.append(row)
+    text = Text("A test row is leaked if its sequence is also in the train or the dev table, whatever the label.")
+    return Section("clean", "Without leaked rows", [text, Table.from_records(rows)])
 
 
 def _data(tasks: list[TaskSummary]) -> Section:
-    header = (
-        "data set",
-        "train / dev / test rows",
-        "classes",
-        "bases of a row",
-        "repeats in train / dev / test",
-        "sequences with several labels",
-        "test rows in train",
-        "of them other label",
-        "test rows in dev",
-        "of them other label",
-        "published limit, tokens",
-        "rows it cuts",
-        "letters",
-    )
-    rows = []
-    for summary in tasks:
-        report = summary["data"]["report"]
-        tables = report["tables"]
-        shared = {(pair["earlier"], pair["later"]): pair for pair in report["shared"]}
-        limit = task_of(summary).settings.max_tokens
-        total = sum(table["rows"] for table in tables.values())
-        cut = sum(table["truncated_rows"] for table in tables.values())
-        lengths = (min(table["shortest"] for table in tables.values()), max(table["longest"] for table in tables.values()))
-        rows.append(
-            (
-                summary["task"],
-                " / ".join(f"{table['rows']:,}" for table in tables.values()),
-                str(len(tables["train"]["label_counts"])),
-                f"{lengths[0]:,}" if lengths[0] == lengths[1] else f"{lengths[0]:,}-{lengths[1]:,}",
-                " / ".join(f"{table['duplicate_rows']:,}" for table in tables.values()),
-                " / ".join(f"{table['contradictory_sequences']:,}" for table in tables.values()),
-                *(
-                    f"{shared[earlier, 'test'][key]:,}"
-                    for earlier in ("train", "dev")
-                    for key in ("rows", "contradictory_rows")
-                ),
-                f"{limit:,}" if limit else NONE,
-                f"{cut:,} ({cut / total:.1%})" if limit else NONE,
-                _letters(summary),
-            )
-        )
-    remarks = [(task["task"], "; ".join(task["data"]["remarks"])) for task in tasks if task["data"]["remarks"]]
-    text = (
-        "<p>Whole tables, before any cap. A repeat has the sequence of an earlier row of its table. The published limit is "
-        "the original's max length; mode recommended cuts nothing.</p>"
-    )
-    odd = "<h3>Other rows than published</h3>" + grid(("data set", "rows"), remarks, text_columns=2) if remarks else ""
-    return Section("data", "Data", text + grid(header, rows) + odd)
+    blocks: list[Block] = [
+        Text(
+            "Whole tables, before any cap. A repeat has the sequence of an earlier row of its table. The published limit is "
+            "the original's maximum length, in its tokens; the rows it truncates are counted with the tokenizer of this "
+            "benchmark's model. Mode recommended truncates nothing."
+        ),
+        Table.from_records([_data_row(summary) for summary in tasks]),
+    ]
+    if remarks := [(task["task"], "; ".join(task["data"]["remarks"])) for task in tasks if task["data"]["remarks"]]:
+        blocks += [Heading("Row counts that differ from the published ones"), Table(("data set", "rows"), remarks, 2)]
+    return Section("data", "Data", blocks)
 
 
-_OF_STEPS = slice(4, None)
-"""The columns of the settings that concern a run of optimizer steps."""
+def _data_row(summary: TaskSummary) -> dict[str, str]:
+    report = summary["data"]["report"]
+    tables = report["tables"]
+    shared = {pair["earlier"]: pair for pair in report["shared"] if pair["later"] == "test"}
+    limit = task_of(summary).settings.max_tokens
+    total = sum(table["rows"] for table in tables.values())
+    cut = sum(table["truncated_rows"] for table in tables.values())
+    shortest, longest = min(t["shortest"] for t in tables.values()), max(t["longest"] for t in tables.values())
+    return {
+        "data set": summary["task"],
+        "train / dev / test rows": " / ".join(f"{table['rows']:,}" for table in tables.values()),
+        "classes": str(len(tables["train"]["label_counts"])),
+        "bases per row": f"{shortest:,}" if shortest == longest else f"{shortest:,}-{longest:,}",
+        "repeats in train / dev / test": " / ".join(f"{table['duplicate_rows']:,}" for table in tables.values()),
+        "sequences with several labels": " / ".join(f"{t['contradictory_sequences']:,}" for t in tables.values()),
+        "test rows in train": f"{shared['train']['rows']:,}",
+        "test rows in train, other label": f"{shared['train']['contradictory_rows']:,}",
+        "test rows in dev": f"{shared['dev']['rows']:,}",
+        "test rows in dev, other label": f"{shared['dev']['contradictory_rows']:,}",
+        "published limit, tokens": f"{limit:,}" if limit else NONE,
+        "rows it truncates": f"{cut:,} ({cut / total:.1%})" if limit else NONE,
+        "letters": _letters(summary),
+    }
 
 
 def _settings(tasks: list[TaskSummary], overrides: list[str]) -> Section:
-    columns: dict[str, Callable[[dict[str, dict[str, object]]], object]] = {
-        "method": lambda run: run["training"]["method"],
-        "max tokens": lambda run: run["data"]["max_tokens"],
-        "keeps the best dev": lambda run: run["training"]["selection"],
-        "token types": lambda run: "0 and 1" if run["data"]["token_types"] else "0",
-        "epochs": lambda run: NONE if run["training"].get("max_steps") else run["training"]["epochs"],
-        "rows of a step": lambda run: run["training"]["batch_size"],
-        "learning rate": lambda run: run["optimizer"]["learning_rate"],
-        "warm-up steps": lambda run: run["optimizer"]["warmup_steps"],
-        "weight decay": lambda run: run["optimizer"]["weight_decay"],
-        "evaluations an epoch": lambda run: run["training"]["evaluations_per_epoch"],
+    rows = [_settings_row(summary, overrides) for summary in tasks]
+    text = Text("The original's settings if they are published; its step count if its epochs are not a number.")
+    return Section("settings", "Settings", [text, Table.from_records(rows, text_columns=3)])
+
+
+def _settings_row(summary: TaskSummary, overrides: list[str]) -> dict[str, str]:
+    run: dict[str, dict[str, Any]] = summary["runs"][0]["attempts"][-1]["run"]
+    data, training, optimizer = run["data"], run["training"], run["optimizer"]
+    whole = training["epochs"] * -(-summary["data"]["train_rows"] // training["batch_size"])
+    source = "published" if task_of(summary).has_published_settings else "defaults"
+    of_steps = {
+        "epochs": NONE if training.get("max_steps") else training["epochs"],
+        "batch size": training["batch_size"],
+        "learning rate": optimizer["learning_rate"],
+        "warm-up steps": optimizer["warmup_steps"],
+        "weight decay": optimizer["weight_decay"],
+        "evaluations per epoch": training["evaluations_per_epoch"],
+        "steps": f"{training.get('max_steps') or whole:,}",
     }
-    rows = []
-    for summary in tasks:
-        task, run = task_of(summary), summary["runs"][0]["attempts"][-1]["run"]
-        source = "published" if task.has_published_settings else "defaults"
-        if overrides:
-            source += ", changed by --set"
-        whole = run["training"]["epochs"] * -(-summary["data"]["train_rows"] // run["training"]["batch_size"])
-        steps = run["training"].get("max_steps") or whole
-        cells = [*(f"{read(run)}" for read in columns.values()), f"{steps:,}"]
-        if run["training"]["method"] == "probe":  # fitted at once, by none of these
-            cells[_OF_STEPS] = [NONE] * len(cells[_OF_STEPS])
-        rows.append((summary["task"], source, *cells))
-    text = "<p>The original's settings where they are published; where its epochs are no number, its steps are.</p>"
-    header = ("data set", "settings", *columns, "steps")
-    return Section("settings", "Settings", text + grid(header, rows, text_columns=3))
+    if training["method"] == "probe":  # fitted at once, without optimizer steps
+        of_steps = dict.fromkeys(of_steps, NONE)
+    return {
+        "data set": summary["task"],
+        "settings": source + (", changed by --set" if overrides else ""),
+        "method": training["method"],
+        "max tokens": str(data["max_tokens"]),
+        "selects by": training["selection"],
+        "token types": "0 and 1" if data["token_types"] else "0",
+        **{name: str(value) for name, value in of_steps.items()},
+    }
 
 
 def _runs(tasks: list[TaskSummary]) -> Section:
-    header = (
-        "data set",
-        "seed",
-        "test MCC x 100",
-        "test macro F1 x 100",
-        "dev MCC x 100",
-        "best step",
-        "seconds",
-        "to the end of the first step",
-        "collapsed",
-    )
     rows = [
-        (
-            summary["task"],
-            str(attempt["seed"]),
-            f"{100 * attempt['test']['mcc']:.2f}",
-            f"{100 * attempt['test']['macro_f1']:.2f}",
-            f"{100 * attempt['dev']['mcc']:.2f}",
-            f"{attempt['best_step']:,}",
-            f"{attempt['seconds']:,.0f}",
-            NONE if attempt.get("first_step_seconds") is None else f"{attempt['first_step_seconds']:,.1f}",
-            "yes" if attempt["collapsed"] else "no",
-        )
+        {
+            "data set": summary["task"],
+            "seed": str(attempt["seed"]),
+            "test MCC x 100": f"{100 * attempt['test']['mcc']:.2f}",
+            "test macro F1 x 100": f"{100 * attempt['test']['macro_f1']:.2f}",
+            "dev MCC x 100": f"{100 * attempt['dev']['mcc']:.2f}",
+            "best step": f"{attempt['best_step']:,}",
+            "seconds": f"{attempt['seconds']:,.0f}",
+            "to the end of the first step": NONE
+            if attempt.get("first_step_seconds") is None
+            else f"{attempt['first_step_seconds']:,.1f}",
+            "collapsed": "yes" if attempt["collapsed"] else "no",
+        }
         for summary in tasks
         for run in summary["runs"]
         for attempt in run["attempts"]
     ]
-    return Section("runs", "Runs", grid(header, rows))
+    return Section("runs", "Runs", [Table.from_records(rows)])
 
 
-def _absent(summary: Summary) -> Section:
+def _not_run(summary: Summary) -> Section:
     rows = [(name, "could not be used", problem) for name, problem in summary["problems"].items()]
     for task in summary["tasks"]:
         rows += [(task["task"], f"seed {seed} failed", error) for seed, error in task["failures"].items()]
-    body = grid(("data set", "", "why"), rows, text_columns=3) if rows else ""
-    if pending := _pending(summary):
+    blocks: list[Block] = [Table(("data set", "", "why"), rows, 3)] if rows else []
+    if pending := pending_runs(summary):
         rest = ", ".join(f"{name} ({what})" for name, what in pending.items())
-        body += f"<h3>Not run yet</h3><p>{escape(rest)}. The same command goes on.</p>"
-    body = body or "<p>Everything that was found was run.</p>"
+        blocks += [Heading("Not run yet"), Text(f"{rest}. Rerun the same command to resume.")]
+    blocks = blocks or [Text("Everything that was found was run.")]
     if summary["missing"]:
-        body += f"<h3>Of GUE, without a result</h3><p>{escape(', '.join(summary['missing']))}</p>"
-    return Section("absent", "Not run", body)
-
-
-def _pending(summary: Summary) -> dict[str, str]:
-    """What was asked for and is still to do, by data set."""
-    seeds = {task["task"]: ", ".join(map(str, task["pending"])) for task in summary["tasks"] if task["pending"]}
-    return {name: f"seed {numbers}" for name, numbers in seeds.items()} | dict.fromkeys(summary["unprepared"], "all seeds")
+        blocks += [Heading("GUE data sets without a result"), Text(", ".join(summary["missing"]))]
+    return Section("absent", "Not run", blocks)
 
 
 def _letters(summary: TaskSummary) -> str:

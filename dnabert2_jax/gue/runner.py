@@ -1,45 +1,46 @@
-"""The benchmark's runs: every data set, every seed; what fails is recorded, and what is done is never done again.
+"""The benchmark's runs: every data set, every seed. Failures are recorded, and finished runs are never repeated.
 
 The directory of a benchmark::
 
-    run.json                        what was asked for; another model, mode or cap is refused
-    found.json                      the seeds asked for by data set, and directories that cannot be used
+    run.json                        the request; another model, mode or cap is refused
+    found.json                      requested seeds by data set, and directories that cannot be used
     tasks/prom/prom_300_tata/
-        data.json                   counts of the tables, and the k-mer regression's scores
-        train_capped.csv            the rows to learn from, where they are capped
-        seed_0.json                 one record a run: settings, scores, collapse, or the error
+        data.json                   checks of the tables, and the k-mer regression's scores
+        train_capped.csv            the training rows, if they are capped
+        seed_0.json                 one record per run: settings, scores, collapse, or the error
         seed_0.toml                 the run, overrides included, for `dnabert2 finetune`
-        seed_0/                     its directory; its checkpoints go when the record is written
+        seed_0/                     its directory; its checkpoints are removed when the record is written
     summary.json, report.html, pictures/
 """
 
 import shutil
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dnabert2_jax.config.loading import run_to_dict
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, WrongTaskError
 from dnabert2_jax.gue.catalogue import Mode
 from dnabert2_jax.gue.discovery import Discovery, FoundTask, discover
 from dnabert2_jax.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.gue.report import write_gue_report
-from dnabert2_jax.gue.summary import FOUND_FILE, read_record, remember_found
+from dnabert2_jax.gue.summary import FOUND_FILE, TaskSummary, read_record, remember_found, summarize
 from dnabert2_jax.gue.tables import CAPPED_TABLE, TaskData, prepare, table_hashes
 from dnabert2_jax.model_directory import tree_sha256
 from dnabert2_jax.progress import remark
-from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.base_model import load_base
+from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import Workdir
 
 MOST_ATTEMPTS = 3
-"""Runs of one seed in recommended mode, until one does not collapse; a probe has no luck to try."""
+"""Runs per seed in recommended mode until one does not collapse; a probe does not depend on the seed."""
 
-_NEXT_SEED = 1000  # a retry's seed is beyond every seed that can be asked for
+_NEXT_SEED = 1000  # retries use seeds beyond all that can be requested
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +49,14 @@ class GueRun:
 
     Attributes:
         data: directory at or above the data sets.
-        model: model directory to start from; None starts from random weights.
+        model: model directory to start from; None for random weights.
         size: named size of random weights.
         tokenizer: tokenizer directory for ``size``.
-        workdir: the benchmark's directory; the same one again goes on.
-        tasks: names or globs; all that are found without one.
-        seeds: runs of each data set, with the seeds 0, 1, ...
+        workdir: the benchmark's directory; reuse it to resume.
+        tasks: names or globs; empty for all that are found.
+        seeds: runs per data set, with the seeds 0, 1, ...
         mode: see :data:`~dnabert2_jax.gue.catalogue.Mode`.
-        max_train_rows: rows to learn from, at most, the same for every seed; None: all.
+        max_train_rows: maximum number of training rows, the same for every seed; None for all.
         overrides: ``section.key=value`` for every run.
         keep_models: keep the fine-tuned models.
     """
@@ -77,7 +78,7 @@ class GueRun:
         """The ``model`` section of every run.
 
         Raises:
-            UserError: neither of the two ways to start, or something of both.
+            UserError: neither of the two ways to start, or a mix of both.
         """
         if self.model is not None and self.size is None and self.tokenizer is None:
             return {"path": str(self.model.resolve())}
@@ -86,16 +87,20 @@ class GueRun:
         raise UserError("give either --model (a model directory), or --size and --tokenizer to start from random weights")
 
 
-def run_gue(run: GueRun) -> Path:
+def run_gue(run: GueRun, show: Callable[[list[TaskSummary]], None] = lambda _: None) -> Path:
     """Run what is there and not done yet, and write the report.
 
-    Seed 0 of every data set comes first, so that an interrupted benchmark has a whole table.
+    Seed 0 of every data set comes first, so that an interrupted benchmark has a complete table.
+
+    Args:
+        run: what to do.
+        show: is called once with the results, also if something failed.
 
     Returns:
         The report's page.
 
     Raises:
-        UserError: the model, the data or the directory cannot be used; or, after the report is written, something failed.
+        UserError: the model, the data or the directory cannot be used; or something failed, after the report is written.
     """
     _, tokenizer, model = load_base(check_overrides(run.overrides, run.start).model)
     discovery = discover(run.data, run.tasks)
@@ -111,7 +116,7 @@ def run_gue(run: GueRun) -> Path:
     directory = Workdir(run.workdir, asked)
     names = [found.task.name for found in discovery.found]
     directory.write_json(FOUND_FILE, remember_found(run.workdir, names, discovery.problems, run.seeds))
-    _say(discovery)
+    _remark_on(discovery)
 
     failures = dict(discovery.problems)
     ready: list[tuple[FoundTask, TaskData, Path]] = []
@@ -122,7 +127,7 @@ def run_gue(run: GueRun) -> Path:
         try:
             data = _prepared(found, tokenizer, folder, run.max_train_rows)
         except Exception as error:
-            failures[found.task.name] = _record_failure(failed, _of_classes(error), {"task": found.task.name})
+            failures[found.task.name] = _record_failure(failed, error, {"task": found.task.name})
             continue
         failed.unlink(missing_ok=True)
         ready.append((found, data, folder))
@@ -130,7 +135,7 @@ def run_gue(run: GueRun) -> Path:
         pending = [entry for entry in ready if not _done(entry[2] / f"seed_{seed}.json")]
         for number, (found, data, folder) in enumerate(pending, start=1):
             record = folder / f"seed_{seed}.json"
-            remark(f"{found.task.name}, seed {seed} ({number} of {len(pending)} data sets that are left)")
+            remark(f"{found.task.name}, seed {seed} ({number} of {len(pending)} remaining data sets)")
             try:
                 content = _run_seed(run, found, data, folder, seed)
             except Exception as error:
@@ -142,34 +147,35 @@ def run_gue(run: GueRun) -> Path:
         if pending and seed < run.seeds - 1:
             write_gue_report(run.workdir)
     page = write_gue_report(run.workdir)
+    show(summarize(run.workdir)["tasks"])
     if failures:
         first, message = next(iter(failures.items()))
         raise UserError(
-            f"{len(failures)} of the benchmark's parts failed, the first is {first}: {message}; {page} lists them all; mend "
-            "them and give the same command again, what is done is kept"
+            f"{len(failures)} of the benchmark's parts failed, the first is {first}: {message}; {page} lists them all; fix "
+            "them and rerun the same command, finished runs are kept"
         )
     return page
 
 
-def _say(discovery: Discovery) -> None:
+def _remark_on(discovery: Discovery) -> None:
     remark(f"{len(discovery.found)} data sets: {', '.join(found.task.name for found in discovery.found) or 'none'}")
     for found in discovery.found:
         for text in found.remarks:
             remark(f"{found.task.name}: {text}")
     for name, problem in discovery.problems.items():
-        remark(f"{name} is left out: {problem}")
+        remark(f"{name} is skipped: {problem}")
     if discovery.missing:
-        remark(f"not there: {', '.join(discovery.missing)}")
+        remark(f"not found: {', '.join(discovery.missing)}")
 
 
 def _prepared(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_rows: int | None) -> TaskData:
-    """The record of an earlier call where there is one, as long as the tables are still the same."""
+    """The record of an earlier call if there is one, as long as the tables are unchanged."""
     record = folder / "data.json"
     if record.exists():
         data: TaskData = read_record(record)
         if changed := [split for split, sha256 in table_hashes(found).items() if data["sha256"][split] != sha256]:
             files = ", ".join(str(found.tables[split]) for split in changed)
-            raise UserError(f"{files} changed since this benchmark began; use another --workdir, or the tables of before")
+            raise UserError(f"{files} changed since this benchmark began; use another --workdir, or restore the tables")
         return data
     remark(f"{found.task.name}: reading the tables, k-mer regression")
     data = prepare(found, tokenizer, folder, max_train_rows)
@@ -178,7 +184,7 @@ def _prepared(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_ro
 
 
 def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed: int) -> dict[str, Any]:
-    """Fine-tune; in recommended mode again with another seed where the run collapsed, unless it is a probe."""
+    """Fine-tune; in recommended mode, repeat a collapsed run with another seed, unless it is a probe."""
     began = time.monotonic()
     content = preset(found.task, run.mode, longest_row=data["longest_row"], train_rows=data["train_rows"])
     tables = {split: path.resolve() for split, path in found.tables.items()}
@@ -214,7 +220,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
         )
         if not result.test["collapsed"]:
             break
-        remark(f"{found.task.name}, seed {this_seed}: every test row was predicted as the same class, the run collapsed")
+        remark(f"{found.task.name}, seed {this_seed}: every test row was predicted as the same class: the run collapsed")
         if run.mode == "parity" or settings.training.method == "probe":
             break
     return {
@@ -229,19 +235,12 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
     }
 
 
-def _of_classes(error: Exception) -> Exception:
-    """Where the remedy would be another task for the table, say whose that is: the benchmark has one kind."""
-    if isinstance(error, UserError) and "data.task" in str(error):
-        return UserError(f"{error} (with `dnabert2 finetune`; the benchmark is of classes)")
-    return error
-
-
 def _done(record: Path) -> bool:
     return record.exists() and read_record(record)["status"] == "done"
 
 
 def _tidy(folder: Path, content: dict[str, Any], keep_models: bool) -> None:
-    """Optimizer states are for going on, and the run is over."""
+    """Remove what only resuming needs, and models that are not wanted."""
     for attempt in content["attempts"]:
         workdir = folder / attempt["workdir"]
         for name in ("checkpoints", *(() if keep_models else ("model", "adapter"))):
@@ -249,8 +248,10 @@ def _tidy(folder: Path, content: dict[str, Any], keep_models: bool) -> None:
 
 
 def _record_failure(record: Path, error: Exception, about: dict[str, Any]) -> str:
-    """Keep what went wrong; the kind of error and its trace, too, where it is no mistake of the user's."""
+    """Record an error; also its type and traceback if the user cannot fix it."""
     message, trace = str(error), None
+    if isinstance(error, WrongTaskError):  # the remedy it names is a setting of another command
+        message += " (with `dnabert2 finetune`; the benchmark has classes only)"
     if not isinstance(error, UserError):
         message = f"{type(error).__name__}: {message}"
         trace = "".join(traceback.format_exception(error))

@@ -1,4 +1,4 @@
-"""What a benchmark's directory says so far: one entry a data set, mean and deviation over seeds."""
+"""The results in a benchmark's directory so far: one entry per data set, mean and deviation over seeds."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,12 +8,12 @@ from typing import Any, TypedDict
 import numpy as np
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task, catalogue
+from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task, benchmark_order, catalogue
 from dnabert2_jax.gue.tables import TaskData
 from dnabert2_jax.training.workdir import RUN_FILE
 
 FOUND_FILE = "found.json"
-"""What the calls so far found: the seeds asked for by data set, and why a directory that looks like one is not used."""
+"""What the calls so far found: the requested seeds by data set, and why a directory that looks like one is not used."""
 
 NONE = "—"
 """What a table shows where there is nothing to show."""
@@ -25,7 +25,7 @@ class Score(TypedDict):
     Attributes:
         values: by seed, in their order.
         mean: of them.
-        deviation: the sample's standard deviation (n - 1); None of a single seed.
+        deviation: sample standard deviation (n - 1); None for a single seed.
     """
 
     values: list[float]
@@ -38,14 +38,14 @@ class TaskSummary(TypedDict):
 
     Attributes:
         task: its name.
-        data: the record of its tables.
+        data: what is known of its tables.
         runs: the records of finished runs, by seed.
-        scores: by metric, of the whole test table; empty where no run is finished.
-        clean: the same without leaked rows; empty where no row is left.
+        scores: by metric, on the whole test table; empty if no run is finished.
+        clean: the same without leaked rows; empty if no row is left.
         collapsed_runs: finished runs whose last attempt collapsed.
         collapsed_attempts: all attempts that collapsed.
         failures: message by seed.
-        pending: seeds that were asked for and are not done, nor failed.
+        pending: requested seeds that are neither done nor failed.
     """
 
     task: str
@@ -65,7 +65,7 @@ class Summary(TypedDict):
     Attributes:
         asked: mode, model and limits.
         tasks: in the benchmark's order, others last.
-        unprepared: data sets that were found, and whose tables are not read yet.
+        unprepared: data sets that were found, but whose tables have not been read yet.
         missing: data sets of GUE that are in none of the others.
         problems: data sets that could not be used, and why.
     """
@@ -92,8 +92,7 @@ def summarize(workdir: Path) -> Summary:
     for record in sorted(folder.rglob("failed.json")):
         problems[record.parent.relative_to(folder).as_posix()] = read_record(record)["error"]
     names = [record.parent.relative_to(folder).as_posix() for record in sorted(folder.rglob("data.json"))]
-    known = list(catalogue())
-    names.sort(key=lambda name: (known.index(name) if name in known else len(known), name))
+    names.sort(key=benchmark_order)
     seeds: dict[str, int] = found["seeds"]
     tasks = [_summary(name, folder / name, seeds.get(name, 0)) for name in names]
     unprepared = [name for name in seeds if name not in names and name not in problems]
@@ -103,7 +102,7 @@ def summarize(workdir: Path) -> Summary:
 
 
 def remember_found(workdir: Path, found: Iterable[str], problems: dict[str, str], seeds: int) -> dict[str, Any]:
-    """What to write to :data:`FOUND_FILE` after a call that looked at some data sets; what others found stays."""
+    """The new content of :data:`FOUND_FILE` after a call for some data sets; what earlier calls found stays."""
     before = _found(workdir)
     asked = {**before["seeds"], **{name: max(seeds, before["seeds"].get(name, 0)) for name in found}}
     still = {name: why for name, why in before["problems"].items() if name not in asked}
@@ -121,50 +120,37 @@ def task_of(summary: TaskSummary) -> Task:
 
 
 def mean_over(tasks: Iterable[TaskSummary], model: str | None = None) -> float:
-    """The published metric's mean over data sets, x 100: of the runs, or of a model whose scores are published."""
+    """Mean of the published metric over data sets, x 100: of the runs, or of a model with published scores."""
     scores = [
         task_of(task).published[model] if model else 100 * task["scores"][task_of(task).metric]["mean"] for task in tasks
     ]
     return float(np.mean(scores))
 
 
-def score_rows(tasks: Sequence[TaskSummary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows of the table of scores, as text: mean and deviation over seeds, the floor, and what is published."""
-    header = (
-        "data set",
-        "train rows",
-        "seeds",
-        "MCC x 100",
-        "macro F1 x 100",
-        "k-mer MCC x 100",
-        "k-mer macro F1 x 100",
-        "published metric",
-        f"published {REFERENCE}",
-        "best published",
-        "collapsed",
-    )
+def score_rows(tasks: Sequence[TaskSummary]) -> list[dict[str, str]]:
+    """The table of scores, cells by column: mean and deviation over seeds, the baseline, and the published scores."""
     rows = []
     for summary in tasks:
         task, kmer = task_of(summary), summary["data"]["kmer"]
         attempts = sum(len(run["attempts"]) for run in summary["runs"])
         rows.append(
-            (
-                summary["task"],
-                f"{summary['data']['train_rows']:,}",
-                str(len(summary["runs"])),
-                *(format_score(summary["scores"][metric]) for metric in METRIC_NAMES),
-                *(f"{100 * kmer[metric]:.2f}" for metric in METRIC_NAMES),  # type: ignore[literal-required]
-                f"{METRIC_NAMES[task.metric]} x 100" if task.published else NONE,
-                f"{task.published[REFERENCE]:.2f}" if task.published else NONE,
-                f"{max(task.published.values()):.2f}" if task.published else NONE,
-                f"{summary['collapsed_attempts']} of {attempts}",
-            )
+            {
+                "data set": summary["task"],
+                "train rows": f"{summary['data']['train_rows']:,}",
+                "seeds": str(len(summary["runs"])),
+                **{f"{name} x 100": format_score(summary["scores"][metric]) for metric, name in METRIC_NAMES.items()},
+                **{f"k-mer {name} x 100": f"{100 * kmer[key]:.2f}" for key, name in METRIC_NAMES.items()},  # type: ignore[literal-required]
+                "published metric": f"{METRIC_NAMES[task.metric]} x 100" if task.published else NONE,
+                f"published {REFERENCE}": f"{task.published[REFERENCE]:.2f}" if task.published else NONE,
+                "best published": f"{max(task.published.values()):.2f}" if task.published else NONE,
+                "collapsed": f"{summary['collapsed_attempts']} of {attempts}",
+            }
         )
-    return header, rows
+    return rows
 
 
 def format_score(score: Score) -> str:
-    """Mean x 100, and the deviation where there is one."""
+    """Mean x 100, and the deviation if there is one."""
     deviation = "" if score["deviation"] is None else f" ± {100 * score['deviation']:.2f}"
     return f"{100 * score['mean']:.2f}{deviation}"
 
@@ -208,4 +194,4 @@ def read_record(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}); remove it and give the command again to make it anew") from error
+        raise UserError(f"{file} cannot be read ({error}); delete it and rerun the command to recreate it") from error

@@ -1,4 +1,4 @@
-"""A data set made ready for its runs: read, counted, capped where that is asked for, and given its floor."""
+"""Preparing a data set for its runs: reading, checking and capping its tables, and fitting the k-mer baseline."""
 
 import csv
 from collections import Counter
@@ -8,32 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from dnabert2_jax.baselines.floor import Floor, floor_under
+from dnabert2_jax.baselines.comparison import Baseline, kmer_baseline
+from dnabert2_jax.data.checks import TablesReport, tables_report
 from dnabert2_jax.data.classification import RawEncoder, encode_table
 from dnabert2_jax.data.tables import Table, load_splits
 from dnabert2_jax.draws import hash64
 from dnabert2_jax.gue.catalogue import SPLITS
 from dnabert2_jax.gue.discovery import FoundTask
-from dnabert2_jax.reports.data import TablesReport, tables_report
 from dnabert2_jax.storage.hashes import file_sha256
 
-_CAP = 0xCA9  # keeps the draw of a capped table apart from every other use of a seed
+_CAP = 0xCA9  # separates the draw of a capped table from every other use of a seed
 _NO_LIMIT = 2**30
 
 CAPPED_TABLE = "train_capped.csv"
-"""The rows that runs learn from where not all are; no name that discovery takes for a table."""
+"""The training rows of capped runs; discovery does not take the name for a table."""
 
 
-class TaskData(Floor):
-    """What is known of a data set before any run, its floor with it; JSON-ready.
+class TaskData(Baseline):
+    """What is known of a data set before any run, including its baseline; JSON-ready.
 
     Attributes:
-        sha256: of each table.
-        remarks: where its rows differ from the published ones.
-        report: the counts of the whole tables, rows cut as the original cuts them.
+        sha256: hash of each table.
+        remarks: how its row counts differ from the published ones.
+        report: checks of the whole tables, truncated as the original truncates them.
         longest_row: tokens of the longest row, special tokens included.
-        train_rows: rows that runs learn from.
-        capped: are those rows in a table of their own, :data:`CAPPED_TABLE` beside this record?
+        train_rows: training rows of the runs.
+        capped: whether those rows are in a table of their own, :data:`CAPPED_TABLE` beside this record.
     """
 
     sha256: dict[str, str]
@@ -45,13 +45,13 @@ class TaskData(Floor):
 
 
 def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_rows: int | None) -> TaskData:
-    """Read and count the tables, and fit the k-mer regression.
+    """Read and check the tables, and fit the k-mer regression.
 
     Args:
         found: the data set.
-        tokenizer: that of the model.
-        folder: gets :data:`CAPPED_TABLE` where rows are capped.
-        max_train_rows: rows to learn from, at most.
+        tokenizer: the model's.
+        folder: gets :data:`CAPPED_TABLE` if rows are capped.
+        max_train_rows: maximum number of training rows.
 
     Raises:
         UserError: the tables cannot be used; the message names file and line.
@@ -75,7 +75,7 @@ def prepare(found: FoundTask, tokenizer: RawEncoder, folder: Path, max_train_row
         longest_row=longest,
         train_rows=len(train),
         capped=capped,
-        **floor_under(train, splits),
+        **kmer_baseline(train, splits),
     )
 
 
@@ -85,9 +85,9 @@ def table_hashes(found: FoundTask) -> dict[str, str]:
 
 
 def capped_rows(labels: list[str], rows: int) -> list[int]:
-    """Row numbers of a sample in file order: the same share of every class, and of each at least one where ``rows`` allows.
+    """Row numbers of a stratified sample in file order, with at least one row of each class if ``rows`` allows.
 
-    The sample depends on the row numbers and the labels alone, so that every seed and every model learns from the same one.
+    The sample depends only on row numbers and labels, so that every seed and every model trains on the same one.
     """
     draw = np.argsort(hash64(0, _CAP, np.arange(len(labels))), kind="stable")
     total, taken = Counter(labels), Counter[str]()

@@ -1,4 +1,4 @@
-"""What a trained classifier sees of its test rows, for the report's map."""
+"""Embeddings of a run's test rows, for the map in its report."""
 
 from pathlib import Path
 
@@ -19,25 +19,25 @@ from dnabert2_jax.types import ClassificationBatch, Tree
 
 
 def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
-    """Keep the pooled [CLS] vectors, the classifier's input, of test rows spread evenly over the table.
+    """Save the pooled [CLS] vectors, the classifier's input, of test rows spread evenly over the table.
 
     Args:
         workdir: a finished fine-tuning run; gets ``test_embeddings.npz``: ``embeddings`` [rows, D], ``labels`` [rows] and
             ``lines`` of the file [rows].
-        most_rows: rows to embed, at most.
+        most_rows: maximum number of rows.
 
     Returns:
         The npz file.
 
     Raises:
-        UserError: no fine-tuning run, one without classes to colour by, not finished, or its test table is gone.
+        UserError: not a fine-tuning run, one without classes to color by, unfinished, or without its test table.
     """
     run = read_run(workdir)
     if not isinstance(run, FinetuneRun):
-        raise UserError(f"{workdir} is a run of `dnabert2 {run.command}`; a map is made of a fine-tuning run's test rows")
+        raise UserError(f"{workdir} is a run of `dnabert2 {run.command}`; a map shows the test rows of a fine-tuning run")
     model = load_model(workdir / "model")
     if run.data.task != "single_label":
-        raise UserError(f"{workdir}: a map shows the classes of single_label runs, this one is of data.task {run.data.task}")
+        raise UserError(f"{workdir}: a map needs a run with data.task single_label, this one has {run.data.task}")
     whole = read_table(run.data.test)
     table = whole.take(np.unique(np.linspace(0, len(whole) - 1, min(most_rows, len(whole))).astype(np.int64)))
     labels, types = LabelSet(model.labels), model.head.token_types

@@ -5,7 +5,7 @@ Nothing is loaded from elsewhere: no script, no font, no picture and no style.
 
 import base64
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,11 @@ class Table:
     def __post_init__(self) -> None:
         if odd := next((row for row in self.rows if len(row) != len(self.header)), None):
             raise ValueError(f"{len(odd)} cells below a header of {len(self.header)}: {odd}")
+
+    @classmethod
+    def from_records(cls, records: Sequence[Mapping[str, str]], text_columns: int = 1) -> "Table":
+        """A table of at least one record, each with the same keys, which are the header."""
+        return cls(tuple(records[0]), [tuple(record.values()) for record in records], text_columns)
 
 
 @dataclass(frozen=True)

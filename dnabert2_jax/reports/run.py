@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.metrics.scores import collapse_advice, scores_without
 from dnabert2_jax.reports.page import Page, write_page
-from dnabert2_jax.reports.plots import MapMethod, PictureFormat
+from dnabert2_jax.reports.plots.embeddings import MapMethod
+from dnabert2_jax.reports.plots.style import PictureFormat
 from dnabert2_jax.reports.scores import (
     baseline_figure,
     baseline_notes,
@@ -120,13 +121,13 @@ def read_run(workdir: Path) -> PretrainRun | FinetuneRun:
     return parse_run(PretrainRun, content, str(file))
 
 
-def write_report(workdir: Path, map_method: MapMethod = "auto", formats: Sequence[PictureFormat] = ()) -> Path:
+def write_report(workdir: Path, map_method: MapMethod = "auto", picture_format: PictureFormat = "png") -> Path:
     """Write ``report.html`` and ``pictures/*.png`` from the files of a run, finished or not.
 
     Args:
         workdir: the run's directory.
         map_method: how the embedding map is made, if the run has embeddings.
-        formats: further formats of the pictures.
+        picture_format: SVG or PDF saves the pictures in that format, too.
 
     Returns:
         The page.
@@ -145,7 +146,7 @@ def write_report(workdir: Path, map_method: MapMethod = "auto", formats: Sequenc
         scores=_json(workdir / ("scores.json" if finetuning else "validation.json")),
         provenance=_json(workdir / "model" / "provenance.json"),
         map_method=map_method,
-        formats=formats,
+        picture_format=picture_format,
     )
     page = _finetuning_page(found) if finetuning else _pretraining_page(found)
     return write_page(workdir / REPORT_FILE, page.html())

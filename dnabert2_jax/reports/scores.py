@@ -10,8 +10,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.metrics.tasks import TASK_METRICS
-from dnabert2_jax.reports import plots
 from dnabert2_jax.reports.page import Heading, Section, Table, Text
+from dnabert2_jax.reports.plots.embeddings import embedding_map
+from dnabert2_jax.reports.plots.scores import (
+    confusion_matrix,
+    measured_against_predicted,
+    precision_recall_curves,
+    roc_curves,
+)
 from dnabert2_jax.reports.sections import EMBEDDINGS_FILE, PREDICTIONS_FILE, Drawing, RunFiles, draw_pictures
 
 
@@ -43,7 +49,7 @@ def _of_classes(run: RunFiles, test: dict[str, Any]) -> Section:
         Drawing(
             "confusion_matrix",
             f"Confusion matrix of the {test['n']:,} test rows; numbers are rows.",
-            partial(plots.confusion_matrix, test["confusion_matrix"], classes),
+            partial(confusion_matrix, test["confusion_matrix"], classes),
         )
     ]
     areas: dict[str, tuple[str, str]] = {}
@@ -54,8 +60,8 @@ def _of_classes(run: RunFiles, test: dict[str, Any]) -> Section:
         areas = {name: _areas(labels == c, probabilities[:, c]) for c, name in enumerate(classes)}
         rest = f"of {classes[1]} against {classes[0]}" if len(classes) == 2 else "of each class against the rest"
         for name, title, draw in (
-            ("roc", "ROC curve", plots.roc_curves),
-            ("precision_recall", "Precision and recall", plots.precision_recall_curves),
+            ("roc", "ROC curve", roc_curves),
+            ("precision_recall", "Precision and recall", precision_recall_curves),
         ):
             shown.append(Drawing(name, f"{title} {rest}, test table.", partial(draw, labels, probabilities, classes)))
     embeddings = run.workdir / EMBEDDINGS_FILE
@@ -63,23 +69,23 @@ def _of_classes(run: RunFiles, test: dict[str, Any]) -> Section:
         with np.load(embeddings) as arrays:
             vectors, groups = arrays["embeddings"], [classes[label] for label in arrays["labels"]]
         caption = f"What the classifier sees of {len(groups):,} test rows (pooled [CLS]), colored by true class."
-        draw_map = partial(plots.embedding_map, vectors, groups, method=run.map_method)
+        draw_map = partial(embedding_map, vectors, groups, method=run.map_method)
         shown.append(Drawing("embedding_map", caption, draw_map))
-    right, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    right, labeled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     rows = [
         (
             name,
-            f"{labelled[c]:,.0f}",
+            f"{labeled[c]:,.0f}",
             f"{predicted[c]:,.0f}",
             _ratio(right[c], predicted[c]),
-            _ratio(right[c], labelled[c]),
-            _ratio(2 * right[c], labelled[c] + predicted[c]),
+            _ratio(right[c], labeled[c]),
+            _ratio(2 * right[c], labeled[c] + predicted[c]),
             *areas.get(name, ("", "")),
         )
         for c, name in enumerate(classes)
     ]
     header = ("class", "rows", "predicted", "precision", "recall", "F1", "AUROC", "average precision")
-    pictures = draw_pictures(run.workdir, shown, run.formats)
+    pictures = draw_pictures(run.workdir, shown, run.picture_format)
     return Section("scores", "Test scores", [pictures, Heading("By class"), Table(header, rows)])
 
 
@@ -153,14 +159,14 @@ def _of_measurements(run: RunFiles, test: dict[str, Any]) -> Section:
         with np.load(predictions) as arrays:
             measured, predicted = arrays["labels"], arrays["values"]
         caption = f"Predictions of the {test['n']:,} test rows against measurements; the dashed line marks equality."
-        shown.append(Drawing("predictions", caption, partial(plots.measured_against_predicted, measured, predicted)))
+        shown.append(Drawing("predictions", caption, partial(measured_against_predicted, measured, predicted)))
     names = {
         **TASK_METRICS["regression"].shown,
         "mae": "mean absolute error",
         "loss": "squared error, in squared deviations of train",
     }
     rows = [(name, _number(test[key])) for key, name in names.items()]
-    pictures = draw_pictures(run.workdir, shown, run.formats)
+    pictures = draw_pictures(run.workdir, shown, run.picture_format)
     return Section("scores", "Test scores", [pictures, Table(("score", "test"), rows)])
 
 

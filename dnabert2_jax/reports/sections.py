@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.data.checks import TablesReport
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.reports import plots
 from dnabert2_jax.reports.page import (
     Block,
     Command,
@@ -24,7 +23,10 @@ from dnabert2_jax.reports.page import (
     SettingsGroups,
     Table,
 )
-from dnabert2_jax.reports.plots import MapMethod, PictureFormat, Theme
+from dnabert2_jax.reports.plots.curves import species_curves, species_losses, training_curves
+from dnabert2_jax.reports.plots.embeddings import MapMethod
+from dnabert2_jax.reports.plots.lengths import token_lengths
+from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, Theme, png, render
 
 PICTURES = "pictures"
 PREDICTIONS_FILE = "test_predictions.npz"
@@ -52,7 +54,7 @@ class RunFiles:
         scores: of the test table, or held-out ones.
         provenance: how the model was made.
         map_method: how an embedding map is made.
-        formats: formats of the picture files beside PNG.
+        picture_format: format of the picture files beside PNG, if it is another one.
     """
 
     workdir: Path
@@ -63,24 +65,24 @@ class RunFiles:
     scores: dict[str, Any] | None
     provenance: dict[str, Any] | None
     map_method: MapMethod
-    formats: Sequence[PictureFormat]
+    picture_format: PictureFormat
 
 
 def curve_section(run: RunFiles, kept_step: int | None) -> Section:
     """Training curves; for pretraining, also those of each species."""
-    kept = "" if kept_step is None else f" The dotted line marks step {kept_step:,}, the best on the dev table, which was kept."
+    kept = "" if kept_step is None else f" The dotted line marks step {kept_step:,}, the best on the dev table: it was kept."
     curves = [
         Drawing(
             "training_curves",
             f"Measurements by optimizer step.{kept}",
-            lambda theme: plots.training_curves(run.lines, theme, kept_step=kept_step),
+            lambda theme: training_curves(run.lines, theme, kept_step=kept_step),
         )
     ]
-    by_species = plots.species_losses(run.lines)
+    by_species = species_losses(run.lines)
     if by_species:
         caption = "Held-out loss of each species, labeled at the end of its line, the hardest to predict first."
-        curves.append(Drawing("species_curves", caption, lambda theme: plots.species_curves(run.lines, theme)))
-    blocks: list[Block] = [draw_pictures(run.workdir, curves, run.formats)]
+        curves.append(Drawing("species_curves", caption, lambda theme: species_curves(run.lines, theme)))
+    blocks: list[Block] = [draw_pictures(run.workdir, curves, run.picture_format)]
     if by_species:
         header = ("species", "first", "last", "lowest", "at step")
         blocks += [
@@ -132,7 +134,7 @@ def tables_section(run: RunFiles, data: TablesReport) -> Section:
     histogram = Drawing(
         "token_lengths",
         "Tokens per row before truncation, special tokens included, as fractions of each table.",
-        lambda theme: plots.token_lengths(lengths, data["max_tokens"], theme),
+        lambda theme: token_lengths(lengths, data["max_tokens"], theme),
     )
     return Section(
         "data",
@@ -144,7 +146,7 @@ def tables_section(run: RunFiles, data: TablesReport) -> Section:
             Heading("Rows that tables share"),
             Table(("", "rows", "other label", "lines"), shared),
             Heading("Length"),
-            draw_pictures(run.workdir, [histogram], run.formats),
+            draw_pictures(run.workdir, [histogram], run.picture_format),
             Settings([(name, table["path"]) for name, table in tables.items()]),
         ],
     )
@@ -219,13 +221,13 @@ def record_sections(run: RunFiles) -> list[Section]:
     return sections
 
 
-def draw_pictures(workdir: Path, drawings: Sequence[Drawing], formats: Sequence[PictureFormat] = ()) -> Pictures:
+def draw_pictures(workdir: Path, drawings: Sequence[Drawing], picture_format: PictureFormat = "png") -> Pictures:
     """Draw each picture for both color schemes; the light one is also saved as a file.
 
     Args:
         workdir: gets ``pictures/NAME.png``.
         drawings: what to draw.
-        formats: further formats of the files.
+        picture_format: SVG or PDF is saved beside PNG.
 
     Raises:
         UserError: the files cannot be written.
@@ -235,12 +237,11 @@ def draw_pictures(workdir: Path, drawings: Sequence[Drawing], formats: Sequence[
     try:
         folder.mkdir(exist_ok=True)
         for name, caption, draw in drawings:
-            figure = draw(plots.LIGHT)
-            light, dark = plots.png(figure), plots.png(draw(plots.DARK))
+            figure = draw(LIGHT)
+            light, dark = png(figure), png(draw(DARK))
             (folder / f"{name}.png").write_bytes(light)
-            for picture_format in formats:
-                if picture_format != "png":
-                    (folder / f"{name}.{picture_format}").write_bytes(plots.render(figure, picture_format))
+            if picture_format != "png":
+                (folder / f"{name}.{picture_format}").write_bytes(render(figure, picture_format))
             shown.append(Picture(light, dark, caption))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from dnabert2_jax.reports.page import Pictures
 from tests.gue.helpers import Trainer, crlf
 from tests.helpers import tiny_model, tiny_rows, tiny_task, write_table
 
@@ -20,7 +21,7 @@ def no_pictures():
     """Pictures take seconds to draw, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dnabert2_jax.reports.run.write_report", lambda *_: None)
-        patch.setattr("dnabert2_jax.gue.report.draw_pictures", lambda *_: "")
+        patch.setattr("dnabert2_jax.gue.report.draw_pictures", lambda *_: Pictures(()))
         yield
 
 

@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnabert2_jax.baselines.floor import Floor, scores_without
+from dnabert2_jax.baselines.comparison import Baseline
 from dnabert2_jax.cli import main
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.data.tables import load_splits
 from dnabert2_jax.gue.runner import GueRun
-from dnabert2_jax.metrics.scores import classification_metrics
+from dnabert2_jax.metrics.scores import classification_metrics, scores_without
 from dnabert2_jax.recipes.finetuning import Finetuned
-from dnabert2_jax.reports.run import FLOOR_FILE
 from dnabert2_jax.reports.sections import PREDICTIONS_FILE
-from dnabert2_jax.storage.atomic import write_json
 
 SETTINGS = (
     "training.batch_size=16",
@@ -40,7 +38,7 @@ class Trainer:
     def __init__(self, collapses: tuple[int, ...] = (), fails: dict[int, BaseException] | None = None) -> None:
         self.collapses, self.fails, self.seeds = collapses, fails or {}, []
 
-    def __call__(self, run: FinetuneRun, workdir: Path, *, floor: Floor) -> Finetuned:
+    def __call__(self, run: FinetuneRun, workdir: Path, *, baseline: Baseline) -> Finetuned:
         self.seeds.append(run.seed)
         if run.seed in self.fails:
             raise self.fails[run.seed]
@@ -53,10 +51,9 @@ class Trainer:
         (workdir / "checkpoints").mkdir()
         lines = np.array(splits.test.lines)
         np.savez(workdir / PREDICTIONS_FILE, labels=labels, probabilities=probabilities, lines=lines)
-        clean = scores_without(labels, probabilities, splits.labels.names, lines, floor["leaked_lines"])
-        write_json(workdir / FLOOR_FILE, {"clean": clean})
+        clean = scores_without(labels, probabilities, splits.labels.names, lines, baseline["leaked_lines"])
         scores = classification_metrics(labels, probabilities, splits.labels.names)
-        return Finetuned(workdir / "model", None, scores, scores, 1, 1, 0.5, 0.25)
+        return Finetuned(workdir / "model", None, scores, scores, 1, 1, 0.5, 0.25, clean)
 
 
 def crlf(file: Path) -> None:

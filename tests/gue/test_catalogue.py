@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dnabert2_jax.gue.catalogue import SPLITS, Settings, catalogue, identify, published_models
+from dnabert2_jax.gue.catalogue import SPLITS, FinetuneSettings, catalogue, identify, published_models
 
 GUE = [task for task in catalogue().values() if task.suite == "GUE"]
 
@@ -55,7 +55,7 @@ def test_facts_are_those_that_were_gathered(shared_dir):
     for task in GUE:
         [row] = [row for row in settings if fnmatchcase(task.name, row["dataset"])]
         steps = int(row["max_steps"]) if row["max_steps"] else None
-        wanted = Settings(
+        wanted = FinetuneSettings(
             max_tokens=int(row["max_length"]),
             epochs=int(row["epochs"]),
             max_steps=steps,

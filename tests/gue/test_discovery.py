@@ -57,7 +57,7 @@ def test_other_tasks_are_found_too_and_come_last(tmp_path):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("train.csv", "test.csv"), "has no table called dev, only test.csv, train.csv; accepted are"),
+        (("train.csv", "test.csv"), "has no table named dev, only test.csv, train.csv; accepted are"),
         (("train.csv", "dev.csv", "val.csv", "test.csv"), "has dev.csv and val.csv for one table; keep one of them"),
     ],
 )
@@ -104,7 +104,7 @@ def test_patterns_choose(tmp_path, patterns, names):
     [
         (lambda path: None, [], "is not a directory"),
         (lambda path: path.mkdir(), [], "no directory with train.csv, dev.csv and test.csv at most 4 levels below"),
-        (lambda path: task(path / "tf/0"), ["promo/*"], "--tasks promo/* fits none of"),
+        (lambda path: task(path / "tf/0"), ["promo/*"], "--tasks promo/* matches none of"),
         (lambda path: task(path / "tf/0"), ["tf/00"], "did you mean 'tf/0'?"),
     ],
 )

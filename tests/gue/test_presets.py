@@ -94,7 +94,7 @@ def test_who_asks_for_epochs_gets_them_where_steps_are_published(tmp_path):
 
 
 def test_measurements_are_sent_elsewhere():
-    with pytest.raises(UserError, match=r"the benchmark is of classes; .* go to `dnabert2 finetune`"):
+    with pytest.raises(UserError, match=r"the benchmark has classes only; for measurements .* use `dnabert2 finetune`"):
         check_overrides(("data.task=regression",), {"path": "model"})
 
 
@@ -110,7 +110,7 @@ def test_measurements_are_sent_elsewhere():
     ],
 )
 def test_what_the_benchmark_varies_cannot_be_overridden(override):
-    with pytest.raises(UserError, match="gue run` gives every run its"):
+    with pytest.raises(UserError, match=r"gue run` sets the .* of every run"):
         check_overrides((override,), {"path": "model"})
 
 

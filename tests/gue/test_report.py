@@ -93,13 +93,13 @@ def page(workdir) -> Page:
 
 
 def test_means_and_deviations_are_those_of_the_seeds(workdir):
-    header, rows = score_rows(summarize(workdir)["tasks"])
-    row = dict(zip(header, rows[0], strict=True))
+    rows = score_rows(summarize(workdir)["tasks"])
+    row = rows[0]
     values = 100 * np.array(SCORES["prom/prom_core_tata"]["mcc"])
     assert row["MCC x 100"] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
     assert row["macro F1 x 100"] == "80.00 ± 0.00"
     assert row["seeds"] == "3"
-    alone = dict(zip(header, rows[2], strict=True))
+    alone = rows[2]
     assert (alone["data set"], alone["MCC x 100"], alone["collapsed"]) == ("mine", "25.00", "1 of 2")
     assert alone["published metric"] == "—"
 
@@ -133,7 +133,7 @@ def test_what_was_not_run_is_listed_with_its_reason(page, workdir):
     assert ["virus/covid", "seed 2 failed", "no & memory"] in page.rows
     text = (workdir / "report.html").read_text()
     assert "<h3>Not run yet</h3><p>prom/prom_core_tata (seed 3), prom/prom_core_all (all seeds)." in text
-    [missing] = re.findall("<h3>Of GUE, without a result</h3><p>(.*?)</p>", text)
+    [missing] = re.findall("<h3>GUE data sets without a result</h3><p>(.*?)</p>", text)
     assert missing.split(", ") == [
         task.name
         for task in catalogue().values()
@@ -149,8 +149,8 @@ def test_a_reader_is_told_what_to_know(workdir):
         "1 of 7 runs collapsed",
         "0 of the scores below come from a collapsed run",
         "Runs that failed: virus/covid (1)",
-        "Not finished: 2 data sets have runs to come",
-        "Other rows than published: prom/prom_core_tata, virus/covid",
+        "Not finished: 2 data sets have pending runs",
+        "Row counts differ from the published ones: prom/prom_core_tata, virus/covid",
     ):
         assert any(said in note for note in notes), said
 
@@ -186,5 +186,5 @@ def test_another_directory_is_refused(tmp_path, command):
 def test_a_damaged_record_is_named(tmp_path):
     write_json(tmp_path / "run.json", {"command": "gue run"})
     (tmp_path / "found.json").write_text("{")
-    with pytest.raises(UserError, match=r"found\.json cannot be read .*; remove it and give the command again"):
+    with pytest.raises(UserError, match=r"found\.json cannot be read .*; delete it and rerun the command"):
         write_gue_report(tmp_path)

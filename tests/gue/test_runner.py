@@ -16,7 +16,6 @@ from dnabert2_jax.data.tables import read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.runner import GueRun, run_gue
 from dnabert2_jax.model_directory import load_model
-from dnabert2_jax.reports.run import FLOOR_FILE
 from dnabert2_jax.reports.sections import PREDICTIONS_FILE
 from tests.gue.helpers import SETTINGS, benchmark, command, page_of, record
 from tests.helpers import tiny_model, tiny_task
@@ -47,21 +46,25 @@ def test_good_data_sets_are_run_though_others_are_bad(whole):
         ("mouse/0", "train.csv: all 1 rows have the label '0'; a classifier needs rows of at least two classes"),
         ("mouse/1", "train.csv, line 3: label 2 without a label 1; 2 classes are numbered 0 to 1"),
         ("mouse/2", "train.csv, line 2: label '0.5' is a number but not a class"),
+        (
+            "mouse/2",
+            "data.task=regression to predict measurements (with `dnabert2 finetune`; the benchmark has classes only)",
+        ),
     ],
-    ids=["one row", "a gap", "measurements"],
+    ids=["one row", "a gap", "measurements", "measurements are for another command"],
 )
 def test_a_bad_data_set_is_recorded_with_what_is_wrong(whole, task, said):
     workdir, _ = whole
     failed = record(workdir, task, "failed")
     assert said in failed["error"]
     assert failed["traceback"] is None
-    assert said.replace("'", "&#x27;") in (workdir / "report.html").read_text()
+    assert said.replace("'", "&#39;") in (workdir / "report.html").read_text()
 
 
 def test_the_end_names_the_first_failure_and_counts_all(whole):
     _, said = whole
     assert said.startswith("4 of the benchmark's parts failed, the first is mouse/3: ")
-    assert "has no table called dev or test, only train.csv" in said
+    assert "has no table named dev or test, only train.csv" in said
     assert "report.html lists them all" in said
 
 
@@ -174,7 +177,7 @@ def test_models_go_where_that_is_asked_for(home, train):
     train(collapses=(0,))
     run_gue(benchmark(home, "lean", keep_models=False))
     left = {path.name for path in (home / "lean").rglob("seed_*/*")}
-    assert left == {PREDICTIONS_FILE, FLOOR_FILE}
+    assert left == {PREDICTIONS_FILE}
 
 
 def test_rows_are_capped_for_the_run_and_for_the_regression(home, train):
@@ -249,13 +252,16 @@ def test_the_commands_end_with_one_line(home, whole, capsys, monkeypatch):
     monkeypatch.chdir(home)
     options = [word for setting in SETTINGS for word in ("--set", setting)]
     words = ["gue", "run", "--data", "GUE", "--model", "model", "--workdir", "whole", "--seeds", "1", *options]
-    code, _, errors = command(capsys, monkeypatch, *words, "--tasks", "tf/0", "--tasks", "mouse/?")
+    code, output, errors = command(capsys, monkeypatch, *words, "--tasks", "tf/0, mouse/?")
     assert code == 2
     [last] = [line for line in errors.splitlines() if line.startswith("dnabert2:")]
     assert "4 of the benchmark's parts failed" in last
+    assert "k-mer MCC x 100" in output  # the table comes all the same
     code, output, _ = command(capsys, monkeypatch, *words, "--tasks", "tf/0")
     assert code in (0, None)
     assert output.splitlines()[-1] == "saved whole/report.html"
+    assert "k-mer MCC x 100" in output
+    assert "tf/0" in output
     code, output, _ = command(capsys, monkeypatch, "gue", "report", "--workdir", "whole")
     assert code in (0, None)
     assert "k-mer MCC x 100" in output

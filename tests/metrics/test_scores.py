@@ -12,6 +12,7 @@ from dnabert2_jax.metrics.scores import (
     multi_label_metrics,
     regression_metrics,
     save_metrics,
+    scores_without,
 )
 
 
@@ -189,3 +190,12 @@ def test_scores_of_other_tasks_need_rows_that_fit_and_numbers():
         regression_metrics(np.zeros(2), np.zeros(3), deviation=1.0)
     with pytest.raises(ValueError, match="do not fit"):
         multi_label_metrics(np.zeros((2, 2)), np.zeros((2, 3)), ["a", "b"])
+
+
+def test_scores_without_rows_are_the_scores_of_the_others():
+    rng = np.random.default_rng(0)
+    labels, probabilities = rng.integers(0, 2, 40), rng.dirichlet((1, 1), 40)
+    lines = np.arange(2, 42)
+    expected = classification_metrics(labels[5:], probabilities[5:], ["a", "b"])
+    assert scores_without(labels, probabilities, ["a", "b"], lines, [2, 3, 4, 5, 6, 1000]) == expected
+    assert scores_without(labels, probabilities, ["a", "b"], lines, lines.tolist()) is None

@@ -23,6 +23,7 @@ from dnabert2_jax.metrics.scores import multi_label_metrics, regression_metrics
 from dnabert2_jax.model_directory import SavedAdapter, load_model, save_model
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from dnabert2_jax.reports.embeddings import embed_test_rows
+from dnabert2_jax.reports.page import Pictures
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import finetune_run, tiny_model, write_table
 
@@ -75,7 +76,7 @@ def trained(home) -> Callable[[str, str], Finetuned]:
         with pytest.MonkeyPatch.context() as patch:
             if method != "full":
                 patch.setattr("dnabert2_jax.recipes.finetuning.report_finetuning", lambda *_: None)
-            patch.setattr("dnabert2_jax.reports.sections.draw_pictures", lambda *_: "")
+            patch.setattr("dnabert2_jax.reports.sections.draw_pictures", lambda *_: Pictures(()))
             mesh = {"data": 2 if task == "multi_label" else 1}
             run = finetune_run(home / "base", data_of(home, task), training={"method": method}, mesh=mesh)
             return finetune(run, home / f"{task}_{method}")

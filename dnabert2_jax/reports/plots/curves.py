@@ -16,7 +16,7 @@ BY_SPECIES = "validation_loss_by_species"
 
 _STYLES = ("-", "--", ":")
 _FEW_POINTS = 12  # up to which points are marked
-_MOST_LABELLED = 24
+_MOST_LABELED = 24
 _LINE = 0.165  # inches from one label to the next
 
 
@@ -42,7 +42,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT, *,
             if points:
                 axis.plot(
                     *zip(*points, strict=True),
-                    color=theme.colours[number] if name else theme.ink,
+                    color=theme.colors[number] if name else theme.ink,
                     ls="--" if number == 2 else "-",  # what it covers shows through
                     label=name,
                     lw=1.6,
@@ -53,6 +53,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT, *,
                 drawn += bool(name)
         if kept_step is not None:
             axis.axvline(kept_step, color=theme.muted, lw=1, ls=":")
+        axis.margins(y=0.08)
         axis.set_ylabel(label)
         axis.tick_params(labelbottom=axis is axes[-1])
         axis.yaxis.set_major_locator(MaxNLocator(nbins=5 if axis in axes[:2] else 2))
@@ -128,8 +129,8 @@ def species_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> 
     curves = species_losses(lines)
     if not curves:
         raise UserError("the run has no held-out losses yet: draw them after its first evaluation")
-    names, half = list(curves), _MOST_LABELLED // 2
-    named = names if len(names) <= _MOST_LABELLED else names[:half] + names[-half:]
+    names, half = list(curves), _MOST_LABELED // 2
+    named = names if len(names) <= _MOST_LABELED else names[:half] + names[-half:]
     room = max(2.5, _LINE * len(named))
     figure, (axis,) = new_figure(theme, room + 0.7, heights=(1,))
     for name in names:
@@ -139,8 +140,8 @@ def species_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> 
     for number, name in enumerate(named):
         axis.plot(
             *zip(*curves[name], strict=True),
-            color=theme.colours[number % len(theme.colours)],
-            ls=_STYLES[number // len(theme.colours) % len(_STYLES)],
+            color=theme.colors[number % len(theme.colors)],
+            ls=_STYLES[number // len(theme.colors) % len(_STYLES)],
             lw=1.4,
             marker="o" if single else "",
             ms=4,
@@ -154,9 +155,9 @@ def species_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> 
     ends = np.array([curves[name][-1][1] for name in named])
     places = _apart((ends - low) / (high - low), _LINE / room)
     for number, (name, end, place) in enumerate(zip(named, ends, places, strict=True)):
-        colour = theme.colours[number % len(theme.colours)]
+        color = theme.colors[number % len(theme.colors)]
         leader = [(end - low) / (high - low), place]
-        axis.plot([1.01, 1.1], leader, color=colour, lw=1, transform=axis.transAxes, clip_on=False)
+        axis.plot([1.01, 1.1], leader, color=color, lw=1, transform=axis.transAxes, clip_on=False)
         label = f"{end:.3f} {display_name(name, 30, most_lines=1)}"
         axis.text(1.12, place, label, transform=axis.transAxes, va="center", color=theme.ink, fontsize=8)
     if named is not names:

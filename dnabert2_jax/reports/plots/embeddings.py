@@ -42,9 +42,9 @@ def embedding_map(
     of_row = np.asarray(groups)
     for number, name in enumerate(names):
         chosen = points[of_row == name]
-        colour, marker = theme.marker(number)
+        color, marker = theme.marker(number)
         label = display_name(name)
-        axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colour, marker=marker, lw=0, alpha=0.65, label=label)
+        axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=color, marker=marker, lw=0, alpha=0.65, label=label)
     axis.set_xlabel(axis_names[0])
     axis.set_ylabel(axis_names[1])
     axis.set_title(f"{title}, {len(points):,} rows", color=theme.ink, fontsize=10, loc="left")
@@ -53,8 +53,8 @@ def embedding_map(
 
 
 def _pca(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.floating], tuple[str, str], str]:
-    centred = np.asarray(embeddings, np.float64) - np.mean(embeddings, axis=0, dtype=np.float64)
-    left, singular, right = np.linalg.svd(centred, full_matrices=False)
+    centered = np.asarray(embeddings, np.float64) - np.mean(embeddings, axis=0, dtype=np.float64)
+    left, singular, right = np.linalg.svd(centered, full_matrices=False)
     # The sign of a component is arbitrary: its largest loading is made positive, so that the picture is reproducible.
     sign = np.sign(right[np.arange(2), np.abs(right[:2]).argmax(axis=1)])
     share = singular**2 / max(float((singular**2).sum()), 1e-30)

@@ -25,10 +25,10 @@ def token_lengths(lengths: Mapping[str, Sequence[Sequence[int]]], max_tokens: in
     edges = np.arange(low, high + width + 1, width) - 0.5
     for number, (name, rows) in enumerate(pairs.items()):
         share, _ = np.histogram(rows[:, 0], edges, weights=rows[:, 1] / rows[:, 1].sum())
-        colour = theme.colours[number]
+        color = theme.colors[number]
         if number == 0:
-            axis.stairs(share, edges, color=colour, fill=True, alpha=0.25)
-        axis.stairs(share, edges, color=colour, lw=1.6, label=name)
+            axis.stairs(share, edges, color=color, fill=True, alpha=0.25)
+        axis.stairs(share, edges, color=color, lw=1.6, label=name)
     if max_tokens is not None and high > max_tokens:
         axis.axvline(max_tokens, color=theme.ink, lw=1, ls="--", label=f"max_tokens {max_tokens:,}")
     axis.set_xlabel("tokens per row")

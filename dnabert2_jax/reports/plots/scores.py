@@ -36,9 +36,9 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], th
     if size <= _MOST_CELLS_WITH_TEXT:
         font = 11 if size <= 4 else 9 if few else 6
         for (row, column), count in np.ndenumerate(counts):
-            colour = readable_on(scale(share[row, column]), theme)
+            color = readable_on(scale(share[row, column]), theme)
             if count or few:
-                axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=font)
+                axis.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=font)
     names = [display_name(name, 16 if few else 32, most_lines=3 if few else 1) for name in classes]
     widest = max(len(line) for name in names for line in name.split("\n"))
     upright = widest > (2 if size > 4 else 12)
@@ -111,7 +111,7 @@ def measured_against_predicted(
     margin = 0.03 * (high - low)
     axis.plot([low, high], [low, high], color=theme.muted, lw=1, ls="--")
     visible = float(np.clip(30 / np.sqrt(len(measured)), 0.08, 0.7))  # crowded dots show as darker areas
-    axis.scatter(measured, predicted, s=12, color=theme.colours[0], lw=0, alpha=visible)
+    axis.scatter(measured, predicted, s=12, color=theme.colors[0], lw=0, alpha=visible)
     axis.set_xlim(low - margin, high + margin)
     axis.set_ylim(low - margin, high + margin)
     axis.set_aspect("equal")
@@ -138,7 +138,7 @@ def _draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, A
             axis.plot(curve[2], curve[3], color=theme.muted, lw=0.8, alpha=0.6)
     for number, (name, area, x, y) in enumerate(named):
         label = f"{display_name(name)}: {area:.3f}"
-        axis.plot(x, y, color=theme.colours[number], lw=1.7, label=label, clip_on=False)
+        axis.plot(x, y, color=theme.colors[number], lw=1.7, label=label, clip_on=False)
     title = measure if named is curves else f"{measure}: best, median, worst of {len(curves)}"
     figure = axis.get_figure(root=True)
     assert figure is not None

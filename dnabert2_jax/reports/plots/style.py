@@ -28,19 +28,19 @@ class Theme:
         ground: background.
         ink: text.
         muted: axes, grid and reference lines.
-        colours: of the lines, in order.
+        colors: of the lines, in order.
         shade: the far end of a color scale that starts at ``ground``.
     """
 
     ground: str
     ink: str
     muted: str
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     shade: str
 
     def marker(self, number: int) -> tuple[str, str]:
         """Color and marker of the n-th group; they repeat after 32."""
-        return self.colours[number % len(self.colours)], MARKERS[number // len(self.colours) % len(MARKERS)]
+        return self.colors[number % len(self.colors)], MARKERS[number // len(self.colors) % len(MARKERS)]
 
 
 LIGHT = Theme(
@@ -132,12 +132,12 @@ def natural(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def readable_on(colour: tuple[float, ...], theme: Theme) -> str:
+def readable_on(color: tuple[float, ...], theme: Theme) -> str:
     """Ground or ink, whichever has the higher contrast on a color (contrast ratio of WCAG 2)."""
 
     def luminance(c: Any) -> float:
         linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(c)]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    behind = luminance(colour)
+    behind = luminance(color)
     return max(theme.ground, theme.ink, key=lambda c: abs(np.log((luminance(c) + 0.05) / (behind + 0.05))))

@@ -1,16 +1,16 @@
-"""What a model costs: parameters, and floating-point operations of a forward pass, counted from its configuration.
+"""The cost of a model: its parameters and the FLOPs of a forward pass, derived from its configuration.
 
-A matrix product of [m, k] and [k, n] is 2 m k n operations. Everything else (LayerNorm, softmax, GELU, biases) is left out,
-as is usual, and so is the head: a classifier's works on one token.
+A matrix product of [m, k] and [k, n] takes 2 m k n operations. Everything else (LayerNorm, softmax, GELU, biases) is left
+out, as usual, and so is the head, which in a classifier works on a single token.
 """
 
-import csv
 import math
 from dataclasses import dataclass
-from importlib.resources import files
+
+from dnabert2_jax.gue.catalogue import read_facts
 
 BASES_PER_TOKEN = 4.8
-"""Of DNABERT-2's byte pairs: 4.82 on 500-base windows of 15 species, 4.5 to 5.0 on tables of GUE."""
+"""For DNABERT-2's tokenizer: 4.82 on 500-base windows of 15 species, 4.5 to 5.0 on tables of GUE."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Architecture:
         num_hidden_layers: N.
         intermediate_size: F.
         vocab_size: V.
-        max_positions: learned positions; 0 with ALiBi.
-        type_vocab_size: token types; 0 without.
+        max_positions: learned positions; 0 for ALiBi.
+        type_vocab_size: token types; 0 for none.
         gated: a GEGLU feed-forward layer, D -> 2F without bias.
         pre_norm: one more LayerNorm, at the end.
-        k: bases of a token; 0 with byte pairs.
-        overlapping: a token at every base.
+        k: bases per token; 0 for BPE.
+        overlapping: whether there is a token at every base.
     """
 
     name: str
@@ -56,23 +56,23 @@ class Architecture:
         return embeddings + self.num_hidden_layers * block + (norm if self.pre_norm else 0) + head
 
     def tokens(self, bases: int, bases_per_token: float = BASES_PER_TOKEN) -> int:
-        """Tokens of a sequence, special ones included.
+        """Tokens in a sequence, including special ones.
 
         Args:
             bases: its length.
-            bases_per_token: of byte pairs, on average.
+            bases_per_token: average of BPE.
         """
         if not self.k:
             return round(bases / bases_per_token) + 2
         if self.overlapping:
             return bases - self.k + 1 + 2
-        return bases // self.k + bases % self.k + 1  # the rest base by base, and [CLS] alone
+        return bases // self.k + bases % self.k + 1  # remaining bases one by one, and [CLS]
 
     def forward_flops(self, tokens: int) -> int:
-        """Operations of the encoder on one sequence.
+        """FLOPs of the encoder on one sequence.
 
         Args:
-            tokens: of the sequence, T.
+            tokens: in the sequence, T.
         """
         d, f = self.hidden_size, self.intermediate_size
         projections = 4 * d * d + (3 if self.gated else 2) * d * f
@@ -94,15 +94,14 @@ ARCHITECTURES = (
     Architecture("NT-2500M", 2560, 32, 10240, 4105, max_positions=1002, pre_norm=True, k=6),
     DNABERT_2,
 )
-"""The models of the paper's efficiency table, by the configurations of their releases."""
+"""The models of the paper's efficiency table, with the configurations of their releases."""
 
 
 def published_efficiency() -> dict[str, tuple[int, float]]:
-    """Millions of parameters and relative operations at 500 bases, by model, as the paper's table 3 has them."""
-    file = files("dnabert2_jax.reports").joinpath("efficiency_published.csv")
+    """Millions of parameters and relative FLOPs at 500 bases by model, from table 3 of the paper."""
     return {
         row["model"]: (int(row["parameters_millions"]), float(row["relative_flops_500bp"]))
-        for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+        for row in read_facts("published_efficiency.csv")
     }
 
 
@@ -112,11 +111,11 @@ class Cost:
 
     Attributes:
         model: the architecture.
-        tokens: of the sequence, special ones included.
+        tokens: in the sequence, including special ones.
         flops: of a forward pass.
         relative: ``flops`` divided by those of DNABERT-2.
         published_parameters: in millions.
-        published_relative: of the paper's table 3.
+        published_relative: from table 3 of the paper.
     """
 
     model: Architecture
@@ -128,17 +127,17 @@ class Cost:
 
 
 def costs(bases: int = 500, bases_per_token: float = BASES_PER_TOKEN) -> list[Cost]:
-    """Every model's cost on a sequence of ``bases`` bases; the published figures are for 500.
+    """The cost of every model; the published figures are for 500 bases.
 
     Args:
         bases: length of the sequence.
-        bases_per_token: of DNABERT-2's byte pairs, on average.
+        bases_per_token: average of DNABERT-2's tokenizer.
     """
     published = published_efficiency()
     reference = DNABERT_2.forward_flops(DNABERT_2.tokens(bases, bases_per_token))
     rows = []
     for model in ARCHITECTURES:
-        # The two NT-500M differ in their training data alone, and so do the two NT-2500M.
+        # The two NT-500M differ only in their training data, and so do the two NT-2500M.
         parameters, relative = next(row for name, row in published.items() if name.startswith(model.name))
         tokens = model.tokens(bases, bases_per_token)
         flops = model.forward_flops(tokens)
@@ -147,7 +146,7 @@ def costs(bases: int = 500, bases_per_token: float = BASES_PER_TOKEN) -> list[Co
 
 
 def explanations(rows: list[Cost]) -> list[str]:
-    """Where the published figures agree with the configurations and where they cannot, in words.
+    """Where the published figures agree with the configurations and where they do not, in words.
 
     Args:
         rows: of :func:`costs`.
@@ -162,19 +161,19 @@ def explanations(rows: list[Cost]) -> list[str]:
     longest = small.model.max_positions
     most, least = (large.model.forward_flops(n) / small.model.forward_flops(n) for n in (1, longest))
     return [
-        f"DNABERT: published {dnabert.published_relative:.2f}, derived {dnabert.relative:.2f}. Its tokens are certain, one "
-        f"a base; the published figure follows where DNABERT-2 reads {implied:.0f} tokens instead of {own}. Byte pairs "
-        "depend on the sequence, and a padded row counts its padding.",
+        f"DNABERT: published {dnabert.published_relative:.2f}, derived {dnabert.relative:.2f}. It has exactly one "
+        f"token per base; the published figure follows if DNABERT-2 reads {implied:.0f} tokens instead of {own}. BPE tokens "
+        "depend on the sequence, and padding may have been counted.",
         f"NT-2500M / NT-500M: published {ratio:.2f}, derived {large.flops / small.flops:.2f}. Both read the same tokens, "
         f"and the ratio hardly depends on how many: {most:.2f} at one token, {least:.2f} at {longest:,}. No length gives "
-        f"{ratio:.2f}: on the scale that fits DNABERT, the published figures would take {small_tokens:.0f} tokens of "
-        f"NT-500M and {large_tokens:.0f} of NT-2500M.",
-        "Parameters agree: published figures are the derived ones in whole millions.",
+        f"{ratio:.2f}: on the scale that fits DNABERT, the published figures would take {small_tokens:.0f} tokens for "
+        f"NT-500M and {large_tokens:.0f} for NT-2500M.",
+        "Parameters agree: the published figures are the derived ones in millions.",
     ]
 
 
 def _tokens_for(model: Architecture, flops: float) -> float:
-    """How many tokens cost so many operations: the root of a T + b T^2 = flops."""
+    """Tokens T that take this many operations: the root of a T + b T^2 = flops."""
     quadratic = 4 * model.num_hidden_layers * model.hidden_size
     linear = model.forward_flops(1) - quadratic
     return (math.sqrt(linear**2 + 4 * quadratic * flops) - linear) / (2 * quadratic)

@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.config.model import EncoderConfig
-from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.reports.efficiency import (
+from dnabert2_jax.gue.efficiency import (
     ARCHITECTURES,
     BASES_PER_TOKEN,
     DNABERT_2,
@@ -20,6 +18,8 @@ from dnabert2_jax.reports.efficiency import (
     explanations,
     published_efficiency,
 )
+from dnabert2_jax.modeling.compute import Compute
+from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.types import TokenBatch

@@ -7,9 +7,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.reports import plots
-from dnabert2_jax.reports.plots import DARK, LIGHT
-from dnabert2_jax.reports.species import _apart, species_curves, species_losses
+from dnabert2_jax.reports.plots.curves import _apart, species_curves, species_losses, training_curves
+from dnabert2_jax.reports.plots.style import DARK, LIGHT, Theme, png
+from tests.reports.plots.helpers import FINETUNING, PRETRAINING, THEMES, pixels, shows, texts
+
+
+@THEMES
+def test_curves_of_pretraining_show_both_splits(theme: Theme):
+    figure = training_curves(PRETRAINING, theme)
+    assert {"training", "held out", "optimizer step", "loss\n(nats per masked token)"} <= texts(figure)
+    picture = pixels(png(figure))
+    assert shows(picture, theme.colors[0])
+    assert shows(picture, theme.colors[1])
+
+
+def test_curves_of_finetuning_mark_the_step_that_was_kept():
+    figure = training_curves(FINETUNING, kept_step=7)
+    assert {"dev MCC", "dev macro F1", "dev accuracy", "kept", "loss\n(nats per row)"} <= texts(figure)
+    assert "kept" not in texts(training_curves(FINETUNING))
+
+
+def test_curves_plot_the_values_of_the_log():
+    loss = training_curves(PRETRAINING).axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
+    assert drawn == {"training": [[5, 4.0], [10, 3.5]], "held out": [[10, 3.6]]}
+
+
+def test_curves_need_a_measurement():
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        training_curves([{"step": 1}])
 
 
 def run_of(species: int, evaluations: int = 3) -> list[dict]:
@@ -22,11 +48,6 @@ def run_of(species: int, evaluations: int = 3) -> list[dict]:
         losses = {f"species {s}": float(start[s] / n + 0.01 * s) for s in range(species)}
         lines.append({"step": 10 * n, "validation_loss": 6.0, "validation_loss_by_species": losses})
     return lines
-
-
-def texts(figure) -> set[str]:
-    figure.draw_without_rendering()
-    return {text.get_text() for text in figure.findobj(match=lambda artist: hasattr(artist, "get_text"))}
 
 
 def labels(figure) -> list:
@@ -77,7 +98,7 @@ def test_names_neither_touch_each_other_nor_leave_the_picture(theme, species: in
     lines = run_of(species, evaluations=1)
     lines[-1]["validation_loss_by_species"] = dict.fromkeys(lines[-1]["validation_loss_by_species"], 6.5)  # all in one place
     figure = species_curves(lines, theme)
-    assert plots.png(figure) == plots.png(species_curves(lines, theme))
+    assert png(figure) == png(species_curves(lines, theme))
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in labels(figure)]
     assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(boxes))

@@ -1,0 +1,103 @@
+"""``dnabert2 config show`` and ``config diff``."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dnabert2_jax.cli.app import group
+from dnabert2_jax.cli.options import Set
+from dnabert2_jax.cli.output import print_table
+from dnabert2_jax.errors import UserError
+
+config = group("config", "Show and compare the settings of runs.")
+
+
+@config.command("show", epilog="Example: dnabert2 config show configs/finetune.toml --set optimizer.learning_rate=1e-4")
+def config_show(
+    file: Annotated[Path, typer.Argument(help="A run's TOML file, or the workdir of a run.")],
+    set_: Set = None,
+    command: Annotated[
+        str | None, typer.Option(help="pretrain or finetune, if the file does not say which command it is for.")
+    ] = None,
+) -> None:
+    """Print the effective run as TOML.
+
+    Each line says where its value came from: the default, the file, or --set.
+    """
+    effective, given = _read_run(file, set_ or (), command)
+    overridden = {override.partition("=")[0].strip() for override in set_ or ()}
+    section = ""
+    for key, value in effective.items():
+        parent, _, name = key.rpartition(".")
+        if parent != section:
+            section = parent
+            print(f"\n[{section}]")
+        source = "--set" if _covers(overridden, key) else "file" if key in given else "default"
+        print(f"{f'{name} = {_toml(value)}' if value is not None else f'# {name} is not set':44}  # {source}")
+
+
+@config.command("diff", epilog="Example: dnabert2 config diff runs/first runs/second")
+def config_diff(
+    first: Annotated[Path, typer.Argument(help="A run's TOML file, or the workdir of a run.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Print the settings in which two runs differ.
+
+    Defaults are compared too; the exit code is 0 either way.
+    """
+    (before, _), (after, _) = (_read_run(path, (), None) for path in (first, second))
+    differing = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    if not differing:
+        print(f"{first} and {second} have the same settings")
+        return
+    sides = {str(first): before, str(second): after}
+    print_table([{"key": key, **{name: _shown(side.get(key)) for name, side in sides.items()}} for key in differing])
+
+
+def _read_run(path: Path, overrides: Sequence[str], command: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(effective settings, those that the file gives), flat: ``section.key`` to value."""
+    from dnabert2_jax.config.loading import load_run, parse_run, run_to_dict
+    from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+    from dnabert2_jax.training.workdir import RUN_FILE, flat_settings
+
+    kinds = {"pretrain": PretrainRun, "finetune": FinetuneRun}
+    workdir = path.is_dir()
+    file = path / RUN_FILE if workdir else path
+    if workdir and overrides:
+        raise UserError(f"{path} is the workdir of a run, whose settings are fixed; use --set with a TOML file")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        if workdir:
+            raise UserError(f"{path} holds no run (there is no {RUN_FILE}); name a run's workdir or TOML file") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a run's TOML file or workdir") from error
+    try:
+        content = json.loads(text) if workdir else tomllib.loads(text)
+    except ValueError as error:
+        if workdir:
+            raise UserError(f"{file} is damaged ({error}); restore it from a copy") from error
+        raise UserError(f"{path}: not TOML ({error}); fix that line (strings need quotes)") from error
+    wanted = command or content.get("command")
+    if wanted not in kinds:
+        found = "no command is named in it" if wanted is None else f"command {wanted!r} is unknown"
+        raise UserError(f'{path}: {found}; accepted are pretrain and finetune: add `command = "..."` or give --command')
+    kind = kinds[wanted]
+    run = parse_run(kind, content, str(path)) if workdir else load_run(kind, path, overrides)
+    return flat_settings(run_to_dict(run)), flat_settings(content)
+
+
+def _covers(keys: set[str], key: str) -> bool:
+    """Whether an override set this key or a section that contains it."""
+    return any(key == given or key.startswith(f"{given}.") for given in keys)
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else _toml(value)
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)  # JSON's strings, numbers, booleans and lists are TOML's

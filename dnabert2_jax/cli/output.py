@@ -1,0 +1,21 @@
+"""Tables on standard output."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from rich.console import Console
+from rich.table import Table
+
+
+def results() -> Console:
+    """Standard output: as wide as the terminal, or wide enough not to shorten anything in a file or a pipe."""
+    console = partial(Console, highlight=False, markup=False, emoji=False)
+    return console() if console().is_terminal else console(width=200)
+
+
+def print_table(records: Sequence[Mapping[str, str]], console: Console | None = None) -> None:
+    """Print records that share their keys, which become the header."""
+    table = Table(*records[0])
+    for record in records:
+        table.add_row(*record.values())
+    (console or results()).print(table)

@@ -1,0 +1,57 @@
+"""``dnabert2 pretrain``."""
+
+from typing import Annotated
+
+import typer
+
+from dnabert2_jax.cli.app import app
+from dnabert2_jax.cli.options import Config, Set, Workdir
+from dnabert2_jax.progress import remark
+
+
+@app.command(
+    epilog="Example: dnabert2 pretrain --config configs/pretrain_3m.toml --workdir runs/pretrain "
+    "--set data.corpus=runs/corpus"
+)
+def pretrain(
+    workdir: Workdir,
+    config: Config = None,
+    set_: Set = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            envvar="JAX_COORDINATOR_ADDRESS", metavar="HOST:PORT", help="With several processes: address of process 0."
+        ),
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(envvar="JAX_NUM_PROCESSES", min=1, help="With several processes: how many.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(envvar="JAX_PROCESS_ID", min=0, help="With several processes: index of this one.")
+    ] = None,
+) -> None:
+    """Pretrain an encoder by masked language modeling.
+
+    Rerun the same command to resume a stopped or killed run.
+
+    On several hosts, start the same command on each. TPU pods and Slurm are detected; elsewhere the last three options say
+    how the processes find each other. Scripts for all of these are in launch/.
+    """
+    from dnabert2_jax.config.loading import load_run
+    from dnabert2_jax.config.runs import PretrainRun
+    from dnabert2_jax.parallel.processes import ending_with_the_others, is_first, start_processes
+
+    run = load_run(PretrainRun, config, set_ or ())
+    start_processes(coordinator, num_processes, process_id)
+    from dnabert2_jax.recipes.pretraining import pretrain as pretrain_run
+
+    with ending_with_the_others():
+        model = pretrain_run(run, workdir)
+    if not is_first():
+        return
+    scores = model.provenance["metrics"]
+    remark(
+        f"held-out loss {scores['loss']:.4f} nats per token, perplexity {scores['perplexity']:.1f}, "
+        f"masked accuracy {scores['masked_accuracy']:.3f}"
+    )
+    print(f"saved {model.path}")
