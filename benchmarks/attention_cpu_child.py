@@ -31,6 +31,7 @@ def with_jax(shape: dict[str, Any], arrays: list[np.ndarray]) -> Callable[[str],
     import jax
     import jax.numpy as jnp
 
+    from dnabert2_jax.kernels.attention import Inputs
     from dnabert2_jax.kernels.attention.blocked import blocked_attention
     from dnabert2_jax.kernels.attention.reference import reference_attention
 
@@ -40,7 +41,7 @@ def with_jax(shape: dict[str, Any], arrays: list[np.ndarray]) -> Callable[[str],
     skip = shape["implementation"] == "blocked"
 
     def forward(q: jax.Array, k: jax.Array, v: jax.Array, _: Any = None) -> jax.Array:
-        return function(q, k, v, slopes, segments, scale=shape["head_dim"] ** -0.5, skip=skip)[0]
+        return function(Inputs(q, k, v, slopes, segments), scale=shape["head_dim"] ** -0.5, skip=skip)[0]
 
     def both(q: jax.Array, k: jax.Array, v: jax.Array, d_output: jax.Array) -> Any:
         output, vjp = jax.vjp(forward, q, k, v)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from aot import compile_for_gpu, gpu_devices
 from aot.chips import GPUS
 from aot.report import Memory
-from jax.sharding import PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +21,8 @@ from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.kernels.attention import tracing_for
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
-from dnabert2_jax.parallel.layout import Layout, make_mesh
+from dnabert2_jax.parallel.layout import Layout
+from dnabert2_jax.parallel.mesh import WHOLE, make_mesh
 from dnabert2_jax.training.objectives import classification_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import TrainState, make_train_step
@@ -53,7 +53,7 @@ def step_memory(gpu: str, compute: Compute, tokens: int) -> Memory:
     ids, one = array((1, tokens), jnp.int32), array((1,), jnp.int32)
     batch = ClassificationBatch(TokenBatch(ids, ids, ids), one, array((1,), jnp.float32), array((1,), jnp.uint32), one)
     with tracing_for("gpu", ".".join(map(str, GPUS[gpu].capability))):
-        whole = jax.tree.map(lambda _: PartitionSpec(), params)
+        whole = jax.tree.map(lambda _: WHOLE, params)
         layout = Layout(make_mesh(MeshOptions(data=1), gpu_devices(gpu)), whole, whole)
         step = make_train_step(classification_loss(network), optimizer, layout)
         return compile_for_gpu(step, state, {}, batch, gpu=gpu).memory

@@ -18,7 +18,7 @@ from rich.table import Table
 from dnabert2_jax import sample_data
 from dnabert2_jax.genome.fasta import read_fasta
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.kernels.attention import BACKENDS, alibi_slopes
+from dnabert2_jax.kernels.attention import BACKENDS, Inputs, alibi_slopes
 from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.blocked import BLOCK
 from dnabert2_jax.kernels.attention.reference import reference_attention
@@ -49,12 +49,12 @@ def measured_bounds(model: InferenceModel, tokens: TokenBatch) -> tuple[np.ndarr
     """S and the largest |score|, [layers, H] each: the largest over rows."""
     found: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def probe(q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, **options: Any) -> Any:
-        scale = options["scale"]
+    def probe(inputs: Inputs, *, scale: float, skip: bool) -> Any:
+        q, k = inputs.q, inputs.k
         largest = jnp.abs(jnp.einsum("bhqd,bhkd->bhqk", q, k) * scale).max((0, 2, 3))
-        bound = score_bound(q, k, segment_ids, scale).max(0)
+        bound = score_bound(q, k, inputs.segment_ids, scale).max(0)
         jax.debug.callback(lambda *layer: found.append(tuple(map(np.asarray, layer))), bound, largest, ordered=True)
-        return reference_attention(q, k, v, slopes, segment_ids, **options)
+        return reference_attention(inputs, scale=scale, skip=skip)
 
     BACKENDS["probe"] = Backend("probe", "bhtd", probe)
     model = replace(model, compute=Compute(attention="probe"))

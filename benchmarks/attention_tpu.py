@@ -16,7 +16,7 @@ from aot import KernelRun, TpuReport, compile_for_tpu, tpu_devices
 from aot.costs import COPIES
 from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
 
-from dnabert2_jax.kernels.attention import alibi_slopes, tracing_for
+from dnabert2_jax.kernels.attention import Inputs, alibi_slopes, tracing_for
 from dnabert2_jax.kernels.attention.block_sizes import tpu_blocks
 from dnabert2_jax.kernels.attention.skipping import BlockRanges, block_ranges, skip_radius
 from dnabert2_jax.kernels.attention.tpu.backend import pallas_tpu_attention
@@ -64,7 +64,7 @@ def kernel_runs(batch: int, tokens: int, skip: bool) -> dict[str, KernelRun]:
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, skip: bool) -> jax.Array:
     slopes = jnp.asarray(alibi_slopes(HEADS))
-    return pallas_tpu_attention(q, k, v, slopes, segment_ids, scale=HEAD_DIM**-0.5, skip=skip)[0]
+    return pallas_tpu_attention(Inputs(q, k, v, slopes, segment_ids), scale=HEAD_DIM**-0.5, skip=skip)[0]
 
 
 def _both(f: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:

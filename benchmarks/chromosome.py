@@ -34,14 +34,16 @@ from benchmarks.attention_shares import shares
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.genome.fasta import read_fasta
-from dnabert2_jax.kernels.attention import BACKENDS, alibi_slopes, tracing_for
+from dnabert2_jax.kernels.attention import BACKENDS, Inputs, alibi_slopes, tracing_for
 from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.blocked import BLOCK, blocked_attention
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius, visited_share
 from dnabert2_jax.modeling import encoder
 from dnabert2_jax.modeling.compute import Compute
+from dnabert2_jax.modeling.flops import attention_flops, projection_flops
 from dnabert2_jax.modeling.models import Network, masked_lm
-from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import make_layout
+from dnabert2_jax.parallel.mesh import ROWS, make_mesh
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch, Tree
@@ -52,9 +54,8 @@ SCORE_BOUND = 10.0
 
 def flops(config: EncoderConfig, tokens: int) -> tuple[float, float]:
     """Operations of one row's matrix products: all but attention's, and attention's without skipping."""
-    per_token = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
-    layers = 2.0 * config.num_hidden_layers * tokens
-    return layers * per_token, layers * 2 * tokens * config.hidden_size
+    d, layers = config.hidden_size, float(config.num_hidden_layers * tokens)
+    return layers * projection_flops(d, config.intermediate_size), layers * attention_flops(tokens, d)
 
 
 def mean_embedding(network: Network[Any]) -> Any:
@@ -69,12 +70,13 @@ def mean_embedding(network: Network[Any]) -> Any:
 def counting_backend(found: list[float]) -> Backend:
     """`blocked`, and the share of its blocks that it visits in each layer."""
 
-    def attend(q: Any, k: Any, v: Any, slopes: Any, segment_ids: Any, *, scale: float, skip: bool) -> Any:
+    def attend(inputs: Inputs, *, scale: float, skip: bool) -> Any:
+        q, k, _, slopes, segment_ids = inputs
         whole = segment_ids[:, : segment_ids.shape[1] // BLOCK * BLOCK]
         radius = skip_radius(score_bound(q, k, segment_ids, scale), slopes, segment_ids.shape[1])
         share = visited_share(block_ranges(whole, radius, q.shape[1], BLOCK, BLOCK))
         jax.debug.callback(lambda share: found.append(float(share)), share)
-        return blocked_attention(q, k, v, slopes, segment_ids, scale=scale, skip=skip)
+        return blocked_attention(inputs, scale=scale, skip=skip)
 
     return Backend("counting", "bhtd", attend)
 
@@ -153,7 +155,7 @@ def on_tpu(config: EncoderConfig, tokens: int) -> dict[str, Any]:
     options = MeshOptions(tensor=CHIPS_A_ROW)
     network = masked_lm(config, Compute("bfloat16", "pallas_tpu"))
     mesh = make_mesh(options, devices)
-    layout = make_layout(options, mesh, network, config)
+    layout = make_layout(options, mesh, network.abstract(), network.axes(), config)
     params = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         network.abstract(),

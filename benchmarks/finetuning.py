@@ -9,9 +9,9 @@ Rows come from a table of `dnabert2 finetune`, or from the package's sample data
 optimizer steps over batches of --batch-size sequences, dropout on; what is compiled is compiled before. Then they take
 turns, --repeats times, and the best round counts. Only tokens of sequences count, never padding. With --torch, an
 interpreter that has torch and multimolecule, PyTorch takes its turns on an encoder of the same size with torch's AdamW, each
-batch padded to its longest row, in float32 and under bfloat16 autocast. Like the `dnabert2` command this process has huge
-pages where the system gives them; PyTorch takes its turns as its users have it, or with --torch-huge-pages. Below the speeds
-stands what gradients and optimizer state take.
+batch padded to its longest row, in float32 and under bfloat16 autocast. Start it with GLIBC_TUNABLES=glibc.malloc.hugetlb=1,
+as `make quickstart` does, for huge pages; PyTorch takes its turns without them, as its users have it, or with --torch-huge-
+pages. Below the speeds stands what gradients and optimizer state take.
 """
 
 import argparse
@@ -37,7 +37,6 @@ from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER
 from dnabert2_jax.data.classification import choose_lengths, encode_table, epoch_batches, epoch_order
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.data.tables import LabelSet, read_table
-from dnabert2_jax.huge_pages import TUNABLES, start_with_huge_pages
 from dnabert2_jax.model_directory import load_model
 from dnabert2_jax.modeling.compute import Compute, Precision
 from dnabert2_jax.modeling.lora import init_adapter
@@ -50,6 +49,9 @@ from dnabert2_jax.training.objectives import classification_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import init_state, make_train_step
 from dnabert2_jax.types import ClassificationBatch, Tree
+
+TUNABLES = "GLIBC_TUNABLES"
+"""The GNU C library's environment variable; it may ask for memory in pages of 2 MB."""
 
 Round = Callable[[], float]
 """Takes all steps once and returns the seconds."""
@@ -240,5 +242,4 @@ def _store_padded(file: str, encoded: Any, batch_size: int, steps: int) -> tuple
 
 
 if __name__ == "__main__":
-    start_with_huge_pages()
     main()

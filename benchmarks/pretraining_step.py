@@ -11,6 +11,7 @@ ahead of time (aot, docs/aot.md) and nothing runs. Needs `make aot`; a step take
 
 import argparse
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,11 @@ from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.kernels.attention import tracing_for
 from dnabert2_jax.modeling.compute import Compute
+from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import masked_lm
-from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
-from dnabert2_jax.training.meter import PEAK_FLOPS, flops_per_token
+from dnabert2_jax.parallel.layout import make_layout
+from dnabert2_jax.parallel.mesh import ROWS, make_mesh
+from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.training.objectives import mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import TrainState, make_train_step, state_shardings
@@ -71,7 +74,7 @@ def pretraining_step(
         UserError: the mesh does not fit devices, model or batch.
     """
     network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll, run.model.parts))
-    layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network, config, "bfloat16")
+    layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network.abstract(), network.axes(), config, "bfloat16")
     layout.check_batch(run.training.batch_size, run.training.accumulate)
     optimizer = make_optimizer(run.optimizer, run.training.steps)
     step = make_train_step(mlm_loss(network), optimizer, accumulate=run.training.accumulate, layout=layout)
@@ -89,7 +92,7 @@ def pretraining_step(
 def step_flops(run: PretrainRun, config: EncoderConfig) -> float:
     """Operations of one step over all devices, without credit for recomputation."""
     rows, tokens = run.training.batch_size, run.data.tokens_per_row
-    return rows * tokens * flops_per_token(config, tokens, run.masking.slots(tokens))
+    return rows * tokens * training_flops_per_token(config, tokens, run.masking.slots(tokens))
 
 
 def compile_step(run: PretrainRun, config: EncoderConfig, topology: str) -> CompiledForTpu:
@@ -121,7 +124,7 @@ def on_gpus(run: PretrainRun, config: EncoderConfig, count: int) -> dict[str, An
     with tracing_for("gpu", GPU_GENERATION):
         step, arguments = pretraining_step(run, config, gpu_devices(GPU, count))
         compiled: CompiledForGpu = compile_for_gpu(step, *arguments, gpu=GPU)
-    seconds = step_flops(run, config) / (count * PEAK_FLOPS[GPU_KIND])
+    seconds = step_flops(run, config) / (count * (peak_flops(GPU_KIND) or math.inf))
     days = run.training.steps * seconds / SECONDS_A_DAY
     print(compiled)
     print(f"{run.training.steps:,} steps on {count} GPUs at their peak: {days:.2f} days; divide by the MFU you measure")

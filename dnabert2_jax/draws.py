@@ -2,7 +2,7 @@
 
 Crops, masks and dropout must not depend on which host, worker or device asks, nor on how far a row is padded. A stateful
 generator cannot promise that; a hash of (seed, record, position) can. The mixer is the finaliser of SplitMix64 (Steele et
-al. 2014). Dropout's part that runs on the device is in ``modeling/elementwise.py``: this module needs numpy alone, so that
+al. 2014). Dropout's part that runs on the device is in ``modeling/dropout.py``: this module needs numpy alone, so that
 processes that only read genomes do not load jax.
 """
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.draws import hash64, mix64, record_seeds, uniform
-from dnabert2_jax.modeling.elementwise import _mix32 as mix32
+from dnabert2_jax.modeling.dropout import mix32
 from dnabert2_jax.storage.hashes import file_sha256
 
 words64 = st.integers(0, 2**64 - 1)

@@ -1,59 +1,48 @@
 """Figures of the accelerators that programs are compiled for, from their vendors' data sheets."""
 
 from dataclasses import dataclass
+from math import log2
+
+from dnabert2_jax.platform import TPUS
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One TPU chip, as the cost model sees it.
+    """One TPU chip, as the cost model sees it: per cycle, beside what :data:`TPUS` says.
 
     Attributes:
         name: as in the first part of a topology, ``v5e:2x2``.
         clock_hz: cycles per second.
-        hbm_bytes: size of the memory.
-        hbm_bytes_per_cycle: rate of the memory.
         ici_bytes_per_cycle: rate at which a ring over one mesh axis carries a collective, both directions together.
-        flops_per_cycle: peak of the matrix units in bfloat16.
         matrix_cycles: cycles for which one matrix instruction occupies its unit.
     """
 
     name: str
     clock_hz: float
-    hbm_bytes: int
-    hbm_bytes_per_cycle: float
     ici_bytes_per_cycle: float
-    flops_per_cycle: int
     matrix_cycles: int
 
+    @property
+    def hbm_bytes(self) -> int:
+        """Size of the memory."""
+        return TPUS[self.name].hbm_bytes
 
-V5E = Chip(
-    name="v5e",
-    clock_hz=1.5e9,
-    hbm_bytes=16 * 2**30,
-    hbm_bytes_per_cycle=546,  # 819 GB/s
-    ici_bytes_per_cycle=60,  # 2 links of 45 GB/s
-    flops_per_cycle=131_072,  # 4 units of 128 x 128 multiply-adds: 197 TFLOP/s
-    matrix_cycles=16,
-)
+    @property
+    def hbm_bytes_per_cycle(self) -> float:
+        """Rate of the memory."""
+        return float(TPUS[self.name].hbm_bytes_per_second // self.clock_hz)
 
-V5P = Chip(
-    name="v5p",
-    clock_hz=1.75e9,
-    hbm_bytes=95 * 2**30,
-    hbm_bytes_per_cycle=1580,  # 2,765 GB/s
-    ici_bytes_per_cycle=103,  # 2 links of 90 GB/s
-    flops_per_cycle=262_144,  # two cores of four units: 459 TFLOP/s. A Pallas call is charged as if one core ran it.
-    matrix_cycles=16,
-)
-V6E = Chip(
-    name="v6e",
-    clock_hz=1.75e9,
-    hbm_bytes=32 * 2**30,
-    hbm_bytes_per_cycle=937,  # 1,640 GB/s
-    ici_bytes_per_cycle=103,  # 2 links of 90 GB/s
-    flops_per_cycle=524_288,  # 918 TFLOP/s
-    matrix_cycles=16,  # an instruction of 32 rows, two rows a cycle, 256 x 256 multiply-adds
-)
+    @property
+    def flops_per_cycle(self) -> int:
+        """Peak of the matrix units in bfloat16: a power of two, as their sides are, which data sheets round."""
+        return 2 ** round(log2(TPUS[self.name].peak_flops / self.clock_hz))
+
+
+V5E = Chip("v5e", 1.5e9, ici_bytes_per_cycle=60, matrix_cycles=16)  # 2 links of 45 GB/s
+# Two cores, 2 links of 90 GB/s. A Pallas call is charged as if one core ran it.
+V5P = Chip("v5p", 1.75e9, ici_bytes_per_cycle=103, matrix_cycles=16)
+# 2 links of 90 GB/s; an instruction of 32 rows, two rows a cycle, 256 x 256 multiply-adds.
+V6E = Chip("v6e", 1.75e9, ici_bytes_per_cycle=103, matrix_cycles=16)
 
 CHIPS = {chip.name: chip for chip in [V5E, V5P, V6E]}
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from dnabert2_jax.gue.catalogue import read_facts
+from dnabert2_jax.modeling.flops import attention_flops, projection_flops
 
 BASES_PER_TOKEN = 4.8
 """For DNABERT-2's tokenizer: 4.82 on 500-base windows of 15 species, 4.5 to 5.0 on tables of GUE."""
@@ -74,10 +75,8 @@ class Architecture:
         Args:
             tokens: in the sequence, T.
         """
-        d, f = self.hidden_size, self.intermediate_size
-        projections = 4 * d * d + (3 if self.gated else 2) * d * f
-        attention = 2 * tokens * d  # q k and the weighted sum of v
-        return 2 * self.num_hidden_layers * tokens * (projections + attention)
+        projections = projection_flops(self.hidden_size, self.intermediate_size, gated=self.gated)
+        return self.num_hidden_layers * tokens * (projections + attention_flops(tokens, self.hidden_size))
 
 
 def _dnabert(k: int) -> Architecture:

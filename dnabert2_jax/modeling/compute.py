@@ -19,27 +19,26 @@ class Compute:
 
     Attributes:
         precision: dtype of activations and matrix products; weights, LayerNorm statistics and softmax stay float32.
-        attention: ``"auto"`` or the name of an attention backend; a few queries of the last block (``at``) are always dense.
-        remat: what the backward pass computes again instead of keeping it: nothing, the attention of a block with its two
-            projections, or the whole block.
-        unroll: blocks in one turn of the loop over them: more makes longer programs, and lets one block's traffic run beside
-            the next one's arithmetic.
-        parts: the rows of a batch go through each block in so many parts, one after the other: on a TPU what one part leaves
-            for its next layer stays in fast memory. As many as divide a device's rows, where these do not.
+        attention: ``"auto"`` or the name of an attention backend; the [CLS]-only last block is always dense.
+        remat: what the backward pass recomputes: nothing, the attention of a block with its two projections, or the block.
+        unroll: blocks per iteration of the loop over them: more makes longer programs, and lets one block's traffic overlap
+            with the next one's arithmetic.
+        microbatches: per block, run one after the other: on a TPU what one of them leaves for its next layer stays in fast
+            memory. Their number is lowered to one that divides a device's rows.
     """
 
     precision: Precision = "float32"
     attention: str = AUTO
     remat: Remat = "none"
     unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
 
 
 def resolve_compute(precision: PrecisionOption, attention: str = AUTO) -> Compute:
-    """Settle ``auto`` by the platform: bfloat16 where matrix units have it, float32 on a CPU.
+    """``auto`` resolved by platform: bfloat16 on matrix units that support it, float32 on a CPU.
 
     Raises:
-        UserError: no such attention backend.
+        UserError: unknown attention backend.
     """
     choose_backend(attention, 1)
     automatic: Precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -47,10 +46,10 @@ def resolve_compute(precision: PrecisionOption, attention: str = AUTO) -> Comput
 
 
 def training_compute(options: ModelOptions) -> Compute:
-    """How a run says to compute, with ``auto`` settled.
+    """How a run asks to compute, with ``auto`` resolved.
 
     Raises:
-        UserError: no such attention backend.
+        UserError: unknown attention backend.
     """
     settled = resolve_compute(options.precision, options.attention)
-    return replace(settled, remat=options.remat, unroll=options.unroll, parts=options.parts)
+    return replace(settled, remat=options.remat, unroll=options.unroll, microbatches=options.parts)

@@ -1,8 +1,8 @@
-"""The arithmetic between the matrix products: GELU, GEGLU, LayerNorm and dropout, with backward passes of their own.
+"""The arithmetic between the matrix products: GELU, GEGLU, LayerNorm and biases, with backward passes of their own.
 
-Left to itself, differentiation keeps what is easy to differentiate with: of one GEGLU four arrays of the inner width, of
-one LayerNorm three in float32. Reading and writing them costs more than the arithmetic. Here the backward pass keeps what
-goes in, in the dtype in which it came, and computes the rest again. Everything in between is float32.
+Left to itself, differentiation saves what is easy to differentiate with: four arrays of the inner width for one GEGLU, three
+in float32 for one LayerNorm. Reading and writing them costs more than the arithmetic. Here the backward pass saves the
+inputs, in their own dtype, and recomputes the rest. Everything in between is float32.
 """
 
 from functools import partial
@@ -12,16 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dnabert2_jax.platform import current_target
+from dnabert2_jax.modeling.matmul import sum_over
+from dnabert2_jax.platform import PerPlatform
 
 
+@PerPlatform
 def _kept_apart(x: jax.Array) -> jax.Array:
-    """``x``, written to memory on a TPU before anything uses it.
+    """``x`` as it is: a boundary for the compiler costs more than it saves."""
+    return x
 
-    XLA fuses what goes into a matrix product with the product, and computes it again for every tile. On other platforms the
-    boundary costs more than it saves.
+
+@_kept_apart.on("tpu")
+def _written_to_memory(x: jax.Array) -> jax.Array:
+    """``x``, written to memory before anything uses it.
+
+    XLA fuses what goes into a matrix product with the product, and computes it again for every tile.
     """
-    return jax.lax.optimization_barrier(x) if current_target().platform == "tpu" else x  # type: ignore[no-untyped-call]
+    return jax.lax.optimization_barrier(x)  # type: ignore[no-untyped-call]
 
 
 _DENSITY_AT_0 = np.float32(1 / np.sqrt(2 * np.pi))
@@ -35,7 +42,7 @@ class _Normal(NamedTuple):
 
 
 def _normal(x: jax.Array) -> _Normal:
-    """At ``x`` of either precision; what one use does not need, XLA does not compute.
+    """At ``x`` of either precision; XLA does not compute what is not used.
 
     For bfloat16 the error function is that of Abramowitz and Stegun (7.1.26), to 1.5e-7: it shares the exponential with the
     density, and takes half the operations of the one to float32's last bit, which would be rounded away.
@@ -89,27 +96,14 @@ geglu.defvjp(lambda gate, value: (geglu(gate, value), (gate, value)), _geglu_bac
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """``x + bias``, which broadcasts to the shape of ``x``; the gradient of ``bias`` is added up in float32."""
+    """``x + bias``, which broadcasts to the shape of ``x``; the gradient of ``bias`` is accumulated in float32."""
     return x + bias
 
 
 def _add_bias_backward(bias: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     kept = (1,) * (g.ndim - bias.ndim) + bias.shape
-    axes = [axis for axis, size in enumerate(kept) if size == 1]
-    if current_target().platform == "tpu":
-        # A product with ones: the matrix units add up rows while they read them. Eight times, since XLA makes a sum of a
-        # product with one vector.
-        ones = jnp.ones((8, *(g.shape[axis] for axis in axes)), g.dtype)
-        total = jax.lax.dot_general(
-            ones,
-            g,
-            ((range(1, ones.ndim), axes), ((), ())),
-            precision=jax.lax.Precision.HIGHEST,  # float32 stays float32
-            preferred_element_type=jnp.float32,
-        )[0]
-    else:
-        total = g.sum(axes, dtype=jnp.float32)
-    return g, total.reshape(bias.shape).astype(bias.dtype)
+    axes = tuple(axis for axis, size in enumerate(kept) if size == 1)
+    return g, sum_over(g, axes).reshape(bias.shape).astype(bias.dtype)
 
 
 add_bias.defvjp(lambda x, bias: (x + bias, bias), _add_bias_backward)
@@ -139,7 +133,7 @@ def _layer_norm_forward(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, _Moments]]:
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
-    if x.dtype == jnp.bfloat16:  # one pass: what it loses is far below the rounding of x
+    if x.dtype == jnp.bfloat16:  # one pass: its error is far below the rounding of x
         variance = jnp.maximum(jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean), 0)
     else:
         variance = jnp.square(wide - mean).mean(-1, keepdims=True)
@@ -160,48 +154,3 @@ def _layer_norm_backward(
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-def _mix32(x: jax.Array) -> jax.Array:
-    """lowbias32 (Wellons 2018): a bijection of 32-bit integers with almost no bias, in operations that XLA fuses."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _drop(x: jax.Array, rate: float, seeds: jax.Array, site: jax.Array, positions: jax.Array) -> jax.Array:
-    row = _mix32(seeds + site * jnp.uint32(0x9E3779B9))
-    token = _mix32(row[:, None] ^ positions)
-    channels = jnp.arange(x.shape[2], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
-    element = _mix32(token[:, :, None] + channels[None, None])
-    keep = element < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
-
-
-# What falls in the forward pass falls in the backward pass: the hash says it again, and no mask is kept.
-_drop.defvjp(
-    lambda x, rate, *where: (_drop(x, rate, *where), where),
-    lambda rate, where, g: (_drop(g, rate, *where), None, None, None),
-)
-
-
-def dropout(
-    x: jax.Array, rate: float, seeds: jax.Array | None, site: int | jax.Array, positions: jax.Array | None = None
-) -> jax.Array:
-    """Zero elements with probability ``rate`` and scale the others by 1 / (1 - rate).
-
-    An element's fate is a hash of (row seed, site, token, channel): it does not depend on batch, padding, device or host.
-
-    Args:
-        x: [B, T, D].
-        rate: in [0, 1).
-        seeds: one 32-bit seed a row, [B]; None switches dropout off.
-        site: which of the model's dropout layers this is.
-        positions: where in the row each of the tokens of ``x`` stands, [B, T]; None: they are the row.
-    """
-    if seeds is None or rate == 0:
-        return x
-    if positions is None:
-        positions = jnp.arange(x.shape[1])[None]
-    return _drop(x, rate, seeds, jnp.asarray(site, jnp.uint32), positions.astype(jnp.uint32))

@@ -1,4 +1,4 @@
-"""What stands on the encoder: the MLM head, the pooler and means over tokens."""
+"""Heads on top of the encoder: the MLM head, the pooler and means over tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +40,11 @@ class Pooler(nnx.Module):
 
 
 def head_outputs(logits: jax.Array, head: HeadConfig) -> jax.Array:
-    """What a classifier's logits [..., C] say, in float32 and of the same shape.
+    """Predictions from a classifier's logits [..., C], float32 of the same shape.
 
     Returns:
-        Of a single label the probabilities of all classes, which sum to 1; of several labels the probability of each; of a
-        regression the measurement in its own unit.
+        For a single label, the probabilities of all classes, which sum to 1; for several labels, the probability of each;
+        for a regression, the measurement in its own unit.
     """
     if head.task == "single_label":
         return jax.nn.softmax(logits)
@@ -60,7 +60,7 @@ def own_slots(tokens: TokenBatch) -> jax.Array:
 
 
 def slot_means(hidden: jax.Array, tokens: TokenBatch, slots: int) -> jax.Array:
-    """Mean hidden state of each slot's own tokens, [B, P, D] in float32; of no tokens, zero.
+    """Mean hidden state of each slot's own tokens, [B, P, D] in float32; zero for an empty slot.
 
     Args:
         hidden: hidden states, [B, T, D].

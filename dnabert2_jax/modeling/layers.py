@@ -5,16 +5,14 @@ mesh's sharding follows). Weights are float32; each layer computes in the dtype 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dnabert2_jax.modeling.elementwise import add_bias, dropout, layer_norm
-from dnabert2_jax.modeling.products import product
-from dnabert2_jax.parallel.layout import is_divided, keep_columns_spread
-from dnabert2_jax.platform import current_target
+from dnabert2_jax.modeling.elementwise import add_bias, layer_norm
+from dnabert2_jax.modeling.lora import LowRank
+from dnabert2_jax.modeling.matmul import einsum, project_in_halves
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
@@ -41,40 +39,6 @@ def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.ones(shape, jnp.float32)
 
 
-class LowRank(NamedTuple):
-    """A LoRA term of one layer's projection: scale * (drop(x) A) B is added to x W.
-
-    Attributes:
-        a: [in, r].
-        b: [r, out].
-        scale: alpha / r.
-        dropout: rate on the input of the term.
-        seeds: one a row, [B]; None outside training.
-        site: number of the dropout site.
-        positions: where in its row each token of x stands, [B, T]; None: x is whole rows.
-    """
-
-    a: jax.Array
-    b: jax.Array
-    scale: float
-    dropout: float
-    seeds: jax.Array | None
-    site: int | jax.Array
-    positions: jax.Array | None = None
-
-    def reduce(self, x: jax.Array) -> jax.Array:
-        """The inner activations scale * drop(x) A, [B, T, r]."""
-        dropped = dropout(x, self.dropout, self.seeds, self.site, self.positions)
-        return product("btc,cr->btr", dropped, self.a.astype(x.dtype)) * self.scale
-
-    def add_to(self, y: jax.Array, x: jax.Array) -> jax.Array:
-        """``y`` [B, T, out] and the term for ``x`` [B, T, in]."""
-        return y + product("btr,ro->bto", self.reduce(x), self.b.astype(x.dtype))
-
-
-_PARTS = "qkv"  # the thirds of the columns of Wqkv
-
-
 class Dense(nnx.Module):
     """An affine map of the last axis.
 
@@ -89,41 +53,41 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array, low_rank: LowRank | None = None) -> jax.Array:
         """[..., in] -> [..., out]; with ``low_rank``, x must be [B, T, in]."""
-        y = product("...i,io->...o", x, self.kernel[...].astype(x.dtype))
+        y = einsum("...i,io->...o", x, self.kernel[...].astype(x.dtype))
         if self.bias is not None:
             y = add_bias(y, self.bias[...].astype(x.dtype))
-        if low_rank is not None:
-            y = low_rank.add_to(y, x)
-        return y
+        return y if low_rank is None else y + low_rank(x)
+
+
+class GatedDense(Dense):
+    """A map to gate and value, the two halves of the output, without bias."""
 
     def halves(self, x: jax.Array, low_rank: LowRank | None) -> tuple[jax.Array, jax.Array]:
-        """Project [B, T, in] to the two halves of the output, [B, T, out / 2] each."""
-        if low_rank is None and (is_divided() or current_target().platform == "tpu"):
-            # The joint weight, divided along its columns, leaves one half on some devices and the other on others; and on a
-            # TPU, joining the gradients of the halves is fused into every tile of the backward product. Halves of the weight
-            # are cheaper to move than halves of activations. Elsewhere one large product is faster than two.
-            joint = self.kernel[...].astype(x.dtype)
-            kernel = keep_columns_spread(joint.reshape(len(joint), 2, -1))
-            return product("bti,io->bto", x, kernel[:, 0]), product("bti,io->bto", x, kernel[:, 1])
-        first, second = jnp.split(self(x, low_rank), 2, axis=-1)
-        return first, second
+        """[B, T, in] -> gate and value, [B, T, out / 2] each."""
+        gate, value = project_in_halves(x, self.kernel[...].astype(x.dtype))
+        if low_rank is None:
+            return gate, value
+        to_gate, to_value = jnp.split(low_rank(x), 2, axis=-1)
+        return gate + to_gate, value + to_value
+
+
+_THIRDS = "qkv"  # of the columns of the fused projection
+
+
+class DenseToHeads(Dense):
+    """The fused projection to queries, keys and values, written straight into the layout that a kernel reads.
+
+    A layout orders the letters b (rows), t (tokens), h (heads) and d (width of a head).
+    """
 
     def heads(
-        self, x: jax.Array, layout: str, parts: str, num_heads: int, low_rank: LowRank | None
+        self, x: jax.Array, layout: str, num_heads: int, low_rank: LowRank | None, wanted: str = _THIRDS
     ) -> tuple[jax.Array, ...]:
-        """Project [B, T, in] to arrays of ``num_heads`` heads, each written straight into ``layout``.
-
-        Args:
-            x: the input.
-            layout: order of the letters b (rows), t (tokens), h (heads) and d (width of a head).
-            parts: which of q, k and v, the thirds of the columns, as letters.
-            num_heads: heads of each.
-            low_rank: a term to add.
-        """
+        """[B, T, in] -> one array of ``num_heads`` heads in ``layout`` for each letter of ``wanted``."""
         assert self.bias is not None
 
         def cut(weight: jax.Array) -> jax.Array:
-            return weight.reshape(*weight.shape[:-1], len(_PARTS), num_heads, -1).astype(x.dtype)
+            return weight.reshape(*weight.shape[:-1], len(_THIRDS), num_heads, -1).astype(x.dtype)
 
         kernel, bias = cut(self.kernel[...]), cut(self.bias[...])
         # The bias [h, d] takes the layout's order and ones elsewhere, so that it broadcasts.
@@ -131,24 +95,28 @@ class Dense(nnx.Module):
         spread = tuple(slice(None) if axis in "hd" else None for axis in layout)
         added = None if low_rank is None else (low_rank.reduce(x), cut(low_rank.b))
         outputs = []
-        for part in map(_PARTS.index, parts):
-            y = product(f"btc,chd->{layout}", x, kernel[:, part])
+        for third in map(_THIRDS.index, wanted):
+            y = einsum(f"btc,chd->{layout}", x, kernel[:, third])
             if added is not None:
                 reduced, b = added
-                y = y + product(f"btr,rhd->{layout}", reduced, b[:, part])
-            outputs.append(add_bias(y, jnp.einsum(f"hd->{''.join(order)}", bias[part])[spread]))
+                y = y + einsum(f"btr,rhd->{layout}", reduced, b[:, third])
+            outputs.append(add_bias(y, jnp.einsum(f"hd->{''.join(order)}", bias[third])[spread]))
         return tuple(outputs)
 
-    def from_heads(self, x: jax.Array, layout: str, num_heads: int, low_rank: LowRank | None) -> jax.Array:
-        """Project heads in ``layout`` to [B, T, out]: the inverse arrangement of :meth:`heads`."""
+
+class DenseFromHeads(Dense):
+    """The projection of attention's output, read straight from the layout that a kernel writes."""
+
+    def from_heads(self, x: jax.Array, layout: str, low_rank: LowRank | None) -> jax.Array:
+        """Heads in ``layout`` -> [B, T, out]: the inverse arrangement of :meth:`DenseToHeads.heads`."""
         assert self.bias is not None
-        kernel = self.kernel[...].astype(x.dtype)
-        y = product(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1]))
+        kernel, num_heads = self.kernel[...].astype(x.dtype), x.shape[layout.index("h")]
+        y = einsum(f"{layout},hdc->btc", x, kernel.reshape(num_heads, -1, kernel.shape[1]))
         y = add_bias(y, self.bias[...].astype(x.dtype))
-        if low_rank is not None:  # its dropout is by token and channel, which wants the plain layout
-            plain = jnp.einsum(f"{layout}->bthd", x)
-            y = low_rank.add_to(y, plain.reshape(*plain.shape[:2], -1))
-        return y
+        if low_rank is None:
+            return y
+        plain = jnp.einsum(f"{layout}->bthd", x)  # the term's dropout is by token and channel
+        return y + low_rank(plain.reshape(*plain.shape[:2], -1))
 
 
 class LayerNorm(nnx.Module):

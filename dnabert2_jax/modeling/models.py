@@ -6,23 +6,23 @@ only inside a jitted function, for as long as it takes to trace it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, TypeVar, Unpack
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from dnabert2_jax.config.model import EncoderConfig, HeadPooling, LoraConfig
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.elementwise import dropout
-from dnabert2_jax.modeling.encoder import Encoder, states_at
+from dnabert2_jax.modeling.dropout import SITE_POOLED, dropout
+from dnabert2_jax.modeling.encoder import Encoder, EncoderOptions
 from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
+from dnabert2_jax.modeling.last_block import states_at
 from dnabert2_jax.modeling.layers import Dense
-from dnabert2_jax.parallel.layout import keep_rows_spread, keep_whole
+from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole
 from dnabert2_jax.types import ClassificationBatch, TokenBatch, Tree
-
-_SITE_POOLED = 1
 
 
 class MaskedLM(nnx.Module):
@@ -37,24 +37,24 @@ class MaskedLM(nnx.Module):
         return self.encoder(tokens)
 
     def logits(self, tokens: TokenBatch, positions: jax.Array, *, dropout_seeds: jax.Array | None = None) -> jax.Array:
-        """Vocabulary logits at chosen positions only: the projection to V is the costliest layer of a small model.
+        """Vocabulary logits at chosen positions only: the projection to V is the most expensive layer of a small model.
 
         Args:
             tokens: the masked rows, [B, T].
             positions: [B, K].
-            dropout_seeds: one a row, [B]; None in evaluation.
+            dropout_seeds: one per row, [B]; None in evaluation.
 
         Returns:
             float32, [B, K, V].
         """
-        hidden = self.encoder(tokens, dropout_seeds=dropout_seeds)
-        chosen = states_at(hidden, positions)
+        chex.assert_shape(positions, (len(tokens.input_ids), None))
+        chosen = states_at(self.encoder(tokens, dropout_seeds=dropout_seeds), positions)
         logits = self.mlm(keep_rows_spread(chosen), keep_whole(self.encoder.embeddings.word[...]))
         return keep_rows_spread(logits)
 
 
 class SequenceClassifier(nnx.Module):
-    """Encoder, pooler, dropout and a linear classifier, as in the original; or means over tokens in the pooler's place."""
+    """Encoder, pooler, dropout and a linear classifier, as in the original; or means over tokens in place of the pooler."""
 
     def __init__(
         self, config: EncoderConfig, num_labels: int, rngs: nnx.Rngs, compute: Compute, pooling: HeadPooling
@@ -68,50 +68,31 @@ class SequenceClassifier(nnx.Module):
         """Hidden states of the last block, [B, T, D]."""
         return self.encoder(tokens)
 
-    def logits(
-        self,
-        tokens: TokenBatch,
-        starts: jax.Array | None = None,
-        *,
-        dropout_seeds: jax.Array | None = None,
-        adapter: Tree | None = None,
-        lora: LoraConfig | None = None,
-    ) -> jax.Array:
+    def logits(self, tokens: TokenBatch, starts: jax.Array | None = None, **options: Unpack[EncoderOptions]) -> jax.Array:
         """Class logits in float32.
 
         Args:
             tokens: ids, segments and token types, [B, T] each.
-            starts: position of each [CLS] in a row of several sequences, [B, P]; None where a row is one sequence.
-            dropout_seeds: as :class:`~dnabert2_jax.modeling.encoder.Encoder` takes them, like the two below.
-            adapter: LoRA matrices.
-            lora: the adapter's settings.
+            starts: position of each [CLS] in a row of several sequences, [B, P]; None if a row is one sequence.
+            **options: dropout and adapter, see :class:`~dnabert2_jax.modeling.encoder.EncoderOptions`.
 
         Returns:
             [B, C]; with ``starts`` [B, P, C].
         """
-        features = self.features(tokens, starts, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
-        dropped = dropout(features, self.rate, dropout_seeds, _SITE_POOLED)
-        # Whatever the precision of the rest: measurements want more than bfloat16's three digits, and the bias of a probe
-        # takes away large means of its features, so that what is left would be rounding.
+        features = self.features(tokens, starts, **options)
+        dropped = dropout(features, self.rate, options.get("dropout_seeds"), SITE_POOLED)
+        # Full precision whatever the rest has: measurements need more than bfloat16's three digits, and the bias of a probe
+        # subtracts large means of its features, which would leave nothing but rounding.
         with jax.default_matmul_precision("highest"):
             logits = self.classifier(dropped)
         return logits[:, 0] if starts is None else logits
 
-    def features(
-        self,
-        tokens: TokenBatch,
-        starts: jax.Array | None = None,
-        *,
-        dropout_seeds: jax.Array | None = None,
-        adapter: Tree | None = None,
-        lora: LoraConfig | None = None,
-    ) -> jax.Array:
-        """What the linear layer reads, float32 [B, P, D], P is 1 without ``starts``; the arguments are :meth:`logits`'s."""
+    def features(self, tokens: TokenBatch, starts: jax.Array | None = None, **options: Unpack[EncoderOptions]) -> jax.Array:
+        """The linear layer's input, float32 [B, P, D], P is 1 without ``starts``; the arguments are :meth:`logits`'s."""
         at = jnp.zeros((len(tokens.input_ids), 1), jnp.int32) if starts is None else starts
-        encode = partial(self.encoder, tokens, dropout_seeds=dropout_seeds, adapter=adapter, lora=lora)
         if self.pooler is None:
-            return slot_means(encode(), tokens, at.shape[1])
-        cls = encode(at=at).astype(jnp.float32)
+            return slot_means(self.encoder(tokens, **options), tokens, at.shape[1])
+        cls = self.encoder(tokens, at, **options).astype(jnp.float32)
         with jax.default_matmul_precision("highest"):  # a few rows, like those of the classifier; not the encoder's products
             return self.pooler(cls)
 

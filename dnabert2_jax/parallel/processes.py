@@ -1,7 +1,7 @@
-"""The processes of a run: how they find each other, what only the first one does, and how it gathers what they share.
+"""The processes of a run: how they find each other, what only the first one does, and how shared arrays are gathered.
 
-Everything rests on ``jax.distributed``: it knows TPU pods (Compute Engine and GKE), Slurm steps and Open MPI by their
-environment; anywhere else, say where process 0 is, how many there are and which one this is.
+``jax.distributed`` recognizes TPU pods (Compute Engine and GKE), Slurm steps and Open MPI by their environment; anywhere
+else, say where process 0 is, how many processes there are and which one this is.
 """
 
 import os
@@ -24,9 +24,9 @@ _CUT_OFF = re.compile(r"gloo|nccl|heartbeat|coordination service|connection (res
 
 
 def start_processes(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Join the other processes of this run, if there are any; to be called before anything else of jax.
+    """Join the other processes of this run, if any; call it before anything else in jax.
 
-    Progress and remarks of all processes but the first are silenced: they would say the same again.
+    Progress and remarks of all processes but the first are silenced, because they would repeat the first one's.
 
     Args:
         coordinator: ``host:port`` of process 0, where it will listen.
@@ -34,7 +34,7 @@ def start_processes(coordinator: str | None = None, num_processes: int | None = 
         process_id: number of this one, from 0.
 
     Raises:
-        UserError: some of the three are given, and not all; or they do not fit together.
+        UserError: only some of the three are given, or they contradict each other.
     """
     given = {"coordinator": coordinator, "num-processes": num_processes, "process-id": process_id}
     missing = [f"--{name}" for name, value in given.items() if value is None]
@@ -53,7 +53,7 @@ def start_processes(coordinator: str | None = None, num_processes: int | None = 
             jax.distributed.initialize()
         except (ValueError, RuntimeError) as error:
             alone = "coordinator_address should be defined" in str(error)  # no cluster around this process
-            inside = "must be called before any JAX" in str(error)  # a program that computes already, and starts its own
+            inside = "must be called before any JAX" in str(error)  # a program that already computes, and starts its own
             if not (alone or inside):
                 raise
             return
@@ -61,15 +61,15 @@ def start_processes(coordinator: str | None = None, num_processes: int | None = 
 
 
 def is_first() -> bool:
-    """Is this the process that writes logs, reports and models?"""
+    """Whether this is the process that writes logs, reports and models."""
     return jax.process_index() == 0
 
 
 def on_first(work: Callable[[], int | None]) -> int:
-    """``work()`` of process 0, while the others wait; its result (None: 0) is known to all.
+    """``work()`` on process 0, while the others wait; its result (None: 0) is returned on all.
 
     Raises:
-        UserError: in every process, where ``work`` raises one.
+        UserError: in every process, if ``work`` raises one.
     """
     result, failure = 0, None
     if is_first():
@@ -81,16 +81,16 @@ def on_first(work: Callable[[], int | None]) -> int:
     if failure is not None:
         raise failure
     if result == _FAILED:
-        raise UserError("process 0 could not go on; its own message says why")
+        raise UserError("process 0 failed; see its own message for the reason")
     return result
 
 
 @contextmanager
 def ending_with_the_others() -> Iterator[None]:
-    """Work in which the loss of another process ends this one at once, with one message and code 1.
+    """A context in which the loss of another process ends this one at once, with one message and exit code 1.
 
-    Without it, this process would wait for the dead one until its heartbeat times out (100 seconds), as it still does where
-    the devices notice nothing: then jax itself ends it, and says so.
+    Without it, this process would wait for the dead one until its heartbeat times out (100 seconds). It still does if the
+    devices notice nothing; then jax itself ends it and says so.
     """
     try:
         yield
@@ -99,16 +99,16 @@ def ending_with_the_others() -> Iterator[None]:
             raise
         what = str(error).splitlines()[0]
         print(
-            f"dnabert2: process {jax.process_index()} lost another process of this run ({what}); that one's output says why;"
-            " start all of them again with the same command, and they go on from the last checkpoint",
+            f"dnabert2: process {jax.process_index()} lost another process of this run ({what}); see that one's output for"
+            " the reason; restart all of them with the same command to resume from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)  # a regular end waits for the others
+        os._exit(1)  # a regular exit waits for the others
 
 
 def gather(tree: Any) -> Any:
-    """A tree of arrays on the host, whole, in every process; one array at a time is whole on the devices."""
+    """A tree of arrays on the host, whole, in every process; only one array at a time is whole on the devices."""
 
     def whole(x: jax.Array) -> np.ndarray:
         if x.is_fully_addressable:

@@ -18,9 +18,12 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.model_directory import SavedModel, make_provenance, save_model, tree_sha256
 from dnabert2_jax.modeling.compute import training_compute
+from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
-from dnabert2_jax.parallel.layout import Layout, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import Layout, make_layout
+from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.parallel.processes import gather, is_first
+from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.reports import report_pretraining
@@ -28,7 +31,7 @@ from dnabert2_jax.reports.run import save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
-from dnabert2_jax.training.meter import Meter, flops_per_token, peak_flops
+from dnabert2_jax.training.meter import Meter
 from dnabert2_jax.training.objectives import masked_lm_means, mlm_loss, mlm_loss_by_species
 from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from dnabert2_jax.training.profile import Profile
@@ -94,7 +97,7 @@ class _Job:
         """Measures throughput and model FLOPs utilization."""
         tokens, devices = self.run.data.tokens_per_row, self.layout.mesh.devices
         peak = peak_flops(devices.flat[0].device_kind)
-        cost = flops_per_token(self.config, tokens, self.rows.masking.slots(tokens))
+        cost = training_flops_per_token(self.config, tokens, self.rows.masking.slots(tokens))
         return Meter(
             masked_lm_means,
             flops_per_token=cost,
@@ -153,7 +156,7 @@ def _prepare(run: PretrainRun) -> _Job:
         )
 
     network = masked_lm(config, compute)
-    layout = make_layout(run.mesh, make_mesh(run.mesh), network, config, compute.precision)
+    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.precision)
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
     train_rows, validation_rows = rows("train"), rows("validation")
@@ -180,7 +183,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
     optimizer, schedule = make_optimizer(run.optimizer, plan.steps), learning_rate_schedule(run.optimizer, plan.steps)
     take_step = make_train_step(mlm_loss(job.network), optimizer, layout, accumulate=plan.accumulate)
     eval_step = make_eval_step(mlm_loss_by_species(job.network, len(job.species)), layout)
-    params = layout.init(job.network, run.seed) if job.base is None else layout.place(job.base.params)
+    params = layout.init(job.network.init, run.seed) if job.base is None else layout.place(job.base.params)
     state = init_state(params, optimizer, layout)
     scores: dict[str, Any] = {}
     with (

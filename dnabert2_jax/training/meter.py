@@ -10,54 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.training.objectives import Sums
 from dnabert2_jax.training.step import StepMetrics
 
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-"""Dense bfloat16 operations a second by device kind (its beginning, for GPUs), from the vendors' data sheets."""
-
 _STEPS_IN_FLIGHT = 2
-
-
-def flops_per_token(config: EncoderConfig, tokens_per_row: int, masked_per_row: int) -> float:
-    """Operations that a training step needs for a token, forward and backward, without credit for recomputation.
-
-    Every weight of a matrix product takes 6 (one multiplication and addition forward, two backward), the scores and weighted
-    sums of attention 12 T D a layer; only masked tokens meet the head and the vocabulary. For 12 layers that is
-    72 (4 D^2 + 3 D F) + 144 T D, and 6 (D^2 + D V) a masked token.
-
-    Args:
-        config: sizes of the encoder.
-        tokens_per_row: T.
-        masked_per_row: K.
-    """
-    d, f = config.hidden_size, config.intermediate_size
-    block = 6 * (4 * d * d + 3 * d * f) + 12 * tokens_per_row * d
-    head = 6 * (d * d + d * config.vocab_size) * masked_per_row / tokens_per_row
-    return config.num_hidden_layers * block + head
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Peak of a device as jax names it; None where it is not known, as for CPUs."""
-    if device_kind in PEAK_FLOPS:
-        return PEAK_FLOPS[device_kind]
-    return next(
-        (peak for kind, peak in PEAK_FLOPS.items() if kind.startswith("NVIDIA") and device_kind.startswith(kind)), None
-    )
 
 
 class Meter:
@@ -68,7 +24,7 @@ class Meter:
 
     Args:
         means: makes means of the sums over predictions.
-        flops_per_token: of the model, see :func:`flops_per_token`.
+        flops_per_token: of the model, see :func:`~dnabert2_jax.modeling.flops.training_flops_per_token`.
         peak: operations per second of all devices together. MFU needs both; without one of them there is none.
         processes: processes that share a batch, each with as many rows.
 

@@ -13,7 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, tracing_for
-from dnabert2_jax.kernels.attention.block_sizes import VMEM, tpu_blocks
+from dnabert2_jax.kernels.attention.block_sizes import tpu_blocks
+from dnabert2_jax.platform import vmem_bytes
 
 pytestmark = [
     pytest.mark.aot,
@@ -121,7 +122,7 @@ def test_cycles_stay_within_their_budget():
     cycles = {kernel.kernel: kernel.cycles / tiles for kernel in report.account.kernels}
     assert 48 <= cycles["alibi_attention_forward"] < 65  # 48 is what the matrix units need
     assert 112 <= cycles["alibi_attention_backward"] < 130
-    assert all(kernel.vmem < VMEM["v5e"] for kernel in report.account.kernels)
+    assert all(kernel.vmem < vmem_bytes("v5e") for kernel in report.account.kernels)
 
 
 def test_short_rows_are_bound_by_memory():

@@ -13,7 +13,7 @@ from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
-from dnabert2_jax.parallel.layout import _is_vector
+from dnabert2_jax.parallel.rules import is_vector
 
 pytestmark = [
     pytest.mark.aot,
@@ -28,7 +28,7 @@ SIDES = replace(TINY, hidden_size=1024, num_attention_heads=16, intermediate_siz
 PARAMETERS_OF_SIDES = count_parameters(masked_lm(SIDES).abstract())
 # Vectors stay whole on every chip.
 MATRICES = sum(
-    0 if _is_vector(axes) else leaf.size
+    0 if is_vector(axes) else leaf.size
     for leaf, axes in zip(
         jax.tree.leaves(masked_lm(TINY).abstract()),
         jax.tree.leaves(masked_lm(TINY).axes(), is_leaf=lambda x: isinstance(x, tuple)),

@@ -52,8 +52,8 @@ def test_doctor_finds_a_backend_that_is_wrong_and_passes_over_one_that_cannot_ru
     assert code == 0
     assert "elsewhere attention: not tried: needs an accelerator" in out
 
-    def wrong(q, k, v, slopes, segment_ids, **options):
-        return reference_attention(q, k, v, jnp.zeros_like(slopes), segment_ids, **options)
+    def wrong(inputs, **options):
+        return reference_attention(inputs._replace(slopes=jnp.zeros_like(inputs.slopes)), **options)
 
     monkeypatch.setitem(BACKENDS, "wrong", Backend("wrong", "bhtd", wrong))
     refused("doctor", "--model", folder / "base", words=("wrong attention differs from the reference",))

@@ -92,10 +92,10 @@ def jit(backend, function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if backend in INTERPRETED else None)
 
 
-def attend(backend, q, k, v, slopes, **options):
+def attend(backend, q, k, v, slopes, function=attention, **options):
     """`attention` by one backend, a Pallas kernel in its interpreter."""
     with tracing_for(*INTERPRETED[backend], interpret=True) if backend in INTERPRETED else nullcontext():
-        return attention(q, k, v, jnp.asarray(slopes), implementation=backend, **options)
+        return function(q, k, v, jnp.asarray(slopes), implementation=backend, **options)
 
 
 def cases():

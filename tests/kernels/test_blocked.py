@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnabert2_jax.kernels.attention import alibi_slopes
+from dnabert2_jax.kernels.attention import Inputs, alibi_slopes
 from dnabert2_jax.kernels.attention.blocked import BLOCK, WIDE, blocked_attention
 from dnabert2_jax.kernels.attention.reference import reference_attention
 from tests.kernels.test_attention import assert_close, definition
@@ -26,7 +26,7 @@ def draw(batch, heads, tokens, magnitude=1.0, seed=0):
 @partial(jax.jit, static_argnames=("skip",))
 def with_gradients(q, k, v, slopes, segments, d_output, skip=True):
     """Output, log-sum-exp, and the gradients of q, k and v under the cotangent ``d_output``."""
-    results, vjp = jax.vjp(lambda *x: blocked_attention(*x, slopes, segments, scale=SCALE, skip=skip), q, k, v)
+    results, vjp = jax.vjp(lambda *x: blocked_attention(Inputs(*x, slopes, segments), scale=SCALE, skip=skip), q, k, v)
     return *results, *vjp((d_output, jnp.zeros_like(results[1])))
 
 
@@ -77,8 +77,10 @@ def test_the_log_sum_exp_and_its_gradient():
     segments = jnp.asarray(np.stack([np.repeat([1, 2, 0], [40, 25, 10]), np.ones(75, int)]), jnp.int32)
     weights = jnp.where(segments[:, None] > 0, jax.random.normal(jax.random.key(1), (2, 3, 75)), 0.0)
 
+    slopes = jnp.asarray(alibi_slopes(3))
+
     def both(function):
-        value = lambda q, k: (function(q, k, v, jnp.asarray(alibi_slopes(3)), segments, scale=SCALE)[1] * weights).sum()  # noqa: E731
+        value = lambda q, k: (function(Inputs(q, k, v, slopes, segments), scale=SCALE)[1] * weights).sum()  # noqa: E731
         return jax.jit(jax.value_and_grad(value, (0, 1)))(q, k)
 
     (found, found_gradients), (wanted, wanted_gradients) = both(blocked_attention), both(reference_attention)
@@ -103,7 +105,8 @@ def test_maps_over_arrays_and_segments():
     inputs = (*(x.reshape(2, 2, 2, 60, 16) for x in (q, k, v)), jnp.stack([segments, segments[::-1]]))
 
     def one(q, k, v, segments):
-        f = lambda q: jnp.sin(blocked_attention(q, k, v, jnp.asarray([0.5, 0.01]), segments, scale=SCALE)[0]).sum()  # noqa: E731
+        slopes = jnp.asarray([0.5, 0.01])
+        f = lambda q: jnp.sin(blocked_attention(Inputs(q, k, v, slopes, segments), scale=SCALE)[0]).sum()  # noqa: E731
         return jax.grad(f)(q)
 
     found = jax.jit(jax.vmap(one))(*inputs)
@@ -114,11 +117,13 @@ def test_maps_over_arrays_and_segments():
 ON_A_MESH = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from dnabert2_jax.kernels.attention import Inputs
 from dnabert2_jax.kernels.attention.blocked import blocked_attention
 
+slopes = jnp.asarray([0.5, 0.1])
 x = jax.random.normal(jax.random.key(0), (4, 2, 40, 16))
 segments = jnp.asarray(np.stack([np.repeat([1, 2, 0], n) for n in ([40, 0, 0], [20, 20, 0], [0, 1, 39], [9, 9, 22])]))
-f = jax.jit(jax.grad(lambda x: jnp.sin(blocked_attention(x, x, x, jnp.asarray([0.5, 0.1]), segments, scale=0.25)[0]).sum()))
+f = jax.jit(jax.grad(lambda x: jnp.sin(blocked_attention(Inputs(x, x, x, slopes, segments), scale=0.25)[0]).sum()))
 wanted = np.asarray(f(x))
 for kind in (AxisType.Auto, AxisType.Explicit):
     mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(kind, kind))
@@ -128,7 +133,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
 
 mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
-rows = lambda x, s: blocked_attention(x, x, x, jnp.asarray([0.5, 0.1]), s, scale=0.25)[0]
+rows = lambda x, s: blocked_attention(Inputs(x, x, x, slopes, s), scale=0.25)[0]
 mapped = jax.shard_map(rows, mesh=mesh, in_specs=(P("rows"), P("rows")), out_specs=P("rows"))
 np.testing.assert_allclose(jax.jit(jax.grad(lambda x: jnp.sin(mapped(x, segments)).sum()))(x), wanted, rtol=0, atol=2e-6)
 """

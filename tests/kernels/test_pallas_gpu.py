@@ -14,6 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, choose_backend, explain_choice, tracing_for
+from dnabert2_jax.kernels.attention.api import attention_and_log_sum_exp
 from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks, gpu_blocks
 from dnabert2_jax.kernels.attention.gpu.backend import visited_bounds
 from tests.kernels.shapes import AttentionShape
@@ -85,7 +86,7 @@ def test_log_sum_exp_and_its_gradient():
     weights = jnp.asarray(np.random.default_rng(1).standard_normal((1, 70, 2)), jnp.float32)
 
     def f(backend, *qkv):
-        output, log_sum_exp = attend(backend, *qkv, alibi_slopes(2), return_log_sum_exp=True)
+        output, log_sum_exp = attend(backend, *qkv, alibi_slopes(2), function=attention_and_log_sum_exp)
         return (log_sum_exp * weights).sum() + output.sum()
 
     value, gradient = jit("pallas_gpu", jax.value_and_grad(partial(f, "pallas_gpu"), (0, 1, 2)))(*arguments)

@@ -1,5 +1,6 @@
 """What is the TPU kernel's own: races, both references of its softmax, block sizes, refusals. The rest is in the suite."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,10 +12,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import alibi_slopes, attention, choose_backend, explain_choice, tracing_for
-from dnabert2_jax.kernels.attention.block_sizes import VMEM, row_fits, tpu_blocks
+from dnabert2_jax.kernels.attention.api import attention_and_log_sum_exp
+from dnabert2_jax.kernels.attention.block_sizes import row_fits, tpu_blocks
 from dnabert2_jax.kernels.attention.skipping import score_bound
 from dnabert2_jax.kernels.attention.tpu import tile
 from dnabert2_jax.kernels.attention.tpu.forward import SAFE_BOUND
+from dnabert2_jax.platform import TPUS, vmem_bytes
 from tests.kernels.shapes import AttentionShape
 from tests.kernels.test_attention import assert_close, attend, compiled, definition, jit, make_inputs
 
@@ -35,7 +38,8 @@ def long_row():
 
 @pytest.mark.parametrize("generation", ["v5e", "tiny"], ids=["resident", "streamed"])
 def test_no_races_and_nothing_read_before_it_is_written(long_row, generation, monkeypatch):
-    monkeypatch.setitem(VMEM, "tiny", 8 * 2**20)  # as much as the blocks take: no room for a row
+    tiny = replace(TPUS["v5e"], vmem_bytes=8 * 2**20)  # as much as the blocks take: no room for a row
+    monkeypatch.setitem(TPUS, "tiny", tiny)
     (q, k, v, slopes, segments, cotangent), expected = long_row
     interpret = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
     with tracing_for("tpu", generation, interpret=interpret):
@@ -78,7 +82,7 @@ def test_log_sum_exp_and_its_gradient():
     weights = jnp.asarray(np.random.default_rng(1).standard_normal((1, 140, 2)), jnp.float32)
 
     def f(backend, *qkv):
-        output, log_sum_exp = attend(backend, *qkv, alibi_slopes(2), return_log_sum_exp=True)
+        output, log_sum_exp = attend(backend, *qkv, alibi_slopes(2), function=attention_and_log_sum_exp)
         return (log_sum_exp * weights).sum() + output.sum()
 
     for backend in ("pallas_tpu", "blocked"):
@@ -128,8 +132,8 @@ def test_what_it_refuses_and_what_auto_says():
 
 
 def test_rows_are_held_on_the_chip_while_they_fit():
-    assert row_fits(65536, 64, 2, VMEM["v5e"]) == (True, True)
-    assert row_fits(131072 - 8192, 64, 2, VMEM["v5e"]) == (True, False)
-    assert row_fits(65536, 64, 2, VMEM["v5p"]) == (False, False)
-    assert row_fits(4096, 64, 2, VMEM["v4"]) == (True, True)
-    assert row_fits(16384, 128, 4, VMEM["v4"]) == (False, False)
+    assert row_fits(65536, 64, 2, vmem_bytes("v5e")) == (True, True)
+    assert row_fits(131072 - 8192, 64, 2, vmem_bytes("v5e")) == (True, False)
+    assert row_fits(65536, 64, 2, vmem_bytes("v5p")) == (False, False)
+    assert row_fits(4096, 64, 2, vmem_bytes("v4")) == (True, True)
+    assert row_fits(16384, 128, 4, vmem_bytes("v4")) == (False, False)

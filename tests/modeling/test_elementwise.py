@@ -10,7 +10,8 @@ import pytest
 from scipy.special import erf
 
 from dnabert2_jax.kernels.attention import tracing_for
-from dnabert2_jax.modeling.elementwise import _normal, add_bias, dropout, geglu, gelu, layer_norm
+from dnabert2_jax.modeling.dropout import dropout
+from dnabert2_jax.modeling.elementwise import _normal, add_bias, geglu, gelu, layer_norm
 
 B, T, D = 3, 5, 24
 

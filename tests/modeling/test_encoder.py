@@ -9,12 +9,13 @@ from jax.sharding import NamedSharding
 
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import LoraConfig
-from dnabert2_jax.modeling import encoder
+from dnabert2_jax.modeling import block, last_block
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.encoder import states_at
+from dnabert2_jax.modeling.last_block import states_at
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.parallel.layout import ROWS, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import make_layout
+from dnabert2_jax.parallel.mesh import ROWS, make_mesh
 
 from .test_models import TINY, random_tokens
 
@@ -29,7 +30,7 @@ def test_parts_give_what_the_whole_row_gives(monkeypatch, length, adapted):
         return jax.jit(lambda p, a: network.bind(p).encoder(tokens, adapter=a, lora=lora))(params, adapter)
 
     whole = hidden()
-    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 8)
+    monkeypatch.setattr(block, "FEED_FORWARD_TOKENS", 8)
     np.testing.assert_allclose(hidden(), whole, rtol=0, atol=5e-6)  # hidden states are of size one
 
 
@@ -42,7 +43,7 @@ def test_rows_with_dropout_stay_whole(monkeypatch):
         return jax.jit(lambda p: network.bind(p).encoder(tokens, dropout_seeds=seeds))(params)
 
     whole = hidden()
-    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 8)
+    monkeypatch.setattr(block, "FEED_FORWARD_TOKENS", 8)
     np.testing.assert_array_equal(hidden(), whole)
 
 
@@ -57,17 +58,17 @@ def test_parts_need_less_memory(monkeypatch):
         return compiled.memory_analysis().temp_size_in_bytes
 
     whole = temporaries()
-    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 256)
+    monkeypatch.setattr(block, "FEED_FORWARD_TOKENS", 256)
     assert whole - temporaries() > 0.9 * length * 2 * wide.intermediate_size * 4
 
 
 def test_parts_on_a_mesh(monkeypatch):
     options, network, tokens = MeshOptions(data=2, tensor=2), masked_lm(TINY), random_tokens(rows=2)
     mesh = make_mesh(options)
-    layout = make_layout(options, mesh, network, TINY)
+    layout = make_layout(options, mesh, network.abstract(), network.axes(), TINY)
     params = network.init(0)
     whole = jax.jit(lambda p, t: network.bind(p).hidden_states(t))(params, tokens)
-    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 8)
+    monkeypatch.setattr(block, "FEED_FORWARD_TOKENS", 8)
 
     def divided(params, tokens):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -80,7 +81,7 @@ def test_parts_on_a_mesh(monkeypatch):
 @pytest.fixture
 def any_batch(monkeypatch):
     """Batches of a test are too small for the last block to go its own way."""
-    monkeypatch.setattr(encoder, "FEWEST_TOKENS_AT", 0)
+    monkeypatch.setattr(last_block, "_MIN_TOKENS", 0)
 
 
 LORA = LoraConfig(rank=4, dropout=0.3, targets=("Wqkv", "out", "gated_layers", "wo"))
@@ -136,8 +137,8 @@ def test_a_few_positions_get_what_the_whole_rows_have_there(layers, remat, train
 )
 def test_the_last_block_is_short_where_that_is_cheaper(monkeypatch, wanted, most, fewest, shorter):
     """Many positions, more scores than fit, or few tokens go through the whole block: as much arithmetic as all rows."""
-    monkeypatch.setattr(encoder, "MOST_SCORES_AT", most)
-    monkeypatch.setattr(encoder, "FEWEST_TOKENS_AT", fewest)
+    monkeypatch.setattr(last_block, "_MAX_SCORES", most)
+    monkeypatch.setattr(last_block, "_MIN_TOKENS", fewest)
     network, tokens = masked_lm(TINY, Compute(unroll=2)), random_tokens(**ROWS_OF_32)  # a loop's body would count once
 
     def operations(at):

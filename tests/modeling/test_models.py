@@ -6,7 +6,7 @@ import pytest
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.kernels.attention import tracing_for
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.layers import dropout
+from dnabert2_jax.modeling.dropout import dropout
 from dnabert2_jax.modeling.models import count_parameters, masked_lm, sequence_classifier
 from dnabert2_jax.types import TokenBatch
 

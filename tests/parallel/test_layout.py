@@ -1,10 +1,8 @@
-from typing import NamedTuple
-
 import jax
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dnabert2_jax.config.mesh import MeshOptions
@@ -12,74 +10,16 @@ from dnabert2_jax.config.model import named_size
 from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import masked_lm
-from dnabert2_jax.parallel.layout import AXES, ROWS, _stages, make_layout, make_mesh, partition_spec
+from dnabert2_jax.parallel.layout import make_layout, spread_rows
+from dnabert2_jax.parallel.mesh import ROWS, make_mesh
 from dnabert2_jax.training.optimizer import make_optimizer
 from tests.helpers import mlm_batch, tiny_config
 
 
-def mesh_of(data=-1, fsdp=1, tensor=1):
-    return make_mesh(MeshOptions(data=data, fsdp=fsdp, tensor=tensor))
-
-
 def layout_of(config=None, **options):
     config = config or tiny_config()
-    chosen = MeshOptions(**options)
-    return make_layout(chosen, make_mesh(chosen), masked_lm(config), config)
-
-
-@pytest.mark.parametrize(
-    ("options", "shape"),
-    [
-        ({}, (8, 1, 1)),
-        ({"fsdp": 8}, (1, 8, 1)),
-        ({"fsdp": 2, "tensor": 2}, (2, 2, 2)),
-        ({"data": 4}, (4, 1, 1)),  # one process may leave devices unused
-        ({"data": 1, "tensor": 2}, (1, 1, 2)),
-    ],
-)
-def test_mesh_has_the_three_axes_with_their_types_written_out(options, shape):
-    mesh = mesh_of(**options)
-    assert mesh.axis_names == AXES
-    assert tuple(mesh.shape.values()) == shape
-    assert mesh.axis_types == (AxisType.Auto,) * 3
-    assert len({device.id for device in mesh.devices.flat}) == np.prod(shape)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"data": 3, "fsdp": 3}, r"3 \(data\) x 3 \(fsdp\) x 1 \(tensor\) does not fit the 8 devices"),
-        ({"fsdp": 3}, r"-1 \(data\) x 3 \(fsdp\)"),
-        ({"tensor": 16}, r"x 16 \(tensor\)"),
-    ],
-)
-def test_a_mesh_that_does_not_fit_is_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        mesh_of(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"data": 0}, "found 0"),
-        ({"data": -2}, "greater than or equal to -1"),
-        ({"fsdp": 0}, "greater than or equal to 1"),
-        ({"fsdp": 2, "bfloat16_reduction": True}, "bfloat16_reduction is for fsdp = 1 and tensor = 1"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        MeshOptions(**options)
-
-
-def test_two_axes_of_a_parameter_on_one_mesh_axis_are_an_error():
-    with pytest.raises(ValueError, match=r"encoder\.wo: two of its axes collide .*heads to tensor, vocab to tensor"):
-        partition_spec("encoder.wo", (8, 8), ("heads", "vocab"), mesh_of())
-
-
-def test_an_axis_without_a_rule_is_an_error():
-    with pytest.raises(ValueError, match=r"mlm\.new: no rule for its axes \['colour'\]"):
-        partition_spec("mlm.new", (8, 8), ("hidden", "colour"), mesh_of())
+    chosen, network = MeshOptions(**options), masked_lm(config)
+    return make_layout(chosen, make_mesh(chosen), network.abstract(), network.axes(), config)
 
 
 def test_a_size_that_devices_do_not_divide_is_an_error_that_names_the_parameter():
@@ -100,11 +40,6 @@ def test_every_parameter_of_the_named_sizes_has_a_place():
             if leaf.size > 1e6:
                 assert {"fsdp", "tensor"} <= set(spec), (path, spec)
             assert len(spec) == len(leaf.shape)
-
-
-def test_vectors_stay_whole_along_fsdp():
-    assert partition_spec("norm", (2, 32), ("layers", "hidden"), mesh_of(fsdp=8)) == P(None, None)
-    assert partition_spec("out", (2, 32, 32), ("layers", "heads", "hidden"), mesh_of(fsdp=8)) == P(None, "tensor", "fsdp")
 
 
 def test_moments_follow_their_parameter_and_counters_stay_whole():
@@ -133,26 +68,6 @@ def test_moments_are_spread_over_data_where_an_axis_has_room(options):
     assert layers["wo"]["bias"] == layers["feed_forward_norm"]["scale"] == 1  # vectors stay whole
 
 
-class Chip(NamedTuple):
-    """A device of a TPU slice, as far as its place goes."""
-
-    coords: tuple[int, int, int]
-
-
-def test_collectives_go_along_the_sides_of_a_slice_that_devices_walk_row_by_row():
-    square = [Chip((x, y, 0)) for x in range(4) for y in range(4)]
-    cube = [Chip((x, y, z)) for z in range(2) for x in range(3) for y in range(4)]
-    snake = [Chip((x, y if x % 2 else 3 - y, 0)) for x in range(4) for y in range(4)]
-    assert _stages(square) == (4, 4)
-    assert _stages(cube) == (2, 3, 4)
-    assert _stages(square[:4]) == (4,)
-    assert _stages(square[:1]) == (1,)
-    assert _stages(snake) == (16,)
-    assert _stages(square[:6]) == (6,)  # not a whole rectangle
-    assert _stages([*square, *square]) == (32,)  # two devices of one chip
-    assert _stages(jax.devices()) == (8,)
-
-
 @pytest.mark.parametrize("options", [{}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"tensor": 4}], ids=str)
 def test_a_batch_is_spread_row_by_row(options):
     layout = layout_of(**options)
@@ -178,7 +93,7 @@ def test_batches_that_cannot_be_cut_evenly_are_refused():
 def test_initial_parameters_are_those_of_one_device():
     layout, network = layout_of(fsdp=2, tensor=2), masked_lm(tiny_config())
     alone = network.init(3)
-    spread = layout.init(network, 3)
+    spread = layout.init(network.init, 3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), alone, spread)
     kernel = spread["encoder"]["layers"]["Wqkv"]["kernel"]
     assert kernel.shape == (2, 32, 96)
@@ -186,3 +101,12 @@ def test_initial_parameters_are_those_of_one_device():
     placed = layout.place(jax.device_get(alone))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), alone, placed)
     assert placed["encoder"]["layers"]["Wqkv"]["kernel"].sharding == kernel.sharding
+
+
+@pytest.mark.parametrize(("data", "rows", "devices"), [(-1, 8, 8), (-1, 12, 6), (-1, 11, 1), (2, 8, 2), (1, 8, 1)])
+def test_rows_are_spread_over_devices_that_hold_whole_parameters(data, rows, devices):
+    """One device has a mesh, too."""
+    layout = spread_rows(MeshOptions(data=data), rows, {"w": np.zeros(2)})
+    assert layout.mesh.shape == {"data": devices, "fsdp": 1, "tensor": 1}
+    assert layout.whole
+    assert layout.params == layout.moments == {"w": P()}

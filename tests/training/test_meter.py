@@ -3,13 +3,11 @@ import re
 import struct
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from dnabert2_jax.config.model import NAMED_SIZES
-from dnabert2_jax.training.meter import Meter, flops_per_token, memory, peak_flops
+from dnabert2_jax.training.meter import Meter, memory
 from dnabert2_jax.training.objectives import Sums, masked_lm_means
 from dnabert2_jax.training.step import StepMetrics
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
@@ -24,41 +22,6 @@ def step_metrics(loss, *, weight=2.0, gradient=1.0, update=0.5, skipped=0):
 def tokens(count):
     """A batch of so many tokens."""
     return SimpleNamespace(tokens=SimpleNamespace(segment_ids=np.ones((1, count), np.int32)))
-
-
-def test_operations_of_the_published_model():
-    """Twelve layers: 72 (4 D^2 + 3 D F) + 144 T D a token, and 6 (D^2 + D V) a masked one."""
-    d, f, v, t, k = 768, 3072, 4096, 128, 19
-    expected = 72 * (4 * d**2 + 3 * d * f) + 144 * t * d + 6 * (d**2 + d * v) * k / t
-    assert flops_per_token(NAMED_SIZES["117m"], t, k) == pytest.approx(expected, rel=1e-12)
-
-
-def test_matrix_products_of_a_compiled_step_are_as_many():
-    """XLA counts the operations of a forward pass, a third of a step's; it counts softmax, norms and GELU, too."""
-    from dnabert2_jax.modeling.models import masked_lm
-    from dnabert2_jax.training.objectives import mlm_loss
-    from tests.helpers import mlm_batch, tiny_config
-
-    # One layer: XLA counts the body of a loop once.
-    config = tiny_config(hidden_size=256, num_hidden_layers=1, intermediate_size=512)
-    network, batch = masked_lm(config), mlm_batch([64] * 8, width=64)
-    forward = jax.jit(lambda params: mlm_loss(network)(params, {}, batch, False)).lower(network.abstract()).compile()
-    expected = 8 * 64 * flops_per_token(config, 64, batch.masked_positions.shape[1]) / 3
-    assert expected < forward.cost_analysis()["flops"] < 1.1 * expected
-
-
-@pytest.mark.parametrize(
-    ("kind", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("TPU v5 lite", 197e12),
-        ("TPU v5", 459e12),
-        ("cpu", None),
-    ],
-)
-def test_peaks_by_device_kind(kind, peak):
-    assert peak_flops(kind) == peak
 
 
 def test_means_leave_skipped_steps_out():

@@ -12,7 +12,8 @@ from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
-from dnabert2_jax.parallel.layout import Layout, make_layout, make_mesh
+from dnabert2_jax.parallel.layout import Layout, make_layout
+from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.training.objectives import mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
@@ -63,7 +64,7 @@ def params(network):
 def train(network, params, options, *, accumulate=1, precision="float32"):
     """Three steps: (state, metrics of each, scores, layout)."""
     optimizer = make_optimizer(OPTIMIZER, 100)
-    layout = make_layout(options, make_mesh(options), network, tiny_config(), precision)
+    layout = make_layout(options, make_mesh(options), network.abstract(), network.axes(), tiny_config(), precision)
     step = make_train_step(mlm_loss(network), optimizer, layout, accumulate=accumulate)
     state, measured = init_state(layout.place(params), optimizer, layout), []
     for batch in batches():
@@ -212,7 +213,7 @@ def test_gathers_and_scatters_in_stages_put_everything_where_it_belongs(stages):
 def test_whole_parameters_are_reduced_once_and_scattered_for_sharded_moments(network, params):
     """The program of eight data shards: what crosses devices is the gradient, once, however many parts a batch has."""
     options = MeshOptions(shard_optimizer=True)
-    layout = make_layout(options, make_mesh(options), network, tiny_config())
+    layout = make_layout(options, make_mesh(options), network.abstract(), network.axes(), tiny_config())
     optimizer = make_optimizer(OPTIMIZER, 100)
     step = make_train_step(mlm_loss(network), optimizer, layout, accumulate=2)
     state = init_state(layout.place(params), optimizer, layout)

@@ -9,12 +9,14 @@ from dnabert2_jax.kernels.attention.api import (
     explain_choice,
     projected_attention,
 )
+from dnabert2_jax.kernels.attention.kernel import Inputs
 from dnabert2_jax.kernels.attention.reference import attention_at
 from dnabert2_jax.platform import tracing_for
 
 __all__ = [
     "AUTO",
     "BACKENDS",
+    "Inputs",
     "alibi_slopes",
     "attention",
     "attention_at",

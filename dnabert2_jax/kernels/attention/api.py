@@ -1,52 +1,32 @@
 """One attention function, ordered backends.
 
-A backend says in which layout it wants q, k and v and why it cannot serve a call. ``auto`` takes the first that serves well;
-one asked for by name fails loudly instead of falling back.
+A backend names the layout of its q, k and v and says why it cannot serve a call. ``auto`` takes the first that serves well;
+one selected by name fails loudly instead of falling back.
 """
 
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.kernels.attention.blocked import blocked_attention
+from dnabert2_jax.kernels.attention.kernel import AttentionFunction, Inputs
 from dnabert2_jax.kernels.attention.reference import reference_attention
 from dnabert2_jax.platform import Target, current_target
 
 AUTO = "auto"
 
 _DENSE_LIMIT = 512
-"""Longest row in tokens for which ``auto`` lets the dense backend build its T x T scores."""
+"""Maximum row length in tokens for which ``auto`` lets the dense backend build its T x T scores."""
 
-_LARGEST_HEAD_DIM = 128
+_MAX_HEAD_DIM = 128
 
 _AMPERE = 8
 """The first generation of GPUs (major compute capability) with matrix units for bfloat16."""
-
-
-class AttentionFunction(Protocol):
-    """What a backend computes: q, k, v in the backend's layout, slopes [H] and segment ids [B, T] to the layout of q.
-
-    Returns the output in the dtype of ``q`` and the log-sum-exp of the scores, float32 [B, H, T].
-    """
-
-    def __call__(
-        self,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        slopes: jax.Array,
-        segment_ids: jax.Array,
-        *,
-        scale: float,
-        skip: bool,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Attention, see :func:`attention`."""
-        ...
 
 
 class Call(NamedTuple):
@@ -68,8 +48,8 @@ class Backend:
     """One way to compute attention.
 
     Attributes:
-        name: how users ask for it.
-        layout: order of the axes of q, k, v and the output, as einsum letters (b batch, t tokens, h heads, d head width).
+        name: how users select it.
+        layout: order of the axes of q, k, v and the output, see :class:`Inputs`.
         run: the function.
         cannot: why it cannot serve a call at all, or None.
         should_not: why ``auto`` takes a later backend for a call that this one could serve, or None.
@@ -82,42 +62,42 @@ class Backend:
     should_not: Callable[[Call], str | None] = lambda call: None
 
     def refuses(self, call: Call) -> str | None:
-        """Why ``auto`` does not take this backend, or None."""
+        """Why ``auto`` passes over this backend, or None."""
         return self.cannot(call) or self.should_not(call)
 
 
-def _pallas_tpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+def _pallas_tpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array, jax.Array]:
     from dnabert2_jax.kernels.attention.tpu.backend import pallas_tpu_attention  # a third of a second to import
 
-    return pallas_tpu_attention(*arrays, **options)
+    return pallas_tpu_attention(inputs, scale=scale, skip=skip)
 
 
 def _not_on_tpu(call: Call) -> str | None:
     target, _, head_dim = call
     if target.platform != "tpu":
         return f"it runs on TPUs, and this is a {target.platform}"
-    if head_dim > _LARGEST_HEAD_DIM:
-        return f"heads of {head_dim} are wider than {_LARGEST_HEAD_DIM}"
+    if head_dim > _MAX_HEAD_DIM:
+        return f"heads of {head_dim} are wider than {_MAX_HEAD_DIM}"
     return None
 
 
-def _pallas_gpu(*arrays: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+def _pallas_gpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array, jax.Array]:
     from dnabert2_jax.kernels.attention.gpu.backend import pallas_gpu_attention
 
-    return pallas_gpu_attention(*arrays, **options)
+    return pallas_gpu_attention(inputs, scale=scale, skip=skip)
 
 
 def _not_on_gpu(call: Call) -> str | None:
     target, _, head_dim = call
     if target.platform != "gpu":
         return f"it runs on NVIDIA GPUs, and this is a {target.platform}"
-    if head_dim > _LARGEST_HEAD_DIM:
-        return f"heads of {head_dim} are wider than {_LARGEST_HEAD_DIM}"
+    if head_dim > _MAX_HEAD_DIM:
+        return f"heads of {head_dim} are wider than {_MAX_HEAD_DIM}"
     major = target.generation.partition(".")[0]
     if major and (not major.isdecimal() or int(major) < _AMPERE):
-        return f"it wants compute capability {_AMPERE}.0 (Ampere) or later, and this GPU has {target.generation}"
+        return f"it needs compute capability {_AMPERE}.0 (Ampere) or later, and this GPU has {target.generation}"
     if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
-        return f"jax {jax.__version__} has no Triton lowering any more"
+        return f"jax {jax.__version__} no longer has a Triton lowering"
     return None
 
 
@@ -138,14 +118,14 @@ BACKENDS: dict[str, Backend] = {
 
 
 class Choice(NamedTuple):
-    """A backend, and the reasons why those before it were passed over."""
+    """A backend, and why those before it were passed over."""
 
     backend: Backend
     refusals: dict[str, str]
 
 
 def explain_choice(tokens: int, head_dim: int = 64) -> Choice:
-    """What ``auto`` takes for rows of ``tokens`` tokens and heads of ``head_dim``, and why not an earlier backend."""
+    """What ``auto`` selects for rows of ``tokens`` tokens and heads of ``head_dim``, and why not an earlier backend."""
     call = Call(current_target(), tokens, head_dim)
     refusals: dict[str, str] = {}
     for backend in BACKENDS.values():
@@ -175,7 +155,7 @@ def choose_backend(implementation: str, tokens: int, head_dim: int = 64) -> Back
 
 
 def projected_attention(
-    project_in: Callable[[str], tuple[jax.Array, jax.Array, jax.Array]],
+    project_in: Callable[[str], tuple[jax.Array, ...]],
     project_out: Callable[[jax.Array, str], jax.Array],
     slopes: jax.Array,
     segment_ids: jax.Array,
@@ -186,8 +166,8 @@ def projected_attention(
 ) -> jax.Array:
     """Attention between the two projections of a block, which write and read the layout that the kernel wants.
 
-    A transpose between projection and kernel costs a pass over memory; an einsum that puts its result where the kernel reads
-    it costs none. So the kernel names the layout and the projections follow.
+    A transpose between projection and kernel costs a pass over memory; an einsum that writes its result where the kernel
+    reads it costs none. So the kernel names the layout and the projections follow.
 
     Args:
         project_in: layout -> (q, k, v) in it.
@@ -200,11 +180,10 @@ def projected_attention(
     """
     backend = choose_backend(implementation, segment_ids.shape[1], head_dim)
     q, k, v = project_in(backend.layout)
-    output, _ = backend.run(q, k, v, slopes, segment_ids, scale=head_dim**-0.5, skip=skip)
+    output, _ = backend.run(Inputs(q, k, v, slopes, segment_ids), scale=head_dim**-0.5, skip=skip)
     return project_out(output, backend.layout)
 
 
-@overload
 def attention(
     q: jax.Array,
     k: jax.Array,
@@ -214,35 +193,7 @@ def attention(
     segment_ids: jax.Array | None = None,
     implementation: str = AUTO,
     skip: bool = True,
-    return_log_sum_exp: Literal[False] = False,
-) -> jax.Array: ...
-
-
-@overload
-def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slopes: jax.Array,
-    *,
-    segment_ids: jax.Array | None = None,
-    implementation: str = AUTO,
-    skip: bool = True,
-    return_log_sum_exp: Literal[True],
-) -> tuple[jax.Array, jax.Array]: ...
-
-
-def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slopes: jax.Array,
-    *,
-    segment_ids: jax.Array | None = None,
-    implementation: str = AUTO,
-    skip: bool = True,
-    return_log_sum_exp: bool = False,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> jax.Array:
     """Self-attention with symmetric ALiBi: softmax(q k^T / sqrt(d) - slope |i - j|) v, softmax in float32.
 
     Args:
@@ -250,32 +201,45 @@ def attention(
         k: keys, [B, T, H, d].
         v: values, [B, T, H, d].
         slopes: ALiBi slopes, [H]; see :func:`~dnabert2_jax.kernels.attention.alibi.alibi_slopes`.
-        segment_ids: 0 at padding, else the sequence's number in its row, [B, T]; all one sequence where left out.
+        segment_ids: 0 at padding, else the sequence's number in its row, [B, T]; all one sequence if left out.
         implementation: ``"auto"`` or a backend's name.
         skip: leave out the keys that ALiBi makes irrelevant, which moves the output by at most 2^-24 of the largest value
             (:mod:`~dnabert2_jax.kernels.attention.skipping`); ``reference`` never does.
-        return_log_sum_exp: return the logarithm of the softmax's denominator, too.
 
     Returns:
-        [B, T, H, d] in the dtype of ``q``; zeros at padding. With ``return_log_sum_exp`` also float32 [B, T, H], of no
-        meaning at padding.
+        [B, T, H, d] in the dtype of ``q``; zeros at padding.
 
     Raises:
         UserError: unknown backend, or one that cannot serve.
         ValueError: shapes that do not belong together.
     """
+    return attention_and_log_sum_exp(q, k, v, slopes, segment_ids, implementation=implementation, skip=skip)[0]
+
+
+def attention_and_log_sum_exp(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    slopes: jax.Array,
+    segment_ids: jax.Array | None = None,
+    *,
+    implementation: str = AUTO,
+    skip: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """The output of :func:`attention`, and the logarithm of the softmax's denominator.
+
+    Returns:
+        [B, T, H, d] in the dtype of ``q``, zeros at padding; and float32 [B, T, H], undefined at padding.
+    """
     if not (q.ndim == 4 and q.shape == k.shape == v.shape and slopes.shape == (q.shape[2],)):
         raise ValueError(
-            "attention wants q, k, v of one shape [batch, tokens, heads, head_dim] and slopes [heads]; "
+            "attention takes q, k, v of one shape [batch, tokens, heads, head_dim] and slopes [heads]; "
             f"found q {q.shape}, k {k.shape}, v {v.shape}, slopes {slopes.shape}"
         )
     if segment_ids is None:
         segment_ids = jnp.ones(q.shape[:2], jnp.int32)
-    backend = choose_backend(implementation, q.shape[1], q.shape[3])
+    scale, backend = q.shape[3] ** -0.5, choose_backend(implementation, q.shape[1], q.shape[3])
     q, k, v = (jnp.einsum(f"bthd->{backend.layout}", x) for x in (q, k, v))
-    slopes = jnp.asarray(slopes, jnp.float32)
-    output, log_sum_exp = backend.run(
-        q, k, v, slopes, segment_ids, scale=q.shape[backend.layout.index("d")] ** -0.5, skip=skip
-    )
-    output = jnp.einsum(f"{backend.layout}->bthd", output)
-    return (output, jnp.swapaxes(log_sum_exp, 1, 2)) if return_log_sum_exp else output
+    inputs = Inputs(q, k, v, jnp.asarray(slopes, jnp.float32), segment_ids)
+    output, log_sum_exp = backend.run(inputs, scale=scale, skip=skip)
+    return jnp.einsum(f"{backend.layout}->bthd", output), jnp.swapaxes(log_sum_exp, 1, 2)

@@ -1,4 +1,4 @@
-"""Block sizes of the TPU and GPU kernels, and the memory a TPU's may use, by generation: the one table.
+"""Block sizes of the TPU and GPU kernels: the one table.
 
 The TPU's are from the modelled cycles of ``benchmarks/attention.py --target tpu`` with the blocks that skipping leaves
 (S = 10, 12 heads). Long blocks keep the matrix units busy: a 128 x 128 tile of the forward pass costs 50 cycles in blocks of
@@ -29,13 +29,8 @@ class TpuBlocks(NamedTuple):
     backward_keys: int
 
 
-_MIB = 2**20
-
-_BLOCK_BYTES = 8 * _MIB
-"""What a kernel needs beside the row: tiles of scores on their way, blocks and tables."""
-
-VMEM: dict[str, int] = {"v4": 16 * _MIB, "v5e": 128 * _MIB, "v5p": 64 * _MIB, "v6e": 128 * _MIB}
-"""Bytes of on-chip memory a core has, by generation; one that is not here is taken to have the least."""
+_BLOCK_BYTES = 8 * 2**20
+"""What a kernel needs beside the row: tiles of scores in flight, blocks and tables."""
 
 _CYCLES: dict[int, float] = {128: 120.0, 256: 82.0, 384: 60.0, 512: 50.0}
 """Cycles per 128 x 128 tile of the forward pass on v5e, by size of both blocks: what short ones cost against padding."""

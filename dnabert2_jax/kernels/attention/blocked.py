@@ -1,20 +1,19 @@
 """Attention by blocks in plain XLA: FlashAttention-2 (Dao 2023) as loops, in O(T) memory, over the blocks that matter only.
 
-One row and head at a time, so that each visits no more blocks of keys than its own radius and segments ask for
+One row and head at a time, so that each visits no more blocks of keys than its own radius and segments require
 (:mod:`~dnabert2_jax.kernels.attention.skipping`). A CPU loses nothing by that: one tile's products keep its cores busy.
 Forward keeps a running maximum and sum for each block of queries. Backward recomputes the weights of the same tiles from the
-log-sum-exp of their rows; nothing is saved between the two but q, k, v, the output and that log-sum-exp.
+log-sum-exp of their rows; only q, k, v, the output and that log-sum-exp are saved between the two.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dnabert2_jax.kernels.attention.sharding import mappable, per_shard
+from dnabert2_jax.kernels.attention.kernel import Gradients, Inputs, Kernel, Saved
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 
 BLOCK = 256
@@ -51,7 +50,7 @@ class _Head(NamedTuple):
         return self.q.shape[0] // self.start.shape[0]
 
     def scaled(self, scale: float) -> "_Head":
-        """In float32, in which everything is computed, and the scale in q, where it costs least."""
+        """In float32, in which everything is computed, and the scale applied to q, where it costs least."""
         q, k, v = (x.astype(jnp.float32) for x in self[:3])
         return self._replace(q=q * scale, k=k, v=v)
 
@@ -87,21 +86,6 @@ class _Head(NamedTuple):
             state = jax.lax.fori_loop(0, steps, step, state)
             first = first + steps * blocks
         return state
-
-
-def _heads(
-    scale: float, skip: bool, q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array
-) -> _Head:
-    """All heads of all rows along one axis, B * H long, and the blocks that each visits."""
-    batch, heads, tokens, _ = q.shape
-    block = _block_length(tokens)
-    radius = None
-    if skip and tokens > WIDE * block:  # a shorter row is one step, which costs less than the few blocks of it that count
-        radius = skip_radius(score_bound(q, k, segment_ids, scale), slopes, tokens)
-    ranges = block_ranges(segment_ids, radius, heads, block, block)
-    segments = jnp.broadcast_to(segment_ids[:, None], (batch, heads, tokens))
-    per_head = (q, k, v, segments, jnp.broadcast_to(slopes, (batch, heads)), *ranges)
-    return _Head(*(x.reshape(batch * heads, *x.shape[2:]) for x in per_head))
 
 
 def _forward_head(head: _Head, scale: float) -> tuple[jax.Array, jax.Array]:
@@ -157,73 +141,52 @@ def _backward_head(head: _Head, rows: tuple[jax.Array, ...], scale: float) -> _T
     return dq.reshape(head.q.shape), dk.T.astype(dtype), dv.T.astype(dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(scale: float, skip: bool, *inputs: jax.Array) -> tuple[jax.Array, ...]:
-    return _forward(scale, skip)(*inputs)
+@dataclass(frozen=True)
+class BlockedKernel(Kernel):
+    """Maps over heads. The log-sum-exp's unit is natural."""
+
+    layout = "bhtd"
+
+    def pad(self, inputs: Inputs) -> Inputs:
+        """Whole blocks of tokens."""
+        tokens = inputs.segment_ids.shape[1]
+        if not (padding := -tokens % _block_length(tokens)):
+            return inputs
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0))) for x in inputs[:3])
+        return Inputs(q, k, v, inputs.slopes, jnp.pad(inputs.segment_ids, ((0, 0), (0, padding))))
+
+    def forward(self, inputs: Inputs) -> Saved:  # noqa: D102
+        output, log_sum_exp = jax.lax.map(lambda head: _forward_head(head, self.scale), self._heads(inputs))
+        return Saved(output.reshape(inputs.q.shape), log_sum_exp.reshape(inputs.q.shape[:-1]))
+
+    def backward(  # noqa: D102
+        self, inputs: Inputs, saved: Saved, d_output: jax.Array, d_log_sum_exp: jax.Array | None
+    ) -> Gradients:
+        delta = jnp.einsum("bhtd,bhtd->bht", d_output.astype(jnp.float32), saved.output.astype(jnp.float32))
+        if d_log_sum_exp is not None:
+            delta = delta - d_log_sum_exp
+        rows = tuple(x.reshape(-1, *x.shape[2:]) for x in (saved.log_sum_exp, d_output, delta))
+        gradients = jax.lax.map(lambda x: _backward_head(x[0], x[1], self.scale), (self._heads(inputs), rows))
+        return Gradients(*(x.reshape(inputs.q.shape) for x in gradients))
+
+    def _heads(self, inputs: Inputs) -> _Head:
+        """All heads of all rows along one axis, B * H long, and the blocks that each visits."""
+        q, k, v, slopes, segment_ids = inputs
+        batch, heads, tokens, _ = q.shape
+        block = _block_length(tokens)
+        radius = None
+        if self.skip and tokens > WIDE * block:  # a shorter row is one step, cheaper than the few blocks of it that count
+            radius = skip_radius(score_bound(q, k, segment_ids, self.scale), slopes, tokens)
+        ranges = block_ranges(segment_ids, radius, heads, block, block)
+        segments = jnp.broadcast_to(segment_ids[:, None], (batch, heads, tokens))
+        per_head = (q, k, v, segments, jnp.broadcast_to(slopes, (batch, heads)), *ranges)
+        return _Head(*(x.reshape(batch * heads, *x.shape[2:]) for x in per_head))
 
 
-def _attention_fwd(scale: float, skip: bool, *inputs: jax.Array) -> tuple[tuple[jax.Array, ...], Any]:
-    results = _forward(scale, skip)(*inputs)
-    return results, (inputs, results)
+def blocked_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> tuple[jax.Array, jax.Array]:
+    """The :class:`~dnabert2_jax.kernels.attention.kernel.AttentionFunction` in O(T) memory, in layout bhtd.
 
-
-def _attention_bwd(scale: float, skip: bool, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
-    inputs, (output, log_sum_exp) = saved
-    d_output, d_log_sum_exp = cotangents
-    # FlashAttention-2, equation for D: the row sum of dO * O replaces the row sum of dP * P. The log-sum-exp's derivative
-    # is P itself, so that its cotangent goes in with the other sign.
-    delta = jnp.einsum("bhtd,bhtd->bht", d_output.astype(jnp.float32), output.astype(jnp.float32)) - d_log_sum_exp
-    gradients = _backward(scale, skip)(*inputs, log_sum_exp, d_output, delta)
-    # Slopes are constants of the architecture and segment ids are integers: neither has a gradient.
-    slopes, segment_ids = inputs[3:]
-    return *gradients, jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0)
-
-
-_attention.defvjp(_attention_fwd, _attention_bwd)
-
-
-@cache
-def _forward(scale: float, skip: bool) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids) -> output [B, H, T, d] and log-sum-exp [B, H, T]."""
-
-    def run(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output, log_sum_exp = jax.lax.map(lambda head: _forward_head(head, scale), _heads(scale, skip, *inputs))
-        return output.reshape(inputs[0].shape), log_sum_exp.reshape(inputs[0].shape[:-1])
-
-    return mappable(per_shard(run, "bhtd,bhtd,bhtd,h,bt->bhtd,bht"))
-
-
-@cache
-def _backward(scale: float, skip: bool) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids, log-sum-exp, dO, delta) -> gradients of q, k and v."""
-
-    def run(*arguments: jax.Array) -> tuple[jax.Array, ...]:
-        heads, rows = _heads(scale, skip, *arguments[:5]), tuple(x.reshape(-1, *x.shape[2:]) for x in arguments[5:])
-        gradients = jax.lax.map(lambda x: _backward_head(x[0], x[1], scale), (heads, rows))
-        return tuple(x.reshape(arguments[0].shape) for x in gradients)
-
-    return mappable(per_shard(run, "bhtd,bhtd,bhtd,h,bt,bht,bhtd,bht->bhtd,bhtd,bhtd"))
-
-
-def blocked_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slopes: jax.Array,
-    segment_ids: jax.Array,
-    *,
-    scale: float,
-    skip: bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """What :func:`~.reference.reference_attention` computes, in O(T) memory forward and backward.
-
-    Arguments and result are the same. Products and sums are float32 whatever the dtype of q. Any T is padded up to whole
-    blocks inside. With ``skip`` off, keys are visited however far they are, as they are in rows of up to WIDE blocks.
+    Products and sums are float32 whatever the dtype of q. With ``skip`` off, keys are visited however far they are, as they
+    are in rows of up to WIDE blocks.
     """
-    tokens = q.shape[2]
-    padding = -tokens % _block_length(tokens)
-    if padding:
-        q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0))) for x in (q, k, v))
-        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)))
-    output, log_sum_exp = _attention(scale, skip, q, k, v, slopes, segment_ids)
-    return output[:, :, :tokens], log_sum_exp[:, :, :tokens]
+    return BlockedKernel(scale, skip)(inputs)

@@ -3,76 +3,37 @@
 import jax
 import jax.numpy as jnp
 
+from dnabert2_jax.kernels.attention.kernel import Inputs
 
-def reference_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slopes: jax.Array,
-    segment_ids: jax.Array,
-    *,
-    scale: float,
-    skip: bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """softmax(scale * q k^T - slope |i - j|) v over the tokens of one's own segment.
 
-    Args:
-        q: queries, [B, H, T, d].
-        k: keys, [B, H, T, d].
-        v: values, [B, H, T, d].
-        slopes: ALiBi slopes, [H].
-        segment_ids: 0 at padding, else the sequence's number in its row, [B, T].
-        scale: factor of the dot products.
-        skip: ignored; the definition visits every key.
+def reference_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> tuple[jax.Array, jax.Array]:
+    """The :class:`~dnabert2_jax.kernels.attention.kernel.AttentionFunction` as its definition says, in layout bhtd.
 
-    Returns:
-        The output, [B, H, T, d] in the dtype of ``q``, zeros at padding; and the log-sum-exp of the scores, float32
-        [B, H, T], of no meaning at padding.
+    ``skip`` is ignored: the definition visits every key.
     """
     del skip
-    position = jnp.arange(q.shape[2])[None]
-    return _dense_attention(q, k, v, slopes, segment_ids, segment_ids, position, scale)
+    position = jnp.arange(inputs.q.shape[2])[None]
+    return _dense_attention(inputs, inputs.segment_ids, position, scale)
 
 
-def attention_at(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slopes: jax.Array,
-    segment_ids: jax.Array,
-    positions: jax.Array,
-    *,
-    scale: float,
-) -> jax.Array:
+def attention_at(inputs: Inputs, positions: jax.Array, *, scale: float) -> jax.Array:
     """The output of :func:`reference_attention` for the tokens at some positions only, which see the whole row.
 
     Args:
-        q: their queries, [B, H, P, d].
-        k: keys, [B, H, T, d].
-        v: values, [B, H, T, d].
-        slopes: ALiBi slopes, [H].
-        segment_ids: 0 at padding, else the sequence's number in its row, [B, T].
-        positions: where in its row each query stands, [B, P].
+        inputs: the arrays; of the queries only those at ``positions``, [B, H, P, d].
+        positions: the position in its row of each query, [B, P].
         scale: factor of the dot products.
 
     Returns:
         [B, H, P, d] in the dtype of ``q``.
     """
-    own = jnp.take_along_axis(segment_ids, positions, axis=1)
-    return _dense_attention(q, k, v, slopes, own, segment_ids, positions, scale)[0]
+    own = jnp.take_along_axis(inputs.segment_ids, positions, axis=1)
+    return _dense_attention(inputs, own, positions, scale)[0]
 
 
-def _dense_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slopes: jax.Array,
-    own: jax.Array,
-    segment_ids: jax.Array,
-    positions: jax.Array,
-    scale: float,
-) -> tuple[jax.Array, jax.Array]:
+def _dense_attention(inputs: Inputs, own: jax.Array, positions: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
     """Output and log-sum-exp of queries at ``positions`` [B or 1, P], in the segments ``own`` [B, P]."""
+    q, k, v, slopes, segment_ids = inputs
     distance = jnp.abs(positions[:, :, None] - jnp.arange(k.shape[2])[None, None]).astype(jnp.float32)
     # Like the kernels: matrix units would otherwise round float32 factors.
     precision = "highest" if q.dtype == jnp.float32 else None

@@ -1,12 +1,11 @@
 """Attention for NVIDIA GPUs: exact, in O(T) memory, with ALiBi and segments inside the tile and irrelevant blocks skipped.
 
-This file is what surrounds the kernels: which blocks they visit, the gradient, batching and sharding. The kernels are those
-of :mod:`~.triton`; another set with the same three functions can take their place.
+This file says which blocks the kernels of :mod:`~.triton` visit; another set with the same three functions can take their
+place.
 """
 
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,137 +13,86 @@ import numpy as np
 
 from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks, GpuPasses, gpu_blocks
 from dnabert2_jax.kernels.attention.gpu import triton as kernels
-from dnabert2_jax.kernels.attention.sharding import mappable, per_shard
+from dnabert2_jax.kernels.attention.kernel import Gradients, Inputs, Kernel, Saved
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 from dnabert2_jax.platform import current_target
 
-LAYOUT = "bthd"
-"""What a matrix product writes: cuBLAS has no transposed output, and a tile's rows are whole cache lines in it as well."""
-
-_NARROWEST_HEAD = 32  # in the table of block sizes
+_MIN_HEAD_DIM = 32  # in the table of block sizes
 
 
-class _Settings(NamedTuple):
-    """What is known when a call is traced."""
+def pallas_gpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> tuple[jax.Array, jax.Array]:
+    """The :class:`~dnabert2_jax.kernels.attention.kernel.AttentionFunction` of GPUs, in layout bthd.
 
-    scale: float
-    skip: bool
+    q, k and v are float32, bfloat16 or float16.
+    """
+    target, q = current_target(), inputs.q
+    passes = gpu_blocks(q.shape[1], _padded(q.shape[3]), q.dtype.itemsize, target.generation)
+    return GpuKernel(scale, skip, passes, target.interpret)(inputs)
+
+
+def _padded(head_dim: int) -> int:
+    """The width of a head in Triton's tiles, a power of two."""
+    return max(_MIN_HEAD_DIM, 1 << (head_dim - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class GpuKernel(Kernel):
+    """The kernels of one row length. The log-sum-exp's unit is the bit, because a GPU computes 2^x.
+
+    Attributes:
+        passes: block sizes.
+        interpret: for `pallas_call`.
+    """
+
     passes: GpuPasses
     interpret: Any
 
+    # What a matrix product writes: cuBLAS has no transposed output, and a tile's rows are whole cache lines in it as well.
+    layout = "bthd"
 
-def pallas_gpu_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slopes: jax.Array,
-    segment_ids: jax.Array,
-    *,
-    scale: float,
-    skip: bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """softmax(scale * q k^T - slope |i - j|) v over the tokens of one's own segment.
+    @property
+    def saves_bound(self) -> bool:  # noqa: D102
+        return True
 
-    Args:
-        q: queries, [B, T, H, d], float32, bfloat16 or float16.
-        k: keys, [B, T, H, d].
-        v: values, [B, T, H, d].
-        slopes: ALiBi slopes, [H].
-        segment_ids: 0 at padding, else the sequence's number in its row, [B, T].
-        scale: factor of the dot products, positive.
-        skip: leave out blocks of keys that ALiBi makes irrelevant.
+    @property
+    def nats(self) -> float:  # noqa: D102
+        return float(np.log(2))
 
-    Returns:
-        The output, [B, T, H, d] in the dtype of ``q``, zeros at padding; and the log-sum-exp of the scores, float32
-        [B, H, T], of no meaning at padding.
-    """
-    tokens, head_dim = q.shape[1], q.shape[3]
-    width = max(_NARROWEST_HEAD, 1 << (head_dim - 1).bit_length())  # Triton's tiles are powers of two
-    if width > head_dim:
-        q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - head_dim))) for x in (q, k, v))
-    target = current_target()
-    passes = gpu_blocks(tokens, width, q.dtype.itemsize, target.generation)
-    settings = _Settings(scale, skip, passes, target.interpret)
-    segment_ids = jnp.pad(segment_ids, ((0, 0), (0, -tokens % settings.passes.unit)))
-    output, log_sum_exp = _attention(settings, q, k, v, slopes, segment_ids)
-    return output[..., :head_dim], log_sum_exp[:, :, :tokens]
+    def pad(self, inputs: Inputs) -> Inputs:
+        """Segment ids to whole blocks and heads to a power of two; the kernels mask tokens beyond the end of q, k and v."""
+        missing = _padded(inputs.q.shape[3]) - inputs.q.shape[3]
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing else x for x in inputs[:3])
+        tokens = inputs.segment_ids.shape[1]
+        return Inputs(q, k, v, inputs.slopes, jnp.pad(inputs.segment_ids, ((0, 0), (0, -tokens % self.passes.unit))))
 
+    def forward(self, inputs: Inputs) -> Saved:  # noqa: D102
+        real = inputs.segment_ids[:, : inputs.q.shape[1]]
+        bound = score_bound(inputs.q, inputs.k, real, self.scale, layout=self.layout)
+        output, bits = self._launch(kernels.forward, self.passes.forward, inputs, bound)
+        return Saved(output, bits, bound)
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(settings: _Settings, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _attention_fwd(settings, *inputs)[0]
-
-
-def _attention_fwd(settings: _Settings, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    output, bits, bound = _forward(settings)(*inputs)
-    return (output, bits * float(np.log(2))), (inputs, output, bits, bound)
-
-
-def _attention_bwd(settings: _Settings, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
-    inputs, output, bits, bound = saved
-    gradients = _backward(settings)(*inputs, output, bits, bound, *cotangents)
-    # Slopes are constants of the architecture and segment ids are integers: neither has a gradient.
-    slopes, segment_ids = inputs[3:]
-    return *gradients, jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0)
-
-
-_attention.defvjp(_attention_fwd, _attention_bwd)
-
-
-@cache
-def _forward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids) -> output [B, T, H, d], log-sum-exp in bits [B, H, P] and the bound S [B, H]."""
-
-    def run(q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, ...]:
-        bound = score_bound(q, k, segment_ids[:, : q.shape[1]], settings.scale, layout=LAYOUT)
-        blocks = settings.passes.forward
-        inputs = kernels.GpuInputs(q, k, v, slopes, segment_ids, _bounds(settings, blocks, bound, slopes, segment_ids))
-        output, bits = kernels.forward(inputs, (), scale=settings.scale, blocks=blocks, interpret=settings.interpret)
-        return output, bits, bound
-
-    return mappable(per_shard(run, "bthd,bthd,bthd,h,bp->bthd,bhp,bh"))
-
-
-@cache
-def _backward(settings: _Settings) -> Callable[..., tuple[jax.Array, ...]]:
-    """(q, k, v, slopes, segment ids, O, log-sum-exp in bits, S, dO, d log-sum-exp) -> gradients of q, k and v."""
-
-    def run(
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        slopes: jax.Array,
-        segment_ids: jax.Array,
-        output: jax.Array,
-        bits: jax.Array,
-        bound: jax.Array,
-        d_output: jax.Array,
-        d_log_sum_exp: jax.Array,
-    ) -> tuple[jax.Array, ...]:
-        # FlashAttention-2, equation for D: the row sum of dO * O replaces the row sum of dP * P. A cotangent of the
-        # log-sum-exp adds its own multiple of P to the gradient of the scores.
-        products = jnp.einsum("bthd,bthd->bht", d_output.astype(jnp.float32), output.astype(jnp.float32))
-        delta = jnp.pad(products, ((0, 0), (0, 0), (0, bits.shape[2] - q.shape[1]))) - d_log_sum_exp
-
-        def gradient(kernel: Callable[..., tuple[jax.Array, ...]], blocks: GpuBlocks) -> tuple[jax.Array, ...]:
-            bounds = _bounds(settings, blocks, bound, slopes, segment_ids)
-            inputs = kernels.GpuInputs(q, k, v, slopes, segment_ids, bounds)
-            rows = (d_output, bits, delta)
-            return kernel(inputs, rows, scale=settings.scale, blocks=blocks, interpret=settings.interpret)
-
-        return (
-            *gradient(kernels.query_gradient, settings.passes.query_gradient),
-            *gradient(kernels.key_gradient, settings.passes.key_gradient),
+    def backward(  # noqa: D102
+        self, inputs: Inputs, saved: Saved, d_output: jax.Array, d_log_sum_exp: jax.Array | None
+    ) -> Gradients:
+        assert saved.bound is not None
+        delta = jnp.einsum("bthd,bthd->bht", d_output.astype(jnp.float32), saved.output.astype(jnp.float32))
+        delta = jnp.pad(delta, ((0, 0), (0, 0), (0, saved.log_sum_exp.shape[2] - delta.shape[2])))
+        if d_log_sum_exp is not None:
+            delta = delta - d_log_sum_exp
+        rows = kernels.GradientRows(d_output, saved.log_sum_exp, delta)
+        return Gradients(
+            *self._launch(kernels.query_gradient, self.passes.query_gradient, inputs, saved.bound, rows),
+            *self._launch(kernels.key_gradient, self.passes.key_gradient, inputs, saved.bound, rows),
         )
 
-    return mappable(per_shard(run, "bthd,bthd,bthd,h,bp,bthd,bhp,bh,bthd,bhp->bthd,bthd,bthd"))
-
-
-def _bounds(
-    settings: _Settings, blocks: GpuBlocks, bound: jax.Array, slopes: jax.Array, segment_ids: jax.Array
-) -> jax.Array:
-    radius = skip_radius(bound, slopes, segment_ids.shape[1]) if settings.skip else None
-    return visited_bounds(segment_ids, radius, slopes.shape[0], blocks.own, blocks.other)
+    def _launch(
+        self, kernel: Any, blocks: GpuBlocks, inputs: Inputs, bound: jax.Array, rows: kernels.GradientRows | None = None
+    ) -> tuple[jax.Array, ...]:
+        slopes, segment_ids = inputs.slopes, inputs.segment_ids
+        radius = skip_radius(bound, slopes, segment_ids.shape[1]) if self.skip else None
+        bounds = visited_bounds(segment_ids, radius, slopes.shape[0], blocks.own, blocks.other)
+        read = kernels.GpuInputs(*inputs, bounds)
+        return kernel(read, rows, scale=self.scale, blocks=blocks, interpret=self.interpret)
 
 
 def visited_bounds(segment_ids: jax.Array, radius: jax.Array | None, heads: int, own: int, other: int) -> jax.Array:

@@ -33,7 +33,7 @@ BOUNDS = 6
 
 
 class GpuInputs(NamedTuple):
-    """What all kernels read.
+    """What all kernels read: arrays, or in a kernel the references to them.
 
     Attributes:
         q: queries, [B, T, H, d], d a power of two.
@@ -45,12 +45,26 @@ class GpuInputs(NamedTuple):
             and lie before it, and those from 3 to 4 are inner and lie behind it.
     """
 
-    q: jax.Array
-    k: jax.Array
-    v: jax.Array
-    slopes: jax.Array
-    segment_ids: jax.Array
-    bounds: jax.Array
+    q: Any
+    k: Any
+    v: Any
+    slopes: Any
+    segment_ids: Any
+    bounds: Any
+
+
+class GradientRows(NamedTuple):
+    """What the gradients' kernels read in addition.
+
+    Attributes:
+        d_output: like q.
+        bits: the log-sum-exp in bits, float32 [B, H, P].
+        delta: row sums of dO * O, float32 [B, H, P].
+    """
+
+    d_output: Any
+    bits: Any
+    delta: Any
 
 
 def _positions(first: jax.Array | int, count: int) -> jax.Array:
@@ -144,8 +158,8 @@ class _Call(NamedTuple):
     other: int
     ragged: bool
 
-    def head(self, slope: Any, segments: Any) -> _Head:
-        return _Head(self.scale, slope[...] * _BITS, segments)
+    def head(self, refs: GpuInputs) -> _Head:
+        return _Head(self.scale, refs.slopes[...] * _BITS, refs.segment_ids)
 
     def mine(self, ref: Any) -> _Rows:
         return _Rows(ref, self.own, self.ragged)
@@ -154,26 +168,24 @@ class _Call(NamedTuple):
         return _Rows(ref, self.other, self.ragged)
 
 
-def _forward_kernel(
-    call: _Call, q: Any, k: Any, v: Any, slope: Any, segments: Any, bounds: Any, output: Any, log_sum_exp: Any
-) -> None:
-    head, index = call.head(slope, segments), pl.program_id(0)
-    queries = call.mine(q).take(index)
+def _forward_kernel(call: _Call, refs: GpuInputs, _: Any, output: Any, log_sum_exp: Any) -> None:
+    head, index = call.head(refs), pl.program_id(0)
+    queries = call.mine(refs.q).take(index)
 
     def tile(kind: int, block: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         maximum, total, weighted = state
-        products = _dot(queries, call.others(k).take(block, kind).T)
+        products = _dot(queries, call.others(refs.k).take(block, kind).T)
         scores, shift = head.scores(kind, products, index * call.own, block * call.other, key_axis=1)
         new_maximum = jnp.maximum(maximum, scores.max(axis=1) - shift)
         weights = jnp.exp2(scores - (new_maximum + shift)[:, None])
         shrink = jnp.exp2(maximum - new_maximum)
-        values = call.others(v).take(block, kind)
+        values = call.others(refs.v).take(block, kind)
         weighted = weighted * shrink[:, None] + _dot(weights.astype(values.dtype), values)
         return new_maximum, total * shrink + weights.sum(axis=1), weighted
 
     zeros = jnp.zeros(call.own, jnp.float32)
     maximum, total, weighted = _visit(
-        bounds, _KEYS_BEFORE, tile, (zeros + _FLOOR, zeros, jnp.zeros(queries.shape, jnp.float32))
+        refs.bounds, _KEYS_BEFORE, tile, (zeros + _FLOOR, zeros, jnp.zeros(queries.shape, jnp.float32))
     )
     # Rows that see nothing (padding) have total 0: they get output 0 and a log-sum-exp that is finite.
     total = jnp.where(total > 0, total, 1.0)
@@ -181,58 +193,33 @@ def _forward_kernel(
     log_sum_exp[...] = maximum + jnp.log2(total)
 
 
-def _query_gradient_kernel(
-    call: _Call,
-    q: Any,
-    k: Any,
-    v: Any,
-    slope: Any,
-    segments: Any,
-    bounds: Any,
-    d_output: Any,
-    log_sum_exp: Any,
-    delta: Any,
-    dq: Any,
-) -> None:
-    head, index = call.head(slope, segments), pl.program_id(0)
+def _query_gradient_kernel(call: _Call, refs: GpuInputs, rows: GradientRows, dq: Any) -> None:
+    head, index = call.head(refs), pl.program_id(0)
     mine = pl.ds(index * call.own, call.own)
-    queries, d_rows = call.mine(q).take(index), call.mine(d_output).take(index)
-    reference, row_delta = plgpu.load(log_sum_exp.at[mine]), plgpu.load(delta.at[mine])
+    queries, d_rows = call.mine(refs.q).take(index), call.mine(rows.d_output).take(index)
+    reference, row_delta = plgpu.load(rows.bits.at[mine]), plgpu.load(rows.delta.at[mine])
 
     def tile(kind: int, block: jax.Array, gradient: jax.Array) -> jax.Array:
-        keys = call.others(k).take(block, kind)
+        keys = call.others(refs.k).take(block, kind)
         scores, shift = head.scores(kind, _dot(queries, keys.T), index * call.own, block * call.other, key_axis=1)
         weights = jnp.exp2(scores - (reference + shift)[:, None])
-        d_weights = _dot(d_rows, call.others(v).take(block, kind).T)
+        d_weights = _dot(d_rows, call.others(refs.v).take(block, kind).T)
         d_scores = weights * (d_weights - row_delta[:, None])
         return gradient + _dot(d_scores.astype(keys.dtype), keys)
 
-    gradient = _visit(bounds, _KEYS_BEFORE, tile, jnp.zeros(queries.shape, jnp.float32))
+    gradient = _visit(refs.bounds, _KEYS_BEFORE, tile, jnp.zeros(queries.shape, jnp.float32))
     call.mine(dq).put(index, gradient * call.scale)
 
 
-def _key_gradient_kernel(
-    call: _Call,
-    q: Any,
-    k: Any,
-    v: Any,
-    slope: Any,
-    segments: Any,
-    bounds: Any,
-    d_output: Any,
-    log_sum_exp: Any,
-    delta: Any,
-    dk: Any,
-    dv: Any,
-) -> None:
-    head, index = call.head(slope, segments), pl.program_id(0)
-    keys, values = call.mine(k).take(index), call.mine(v).take(index)
+def _key_gradient_kernel(call: _Call, refs: GpuInputs, rows: GradientRows, dk: Any, dv: Any) -> None:
+    head, index = call.head(refs), pl.program_id(0)
+    keys, values = call.mine(refs.k).take(index), call.mine(refs.v).take(index)
 
     def tile(kind: int, block: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         d_keys, d_values = state
-        queries, d_rows = call.others(q).take(block, kind), call.others(d_output).take(block, kind)
+        queries, d_rows = call.others(refs.q).take(block, kind), call.others(rows.d_output).take(block, kind)
         theirs = pl.ds(block * call.other, call.other)
-        reference, row_delta = plgpu.load(log_sum_exp.at[theirs]), plgpu.load(delta.at[theirs])
+        reference, row_delta = plgpu.load(rows.bits.at[theirs]), plgpu.load(rows.delta.at[theirs])
         # Keys first: the weights are then the left side of both products without a transpose.
         scores, shift = head.scores(kind, _dot(keys, queries.T), block * call.other, index * call.own, key_axis=0)
         weights = jnp.exp2(scores - (reference + shift)[None, :])
@@ -241,7 +228,7 @@ def _key_gradient_kernel(
         return d_keys + _dot(d_scores.astype(queries.dtype), queries), d_values
 
     zeros = jnp.zeros(keys.shape, jnp.float32)
-    d_keys, d_values = _visit(bounds, _KEYS_BEHIND, tile, (zeros, zeros))
+    d_keys, d_values = _visit(refs.bounds, _KEYS_BEHIND, tile, (zeros, zeros))
     call.mine(dk).put(index, d_keys * call.scale)
     call.mine(dv).put(index, d_values)
 
@@ -250,7 +237,7 @@ def _launch(
     kernel: Callable[..., None],
     name: str,
     inputs: GpuInputs,
-    rows: tuple[jax.Array, ...],
+    rows: GradientRows | None,
     *,
     scale: float,
     blocks: GpuBlocks,
@@ -258,17 +245,17 @@ def _launch(
     log_sum_exp: bool = False,
     interpret: Any,
 ) -> tuple[jax.Array, ...]:
-    """One program for each block, head and row of the batch; blocks of a head are neighbours, so that they share its cache.
+    """One program for each block, head and row of the batch; blocks of a head are neighbors and share its cache.
 
     Args:
         kernel: one of those above.
         name: of the kernel.
         inputs: read by all kernels.
-        rows: more to read: like q, or [B, H, P].
+        rows: what a gradient reads in addition.
         scale: factor of the products.
         blocks: sizes for this kernel.
         outputs: arrays like q that it writes.
-        log_sum_exp: whether it writes [B, H, P], too.
+        log_sum_exp: whether it also writes [B, H, P].
         interpret: run in Pallas' interpreter.
     """
     batch, tokens, heads, head_dim = inputs.q.shape
@@ -284,18 +271,20 @@ def _launch(
         partial(kernel, call),
         grid=(padded // blocks.own, heads, batch),
         in_specs=[
-            *[wide] * 3,
-            pl.BlockSpec((None,), lambda n, h, b: (h,)),
-            pl.BlockSpec((None, padded), lambda n, h, b: (b, 0)),
-            pl.BlockSpec((None, None, None, BOUNDS), lambda n, h, b: (b, h, n, 0)),
-            *(wide if x.ndim == 4 else narrow for x in rows),
+            GpuInputs(
+                *(wide, wide, wide),
+                slopes=pl.BlockSpec((None,), lambda n, h, b: (h,)),
+                segment_ids=pl.BlockSpec((None, padded), lambda n, h, b: (b, 0)),
+                bounds=pl.BlockSpec((None, None, None, BOUNDS), lambda n, h, b: (b, h, n, 0)),
+            ),
+            rows and GradientRows(wide, narrow, narrow),
         ],
         out_specs=out_specs,
         out_shape=[jax.ShapeDtypeStruct(*result) for result in results],  # type: ignore[no-untyped-call]
         compiler_params=plgpu.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
         interpret=interpret,
         name=name,
-    )(*inputs, *rows)
+    )(inputs, rows)
 
 
 forward = partial(_launch, _forward_kernel, "alibi_attention_forward", outputs=1, log_sum_exp=True)

@@ -5,33 +5,18 @@ whole row stays on the chip until the last block of keys has added to it. Five p
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from dnabert2_jax.kernels.attention.kernel import Inputs
 from dnabert2_jax.kernels.attention.skipping import BlockRanges
 from dnabert2_jax.kernels.attention.tpu import tile
-from dnabert2_jax.kernels.attention.tpu.tile import BEFORE, BEHIND, DIAGONAL
+from dnabert2_jax.kernels.attention.tpu.tile import BEFORE, BEHIND, DIAGONAL, Tiling
 from dnabert2_jax.kernels.attention.tpu.visits import Stream, repeat, visits_of
-
-
-class BackwardInputs(NamedTuple):
-    """What the backward kernel reads; T is a multiple of both block sizes."""
-
-    ranges: BlockRanges  # of queries to visit, int32 [B, H, T / keys]
-    slopes: jax.Array  # float32 [H]
-    q: jax.Array  # [B, H, d, T]
-    k: jax.Array  # [B, H, d, T]
-    v: jax.Array  # [B, H, d, T]
-    d_output: jax.Array  # [B, H, d, T]
-    log_sum_exp: jax.Array  # over scale, float32 [B, H, 1, T]
-    delta: jax.Array  # row sums of dO * O, float32 [B, H, 1, T]
-    query_segments: jax.Array  # [B, 48, T]
-    key_segments: jax.Array  # [B, 48, T]
-    key_bias: jax.Array  # [H, 16, keys]
 
 
 def _kernel(
@@ -160,30 +145,32 @@ def _kernel(
 
 
 def backward(
-    inputs: BackwardInputs, *, scale: float, queries: int, resident: bool, vmem: int, interpret: Any = False
+    inputs: Inputs, ranges: BlockRanges, d_output: jax.Array, log_sum_exp: jax.Array, delta: jax.Array, tiling: Tiling
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of q, k and v, [B, H, d, T] each.
 
     Args:
-        inputs: the arrays.
-        scale: factor of the dot products.
-        queries: tokens of a block of queries.
-        resident: hold a row's queries and dQ on the chip; else copy each block when it is visited.
-        vmem: bytes of on-chip memory to use.
-        interpret: for `pallas_call`.
+        inputs: of the forward pass, T a multiple of both block sizes.
+        ranges: blocks of queries to visit, int32 [B, H, T / keys].
+        d_output: cotangent of the output, [B, H, d, T].
+        log_sum_exp: over scale, float32 [B, H, 1, T].
+        delta: row sums of dO * O, float32 [B, H, 1, T].
+        tiling: how.
     """
-    batch, heads, head_dim, tokens = inputs.q.shape
-    keys = inputs.key_bias.shape[2]
-    segments = inputs.key_segments.shape[1]
-    dtype = inputs.q.dtype
+    q, k, v, slopes, segment_ids = inputs
+    scale, queries, keys, resident, _, interpret = tiling
+    _, heads, head_dim, tokens = q.shape
+    dtype = q.dtype
+    query_segments, key_segments = tile.segment_features(segment_ids, dtype)
+    segments = key_segments.shape[1]
+    bias = tile.key_bias(slopes, scale, keys, dtype)
 
     def of_row(rows: int) -> pl.BlockSpec:
         return pl.BlockSpec((1, 1, rows, tokens), lambda h, b, i, *_: (b, h, 0, 0))
 
     of_block = pl.BlockSpec((1, 1, head_dim, keys), lambda h, b, i, *_: (b, h, 0, i))
-    scalars = [inputs.ranges.start.reshape(-1), inputs.ranges.stop.reshape(-1), inputs.slopes]
-    arrays = [inputs.k, inputs.v, inputs.key_segments, inputs.key_bias]
-    arrays += [inputs.q, inputs.d_output, inputs.log_sum_exp, inputs.delta, inputs.query_segments]
+    scalars = [ranges.start.reshape(-1), ranges.stop.reshape(-1), slopes]
+    arrays = [k, v, key_segments, bias, q, d_output, log_sum_exp, delta, query_segments]
     if resident:
         of_segments = pl.BlockSpec((1, segments, tokens), lambda h, b, i, *_: (b, 0, 0))
         row_specs = [of_row(head_dim), of_row(head_dim), of_row(1), of_row(1), of_segments]
@@ -198,17 +185,17 @@ def backward(
         row_scratch = [pltpu.VMEM((2, rows, queries), of_type) for rows, of_type in types]
         row_scratch += [pltpu.SemaphoreType.DMA((6, 2)), pltpu.SemaphoreType.DMA((2,))]
         aliases = {len(scalars) + len(arrays): 0}
-        arrays.append(jnp.zeros(inputs.q.shape, jnp.float32))
+        arrays.append(jnp.zeros(q.shape, jnp.float32))
     dq, dk, dv = pl.pallas_call(
         functools.partial(_kernel, scale=scale, queries=queries, resident=resident, interpret=bool(interpret)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
-            grid=(heads, batch, tokens // keys),
+            grid=(heads, len(q), tokens // keys),
             in_specs=[
                 of_block,
                 of_block,
                 pl.BlockSpec((1, segments, keys), lambda h, b, i, *_: (b, 0, i)),
-                pl.BlockSpec((1, *inputs.key_bias.shape[1:]), lambda h, b, i, *_: (h, 0, 0)),
+                pl.BlockSpec((1, *bias.shape[1:]), lambda h, b, i, *_: (h, 0, 0)),
                 *row_specs,
             ],
             out_specs=[dq_spec, of_block, of_block],
@@ -221,11 +208,9 @@ def backward(
                 *row_scratch,
             ],
         ),
-        out_shape=[tile.result(inputs.q.shape, d) for d in (dq_dtype, dtype, dtype)],
+        out_shape=[tile.result(q.shape, d) for d in (dq_dtype, dtype, dtype)],
         input_output_aliases=aliases,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem
-        ),
+        compiler_params=tiling.compiler_params,
         interpret=interpret,
         name="alibi_attention_backward",
     )(*scalars, *arrays)

@@ -1,42 +1,29 @@
 """Forward pass of the TPU kernel: FlashAttention-2 (Dao 2023) over the blocks of keys that matter.
 
 One grid step takes one block of queries through its blocks of keys. Softmax needs a reference to subtract from the scores
-before 2^x; any will do that neither overflows nor underflows, and a running maximum is the dearest: each block of keys waits
-for the one before. With S, the bound of the scores that :mod:`~.skipping` needs, a query's score with its own key is as
-good: no score is above it by more than 2 S, and the own key's weight is 1. Then nothing in the loop waits, and the matrix
-units never pause. Heads with S above SAFE_BOUND take the running maximum.
+before 2^x; any that neither overflows nor underflows will do, and a running maximum is the most expensive: each block of
+keys waits for the one before. With S, the bound of the scores that :mod:`~.skipping` needs, a query's score with its own
+key is as good: no score is above it by more than 2 S, and the own key's weight is 1. Then nothing in the loop waits, and
+the matrix units never pause. Heads with S above SAFE_BOUND take the running maximum.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from dnabert2_jax.kernels.attention.kernel import Inputs
 from dnabert2_jax.kernels.attention.skipping import BlockRanges
 from dnabert2_jax.kernels.attention.tpu import tile
-from dnabert2_jax.kernels.attention.tpu.tile import BEFORE, BEHIND, DIAGONAL, FLOOR
+from dnabert2_jax.kernels.attention.tpu.tile import BEFORE, BEHIND, DIAGONAL, FLOOR, Tiling
 from dnabert2_jax.kernels.attention.tpu.visits import Stream, repeat, visits_of
 
 SAFE_BOUND = 32.0
 """Largest S for which the own key's score serves as the softmax's reference: weights stay below 2^93, so that sums over 2^23
 keys of values below 2^11 stay within float32."""
-
-
-class ForwardInputs(NamedTuple):
-    """What the forward kernel reads; T is a multiple of both block sizes."""
-
-    ranges: BlockRanges  # of keys to visit, int32 [B, H, T / queries]
-    bounded: jax.Array  # the own key's score may serve as reference, int32 [B, H]
-    slopes: jax.Array  # float32 [H]
-    q: jax.Array  # [B, H, d, T]
-    k: jax.Array  # [B, H, d, T]
-    v: jax.Array  # [B, H, d, T]
-    query_segments: jax.Array  # [B, 48, T]
-    key_segments: jax.Array  # [B, 48, T]
-    key_bias: jax.Array  # [H, 16, keys]
 
 
 def _kernel(
@@ -169,24 +156,23 @@ def _distances(first_query: jax.Array, first_key: jax.Array, queries: int, keys:
     return jnp.abs(key - query + (first_key - first_query)).astype(jnp.float32)
 
 
-def forward(
-    inputs: ForwardInputs, *, scale: float, queries: int, resident: bool, vmem: int, interpret: Any = False
-) -> tuple[jax.Array, jax.Array]:
+def forward(inputs: Inputs, ranges: BlockRanges, bounded: jax.Array, tiling: Tiling) -> tuple[jax.Array, jax.Array]:
     """Attention output [B, H, d, T] and log-sum-exp over scale, float32 [B, H, 1, T].
 
     Args:
-        inputs: the arrays.
-        scale: factor of the dot products.
-        queries: tokens of a block of queries.
-        resident: hold a row's keys and values on the chip; else copy each block when it is visited.
-        vmem: bytes of on-chip memory to use.
-        interpret: for `pallas_call`.
+        inputs: the arrays, T a multiple of both block sizes.
+        ranges: blocks of keys to visit, int32 [B, H, T / queries].
+        bounded: whether the own key's score may serve as the softmax's reference, int32 [B, H].
+        tiling: how.
     """
-    batch, heads, head_dim, tokens = inputs.q.shape
-    keys = inputs.key_bias.shape[2]
+    q, k, v, slopes, segment_ids = inputs
+    scale, queries, keys, resident, _, interpret = tiling
+    batch, heads, head_dim, tokens = q.shape
+    dtype = q.dtype
+    query_segments, key_segments = tile.segment_features(segment_ids, dtype)
+    segments = key_segments.shape[1]
+    bias = tile.key_bias(slopes, scale, keys, dtype)
     of_block = pl.BlockSpec((1, 1, head_dim, queries), lambda h, b, i, *_: (b, h, 0, i))
-    segments = inputs.key_segments.shape[1]
-    dtype = inputs.q.dtype
     if resident:
         of_row = pl.BlockSpec((1, 1, head_dim, tokens), lambda h, b, i, *_: (b, h, 0, 0))
         row_specs = [of_row, of_row, pl.BlockSpec((1, segments, tokens), lambda h, b, i, *_: (b, 0, 0))]
@@ -205,7 +191,7 @@ def forward(
                 of_block,
                 pl.BlockSpec((1, segments, queries), lambda h, b, i, *_: (b, 0, i)),
                 *row_specs,
-                pl.BlockSpec((1, *inputs.key_bias.shape[1:]), lambda h, b, i, *_: (h, 0, 0)),
+                pl.BlockSpec((1, *bias.shape[1:]), lambda h, b, i, *_: (h, 0, 0)),
             ],
             out_specs=[of_block, pl.BlockSpec((1, 1, 1, queries), lambda h, b, i, *_: (b, h, 0, i))],
             scratch_shapes=[
@@ -216,26 +202,12 @@ def forward(
                 *row_scratch,
             ],
         ),
-        out_shape=[
-            tile.result(inputs.q.shape, inputs.q.dtype),
-            tile.result((batch, heads, 1, tokens), jnp.float32),
-        ],
-        # Rows of a head share its table, blocks of a row its turned keys; heads share nothing.
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem
-        ),
+        out_shape=[tile.result(q.shape, dtype), tile.result((batch, heads, 1, tokens), jnp.float32)],
+        compiler_params=tiling.compiler_params,
         interpret=interpret,
         name="alibi_attention_forward",
     )(
-        inputs.ranges.start.reshape(-1),
-        inputs.ranges.stop.reshape(-1),
-        inputs.bounded.reshape(-1),
-        inputs.slopes,
-        inputs.q,
-        inputs.k,
-        inputs.query_segments,
-        inputs.k,
-        inputs.v,
-        inputs.key_segments,
-        inputs.key_bias,
+        *(x.reshape(-1) for x in (*ranges, bounded)),
+        slopes,
+        *(q, k, query_segments, k, v, key_segments, bias),
     )

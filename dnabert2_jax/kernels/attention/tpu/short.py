@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from dnabert2_jax.kernels.attention.kernel import Inputs
 from dnabert2_jax.kernels.attention.tpu import tile
 from dnabert2_jax.kernels.attention.tpu.tile import FLOOR, LANES
 
@@ -107,21 +108,32 @@ def _backward_kernel(
 
 
 def _call(
-    kernel: Callable[..., None], name: str, largest: int, arrays: list[jax.Array], results: list[Any], **settings: Any
+    kernel: Callable[..., None],
+    name: str,
+    max_group: int,
+    inputs: Inputs,
+    more: list[jax.Array],
+    results: list[Any],
+    *,
+    scale: float,
+    interpret: Any,
 ) -> Any:
     """Run a kernel over all rows and groups of heads.
 
     Args:
-        kernel: its refs are slopes, arrays and results, in this order.
+        kernel: its refs are slopes, q, k, v, segments of queries and of keys, ``more`` and the results, in this order.
         name: of the call.
-        largest: heads of a group.
-        arrays: slopes [H], then [B, H, n, 128] or, for segments, [B, n, 128].
+        max_group: heads of a group.
+        inputs: the arrays.
+        more: further ones, [B, H, n, 128].
         results: shapes and dtypes, [B, H, n, 128].
-        **settings: scale and interpret.
+        scale: factor of the dot products.
+        interpret: for `pallas_call`.
     """
-    slopes, *blocked = arrays
+    q, k, v, slopes, segment_ids = inputs
+    blocked = [q, k, v, *tile.segment_features(segment_ids, q.dtype), *more]
     batch, heads = results[0].shape[:2]
-    group = _group(heads, largest)
+    group = _group(heads, max_group)
 
     def spec(x: Any) -> pl.BlockSpec:
         if x.ndim == 3:
@@ -129,7 +141,7 @@ def _call(
         return pl.BlockSpec((1, group, *x.shape[2:]), lambda b, h, *_: (b, h, 0, 0))
 
     return pl.pallas_call(
-        functools.partial(kernel, scale=settings["scale"], interpret=bool(settings["interpret"])),
+        functools.partial(kernel, scale=scale, interpret=bool(interpret)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(batch, heads // group),
@@ -138,55 +150,33 @@ def _call(
         ),
         out_shape=results,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
-        interpret=settings["interpret"],
+        interpret=interpret,
         name=name,
     )(slopes, *blocked)
 
 
-def short_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array, segment_ids: jax.Array, *, scale: float, interpret: Any
-) -> tuple[jax.Array, jax.Array]:
+def short_forward(inputs: Inputs, *, scale: float, interpret: Any) -> tuple[jax.Array, jax.Array]:
     """Attention output [B, H, d, 128] and log-sum-exp over scale, float32 [B, H, 1, 128]."""
-    arrays = [slopes, q, k, v, *tile.segment_features(segment_ids, q.dtype)]
+    q = inputs.q
     results = [tile.result(q.shape, q.dtype), tile.result((*q.shape[:2], 1, LANES), jnp.float32)]
-    return _call(_forward_kernel, "alibi_attention_short_forward", _GROUP, arrays, results, scale=scale, interpret=interpret)
+    return _call(
+        _forward_kernel, "alibi_attention_short_forward", _GROUP, inputs, [], results, scale=scale, interpret=interpret
+    )
 
 
 def short_backward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slopes: jax.Array,
-    segment_ids: jax.Array,
-    output: jax.Array,
-    d_output: jax.Array,
-    rows: jax.Array,
-    *,
-    scale: float,
-    interpret: Any,
+    inputs: Inputs, output: jax.Array, d_output: jax.Array, rows: jax.Array, *, scale: float, interpret: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of q, k and v, [B, H, d, 128] each.
 
     Args:
-        q: [B, H, d, 128].
-        k: [B, H, d, 128].
-        v: [B, H, d, 128].
-        slopes: ALiBi slopes, [H].
-        segment_ids: 0 at padding, [B, 128].
+        inputs: of the forward pass.
         output: of the forward pass, [B, H, d, 128].
         d_output: its cotangent.
-        rows: log-sum-exp over scale and, where it has one, its cotangent, [B, H, 1 or 2, 128].
+        rows: log-sum-exp over scale and, if it has one, its cotangent, [B, H, 1 or 2, 128].
         scale: factor of the dot products.
         interpret: for `pallas_call`.
     """
-    arrays = [slopes, q, k, v, *tile.segment_features(segment_ids, q.dtype), output, d_output, rows]
-    results = [tile.result(q.shape, q.dtype)] * 3
-    return _call(
-        _backward_kernel,
-        "alibi_attention_short_backward",
-        _BACKWARD_GROUP,
-        arrays,
-        results,
-        scale=scale,
-        interpret=interpret,
-    )
+    name, more = "alibi_attention_short_backward", [output, d_output, rows]
+    results = [tile.result(inputs.q.shape, inputs.q.dtype)] * 3
+    return _call(_backward_kernel, name, _BACKWARD_GROUP, inputs, more, results, scale=scale, interpret=interpret)

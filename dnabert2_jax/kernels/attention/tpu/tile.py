@@ -19,11 +19,12 @@ turns differences into exponents of 2, which is what the hardware computes.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
 
@@ -43,6 +44,31 @@ FLOOR = -(2.0**100)
 
 BEFORE, BEHIND, DIAGONAL = 0, 1, 2
 """Where the keys of a tile lie, seen from its queries."""
+
+
+class Tiling(NamedTuple):
+    """How a kernel for long rows is launched.
+
+    Attributes:
+        scale: factor of the dot products.
+        queries: tokens of a block of queries.
+        keys: tokens of a block of keys.
+        resident: hold a whole row on the chip; otherwise copy each block when it is visited.
+        vmem: bytes of on-chip memory to use.
+        interpret: for `pallas_call`.
+    """
+
+    scale: float
+    queries: int
+    keys: int
+    resident: bool
+    vmem: int
+    interpret: Any
+
+    @property
+    def compiler_params(self) -> pltpu.CompilerParams:
+        """For a grid of heads, rows and blocks: rows of a head share its table, blocks of a row share scratch."""
+        return pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=self.vmem)
 
 
 def result(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:

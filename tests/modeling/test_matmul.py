@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dnabert2_jax.kernels.attention import tracing_for
-from dnabert2_jax.modeling.products import product
+from dnabert2_jax.modeling.matmul import einsum
 
 SIZES = dict(zip("btcdhior", (3, 10, 24, 8, 4, 24, 40, 2), strict=True))
 AXES = ["bti,io->bto", "bi,io->bo", "btc,chd->bhtd", "btc,chd->bhdt", "bthd,hdc->btc", "bhdt,hdc->btc", "btc,cr->btr"]
@@ -25,7 +25,7 @@ def arguments(axes: str, dtype: jnp.dtype = jnp.bfloat16) -> list[jax.Array]:
 @pytest.mark.parametrize("axes", AXES)
 def test_product_and_gradients_are_those_of_einsum(axes: str, dtype: jnp.dtype) -> None:
     x, weight, cotangent = arguments(axes, dtype)
-    output, backward = jax.vjp(lambda x, w: product(axes, x, w), x, weight)
+    output, backward = jax.vjp(lambda x, w: einsum(axes, x, w), x, weight)
     wide = [array.astype(jnp.float32) for array in (x, weight)]
     expected, plain_backward = jax.vjp(lambda x, w: jnp.einsum(axes, x, w), *wide)
     found = [output, *backward(cotangent)]
@@ -38,17 +38,17 @@ def test_product_and_gradients_are_those_of_einsum(axes: str, dtype: jnp.dtype) 
 
 def test_leading_axes_may_be_any() -> None:
     x, weight, _ = arguments("bti,io->bto")
-    everything = product("...i,io->...o", x, weight)
+    everything = einsum("...i,io->...o", x, weight)
     for row, expected in zip(x, everything, strict=True):
-        np.testing.assert_array_equal(product("...i,io->...o", row, weight), expected)
-    np.testing.assert_array_equal(product("...i,io->...o", x[0, 0], weight), everything[0, 0])
+        np.testing.assert_array_equal(einsum("...i,io->...o", row, weight), expected)
+    np.testing.assert_array_equal(einsum("...i,io->...o", x[0, 0], weight), everything[0, 0])
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
 def test_elsewhere_a_product_is_one_einsum(platform: str) -> None:
     x, weight, _ = arguments("btc,chd->bhtd")
     with tracing_for(platform):
-        ours = jax.make_jaxpr(lambda x, w: product("btc,chd->bhtd", x, w))(x, weight)
+        ours = jax.make_jaxpr(lambda x, w: einsum("btc,chd->bhtd", x, w))(x, weight)
     assert str(ours) == str(jax.make_jaxpr(lambda x, w: jnp.einsum("btc,chd->bhtd", x, w))(x, weight))
 
 
@@ -57,7 +57,7 @@ def test_on_a_cpu_bfloat16_goes_to_the_kernels_that_take_it() -> None:
     x, weight, cotangent = (jnp.zeros(shape, jnp.bfloat16) for shape in ((4, 64, 256), (256, 512), (4, 64, 512)))
 
     def both(x: jax.Array, weight: jax.Array, cotangent: jax.Array) -> object:
-        output, backward = jax.vjp(lambda x, w: product("bti,io->bto", x, w), x, weight)
+        output, backward = jax.vjp(lambda x, w: einsum("bti,io->bto", x, w), x, weight)
         return output, backward(cotangent)
 
     program = jax.jit(both).lower(x, weight, cotangent).compile().as_text()

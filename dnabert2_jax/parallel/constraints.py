@@ -1,0 +1,41 @@
+"""Sharding constraints on what a step computes, in effect only while tracing a step that XLA divides among devices."""
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from dnabert2_jax.parallel.mesh import AXES, ROWS, WHOLE
+
+
+def keep_rows_spread(x: jax.Array) -> jax.Array:
+    """Activations [B, ...] with rows over ``data`` and ``fsdp`` and everything else whole.
+
+    Left to itself, XLA lets the sharding of a weight spill into activations, and moves those instead of the weight.
+    """
+    return _constrain(x, ROWS)
+
+
+def keep_whole(x: jax.Array) -> jax.Array:
+    """A weight replicated on every device, for lookups: XLA divides a gather badly."""
+    return _constrain(x, WHOLE)
+
+
+def keep_columns_spread(kernel: jax.Array) -> jax.Array:
+    """A weight [in, n, out / n], the columns of each of the n blocks over ``tensor``."""
+    return _constrain(kernel, P("fsdp", None, "tensor"))  # type: ignore[no-untyped-call]
+
+
+def is_divided() -> bool:
+    """Whether this is traced for a step that XLA divides among devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.axis_names == AXES and set(mesh.axis_types) == {AxisType.Auto}
+
+
+def row_shards() -> int:
+    """Number of devices that the rows of a traced array are spread over; 1 inside a function of each device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape["data"] * mesh.shape["fsdp"] if is_divided() else 1
+
+
+def _constrain(x: jax.Array, spec: P) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, spec) if is_divided() else x  # type: ignore[no-untyped-call]
