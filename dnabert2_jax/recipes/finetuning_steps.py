@@ -88,9 +88,9 @@ def train_by_steps(job: FinetuningJob) -> Trained:
             best.resume(**notes["best"])
         with MetricsLog(job.directory, first) as log, ProgressBar("fine-tuning", total_steps, first) as bar:
             metrics = LogMetrics(
-                Meter(table_means(job.labels)),
-                log,
-                bar,
+                meter=Meter(table_means(job.labels)),
+                log=log,
+                bar=bar,
                 due=evaluations.__contains__,
                 values=lambda event: {
                     "epoch": event.step / steps_per_epoch,
@@ -128,7 +128,11 @@ def train_by_steps(job: FinetuningJob) -> Trained:
                 _batches_from(epochs, first),
                 total=total_steps,
                 stop_requests=stop_requests,
-                callbacks=(metrics, evaluate, SaveCheckpoints(checkpoints, due=evaluations.__contains__, meta=notes_at)),
+                callbacks=(
+                    metrics,
+                    evaluate,
+                    SaveCheckpoints(checkpoints=checkpoints, due=evaluations.__contains__, meta=notes_at),
+                ),
                 finished=out_of_patience,
             )
             if int(state.step) < total_steps:

@@ -198,9 +198,9 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
             Profile(directory.path / "profile", first, plan.profile_steps) as profile,
         ):
             metrics = LogMetrics(
-                job.meter(),
-                log,
-                bar,
+                meter=job.meter(),
+                log=log,
+                bar=bar,
                 due=every(plan.log_every),
                 values=lambda event: {"learning_rate": float(schedule(updates(event.state) - 1))},
                 skipped_in_a_row=min(plan.skipped_in_a_row, plan.steps),
@@ -229,7 +229,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
                     profile,
                     metrics,
                     validate,
-                    SaveCheckpoints(checkpoints, due=every(plan.save_every), meta=notes_at),
+                    SaveCheckpoints(checkpoints=checkpoints, due=every(plan.save_every), meta=notes_at),
                 ),
             )
     # A run that was complete already has not been scored by any step above.

@@ -6,7 +6,7 @@ checkpoint. Which of them a run has, and how often each is due, is for its recip
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,11 @@ def run_steps(
     return state
 
 
+@dataclass(kw_only=True)
 class LogMetrics:
     """Shows progress, writes the means of the steps since the last line, and ends a run that diverged.
 
-    Args:
+    Attributes:
         meter: measures the steps.
         log: gets a line when one is due, and when the run stops.
         bar: shows progress and the last figures.
@@ -112,28 +113,19 @@ class LogMetrics:
         skipped_in_a_row: this many skipped steps in a row (not finite) end the run.
         diverged: makes the error to raise then, from the number of steps in a row and the last one of them.
         began: when the run began, by ``time.monotonic``.
-
-    Attributes:
         first_step_seconds: from ``began`` to the end of the first step, compiling included; None before that.
     """
 
-    def __init__(
-        self,
-        meter: Meter,
-        log: MetricsLog,
-        bar: ProgressBar,
-        *,
-        due: Due,
-        values: Callable[[StepEvent], Mapping[str, float]],
-        skipped_in_a_row: int,
-        diverged: Callable[[int, int], UserError],
-        began: float,
-    ) -> None:
-        self.meter, self.log, self._bar = meter, log, bar
-        self._due, self._values, self._began = due, values, began
-        self._skipped_in_a_row, self._diverged = skipped_in_a_row, diverged
-        self._evaluation = ""
-        self.first_step_seconds: float | None = None
+    meter: Meter
+    log: MetricsLog
+    bar: ProgressBar
+    due: Due
+    values: Callable[[StepEvent], Mapping[str, float]]
+    skipped_in_a_row: int
+    diverged: Callable[[int, int], UserError]
+    began: float
+    first_step_seconds: float | None = field(default=None, init=False)
+    _evaluation: str = field(default="", init=False)
 
     def __call__(self, event: StepEvent) -> None:
         """Measure a step."""
@@ -143,43 +135,45 @@ class LogMetrics:
         self.meter.add(event.step, event.metrics, event.batch, 0.0 if first else event.waited)
         if first:
             jax.block_until_ready(event.metrics)  # type: ignore[no-untyped-call]
-            self.first_step_seconds = time.monotonic() - self._began
+            self.first_step_seconds = time.monotonic() - self.began
             remark(f"first step done after {self.first_step_seconds:.1f} s, compiling included")
-        if self._due(event.step) or event.last or event.stopping:
-            self.log.write(event.step, **self.meter.read(), **self._values(event))
-        self._bar.advance(figures=self._figures())
-        if self.meter.skipped_in_a_row >= self._skipped_in_a_row:
-            raise self._diverged(self.meter.skipped_in_a_row, self.meter.last_skipped)
+        if self.due(event.step) or event.last or event.stopping:
+            self.log.write(event.step, **self.meter.read(), **self.values(event))
+        self.bar.advance(figures=self._figures())
+        if self.meter.skipped_in_a_row >= self.skipped_in_a_row:
+            raise self.diverged(self.meter.skipped_in_a_row, self.meter.last_skipped)
 
     def evaluated(self, step: int, scores: Mapping[str, Any], shown: str = "") -> None:
         """Write the scores of an evaluation, and show them beside the bar; the time it took is not training time."""
         self.log.write(step, **scores)
         self._evaluation = shown
-        self._bar.advance(0, figures=self._figures())
+        self.bar.advance(0, figures=self._figures())
         self.meter.restart()
 
     def _figures(self) -> str:
         return "  ".join(part for part in (self.meter.figures, self._evaluation) if part)
 
 
+@dataclass(frozen=True, kw_only=True)
 class SaveCheckpoints:
     """Saves a checkpoint when one is due, after the last step, and when the run stops.
 
-    Args:
+    Attributes:
         checkpoints: where to.
         due: when.
         meta: the run's notes beside the state, from the step; ``identity`` is what :func:`resume` compares.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, due: Due, meta: Callable[[int], dict[str, Any]]) -> None:
-        self._checkpoints, self._due, self._meta = checkpoints, due, meta
+    checkpoints: Checkpoints
+    due: Due
+    meta: Callable[[int], dict[str, Any]]
 
     def __call__(self, event: StepEvent) -> None:
         """Save if it is time to; a run that stops waits until everything is on the disk."""
-        if self._due(event.step) or event.last or event.stopping:
-            self._checkpoints.save(event.step, event.state, self._meta(event.step))
+        if self.due(event.step) or event.last or event.stopping:
+            self.checkpoints.save(event.step, event.state, self.meta(event.step))
             if event.stopping:
-                self._checkpoints.wait()
+                self.checkpoints.wait()
 
 
 def resume(

@@ -24,7 +24,7 @@ class Stopped(SystemExit):
 class StopRequests:
     """Catches SIGTERM and the first Ctrl-C, so that a loop can ask after every step whether to stop; a context manager.
 
-    Further SIGTERMs change nothing, so a scheduler that repeats itself does not disturb the save; a second Ctrl-C interrupts.
+    Further SIGTERMs change nothing, so a scheduler that repeats itself does not disturb the save; a second Ctrl-C aborts.
 
     With several processes, jax's preemption service (``multihost_utils.reached_preemption_sync_point``) handles SIGTERM:
     one that arrives at any process makes all of them stop after the same step.

@@ -63,9 +63,9 @@ def logging(path, total, *, lines_every=2, skipped_in_a_row=3):
 
     with MetricsLog(Workdir(path, {}), 0) as log, ProgressBar("training", total) as bar:
         yield LogMetrics(
-            Meter(masked_lm_means),
-            log,
-            bar,
+            meter=Meter(masked_lm_means),
+            log=log,
+            bar=bar,
             due=every(lines_every),
             values=lambda event: {"half": event.step / 2},
             skipped_in_a_row=skipped_in_a_row,
@@ -97,7 +97,9 @@ def test_it_ends_early_where_it_is_told_to():
 
 def test_a_stop_is_logged_and_saved_first_and_the_run_resumes(tmp_path, capsys):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints, logging(tmp_path / "run", 9) as metrics:
-        saving = SaveCheckpoints(checkpoints, due=every(100), meta=lambda step: {"identity": {"a": "b"}, "noted": step})
+        saving = SaveCheckpoints(
+            checkpoints=checkpoints, due=every(100), meta=lambda step: {"identity": {"a": "b"}, "noted": step}
+        )
         with pytest.raises(Stopped) as stopped:
             take(9, [metrics, saving], stop=5)
         assert (stopped.value.code, stopped.value.step) == (0, 5)
