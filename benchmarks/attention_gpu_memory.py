@@ -15,11 +15,14 @@ from aot.report import Memory
 from rich.console import Console
 from rich.table import Table
 
+from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import named_size
 from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.kernels.attention import tracing_for
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier
+from dnabert2_jax.parallel.layout import Layout
+from dnabert2_jax.parallel.mesh import WHOLE, make_mesh
 from dnabert2_jax.training.objectives import classification_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import TrainState, make_train_step
@@ -50,7 +53,9 @@ def step_memory(gpu: str, compute: Compute, tokens: int) -> Memory:
     ids, one = array((1, tokens), jnp.int32), array((1,), jnp.int32)
     batch = ClassificationBatch(TokenBatch(ids, ids, ids), one, array((1,), jnp.float32), array((1,), jnp.uint32), one)
     with tracing_for("gpu", ".".join(map(str, GPUS[gpu].capability))):
-        step = make_train_step(classification_loss(network), optimizer)
+        whole = jax.tree.map(lambda _: WHOLE, params)
+        layout = Layout(make_mesh(MeshOptions(data=1), gpu_devices(gpu)), whole, whole)
+        step = make_train_step(classification_loss(network), optimizer, layout)
         return compile_for_gpu(step, state, {}, batch, gpu=gpu).memory
 
 

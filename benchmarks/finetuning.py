@@ -32,6 +32,7 @@ from rich.table import Table
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.artifacts.model import load_model
+from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, LoraConfig, named_size
 from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER
 from dnabert2_jax.data.by_length import choose_lengths, epoch_batches, epoch_order
@@ -43,6 +44,7 @@ from dnabert2_jax.modeling.compute import Compute, Precision
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.tokenizer.loading import Tokenizer
+from dnabert2_jax.parallel.layout import spread_rows
 from dnabert2_jax.tokenizer.special import PAD
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.objectives import classification_loss
@@ -69,7 +71,8 @@ class Weights:
             heads = {"pooler": params["pooler"], "classifier": params["classifier"]}
             trainable, self.frozen = {"adapter": init_adapter(config, self.lora, 1), **heads}, {"encoder": params["encoder"]}
         self.optimizer = make_optimizer(FINETUNE_OPTIMIZER, 1000)
-        self.state = init_state(trainable, self.optimizer)
+        self.layout = spread_rows(MeshOptions(data=1), 1, trainable)
+        self.state = init_state(trainable, self.optimizer, self.layout)
         self.bytes = _bytes(trainable) + _bytes(self.state.optimizer)  # gradients are as large as what is trained
 
 
@@ -78,7 +81,7 @@ class Ours:
 
     def __init__(self, weights: Weights, batches: Sequence[ClassificationBatch], precision: Precision) -> None:
         network = sequence_classifier(weights.config, weights.labels, Compute(precision))
-        self.step = make_train_step(classification_loss(network, weights.lora), weights.optimizer)
+        self.step = make_train_step(classification_loss(network, weights.lora), weights.optimizer, weights.layout)
         self.weights, self.batches = weights, batches
         began = time.perf_counter()
         for width in sorted({batch.tokens.input_ids.shape[1] for batch in batches}):

@@ -28,7 +28,7 @@ class ProgressBar:
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done = title, total, done
         self._figures = ""
-        self._began, self._done_before = time.monotonic(), done
+        self._began, self._done_before, self._timed = time.monotonic(), done, False
         self._last_line = self._began
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -57,6 +57,9 @@ class ProgressBar:
 
     def advance(self, units: int = 1, figures: str | None = None) -> None:
         """Count ``units`` as done; ``figures`` replaces the text beside the bar."""
+        if units and not self._timed:
+            # The first units pay for compiling; the time left is estimated from those after them.
+            self._timed, self._began, self._done_before = True, time.monotonic(), self._done + units
         self._done += units
         self._figures = self._figures if figures is None else figures
         if self._bar is not None:

@@ -23,16 +23,18 @@ from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.config.loading import parse_run
 from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.draws import record_seeds
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
 from dnabert2_jax.modeling.models import masked_lm
+from dnabert2_jax.parallel.layout import Layout, spread_rows
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP
 from dnabert2_jax.tokenizer.training import train_bpe
-from dnabert2_jax.types import ClassificationBatch, MlmBatch, TokenBatch
+from dnabert2_jax.types import ClassificationBatch, MlmBatch, TokenBatch, Tree
 from tests.genome.helpers import random_dna, write_fasta
 
 # Compiling a step takes seconds and running it none: programs are shared by the tests of this process and its subprocesses.
@@ -206,6 +208,11 @@ def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
+
+
+def one_device(trainable: Tree) -> Layout:
+    """A mesh of one device, for parameters that may be abstract."""
+    return spread_rows(MeshOptions(data=1), 1, trainable)
 
 
 def random_tokens(lengths: list[int], width: int, seed: int = 0) -> TokenBatch:

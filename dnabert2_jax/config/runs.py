@@ -163,6 +163,8 @@ class Epochs:
             several into a row of the batch, with hardly any padding.
         padded_lengths: at most this many lengths that rows are padded to; each is compiled once.
         keep_checkpoints: number of newest checkpoints to keep.
+        skipped_in_a_row: a step whose loss or gradient is not finite is skipped; this many of them in a row, or all steps
+            before an evaluation, stop the run.
     """
 
     method: Literal["full", "lora", "probe"] = "full"
@@ -178,6 +180,7 @@ class Epochs:
     batching: Literal["by_length", "packed"] = "by_length"
     padded_lengths: int = Field(default=3, ge=1)
     keep_checkpoints: int = Field(default=1, ge=1)
+    skipped_in_a_row: int = Field(default=10, ge=1)
 
     _parts_divide_the_batch = model_validator(mode="after")(_check_parts)
 

@@ -31,8 +31,8 @@ from dnabert2_jax.gue.report import write_gue_report
 from dnabert2_jax.gue.summary import FOUND_FILE, TaskSummary, read_record, remember_found, summarize
 from dnabert2_jax.gue.tables import CAPPED_TABLE, TaskData, prepare, table_hashes
 from dnabert2_jax.progress import remark
+from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.recipes.finetuning import finetune
-from dnabert2_jax.recipes.start import starting_point
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import Workdir
@@ -102,7 +102,7 @@ def run_gue(run: GueRun, show: Callable[[list[TaskSummary]], None] = lambda _: N
     Raises:
         UserError: the model, the data or the directory cannot be used; or something failed, after the report is written.
     """
-    _, tokenizer, model = starting_point(check_overrides(run.overrides, run.start).model)
+    _, tokenizer, model = load_base(check_overrides(run.overrides, run.start).model)
     discovery = discover(run.data, run.tasks)
     asked = {
         "command": "gue run",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.parallel.collectives import gather_parameter, reduce_gradient, stage_groups
+from dnabert2_jax.parallel.collectives import gather_parameter, reduce_gradient, stage_groups, sum_over_data
 from dnabert2_jax.parallel.mesh import ROWS, WHOLE, make_mesh, slice_sides
 from dnabert2_jax.parallel.rules import partition_spec, spread_over_data
 from dnabert2_jax.types import Tree
@@ -149,9 +149,9 @@ class Layout:
                 )
             result = function(trainable, frozen, batch)
             if not gradients:
-                return jax.lax.psum(result, "data")  # type: ignore[no-untyped-call]
-            sums = jax.lax.psum(result[1], "data")  # type: ignore[no-untyped-call]
-            return jax.tree.map(lambda g, spec: reduce_gradient(g, spec, sent, stages), result[0], self.moments), sums
+                return sum_over_data(result)
+            reduced = jax.tree.map(lambda g, spec: reduce_gradient(g, spec, sent, stages), result[0], self.moments)
+            return reduced, sum_over_data(result[1])
 
         return jax.shard_map(
             on_one,

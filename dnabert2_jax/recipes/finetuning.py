@@ -9,8 +9,8 @@ import numpy as np
 from dnabert2_jax.baselines.comparison import Baseline, kmer_baseline_if_feasible
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.metrics.scores import ClassificationMetrics, Scores, scores_without
+from dnabert2_jax.recipes.finetuning_job import prepare
 from dnabert2_jax.recipes.finetuning_steps import train_by_steps
-from dnabert2_jax.recipes.finetuning_task import open_task
 from dnabert2_jax.recipes.probe import fit_probe
 from dnabert2_jax.reports import report_finetuning
 from dnabert2_jax.reports.run import saved_baseline
@@ -18,18 +18,18 @@ from dnabert2_jax.reports.run import saved_baseline
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What a fine-tuning run came to.
+    """The result of a fine-tuning run.
 
     Attributes:
         model: the classifier directory (an adapter is merged into it).
-        adapter: the adapter directory, or None where no adapter was trained.
+        adapter: the adapter directory; None if no adapter was trained.
         test: scores on the test table.
         dev: scores on the dev table at the evaluation that was kept.
-        best_step: the step that was kept; of a probe, the number of its penalty.
-        trained_parameters: scalars that learned.
-        seconds: of training, evaluations included; of a run that went on, with those of earlier calls up to its checkpoint.
-        first_step_seconds: from the start of training to the end of this call's first step, compiling included (of a probe,
-            until all rows were embedded); None where there was none.
+        best_step: the step that was kept; for a probe, the number of its penalty.
+        trained_parameters: number of trainable parameters.
+        seconds: training time, evaluations included; for a resumed run, with that of earlier calls up to its checkpoint.
+        first_step_seconds: from the start of training to the end of this call's first step, compiling included (for a
+            probe, until all rows were embedded); None if there was no step left.
         clean: scores on the test rows whose sequence is in neither of the other tables; None if there are none, or no
             baseline.
     """
@@ -46,10 +46,10 @@ class Finetuned:
 
 
 def finetune(run: FinetuneRun, workdir: Path, *, baseline: Baseline | None = None) -> Finetuned:
-    """Train on one table, choose by a second, score on a third, and save.
+    """Train on one table, select by a second, score on a third, save and report.
 
-    A run that was killed and started again goes on from its last evaluation and ends with the same parameters, bit for
-    bit, on the same machine.
+    A run that was stopped or killed resumes from its last checkpoint and ends with the same parameters, bit for bit, on the
+    same machine.
 
     Args:
         run: what to do.
@@ -58,32 +58,34 @@ def finetune(run: FinetuneRun, workdir: Path, *, baseline: Baseline | None = Non
         baseline: what the report compares the scores with, if it is known already.
 
     Raises:
-        UserError: a path, a table, a setting or the directory cannot be used; the loss stopped being a number.
+        UserError: a path, a table, a setting or the directory cannot be used; training diverged.
+        Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
-    task = open_task(run, workdir)
+    job = prepare(run, workdir)
     began = time.monotonic()
-    trained = fit_probe(task) if run.training.method == "probe" else train_by_steps(task)
-    test = task.target.scores(task.test.labels, trained.outputs)
-    kept = trained.keeper.load()[1]
-    trained.keeper.finish(test)
+    trained = fit_probe(job) if run.training.method == "probe" else train_by_steps(job)
+    test = job.scores(job.test.labels, trained.outputs)
+    trained.best.finish(test)
+    seconds = trained.earlier_seconds + time.monotonic() - began
+
     clean = None
-    baseline = baseline or saved_baseline(workdir) or kmer_baseline_if_feasible(task.splits)
+    baseline = baseline or saved_baseline(workdir) or kmer_baseline_if_feasible(job.splits)
     if baseline is not None:
-        lines = np.array(task.splits.test.lines)
-        clean = scores_without(task.test.labels, trained.outputs, task.labels.names, lines, baseline["leaked_lines"])
+        lines = np.array(job.splits.test.lines)
+        clean = scores_without(job.test.labels, trained.outputs, job.labels.names, lines, baseline["leaked_lines"])
     result = Finetuned(
-        model=task.directory.model,
-        adapter=trained.keeper.adapter_path,
+        model=job.directory.model,
+        adapter=trained.best.adapter_path,
         test=test,
-        dev=kept["dev"],
-        best_step=kept["step"],
+        dev=trained.best.metrics["dev"],
+        best_step=trained.best.metrics["step"],
         trained_parameters=trained.trained_parameters,
-        seconds=trained.earlier_seconds + time.monotonic() - began,
+        seconds=seconds,
         first_step_seconds=trained.first_step_seconds,
         clean=clean,
     )
     scores = {**asdict(result), "model": str(result.model), "adapter": str(result.adapter or "")}
-    task.directory.write_json("scores.json", scores)
-    tables = {"train": task.train, "dev": task.dev, "test": task.test}
-    report_finetuning(task.directory.path, task.splits, tables, trained.outputs, baseline)
+    job.directory.write_json("scores.json", scores)
+    tables = {"train": job.train, "dev": job.dev, "test": job.test}
+    report_finetuning(job.directory.path, job.splits, tables, trained.outputs, baseline)
     return result

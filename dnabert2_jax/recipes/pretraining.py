@@ -1,13 +1,13 @@
-"""Masked language modelling from a corpus to a model directory; a run that was killed goes on where its checkpoint is."""
+"""Masked language modeling from a corpus to a model directory; a run that was killed resumes from its last checkpoint."""
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from numpy.typing import NDArray
 
 from dnabert2_jax.artifacts.model import SavedModel, save_model
@@ -27,17 +27,20 @@ from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.parallel.processes import gather, is_first
 from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
-from dnabert2_jax.recipes.start import starting_point
+from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.reports import report_pretraining
 from dnabert2_jax.reports.run import save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
-from dnabert2_jax.training.meter import Meter, Profile, summarise
-from dnabert2_jax.training.objectives import mlm_loss, mlm_loss_by_species
+from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
+from dnabert2_jax.training.meter import Meter
+from dnabert2_jax.training.objectives import masked_lm_means, mlm_loss, mlm_loss_by_species
 from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from dnabert2_jax.training.signals import Stopped, StopRequests
-from dnabert2_jax.training.step import TrainState, init_state, make_eval_step, make_train_step
+from dnabert2_jax.training.profile import Profile
+from dnabert2_jax.training.signals import StopRequests
+from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
 from dnabert2_jax.training.workdir import MetricsLog, Workdir, open_workdir
+from dnabert2_jax.types import MlmBatch
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,10 @@ class _Job:
         layout: how devices share parameters and rows.
         here: which of a batch's rows this process reads.
         corpus: the genomes.
-        rows: the rows to learn from.
+        rows: the training rows.
         held_out: batches to evaluate on, each with its rows' species numbers, on the devices.
         held_out_rows: rows of all of them.
-        identity: hashes of everything that the result depends on beside the settings.
+        identity: hashes of everything that the result depends on besides the settings.
     """
 
     run: PretrainRun
@@ -74,7 +77,7 @@ class _Job:
 
     @property
     def species(self) -> list[str]:
-        """Names of the corpus's species."""
+        """Names of the species in the corpus."""
         return [species.name for species in self.corpus.species]
 
     def batch(self, batch: Any) -> Any:
@@ -93,18 +96,23 @@ class _Job:
         )
 
     def meter(self) -> Meter:
-        """What measures speed, and the share of the devices' peak."""
+        """Measures throughput and model FLOPs utilization."""
         tokens, devices = self.run.data.tokens_per_row, self.layout.mesh.devices
         peak = peak_flops(devices.flat[0].device_kind)
         cost = training_flops_per_token(self.config, tokens, self.rows.masking.slots(tokens))
-        return Meter(cost, None if peak is None else peak * devices.size)
+        return Meter(
+            masked_lm_means,
+            flops_per_token=cost,
+            peak=None if peak is None else peak * devices.size,
+            processes=self.run.training.batch_size // len(self.here),
+        )
 
 
 def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     """Train, evaluate and save.
 
     Everything random is a function of the seed and the global record index, and the checkpoint holds the number of steps:
-    a run that was killed and started again ends with the same parameters, bit for bit, on the same machine.
+    a run that was killed and resumed ends with the same parameters, bit for bit, on the same machine.
 
     Args:
         run: what to do.
@@ -115,7 +123,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
         The model as process 0 saves it in ``workdir/model``.
 
     Raises:
-        UserError: a path, a setting or the directory cannot be used; the loss stopped being a number.
+        UserError: a path, a setting or the directory cannot be used; training diverged.
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
     job = _prepare(run)
@@ -132,9 +140,9 @@ def _prepare(run: PretrainRun) -> _Job:
         UserError: a path or a setting cannot be used.
     """
     plan = run.training
-    config, tokenizer, base = starting_point(run.model)
+    config, tokenizer, base = load_base(run.model)
     if base is not None and base.kind != "masked_lm":
-        raise UserError(f"{run.model.path} is a {base.kind}; pretraining goes on from a masked_lm model directory")
+        raise UserError(f"{run.model.path} is a {base.kind}; pretraining starts from a masked_lm model directory")
     compute = training_compute(run.model)
     corpus = Corpus.open(run.data.corpus)
 
@@ -163,77 +171,68 @@ def _prepare(run: PretrainRun) -> _Job:
 
 
 def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
-    """All steps from the last checkpoint on; the state after them, and its scores on the held-out rows.
+    """All steps since the last checkpoint; the state after them, and its scores on the held-out rows.
 
     Raises:
-        UserError: the inputs are others than those of the checkpoint; the loss stopped being a number.
+        UserError: the inputs differ from those of the checkpoint; training diverged.
         Stopped: it was asked for, and what was done is saved.
     """
+    began = time.monotonic()
     run, plan, layout = job.run, job.run.training, job.layout
-    optimizer = make_optimizer(run.optimizer, plan.steps)
-    train_step = make_train_step(mlm_loss(job.network), optimizer, accumulate=plan.accumulate, layout=layout)
+    optimizer, schedule = make_optimizer(run.optimizer, plan.steps), learning_rate_schedule(run.optimizer, plan.steps)
+    take_step = make_train_step(mlm_loss(job.network), optimizer, layout, accumulate=plan.accumulate)
     eval_step = make_eval_step(mlm_loss_by_species(job.network, len(job.species)), layout)
-    schedule, meter = learning_rate_schedule(run.optimizer, plan.steps), job.meter()
     params = layout.init(job.network.init, run.seed) if job.base is None else layout.place(job.base.params)
     state = init_state(params, optimizer, layout)
-    scores: dict[str, Any] | None = None
-
+    scores: dict[str, Any] = {}
     with (
         StopRequests() as stop_requests,
         Checkpoints(directory.checkpoints, keep_last=plan.keep_checkpoints, keep_every=plan.keep_every) as checkpoints,
     ):
-        state = _go_on(job, directory, checkpoints, state)
+        state, _ = resume(checkpoints, state, job.identity, workdir=directory.path, total=plan.steps)
         first = int(state.step)
         with (
             MetricsLog(directory, first) as log,
             ProgressBar("pretraining", plan.steps, first) as bar,
             Profile(directory.path / "profile", first, plan.profile_steps) as profile,
         ):
-            batches = training_batches(job.rows, plan.batch_size, first, plan.steps, job.here)
-            meter.restart()
-            for step in range(first + 1, plan.steps + 1):
-                asked = time.monotonic()
-                batch = next(batches)
-                waited = time.monotonic() - asked
-                tokens = int(np.count_nonzero(batch.tokens.segment_ids)) * plan.batch_size // len(job.here)
-                state, metrics = train_step(state, {}, job.batch(batch))
-                meter.add(step, metrics, tokens, waited)
-                profile.after(step, metrics)
-                bar.advance(figures=meter.figures)
-                last, stopping = step == plan.steps, stop_requests.after(step)
-                if step % plan.log_every == 0 or last or stopping:
-                    log.write(step, **meter.read(), learning_rate=float(schedule(_updates(state) - 1)))
-                    bar.advance(0, figures=meter.figures)
-                if meter.skipped_in_a_row >= plan.skipped_in_a_row:
-                    raise _diverged(directory, job.rows, plan.batch_size, meter)
-                if step % plan.evaluate_every == 0 or last:
-                    scores = evaluate(eval_step, state, job.held_out, job.species)
-                    log.write(step, **{f"validation_{name}": value for name, value in scores.items()})
-                    meter.restart()
-                if step % plan.save_every == 0 or last or stopping:
-                    checkpoints.save(step, state, {"records": step * plan.batch_size, "identity": job.identity})
-                if stopping and not last:
-                    checkpoints.wait()
-                    remark(f"stopped as asked, saved after step {step} of {plan.steps}; the same command goes on from there")
-                    raise Stopped(step)
+            metrics = LogMetrics(
+                meter=job.meter(),
+                log=log,
+                bar=bar,
+                due=every(plan.log_every),
+                values=lambda event: {"learning_rate": float(schedule(updates(event.state) - 1))},
+                skipped_in_a_row=min(plan.skipped_in_a_row, plan.steps),
+                diverged=partial(_diverged, directory, job.rows, plan.batch_size),
+                began=began,
+            )
+
+            def step_on_devices(state: TrainState, batch: MlmBatch) -> tuple[TrainState, StepMetrics]:
+                return take_step(state, {}, job.batch(batch))
+
+            def validate(event: StepEvent) -> None:
+                if event.step % plan.evaluate_every == 0 or event.last:
+                    scores.update(evaluate(eval_step, event.state, job.held_out, job.species))
+                    metrics.evaluated(event.step, {f"validation_{name}": value for name, value in scores.items()})
+
+            def notes_at(step: int) -> dict[str, Any]:
+                return {"records": step * plan.batch_size, "identity": job.identity}
+
+            state = run_steps(
+                state,
+                step_on_devices,
+                training_batches(job.rows, plan.batch_size, first, plan.steps, job.here),
+                total=plan.steps,
+                stop_requests=stop_requests,
+                callbacks=(
+                    profile,
+                    metrics,
+                    validate,
+                    SaveCheckpoints(checkpoints=checkpoints, due=every(plan.save_every), meta=notes_at),
+                ),
+            )
     # A run that was complete already has not been scored by any step above.
     return state, scores or evaluate(eval_step, state, job.held_out, job.species)
-
-
-def _go_on(job: _Job, directory: Workdir, checkpoints: Checkpoints, state: TrainState) -> TrainState:
-    """The state of the last checkpoint that can be read, or the one given where there is none.
-
-    Raises:
-        UserError: the inputs are others than those of the checkpoint.
-    """
-    restored = checkpoints.restore_latest(state)
-    if restored is None:
-        return state
-    before = restored.meta["identity"]
-    if changed := [name for name, now in job.identity.items() if before.get(name) != now]:
-        raise UserError(f"{directory.path}: {', '.join(changed)} changed since this run began; use another --workdir")
-    remark(f"going on from step {restored.step} of {job.run.training.steps}")
-    return restored.state
 
 
 def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, Any]) -> SavedModel:
@@ -260,8 +259,8 @@ def evaluate(eval_step: Any, state: TrainState, batches: list[Any], species: lis
     """Scores on some batches of rows and their species numbers.
 
     Returns:
-        ``loss`` (nats a masked token), ``perplexity``, ``masked_accuracy``, and ``loss_by_species`` of the species that have
-        rows there.
+        ``loss`` (nats per masked token), ``perplexity``, ``masked_accuracy``, and ``loss_by_species`` for the species that
+        have rows there.
     """
     sums = jax.device_get([eval_step(state.trainable, {}, batch) for batch in batches])
     by_species = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *sums)
@@ -270,26 +269,20 @@ def evaluate(eval_step: Any, state: TrainState, batches: list[Any], species: lis
         for name, loss, weight in zip(species, by_species.loss, by_species.weight, strict=True)
         if weight
     }
-    return {**summarise(jax.tree.map(np.sum, by_species)), "loss_by_species": losses}
+    return {**masked_lm_means(jax.tree.map(np.sum, by_species)), "loss_by_species": losses}
 
 
-def _updates(state: TrainState) -> int:
-    """Steps that were not skipped, as the optimizer counts them."""
-    return int(optax.tree.get_all_with_path(state.optimizer, "count")[0][1])
-
-
-def _diverged(directory: Workdir, rows: PretrainingRows, batch_size: int, meter: Meter) -> UserError:
+def _diverged(directory: Workdir, rows: PretrainingRows, batch_size: int, steps: int, last: int) -> UserError:
     """Keep the last batch that gave no finite step, and say what happened."""
-    step = meter.last_skipped
-    records = np.arange((step - 1) * batch_size, step * batch_size)
-    file = directory.path / f"skipped_batch_{step}.npz"
+    records = np.arange((last - 1) * batch_size, last * batch_size)
+    file = directory.path / f"skipped_batch_{last}.npz"
     if is_first():
         batch = rows.batch(records)
         save_arrays(
             file, records=records, **batch.tokens._asdict(), **{k: v for k, v in batch._asdict().items() if k != "tokens"}
         )
     return UserError(
-        f"loss or gradient were not finite in {meter.skipped_in_a_row} steps in a row, up to step {step}: training diverged;"
-        " lower optimizer.learning_rate or raise optimizer.warmup_steps and start in another --workdir (the last "
-        f"checkpoints are kept, and the batch of step {step} is in {file})"
+        f"loss or gradient were not finite in {steps} steps in a row, up to step {last}: training diverged; lower "
+        "optimizer.learning_rate or raise optimizer.warmup_steps, and start in another --workdir (the last checkpoints are "
+        f"kept, and the batch of step {last} is in {file})"
     )

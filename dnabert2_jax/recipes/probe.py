@@ -24,11 +24,11 @@ from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.inference.predictor import Forward, Predictor, default_batch_tokens
 from dnabert2_jax.modeling.heads import head_outputs
-from dnabert2_jax.modeling.models import sequence_classifier
+from dnabert2_jax.modeling.models import count_parameters, sequence_classifier
 from dnabert2_jax.progress import remark
+from dnabert2_jax.recipes.best import Best
+from dnabert2_jax.recipes.finetuning_job import FinetuningJob
 from dnabert2_jax.recipes.finetuning_steps import Trained
-from dnabert2_jax.recipes.finetuning_task import Task
-from dnabert2_jax.recipes.keeper import Keeper
 from dnabert2_jax.training.workdir import MetricsLog
 from dnabert2_jax.types import Tree
 
@@ -38,77 +38,67 @@ INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _MOST_ITERATIONS = 2000
 
 
-def fit_probe(task: Task) -> Trained:
-    """Fit a linear layer on the mean hidden states of every row's own tokens, and keep it as a classifier without pooler."""
+def fit_probe(job: FinetuningJob) -> Trained:
+    """Fit a linear layer on the mean hidden states of every row's own tokens; keep it as a classifier without a pooler."""
     began = time.monotonic()
-    encoder = _encoder(task)
-    predictor = Predictor(Forward(task.config, task.compute), {"encoder": encoder})
-    features = {name: _features(predictor, table, name) for name, table in (("dev", task.dev), ("test", task.test))}
-    strands = [task.train, *([task.reverse] if task.reverse else [])]
-    train = np.concatenate([_features(predictor, table, "train") for table in strands])
+    encoder = _encoder(job)
+    predictor = Predictor(Forward(job.config, job.compute), {"encoder": encoder})
+
+    def embed(table: EncodedTable, name: str) -> NDArray[np.float32]:
+        return predictor.pooled(pack(table, default_batch_tokens()), "mean", f"embedding {name}")
+
+    dev, test = embed(job.dev, "dev"), embed(job.test, "test")
+    strands = [job.train, *([job.reverse] if job.reverse else [])]
+    train = np.concatenate([embed(table, "train") for table in strands])
     train_labels = np.concatenate([table.labels for table in strands])
     first_step_seconds = time.monotonic() - began
-    remark(f"{train.shape[0] + sum(map(len, features.values())):,} rows embedded in {first_step_seconds:.1f} s")
+    remark(f"{len(train) + len(dev) + len(test):,} rows embedded in {first_step_seconds:.1f} s")
 
-    scaler, target = StandardScaler().fit(train), task.target
-    keeper, best = Keeper(task, {"encoder": encoder}), -np.inf
-    kept: Tree = {}
-    # One thread, so that the last digits do not depend on their number.
-    with threadpool_limits(limits=1, user_api="blas"), MetricsLog(task.directory, 0) as log:
-        fit = _fitter(task, scaler.transform(train), train_labels)
+    scaler, best = StandardScaler().fit(train), Best(job, {"encoder": encoder})
+    # One thread, so that the last digits do not depend on the number of threads.
+    with threadpool_limits(limits=1, user_api="blas"), MetricsLog(job.directory, 0) as log:
+        fit = _fitter(job, scaler.transform(train), train_labels)
         for step, inverse_penalty in enumerate(INVERSE_PENALTIES, start=1):
             layer = _unscaled(*fit(inverse_penalty), scaler)
-            fitted, scores = (
-                target.scores(labels, _outputs(layer, rows, task.head))
-                for labels, rows in ((train_labels, train), (task.dev.labels, features["dev"]))
-            )
-            measured = {"loss": fitted["loss"], "inverse_penalty": inverse_penalty}
-            if "accuracy" in fitted:
-                measured["accuracy"] = fitted["accuracy"]
-            log.write(step, **measured)
-            log.write(step, **target.metrics.dev_line(scores))
-            score = target.selection_score(scores, task.run.training)
-            if score > best:
-                best, kept = score, layer
-                keeper.save({"classifier": layer}, {"dev": scores, "step": step, "inverse_penalty": inverse_penalty})
-    trained = sum(part.size for part in kept.values())
-    return Trained(keeper, _outputs(kept, features["test"], task.head), trained, first_step_seconds)
+            fitted = job.scores(train_labels, _outputs(layer, train, job.head))
+            scores = job.scores(job.dev.labels, _outputs(layer, dev, job.head))
+            accuracy = {"accuracy": fitted["accuracy"]} if "accuracy" in fitted else {}
+            log.write(step, loss=fitted["loss"], inverse_penalty=inverse_penalty, **accuracy)
+            log.write(step, **job.metrics.dev_line(scores))
+            best.consider(step, scores, {"classifier": layer}, inverse_penalty=inverse_penalty)
+    kept = best.trainable["classifier"]
+    return Trained(best, _outputs(kept, test, job.head), count_parameters(kept), first_step_seconds)
 
 
-def _encoder(task: Task) -> Tree:
+def _encoder(job: FinetuningJob) -> Tree:
     """The base's encoder, or random weights."""
-    if task.base is not None:
-        return jax.device_put(task.base.params["encoder"])
-    network = sequence_classifier(task.config, len(task.labels), task.compute, task.head.pooling)
-    encoder: Tree = network.init(task.run.seed)["encoder"]
+    if job.base is not None:
+        return jax.device_put(job.base.params["encoder"])
+    network = sequence_classifier(job.config, len(job.labels), job.compute, job.head.pooling)
+    encoder: Tree = network.init(job.run.seed)["encoder"]
     return encoder
-
-
-def _features(encoder: Predictor, table: EncodedTable, name: str) -> NDArray[np.float32]:
-    """Mean hidden state of each row's own tokens, [rows, D]."""
-    return encoder.pooled(pack(table, default_batch_tokens()), "mean", f"embedding {name}")
 
 
 Layer = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Weights [C, D] and intercepts [C]."""
 
 
-def _fitter(task: Task, rows: NDArray[np.floating], labels: NDArray[Any]) -> Callable[[float], Layer]:
-    """What fits a linear layer on scaled rows [rows, D] for an inverse penalty; each fit goes on from the one before."""
-    if task.head.task == "regression":
-        standardised = (labels.astype(np.float64) - task.head.mean) / task.head.deviation
+def _fitter(job: FinetuningJob, rows: NDArray[np.floating], labels: NDArray[Any]) -> Callable[[float], Layer]:
+    """Fits a linear layer on scaled rows [rows, D] for an inverse penalty; each fit starts from the one before."""
+    if job.head.task == "regression":
+        standardized = (labels.astype(np.float64) - job.head.mean) / job.head.deviation
 
         def ridge(inverse_penalty: float) -> Layer:
-            fitted = Ridge(alpha=1 / inverse_penalty).fit(rows, standardised)
+            fitted = Ridge(alpha=1 / inverse_penalty).fit(rows, standardized)
             return fitted.coef_[None], np.atleast_1d(fitted.intercept_)
 
         return ridge
 
     def logistic() -> LogisticRegression:
-        balanced = "balanced" if task.run.training.class_weights == "balanced" else None
+        balanced = "balanced" if job.run.training.class_weights == "balanced" else None
         return LogisticRegression(max_iter=_MOST_ITERATIONS, tol=1e-4, warm_start=True, class_weight=balanced)
 
-    if task.head.task == "single_label":
+    if job.head.task == "single_label":
         regression = logistic()
         return lambda inverse_penalty: class_logits(regression.set_params(C=inverse_penalty).fit(rows, labels))
 
@@ -129,15 +119,15 @@ def _one(regression: LogisticRegression) -> tuple[NDArray[np.float64], float]:
 
 
 def _always(column: NDArray[np.floating], width: int) -> tuple[NDArray[np.float64], float]:
-    """For a label that all training rows have: Laplace's rule of succession, whatever the sequence."""
+    """For a label that all training rows have, or none: Laplace's rule of succession, whatever the sequence."""
     with_it = float(column.sum())
     return np.zeros(width), float(np.log((with_it + 1) / (len(column) - with_it + 1)))
 
 
 def class_logits(regression: LogisticRegression) -> Layer:
-    """A fitted regression's layer with one logit a class.
+    """A fitted regression's layer with one logit per class.
 
-    Of two classes scikit-learn has the difference of the logits alone, half of which each of them gets here.
+    For two classes, scikit-learn has only the difference of the logits, half of which each class gets here.
     """
     weights, bias = np.asarray(regression.coef_), np.asarray(regression.intercept_)
     if len(weights) == 1:
@@ -152,6 +142,6 @@ def _unscaled(weights: NDArray[np.float64], bias: NDArray[np.float64], scaler: S
 
 
 def _outputs(layer: Tree, features: NDArray[np.float32], head: HeadConfig) -> NDArray[np.float32]:
-    """What the classifier will say, [rows, C]."""
+    """The outputs of the classifier, [rows, C]."""
     logits = features.astype(np.float64) @ layer["kernel"] + layer["bias"]
     return np.asarray(head_outputs(jnp.asarray(logits, jnp.float32), head))

@@ -1,4 +1,4 @@
-"""The main job from end to end on the yeast DNA that ships with the package, in minutes on two cores."""
+"""The whole workflow on the yeast DNA that ships with the package, in minutes on two cores."""
 
 import time
 from pathlib import Path
@@ -32,18 +32,18 @@ _SEED = 0
 def quickstart(workdir: Path) -> None:
     """Tokenizer, corpus, pretraining, fine-tuning from scratch, full and with LoRA; prints a table and saves it.
 
-    Started again in the same directory, it goes on where it was.
+    Rerun in the same directory to resume.
 
     Args:
-        workdir: directory for everything that is made.
+        workdir: directory for all output.
 
     Raises:
-        UserError: the directory cannot be used, or holds a run of other settings.
+        UserError: the directory cannot be used, or holds a run with other settings.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{workdir}: no directory can be made there ({error.strerror}); choose another --workdir") from error
+        raise UserError(f"{workdir}: cannot create this directory ({error.strerror}); choose another --workdir") from error
     remark("1/6  corpus: chromosome I of three yeasts")
     corpus = _corpus(workdir / "corpus")
     remark("2/6  tokenizer")
@@ -87,7 +87,7 @@ def _pretraining(corpus: Path, tokenizer: Path) -> PretrainRun:
             "data": {"corpus": str(corpus), "tokens_per_row": 64, "validation_rows": 256},
             "optimizer": {"learning_rate": 2e-3, "warmup_steps": 100, "weight_decay": 0.01},
             "training": {"steps": 1000, "batch_size": 32, "evaluate_every": 500, "save_every": 500, "log_every": 25},
-            "mesh": {"data": 1},  # rows of so small a model are not worth spreading
+            "mesh": {"data": 1},  # the rows of so small a model are not worth spreading
         },
         "quickstart",
     )
@@ -138,9 +138,9 @@ def _row(name: str, result: Finetuned) -> dict[str, Any]:
 def _show(rows: list[dict[str, Any]]) -> None:
     grid = Grid(
         title="Coding strand of 150 bases: scores on S. cerevisiae, whose labels no model saw",
-        caption="trained: parameters that learned",
+        caption="trained: trainable parameters",
         box=box.SIMPLE,
-        padding=(0, 1, 0, 0),  # 80 columns suffice
+        padding=(0, 1, 0, 0),  # fits 80 columns
     )
     for heading in ("model", "MCC", "macro F1", "accuracy", "trained", "seconds"):
         grid.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)

@@ -1,5 +1,6 @@
 """Losses as sums over examples, so that accumulation, fill rows and several devices all add up to the same mean."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import LoraConfig
+from dnabert2_jax.config.runs import Epochs
+from dnabert2_jax.data.labels import Labels, Measurements
 from dnabert2_jax.modeling.models import MaskedLM, Network, SequenceClassifier, classification_logits
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, Tree
 
@@ -17,9 +20,9 @@ class Sums(NamedTuple):
     """Weighted sums over the predictions of a batch; scalars in float32.
 
     Attributes:
-        loss: cross-entropy in nats; of a regression the squared error in squared deviations.
-        correct: right predictions; with several labels a row, the share of them that is right; 0 of a regression.
-        weight: predictions that counted.
+        loss: cross-entropy in nats; for a regression, the squared error in squared standard deviations.
+        correct: right predictions; with several labels per row, the fraction of them that is right; 0 for a regression.
+        weight: predictions that count.
     """
 
     loss: jax.Array
@@ -29,6 +32,17 @@ class Sums(NamedTuple):
 
 Loss = Callable[[Tree, Tree, Any, bool], Sums]
 """(trainable, frozen, batch, training) -> sums. The two trees together are the parameters, split by top-level name."""
+
+
+def masked_lm_means(total: Sums) -> dict[str, float]:
+    """Sums over masked tokens as means: ``loss``, ``perplexity`` and ``masked_accuracy``."""
+    loss = float(total.loss) / float(total.weight)
+    # Perplexity of a diverged run overflows; infinity says so.
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss) if loss < 700 else math.inf,
+        "masked_accuracy": float(total.correct) / float(total.weight),
+    }
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
@@ -70,14 +84,14 @@ def classification_loss(
     label_smoothing: float = 0.0,
     class_weights: NDArray[np.float32] | None = None,
 ) -> Loss:
-    """Cross-entropy of the labels; fill rows weigh nothing.
+    """Cross-entropy of the labels; fill rows have no weight.
 
     Args:
         network: the model.
         lora: settings of the adapter, where there is one.
-        label_smoothing: share of each label that is spread evenly over all classes (Szegedy et al. 2016).
+        label_smoothing: fraction of each label that is spread evenly over all classes (Szegedy et al. 2016).
         class_weights: factor of each class's loss, [C]. The sum is still divided by rows: weights with a mean of 1 over the
-            table then give the same gradient on average whatever rows a batch happens to hold.
+            table then give the same gradient on average, whatever rows a batch happens to hold.
     """
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
@@ -96,7 +110,7 @@ def classification_loss(
 
 
 def multi_label_loss(network: Network[SequenceClassifier], lora: LoraConfig | None = None) -> Loss:
-    """Binary cross-entropy, the mean over a row's labels; fill rows weigh nothing."""
+    """Binary cross-entropy, the mean over a row's labels; fill rows have no weight."""
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
         logits = classification_logits(network, {**trainable, **frozen}, batch, lora, training)
@@ -111,7 +125,7 @@ def multi_label_loss(network: Network[SequenceClassifier], lora: LoraConfig | No
 def regression_loss(
     network: Network[SequenceClassifier], lora: LoraConfig | None = None, *, mean: float, deviation: float
 ) -> Loss:
-    """Squared error in units of the training table's deviation; fill rows weigh nothing."""
+    """Squared error in units of the training table's standard deviation; fill rows have no weight."""
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
         outputs = classification_logits(network, {**trainable, **frozen}, batch, lora, training)[..., 0]
@@ -119,3 +133,39 @@ def regression_loss(
         return Sums((squares * batch.weights).sum(), jnp.zeros(()), batch.weights.sum())
 
     return loss
+
+
+def table_loss(
+    network: Network[SequenceClassifier], labels: Labels, train: NDArray[Any], schedule: Epochs, lora: LoraConfig | None
+) -> Loss:
+    """The training loss of a fine-tuning run, by what its labels are.
+
+    Args:
+        network: the model.
+        labels: what the label column stands for.
+        train: the labels of the training table, encoded.
+        schedule: has the smoothing and the class weights.
+        lora: settings of the adapter, if there is one.
+    """
+    if isinstance(labels, Measurements):
+        return regression_loss(network, lora, mean=labels.mean, deviation=labels.deviation)
+    if labels.head.task == "multi_label":
+        return multi_label_loss(network, lora)
+    weights = balanced_weights(train, len(labels)) if schedule.class_weights == "balanced" else None
+    return classification_loss(network, lora, label_smoothing=schedule.label_smoothing, class_weights=weights)
+
+
+def table_means(labels: Labels) -> Callable[[Sums], dict[str, float]]:
+    """Makes means of the sums of :func:`table_loss`: ``loss``, and except for a regression ``accuracy``."""
+
+    def means(total: Sums) -> dict[str, float]:
+        loss = {"loss": float(total.loss) / float(total.weight)}
+        return loss if labels.head.task == "regression" else {**loss, "accuracy": float(total.correct) / float(total.weight)}
+
+    return means
+
+
+def balanced_weights(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
+    """Weights n / (C n_c) of the classes c: each has the same part in the loss, and the mean over the table is 1. [C]."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return (len(labels) / (num_classes * counts)).astype(np.float32)

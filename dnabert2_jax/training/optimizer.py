@@ -8,10 +8,10 @@ from dnabert2_jax.types import Tree
 
 
 def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Learning rate by step, from 0 on: up over w = ``warmup_steps`` (at most the whole run), then down over the others.
+    """Learning rate by step, counted from 0: up over w = ``warmup_steps`` (at most the whole run), then down over the rest.
 
-    Steps w - 1 and w have the peak (without warm-up step 0 alone); the last of T = ``total_steps`` has 1 / (T - w) of
-    it: the rate would be 0 at step T, which is not taken.
+    Steps w - 1 and w have the peak rate (without warm-up, step 0 alone); the last of T = ``total_steps`` has 1 / (T - w)
+    of it: the rate would be 0 at step T, which is not taken.
     """
     warmup = min(config.warmup_steps, total_steps)
     # Step 0 already moves: the rate of step s is that of s + 1 in the usual formula.

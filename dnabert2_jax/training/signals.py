@@ -1,4 +1,4 @@
-"""A run that is asked to stop, by its scheduler (SIGTERM) or its user (Ctrl-C), saves first."""
+"""A run that is asked to stop, by its scheduler (SIGTERM) or its user (Ctrl-C), saves a checkpoint first."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 
 class Stopped(SystemExit):
-    """The run saved a checkpoint and stopped as it was asked to: a process that lets it pass ends with code 0.
+    """The run saved a checkpoint and stopped as requested; a process that does not catch this exits with code 0.
 
     Args:
         step: of the checkpoint.
@@ -22,14 +22,14 @@ class Stopped(SystemExit):
 
 
 class StopRequests:
-    """Turns SIGTERM and the first Ctrl-C into a question that a loop asks after every step; a context manager.
+    """Catches SIGTERM and the first Ctrl-C, so that a loop can ask after every step whether to stop; a context manager.
 
-    More SIGTERMs change nothing, so a scheduler that repeats itself does not disturb the save; a second Ctrl-C interrupts.
+    Further SIGTERMs change nothing, so a scheduler that repeats itself does not disturb the save; a second Ctrl-C aborts.
 
-    With several processes, jax's preemption service (``multihost_utils.reached_preemption_sync_point``) takes SIGTERM: one
-    that arrives anywhere makes all of them stop after the same step.
+    With several processes, jax's preemption service (``multihost_utils.reached_preemption_sync_point``) handles SIGTERM:
+    one that arrives at any process makes all of them stop after the same step.
 
-    In a thread other than the main one, which may not handle signals, nothing is taken over.
+    In a thread other than the main one, which may not handle signals, nothing is caught.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class StopRequests:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def after(self, step: int) -> bool:
-        """Shall the run stop after this step? Every process asks after every step, and gets the same answer."""
+        """Whether to stop after this step. Every process must ask after every step, and gets the same answer."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._requested

@@ -18,7 +18,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: steps done, int32 scalar.
-        trainable: the parameters that learn.
+        trainable: the trainable parameters.
         optimizer: optax state.
     """
 
@@ -33,8 +33,8 @@ class StepMetrics(NamedTuple):
     Attributes:
         sums: loss, right predictions and weight over the batch.
         gradient_norm: global norm before clipping.
-        update_norm: global norm of the change of the parameters; 0 where the step was skipped.
-        skipped: 1 where loss or gradient were not finite, and nothing but the step number changed; else 0.
+        update_norm: global norm of the change of the parameters; 0 if the step was skipped.
+        skipped: 1 if the loss or the gradient was not finite, and nothing but the step number changed; else 0.
     """
 
     sums: Sums
@@ -46,10 +46,8 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[[TrainState, Tree, Any], tuple[TrainState, StepMetrics]]
 
 
-def init_state(trainable: Tree, optimizer: optax.GradientTransformation, layout: Layout | None = None) -> TrainState:
-    """State before the first step; with a layout, on its devices, as ``trainable`` has to be already."""
-    if layout is None:
-        return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+def init_state(trainable: Tree, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
+    """State before the first step, on the devices of the layout, where ``trainable`` must be already."""
     shardings = state_shardings(trainable, optimizer, layout)
     step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)()
     return TrainState(step, trainable, jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trainable))
@@ -62,18 +60,19 @@ def state_shardings(trainable: Tree, optimizer: optax.GradientTransformation, la
 
 
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, *, accumulate: int = 1, layout: Layout | None = None
+    loss: Loss, optimizer: optax.GradientTransformation, layout: Layout, *, accumulate: int = 1
 ) -> TrainStep:
     """``step(state, frozen, batch) -> (state, metrics)``, jitted; the old state's buffers are reused.
 
-    Where the loss or the gradient is not finite, parameters and optimizer state (with the schedule in it) stay as they are:
+    If the loss or the gradient is not finite, parameters and optimizer state (with the schedule in it) stay as they are:
     one such update would leave nothing but NaN behind.
 
     Args:
         loss: sums over a batch.
         optimizer: how gradients become updates.
-        accumulate: the batch is cut into this many parts, one after the other, for memory; the result is that of the whole.
-        layout: how devices share the step, in which case state and batch lie on them; None: one device.
+        layout: how devices share the step; state and batch are on them.
+        accumulate: microbatches that a batch is computed in, one after the other, to save memory; the result is that of the
+            whole batch.
     """
 
     def gradient_sums(trainable: Tree, frozen: Tree, batch: Any) -> tuple[Tree, Sums]:
@@ -93,7 +92,7 @@ def make_train_step(
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable), Sums(*[jnp.zeros(())] * 3)
         return jax.lax.scan(add_part, zeros, parts)[0]
 
-    everywhere = gradient_sums if layout is None else layout.add_up(gradient_sums, gradients=True)
+    everywhere = layout.add_up(gradient_sums, gradients=True)
 
     def step(state: TrainState, frozen: Tree, batch: Any) -> tuple[TrainState, StepMetrics]:
         gradients, sums = everywhere(state.trainable, frozen, batch)
@@ -107,23 +106,17 @@ def make_train_step(
         )
         update_norm = jnp.where(finite, optax.tree.norm(updates), 0.0)
         metrics = StepMetrics(sums, gradient_norm, update_norm, 1 - finite.astype(jnp.int32))
-        return TrainState(state.step + 1, trainable, moments), metrics
+        new_state = TrainState(state.step + 1, trainable, moments)
+        shardings = state_shardings(trainable, optimizer, layout)
+        return jax.tree.map(jax.lax.with_sharding_constraint, new_state, shardings), metrics
 
-    if layout is None:
-        return jax.jit(step, donate_argnums=0)
-
-    def with_layout(state: TrainState, frozen: Tree, batch: Any) -> tuple[TrainState, StepMetrics]:
-        state, metrics = step(state, frozen, batch)
-        shardings = state_shardings(state.trainable, optimizer, layout)
-        return jax.tree.map(jax.lax.with_sharding_constraint, state, shardings), metrics
-
-    return jax.jit(with_layout, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0)
 
 
-def make_eval_step(loss: Loss, layout: Layout | None = None) -> Callable[[Tree, Tree, Any], Sums]:
+def make_eval_step(loss: Loss, layout: Layout) -> Callable[[Tree, Tree, Any], Sums]:
     """``step(trainable, frozen, batch) -> sums``, jitted, dropout off."""
 
     def sums(trainable: Tree, frozen: Tree, batch: Any) -> Sums:
         return loss(trainable, frozen, batch, False)
 
-    return jax.jit(sums if layout is None else layout.add_up(sums, gradients=False))
+    return jax.jit(layout.add_up(sums, gradients=False))

@@ -20,8 +20,8 @@ from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.training.objectives import balanced_weights
 from dnabert2_jax.training.optimizer import learning_rate_schedule
-from dnabert2_jax.training.targets import balanced_weights
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
 from tests.helpers import CLASSES, finetune_run, overflowing_model, tiny_model, tiny_rows, write_table
 from tests.recipes.helpers import dev_mccs, score, tables

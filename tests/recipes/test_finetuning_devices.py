@@ -19,7 +19,10 @@ def test_devices_share_a_batch_without_changing_it(make_run, tmp_path, capsys, m
         finetune(run, tmp_path / str(devices))
         assert f"; on {devices} of 8 devices" in capsys.readouterr().err
     (training, dev), (shared_training, shared_dev) = (MetricsLog.read(tmp_path / devices) for devices in "14")
-    assert shared_training == pytest.approx(training, rel=1e-5)
+    timings = {"tokens_per_second", "input_wait", "host_memory_bytes"}
+    assert set(training) - timings >= {"step", "epoch", "loss", "accuracy", "gradient_norm", "update_norm", "learning_rate"}
+    for name in set(training) - timings:
+        assert shared_training[name] == pytest.approx(training[name], rel=1e-5)
     assert shared_dev == pytest.approx(dev, rel=1e-4, abs=1e-6)
 
 
@@ -46,4 +49,4 @@ def test_a_packed_run_does_not_go_on_with_other_rows(make_run, tmp_path):
 @pytest.mark.parametrize(("rows", "devices"), [(8, 8), (12, 6), (7, 7), (11, 1), (1, 1)])
 def test_as_many_devices_as_divide_the_rows_are_taken(rows, devices):
     layout = spread_rows(MeshOptions(), rows, {"w": np.zeros(2)})
-    assert (layout.mesh.size if layout else 1) == devices
+    assert layout.mesh.size == devices

@@ -17,7 +17,7 @@ from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.training.objectives import classification_loss
 from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from dnabert2_jax.training.step import init_state, make_train_step
-from tests.helpers import classification_batch, tiny_config, tiny_tokenizer
+from tests.helpers import classification_batch, one_device, tiny_config, tiny_tokenizer
 
 STEPS, DIFFERENT_BATCHES = 50, 5
 TOOL = Path(__file__).parents[2] / "tools" / "reference_finetuning.py"
@@ -63,8 +63,9 @@ def test_the_losses_of_fifty_steps_are_those_of_pytorch(tmp_path, torch_python, 
 
     with jax.numpy_dtype_promotion("standard"):
         optimizer = make_optimizer(settings, STEPS)
-        step = make_train_step(classification_loss(network, lora), optimizer)
-        state = init_state(jax.tree.map(jnp.array, trainable), optimizer)
+        layout = one_device(trainable)
+        step = make_train_step(classification_loss(network, lora), optimizer, layout)
+        state = init_state(jax.tree.map(jnp.array, trainable), optimizer, layout)
         losses = []
         for batch in order:
             state, metrics = step(state, frozen, batch)

@@ -140,7 +140,7 @@ def test_a_finished_run_started_again_is_left_as_it_is(tmp_path, finished, make_
     assert tree_sha256(model.params) == tree_sha256(finished[1].params)
     for name in ("metrics.jsonl", "run.json", "validation.json"):
         assert (workdir / name).read_bytes() == (finished[0] / name).read_bytes()
-    assert "going on from step 12 of 12" in capsys.readouterr().err
+    assert "resuming from step 12 of 12" in capsys.readouterr().err
 
 
 def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before(tmp_path, finished, make_run, caplog):
@@ -184,7 +184,7 @@ def test_pretraining_goes_on_from_a_masked_language_model_only(tmp_path, home, m
     model = load_model(home / "base")
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sequence_classifier(tiny_config(), 2).abstract())
     save_model(tmp_path / "classifier", replace(model, kind="classifier", params=params, labels=("0", "1")))
-    with pytest.raises(UserError, match="is a classifier; pretraining goes on from a masked_lm"):
+    with pytest.raises(UserError, match="is a classifier; pretraining starts from a masked_lm"):
         pretrain(make_run(model={"path": str(tmp_path / "classifier")}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

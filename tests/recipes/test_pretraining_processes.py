@@ -57,7 +57,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(start_two, numbe
     again[number].send_signal(signal.SIGTERM)
     outcomes = [(process.communicate(timeout=60)[1], process.returncode) for process in again]
     assert [code for _, code in outcomes] == [0, 0], outcomes
-    assert f"going on from step {step} of" in outcomes[0][0]
+    assert f"resuming from step {step} of" in outcomes[0][0]
 
 
 @pytest.mark.slow

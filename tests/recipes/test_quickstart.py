@@ -88,12 +88,12 @@ def test_everything_that_it_made_can_be_used(finished):
 
 def test_started_again_it_goes_on_and_ends_with_the_same_table(finished, capsys, monkeypatch):
     for report in ("pretraining.report_pretraining", "finetuning.report_finetuning"):  # drawn once is enough
-        monkeypatch.setattr(f"dnabert2_jax.training.{report}", lambda *_: None)
+        monkeypatch.setattr(f"dnabert2_jax.recipes.{report}", lambda *_: None)
     before = json.loads((finished / "results.json").read_text())
     quickstart(finished)
     out, errors = capsys.readouterr()
     assert out.splitlines()[-1] == f"saved {finished / 'results.json'}"
-    assert "going on from step 12 of 12" in errors
+    assert "resuming from step 12 of 12" in errors
     after = json.loads((finished / "results.json").read_text())
     for row, again in zip(before, after, strict=True):
         assert {**row, "seconds": 0} == {**again, "seconds": 0}

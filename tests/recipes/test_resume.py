@@ -12,6 +12,7 @@ import pytest
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
+from dnabert2_jax.training.signals import Stopped, StopRequests
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import (
     finetune_content,
@@ -109,7 +110,7 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 0, errors
     stopped = last_step(workdir)
-    assert f"saved after step {stopped} of 120" in errors
+    assert f"step {stopped} of 120 is saved" in errors
     assert f"step_{stopped:08d}" in saves(workdir)[True]
     assert not saves(workdir)[False]
 
@@ -119,7 +120,7 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
     assert not (workdir / "model").exists()
     finished = run_cli(*command)
     assert finished.returncode == 0, finished.stderr
-    assert "going on from step" in finished.stderr
+    assert "resuming from step" in finished.stderr
     same_model(workdir / "model", home / "pretrained" / "model", "model.safetensors", "config.json", "tokenizer.model")
     same_lines(workdir, home / "pretrained")
     assert [line["step"] for line in MetricsLog.read(workdir) if "loss" in line] == list(range(1, 121))
@@ -133,13 +134,49 @@ def test_finetuning_killed_in_a_save_ends_the_same(tmp_path, home, finetuning):
     assert last_step(workdir) < 36
     finished = run_cli(*command)
     assert finished.returncode == 0, finished.stderr
-    assert "going on from step" in finished.stderr
+    assert "resuming from step" in finished.stderr
     same_model(workdir / "adapter", home / "finetuned" / "adapter", "adapter.safetensors")
     same_model(workdir / "model", home / "finetuned" / "model", "model.safetensors", "config.json")
     same_lines(workdir, home / "finetuned")
     scores = [json.loads((path / "scores.json").read_text()) for path in (workdir, home / "finetuned")]
     for key in ("test", "dev", "best_step", "trained_parameters"):
         assert scores[0][key] == scores[1][key]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_finetuning_stopped_in_the_middle_of_an_epoch_ends_the_same(tmp_path, home, finetuning, number):
+    """By its scheduler or by Ctrl-C, between two of the evaluations, which are two steps apart."""
+    workdir = tmp_path / "run"
+    command = ["finetune", "--config", finetuning, "--workdir", workdir]
+    stopped = 0
+    while stopped % 2 == 0:  # a stop may hit an evaluation: go on from there and stop again
+        process = start_cli(*command)
+        wait_until(process, lambda before=stopped: last_step(workdir) >= before + 4)
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, errors
+        stopped = last_step(workdir)
+        assert f"step {stopped} of 36 is saved. Run the same command to resume" in errors
+        assert f"step_{stopped:08d}" in saves(workdir)[True]
+    finished = run_cli(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert f"resuming from step {stopped} of 36" in finished.stderr
+    same_model(workdir / "adapter", home / "finetuned" / "adapter", "adapter.safetensors")
+    same_model(workdir / "model", home / "finetuned" / "model", "model.safetensors", "config.json")
+    evaluations = [[line for line in MetricsLog.read(path) if "dev_mcc" in line] for path in (workdir, home / "finetuned")]
+    assert evaluations[0] == evaluations[1]
+
+
+def test_finetuning_stopped_before_its_first_evaluation_has_nothing_to_keep_yet(tmp_path, home):
+    """Stopped after its first step, of six to the first evaluation."""
+    content = finetune_content(home / "base", tiny_task(tmp_path / "task"), training={"epochs": 1})
+    run, stop = parse_run(FinetuneRun, content, "test"), StopRequests.after
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopRequests, "after", lambda self, step: step == 1 or stop(self, step))
+        with pytest.raises(Stopped):
+            finetune(run, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+    assert finetune(run, tmp_path / "run").best_step == 6
 
 
 @pytest.mark.slow

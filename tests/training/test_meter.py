@@ -1,13 +1,14 @@
 import math
+import re
 import struct
+from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from dnabert2_jax.training.meter import Meter, Profile, memory
-from dnabert2_jax.training.objectives import Sums
+from dnabert2_jax.training.meter import Meter, memory
+from dnabert2_jax.training.objectives import Sums, masked_lm_means
 from dnabert2_jax.training.step import StepMetrics
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
 
@@ -18,11 +19,18 @@ def step_metrics(loss, *, weight=2.0, gradient=1.0, update=0.5, skipped=0):
     )
 
 
+def tokens(count):
+    """A batch of so many tokens."""
+    return SimpleNamespace(tokens=SimpleNamespace(segment_ids=np.ones((1, count), np.int32)))
+
+
 def test_means_leave_skipped_steps_out():
-    meter = Meter(1e6, 1e9)
-    meter.add(1, step_metrics(4.0), 100, 0.0)
-    meter.add(2, step_metrics(math.nan, gradient=math.inf, update=0, skipped=1), 100, 0.0)
-    meter.add(3, step_metrics(8.0, weight=4, gradient=3.0), 100, 0.0)
+    meter = Meter(masked_lm_means, flops_per_token=1e6, peak=1e9)
+    assert re.fullmatch(r"0 tokens/s", meter.figures)
+    meter.add(1, step_metrics(4.0), tokens(100), 0.0)
+    meter.add(2, step_metrics(math.nan, gradient=math.inf, update=0, skipped=1), tokens(100), 0.0)
+    meter.add(3, step_metrics(8.0, weight=4, gradient=3.0), tokens(100), 0.0)
+    assert re.fullmatch(r"[\d,]+ tokens/s", meter.figures)  # before the first reading
     values = meter.read()
     assert values["loss"] == pytest.approx(2.0)
     assert values["masked_accuracy"] == pytest.approx(2 / 6)
@@ -36,28 +44,29 @@ def test_means_leave_skipped_steps_out():
 
 
 def test_steps_skipped_in_a_row_are_counted_two_steps_later():
-    meter = Meter(1.0, None)
+    meter = Meter(masked_lm_means)
     seen = []
     for step, skipped in enumerate([0, 1, 1, 1, 0, 1], start=1):
-        meter.add(step, step_metrics(1.0, skipped=skipped), 1, 0.0)
+        meter.add(step, step_metrics(1.0, skipped=skipped), tokens(1), 0.0)
         seen.append(meter.skipped_in_a_row)
     assert seen == [0, 0, 0, 1, 2, 3]
     assert "mfu" not in meter.read()
     assert (meter.skipped_in_a_row, meter.last_skipped) == (1, 6)
 
 
+def test_tokens_are_those_of_all_processes_and_only_of_the_interval(monkeypatch):
+    clock = iter([0.0, 5.0, 7.0, 7.0, 7.0])
+    monkeypatch.setattr("dnabert2_jax.training.meter.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    meter = Meter(masked_lm_means, processes=4)
+    meter.add(1, step_metrics(1.0), tokens(1000), 3.0)
+    meter.restart()
+    meter.add(2, step_metrics(1.0), tokens(10), 0.5)
+    values = meter.read()
+    assert (values["tokens_per_second"], values["input_wait"]) == (20.0, 0.25)
+
+
 def test_memory_is_that_of_this_process():
     assert 1e8 < memory()["host_memory_bytes"] < 1e12
-
-
-def test_a_profile_is_traced_where_asked_for(tmp_path):
-    with Profile(tmp_path / "none", 0, 0) as none, Profile(tmp_path / "some", 3, 2) as some:
-        for step in range(4, 12):
-            metrics = step_metrics(float(jnp.ones(4).sum()))
-            none.after(step, metrics)
-            some.after(step, metrics)
-    assert not (tmp_path / "none").exists()
-    assert len(list((tmp_path / "some").rglob("*.xplane.pb"))) == 1
 
 
 def events(directory):

@@ -8,12 +8,12 @@ from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.draws import record_seeds
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.recipes.pretraining import summarise
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.training.objectives import (
     Sums,
     _cross_entropy,
     classification_loss,
+    masked_lm_means,
     mlm_loss,
     mlm_loss_by_species,
     multi_label_loss,
@@ -75,9 +75,9 @@ def test_sums_against_numpy():
 
 
 def test_sums_become_means():
-    scores = summarise(Sums(jnp.float32(20), jnp.float32(3), jnp.float32(10)))
+    scores = masked_lm_means(Sums(jnp.float32(20), jnp.float32(3), jnp.float32(10)))
     assert scores == {"loss": 2.0, "perplexity": pytest.approx(np.e**2), "masked_accuracy": pytest.approx(0.3)}
-    assert summarise(Sums(jnp.float32(1e4), jnp.float32(0), jnp.float32(1)))["perplexity"] == np.inf
+    assert masked_lm_means(Sums(jnp.float32(1e4), jnp.float32(0), jnp.float32(1)))["perplexity"] == np.inf
 
 
 @pytest.mark.parametrize("kind", ["mlm", "classifier"])

@@ -16,7 +16,7 @@ from dnabert2_jax.parallel.layout import Layout, make_layout
 from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.training.objectives import mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
-from dnabert2_jax.training.step import init_state, make_eval_step, make_train_step
+from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
 from tests.helpers import mlm_batch, tiny_config
 
 ROWS, STEPS = 16, 3
@@ -31,6 +31,7 @@ MESHES = {  # and the parts that a batch is cut into
     "fsdp": (MeshOptions(fsdp=8), 1),
     "all-zero": (MeshOptions(fsdp=2, tensor=2, shard_optimizer=True), 1),
     "tensor": (MeshOptions(data=1, tensor=4), 1),
+    "one": (MeshOptions(data=1), 1),
 }
 
 
@@ -60,26 +61,47 @@ def params(network):
     return jax.device_get(network.init(0))
 
 
-def train(network, params, options=None, *, accumulate=1, precision="float32"):
+def train(network, params, options, *, accumulate=1, precision="float32"):
     """Three steps: (state, metrics of each, scores, layout)."""
     optimizer = make_optimizer(OPTIMIZER, 100)
-    layout = None
-    if options is not None:
-        layout = make_layout(options, make_mesh(options), network.abstract(), network.axes(), tiny_config(), precision)
-    place = layout.place if layout else lambda tree: jax.tree.map(jnp.array, tree)
-    spread = (lambda batch: layout.batch(batch, ROWS)) if layout else lambda batch: batch
-    step = make_train_step(mlm_loss(network), optimizer, accumulate=accumulate, layout=layout)
-    state, measured = init_state(place(params), optimizer, layout), []
+    layout = make_layout(options, make_mesh(options), network.abstract(), network.axes(), tiny_config(), precision)
+    step = make_train_step(mlm_loss(network), optimizer, layout, accumulate=accumulate)
+    state, measured = init_state(layout.place(params), optimizer, layout), []
     for batch in batches():
-        state, metrics = step(state, {}, spread(batch))
+        state, metrics = step(state, {}, layout.batch(batch, ROWS))
         measured.append(metrics)
-    scores = make_eval_step(mlm_loss(network), layout)(state.trainable, {}, spread(next(batches())))
+    scores = make_eval_step(mlm_loss(network), layout)(state.trainable, {}, layout.batch(next(batches()), ROWS))
     return state, measured, scores, layout
+
+
+def train_without_a_mesh(network, params):
+    """The same three steps by hand: (state, metrics of each, scores)."""
+    optimizer, loss = make_optimizer(OPTIMIZER, 100), mlm_loss(network)
+
+    @jax.jit
+    def step(state, batch):
+        def objective(trainable):
+            sums = loss(trainable, {}, batch, True)
+            return sums.loss, sums
+
+        gradients, sums = jax.grad(objective, has_aux=True)(state.trainable)
+        gradients = jax.tree.map(lambda g: g / sums.weight, gradients)
+        updates, moments = optimizer.update(gradients, state.optimizer, state.trainable)
+        norms = optax.tree.norm(gradients), optax.tree.norm(updates)
+        return TrainState(state.step + 1, optax.apply_updates(state.trainable, updates), moments), StepMetrics(
+            sums, *norms, 0
+        )
+
+    state, measured = TrainState(jnp.int32(0), params, optimizer.init(params)), []
+    for batch in batches():
+        state, metrics = step(state, batch)
+        measured.append(metrics)
+    return state, measured, jax.jit(lambda p, batch: loss(p, {}, batch, False))(state.trainable, next(batches()))
 
 
 @pytest.fixture(scope="module")
 def alone(network, params):
-    return train(network, params)
+    return train_without_a_mesh(network, params)
 
 
 @pytest.fixture(
@@ -111,7 +133,8 @@ def assert_same_training(found, expected, tolerance=1e-5):
 def test_spread_weights_are_gathered_in_the_precision_of_the_blocks(params, accumulate):
     network = masked_lm(tiny_config(), Compute("bfloat16"))
     options = MeshOptions(shard_optimizer=True)
-    apart, alone = (train(network, params, where, accumulate=accumulate, precision="bfloat16") for where in (options, None))
+    apart = train(network, params, options, accumulate=accumulate, precision="bfloat16")
+    alone = train_without_a_mesh(network, params)
     gathered = apart[3].gathered["encoder"]
     assert (gathered["layers"]["wo"]["kernel"], gathered["embeddings"]["word"]) == (jnp.bfloat16, jnp.float32)
     for ours, expected in zip(apart[1], alone[1], strict=True):
@@ -192,7 +215,7 @@ def test_whole_parameters_are_reduced_once_and_scattered_for_sharded_moments(net
     options = MeshOptions(shard_optimizer=True)
     layout = make_layout(options, make_mesh(options), network.abstract(), network.axes(), tiny_config())
     optimizer = make_optimizer(OPTIMIZER, 100)
-    step = make_train_step(mlm_loss(network), optimizer, accumulate=2, layout=layout)
+    step = make_train_step(mlm_loss(network), optimizer, layout, accumulate=2)
     state = init_state(layout.place(params), optimizer, layout)
     program = step.lower(state, {}, layout.batch(next(batches()), ROWS)).as_text()
     spread = ["data" in spec for spec in jax.tree.leaves(layout.moments)]

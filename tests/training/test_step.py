@@ -15,7 +15,7 @@ from dnabert2_jax.modeling.models import count_parameters, masked_lm, sequence_c
 from dnabert2_jax.training.objectives import classification_loss, mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import init_state, make_train_step
-from tests.helpers import classification_batch, mlm_batch, tiny_config
+from tests.helpers import classification_batch, mlm_batch, one_device, tiny_config
 
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, warmup_steps=0, weight_decay=0.01)
 LENGTHS = [16, 12, 16, 7, 16, 9, 16, 16]
@@ -35,7 +35,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def step(network):
-    return make_train_step(mlm_loss(network), make_optimizer(OPTIMIZER, 1000))
+    return make_train_step(mlm_loss(network), make_optimizer(OPTIMIZER, 1000), one_device(network.abstract()))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def params(network):
 
 
 def fresh(params):
-    return init_state(jax.tree.map(jnp.array, params), make_optimizer(OPTIMIZER, 1000))
+    return init_state(jax.tree.map(jnp.array, params), make_optimizer(OPTIMIZER, 1000), one_device(params))
 
 
 def many_steps(step, state, count, seed=0):
@@ -85,8 +85,9 @@ def batch():
 def descend(network, params, batch, accumulate):
     """One step of plain gradient descent at rate 1: (gradient, metrics)."""
     optimizer = optax.sgd(1.0)
-    step = make_train_step(mlm_loss(network), optimizer, accumulate=accumulate)
-    state, metrics = step(init_state(jax.tree.map(jnp.array, params), optimizer), {}, batch)
+    layout = one_device(params)
+    step = make_train_step(mlm_loss(network), optimizer, layout, accumulate=accumulate)
+    state, metrics = step(init_state(jax.tree.map(jnp.array, params), optimizer, layout), {}, batch)
     return jax.tree.map(lambda before, after: before - np.asarray(after), params, state.trainable), metrics
 
 
@@ -142,7 +143,7 @@ def test_the_old_states_memory_is_reused(step, params):
 
 def test_bfloat16_computes_low_and_keeps_high(params):
     network = masked_lm(tiny_config(), Compute("bfloat16"))
-    step = make_train_step(mlm_loss(network), make_optimizer(OPTIMIZER, 1000))
+    step = make_train_step(mlm_loss(network), make_optimizer(OPTIMIZER, 1000), one_device(params))
     state, metrics = jax.eval_shape(step, fresh(params), {}, mlm_batch(LENGTHS))
     assert {leaf.dtype.name for leaf in jax.tree.leaves((state, metrics))} == {"float32", "int32"}
 
@@ -163,8 +164,9 @@ def adapted():
         }
         before, frozen_hash = jax.device_get(trainable), tree_sha256(frozen)
         optimizer = make_optimizer(OPTIMIZER, 1000)
-        step = make_train_step(classification_loss(network, LORA), optimizer)
-        state = init_state(trainable, optimizer)
+        layout = one_device(trainable)
+        step = make_train_step(classification_loss(network, LORA), optimizer, layout)
+        state = init_state(trainable, optimizer, layout)
         for seed in range(3):
             state, _ = step(state, frozen, classification_batch(LENGTHS, seed=seed, fill=2))
     return before, state, frozen, frozen_hash

@@ -1,4 +1,4 @@
-"""What every way of fine-tuning starts from: three tables as token ids, a tokenizer, an encoder and a directory."""
+"""What every method of fine-tuning starts from: three tables as token ids, a tokenizer, an encoder and a directory."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.artifacts.provenance import make_provenance
@@ -19,32 +20,33 @@ from dnabert2_jax.data.labels import SEPARATOR, Labels
 from dnabert2_jax.data.sequences import Table, other_strand
 from dnabert2_jax.data.splits import Splits, load_splits
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.metrics.scores import Scores
+from dnabert2_jax.metrics.tasks import TaskMetrics, metrics_for
 from dnabert2_jax.modeling.compute import Compute, training_compute
 from dnabert2_jax.progress import remark
-from dnabert2_jax.recipes.start import starting_point
+from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.training.targets import Target, target_of
 from dnabert2_jax.training.workdir import Workdir
 
 
 @dataclass(frozen=True)
-class Task:
+class FinetuningJob:
     """A fine-tuning run with its inputs read.
 
     Attributes:
         run: what to do.
-        directory: the run's.
+        directory: the run's directory.
         config: sizes of the encoder.
         tokenizer: the base's, or the run's own.
         base: the model to start from; None: random weights.
         compute: precision and attention backend.
         head: how the classifier reads a sequence.
         splits: the tables.
-        train: the rows to learn from.
-        reverse: the same from the other strand, where the run reads both.
-        dev: the rows to choose by.
-        test: the rows to report on.
+        train: the training rows.
+        reverse: the same rows from the other strand, if the run reads both.
+        dev: the rows that choose the evaluation to keep.
+        test: the rows that are reported on.
     """
 
     run: FinetuneRun
@@ -66,13 +68,23 @@ class Task:
         return self.splits.labels
 
     @property
-    def target(self) -> Target:
-        """What training aims at."""
-        return target_of(self.labels)
+    def metrics(self) -> TaskMetrics:
+        """How predictions are scored."""
+        return metrics_for(self.labels)
+
+    def scores(self, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Scores:
+        """Scores of outputs [rows, C] against encoded labels."""
+        return self.metrics.compute(labels, outputs, self.labels)
+
+    @property
+    def selection(self) -> str:
+        """The score on the dev table that selects the evaluation to keep: ``loss``, or the main one of the task."""
+        selection = self.run.training.selection
+        return self.metrics.main if selection == "auto" else selection
 
     @property
     def lora(self) -> LoraConfig | None:
-        """Settings of the adapter, where one is trained."""
+        """Settings of the adapter, if one is trained."""
         return self.run.lora if self.run.training.method == "lora" else None
 
     @cached_property
@@ -83,7 +95,7 @@ class Task:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Hashes of everything that the result depends on beside the settings."""
+        """Hashes of everything that the result depends on besides the settings."""
         return {
             "tokenizer": self.tokenizer.sha256,
             "base": tree_sha256(self.base.params["encoder"]) if self.base else "random weights",
@@ -91,19 +103,19 @@ class Task:
         }
 
     def provenance(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """The record of what this run made."""
+        """How this run's model was made, for its directory."""
         return make_provenance(
             ["dnabert2", "finetune"], run_config=run_to_dict(self.run), parents=self.identity, metrics=metrics
         )
 
 
-def open_task(run: FinetuneRun, workdir: Path) -> Task:
-    """Read what a run names, say what was found, and make its directory.
+def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
+    """Read what a run names, report what was found, and make its directory.
 
     Raises:
         UserError: a path, a table, a setting or the directory cannot be used.
     """
-    config, tokenizer, base = starting_point(run.model)
+    config, tokenizer, base = load_base(run.model)
     compute = training_compute(run.model)
     splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task)
     types = run.data.token_types
@@ -119,10 +131,10 @@ def open_task(run: FinetuneRun, workdir: Path) -> Task:
 
     encoded = {name: encode(table) for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test))}
     for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
-        _say(name, table, encoded[name])
+        _report(name, table, encoded[name])
     if run.data.task == "single_label" and (joint := [name for name in splits.labels.names if SEPARATOR in name]):
-        remark(f"{joint[0]!r} is read as the name of one class; for several labels a row set data.task=multi_label")
-    return Task(
+        remark(f"{joint[0]!r} is read as the name of one class; for several labels per row, set data.task=multi_label")
+    return FinetuningJob(
         run=run,
         directory=directory,
         config=config,
@@ -141,5 +153,5 @@ def open_task(run: FinetuneRun, workdir: Path) -> Task:
     )
 
 
-def _say(name: str, table: Table, encoded: EncodedTable) -> None:
+def _report(name: str, table: Table, encoded: EncodedTable) -> None:
     remark("; ".join([f"{name} {table.path}: {encoded.summary()}", *table.changes()]))

@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning share before their first step."""
+"""The encoder and tokenizer that a run starts from: those of a model directory, or a named size with random weights."""
 
 from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.config.model import EncoderConfig, named_size
@@ -7,7 +7,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.tokenizer.loading import Tokenizer
 
 
-def starting_point(options: ModelOptions) -> tuple[EncoderConfig, Tokenizer, SavedModel | None]:
+def load_base(options: ModelOptions) -> tuple[EncoderConfig, Tokenizer, SavedModel | None]:
     """The encoder's sizes, the tokenizer, and the model to start from (None: random weights).
 
     Raises:

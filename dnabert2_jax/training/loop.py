@@ -1,0 +1,206 @@
+"""The training loop that pretraining and fine-tuning share, and the callbacks that make a run out of its steps.
+
+:func:`run_steps` takes steps and nothing else. After each one it calls the callbacks in order: log metrics, evaluate, save a
+checkpoint. Which of them a run has, and how often each is due, is for its recipe to say.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.progress import ProgressBar, remark
+from dnabert2_jax.training.checkpoint import Checkpoints
+from dnabert2_jax.training.meter import Meter
+from dnabert2_jax.training.signals import Stopped, StopRequests
+from dnabert2_jax.training.step import StepMetrics, TrainState
+from dnabert2_jax.training.workdir import MetricsLog
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """A step that was started on the devices, as callbacks see it.
+
+    Attributes:
+        step: its number, from 1.
+        batch: what it was trained on, as this process holds it.
+        waited: seconds until the batch was ready.
+        state: the state after it. The next step reuses its buffers, so a callback copies what it keeps.
+        metrics: what it reports, on the devices.
+        last: whether it is the last step of the run.
+        stopping: whether the run was asked to stop after it.
+    """
+
+    step: int
+    batch: Any
+    waited: float
+    state: TrainState
+    metrics: StepMetrics
+    last: bool
+    stopping: bool
+
+
+Callback = Callable[[StepEvent], None]
+
+Due = Callable[[int], bool]
+"""Whether something is due after a step; after the last step it always is."""
+
+
+def every(steps: int) -> Due:
+    """Due after every multiple of ``steps``."""
+    return lambda step: step % steps == 0
+
+
+def run_steps(
+    state: TrainState,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, StepMetrics]],
+    batches: Iterator[Any],
+    *,
+    total: int,
+    stop_requests: StopRequests,
+    callbacks: Sequence[Callback],
+    finished: Callable[[], bool] = lambda: False,
+) -> TrainState:
+    """Train from the state's step to the last one.
+
+    Args:
+        state: where to start.
+        train_step: ``(state, batch) -> (state, metrics)``; it takes the batch to the devices.
+        batches: one batch per step, beginning with the step after the state's.
+        total: steps of the whole run.
+        stop_requests: asked after every step.
+        callbacks: called in order after every step.
+        finished: asked before every step, whether to end the run early.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        Stopped: the run was asked to stop before its last step; the callbacks have seen that step as ``stopping``.
+    """
+    for step in range(int(state.step) + 1, total + 1):
+        if finished():
+            break
+        asked = time.monotonic()
+        batch = next(batches)
+        waited = time.monotonic() - asked
+        state, metrics = train_step(state, batch)
+        last, stopping = step == total, stop_requests.after(step)
+        event = StepEvent(step, batch, waited, state, metrics, last, stopping)
+        for callback in callbacks:
+            callback(event)
+        if stopping and not last:
+            remark(f"stopped as requested; step {step} of {total} is saved. Run the same command to resume")
+            raise Stopped(step)
+    return state
+
+
+@dataclass(kw_only=True)
+class LogMetrics:
+    """Shows progress, writes the means of the steps since the last line, and ends a run that diverged.
+
+    Attributes:
+        meter: measures the steps.
+        log: gets a line when one is due, and when the run stops.
+        bar: shows progress and the last figures.
+        due: when to write a line.
+        values: further values of a line.
+        skipped_in_a_row: this many skipped steps in a row (not finite) end the run.
+        diverged: makes the error to raise then, from the number of steps in a row and the last one of them.
+        began: when the run began, by ``time.monotonic``.
+        first_step_seconds: from ``began`` to the end of the first step, compiling included; None before that.
+    """
+
+    meter: Meter
+    log: MetricsLog
+    bar: ProgressBar
+    due: Due
+    values: Callable[[StepEvent], Mapping[str, float]]
+    skipped_in_a_row: int
+    diverged: Callable[[int, int], UserError]
+    began: float
+    first_step_seconds: float | None = field(default=None, init=False)
+    _evaluation: str = field(default="", init=False)
+
+    def __call__(self, event: StepEvent) -> None:
+        """Measure a step."""
+        first = self.first_step_seconds is None
+        if first:
+            self.meter.restart()  # compiling, which the call of the step has just done, is not training
+        self.meter.add(event.step, event.metrics, event.batch, 0.0 if first else event.waited)
+        if first:
+            jax.block_until_ready(event.metrics)  # type: ignore[no-untyped-call]
+            self.first_step_seconds = time.monotonic() - self.began
+            remark(f"first step done after {self.first_step_seconds:.1f} s, compiling included")
+        if self.due(event.step) or event.last or event.stopping:
+            self.log.write(event.step, **self.meter.read(), **self.values(event))
+        self.bar.advance(figures=self._figures())
+        if self.meter.skipped_in_a_row >= self.skipped_in_a_row:
+            raise self.diverged(self.meter.skipped_in_a_row, self.meter.last_skipped)
+
+    def evaluated(self, step: int, scores: Mapping[str, Any], shown: str = "") -> None:
+        """Write the scores of an evaluation, and show them beside the bar; the time it took is not training time."""
+        self.log.write(step, **scores)
+        self._evaluation = shown
+        self.bar.advance(0, figures=self._figures())
+        self.meter.restart()
+
+    def _figures(self) -> str:
+        return "  ".join(part for part in (self.meter.figures, self._evaluation) if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveCheckpoints:
+    """Saves a checkpoint when one is due, after the last step, and when the run stops.
+
+    Attributes:
+        checkpoints: where to.
+        due: when.
+        meta: the run's notes beside the state, from the step; ``identity`` is what :func:`resume` compares.
+    """
+
+    checkpoints: Checkpoints
+    due: Due
+    meta: Callable[[int], dict[str, Any]]
+
+    def __call__(self, event: StepEvent) -> None:
+        """Save if it is time to; a run that stops waits until everything is on the disk."""
+        if self.due(event.step) or event.last or event.stopping:
+            self.checkpoints.save(event.step, event.state, self.meta(event.step))
+            if event.stopping:
+                self.checkpoints.wait()
+
+
+def resume(
+    checkpoints: Checkpoints, state: TrainState, identity: Mapping[str, str | int], *, workdir: Path, total: int
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state and the notes of the newest checkpoint that is whole.
+
+    Args:
+        checkpoints: of the run.
+        state: a fresh state, which is returned (with no notes) if there is no checkpoint.
+        identity: hashes of the inputs that the result depends on besides the settings.
+        workdir: the run's directory, for messages.
+        total: steps of the whole run.
+
+    Raises:
+        UserError: an input changed since the run began, or no checkpoint can be read.
+    """
+    restored = checkpoints.restore_latest(state)
+    if restored is None:
+        return state, {}
+    before = restored.meta["identity"]
+    if changed := [name for name, now in identity.items() if before.get(name) != now]:
+        raise UserError(f"{workdir}: {', '.join(changed)} changed since this run began; use another --workdir")
+    remark(f"resuming from step {restored.step} of {total}")
+    return restored.state, restored.meta
+
+
+def updates(state: TrainState) -> int:
+    """Steps that were not skipped, as the optimizer counts them."""
+    return int(optax.tree.get_all_with_path(state.optimizer, "count")[0][1])

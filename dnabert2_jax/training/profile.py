@@ -1,0 +1,53 @@
+"""A profile of a few training steps, on request."""
+
+from pathlib import Path
+from types import TracebackType
+
+import jax
+
+from dnabert2_jax.parallel.processes import is_first
+from dnabert2_jax.training.loop import StepEvent
+
+_STEPS_BEFORE_PROFILE = 5
+
+
+class Profile:
+    """A callback that traces some steps with ``jax.profiler``, a few after the start, when everything is compiled.
+
+    A context manager. Only process 0 traces. TensorBoard's profile plugin and Perfetto show the trace.
+
+    Args:
+        directory: where it goes.
+        first: steps done before.
+        steps: steps to trace; 0: none.
+    """
+
+    def __init__(self, directory: Path, first: int, steps: int) -> None:
+        self._directory = directory
+        self._begin = first + _STEPS_BEFORE_PROFILE
+        self._end = self._begin + steps
+        self._wanted = steps > 0 and is_first()
+        self._running = False
+
+    def __call__(self, event: StepEvent) -> None:
+        """Start or stop the trace after a step."""
+        if self._wanted and event.step == self._begin:
+            jax.block_until_ready(event.metrics)  # type: ignore[no-untyped-call]
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+        elif self._running and event.step == self._end:
+            jax.block_until_ready(event.metrics)  # type: ignore[no-untyped-call]
+            self._stop()
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._running:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._running = False
+        jax.profiler.stop_trace()  # type: ignore[no-untyped-call]
