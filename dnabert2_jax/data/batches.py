@@ -44,7 +44,7 @@ class BatchPlan:
 
     width: int
     height: int
-    members: Sequence[Sequence[int]] | NDArray[np.integer]
+    members: Sequence[Sequence[int] | NDArray[np.integer]] | NDArray[np.integer]
     slots: int | None = None
 
 

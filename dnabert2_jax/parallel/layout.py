@@ -32,6 +32,8 @@ class Layout:
         bfloat16_reduction: see :class:`MeshOptions`.
         gathered: dtype of each parameter as a step sees it, if parameters are spread over ``data``.
         stages: sizes whose product is ``data``; gathers and scatters over ``data`` run one after the other.
+        collectives: whether a step's results are added up over ``data``. On a single device they need not be; the compiler
+            then sees the plain program.
     """
 
     mesh: Mesh
@@ -40,6 +42,7 @@ class Layout:
     bfloat16_reduction: bool = False
     gathered: Tree | None = None
     stages: tuple[int, ...] = ()
+    collectives: bool = True
 
     @property
     def whole(self) -> bool:
@@ -110,6 +113,8 @@ class Layout:
 
     def by_rows(self, function: Callable[[Tree, Any], jax.Array]) -> Callable[[Tree, Any], jax.Array]:
         """``function(params, batch)``, which returns a row for each row of the batch, on each device's rows."""
+        if not self.collectives:
+            return function
         return jax.shard_map(function, mesh=self.mesh, in_specs=(WHOLE, ROWS), out_specs=ROWS, check_vma=False)
 
     def add_up(self, function: Callable[..., Any], *, gradients: bool) -> Callable[..., Any]:
@@ -122,6 +127,8 @@ class Layout:
             function: sums over the rows of ``batch``.
             gradients: its result is (gradients, sums) instead of sums; the gradients arrive spread like the moments.
         """
+        if not self.collectives:
+            return function
         return self._on_each_device(function, gradients) if self.whole else self._divided(function, gradients)
 
     def _divided(self, function: Callable[..., Any], gradients: bool) -> Callable[..., Any]:
@@ -222,4 +229,4 @@ def spread_rows(options: MeshOptions, rows: int, params: Tree) -> Layout:
             "make at a time; change one of them, or set mesh.data=-1 to use as many devices as divide them"
         )
     specs = jax.tree.map(lambda _: WHOLE, params)
-    return Layout(make_mesh(MeshOptions(data=count), here), specs, specs)
+    return Layout(make_mesh(MeshOptions(data=count), here), specs, specs, collectives=count > 1)

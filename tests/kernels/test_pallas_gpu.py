@@ -144,4 +144,4 @@ def test_what_it_refuses_and_what_auto_says(monkeypatch):
     with tracing_for("gpu", "9.0"):
         choice = explain_choice(4096)
     assert choice.backend.name == "blocked"
-    assert choice.refusals["pallas_gpu"] == f"jax {jax.__version__} has no Triton lowering any more"
+    assert choice.refusals["pallas_gpu"] == f"jax {jax.__version__} no longer has a Triton lowering"

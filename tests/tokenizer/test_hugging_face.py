@@ -118,7 +118,7 @@ def test_a_directory_with_two_tokenizers_is_refused_unless_they_are_the_same(tok
     tokenizer.save(tmp_path)
     assert Tokenizer.load(tmp_path).sha256 == tokenizer.sha256
     KmerTokenizer(6, 6).save(tmp_path)
-    with pytest.raises(UserError, match=r"two tokenizers, tokenizer\.model and kmer_tokenizer\.json; name the file"):
+    with pytest.raises(UserError, match=r"two different tokenizers, tokenizer\.model and kmer_tokenizer\.json; name one"):
         Tokenizer.load(tmp_path)
     assert isinstance(Tokenizer.load(tmp_path / "kmer_tokenizer.json"), KmerTokenizer)
 
