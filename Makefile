@@ -37,10 +37,11 @@ aot: ## tests that compile for TPUs and GPUs without having one, in $(AOT_VENV),
 	@$(MAKE) --no-print-directory $(AOT_VENV)/.aot VENV=$(AOT_VENV)
 	JAX_PLATFORMS=cpu $(AOT_VENV)/bin/python -m pytest -m aot $(PYTEST_ARGS)
 
-check: $(VENV)/.dev ## lint, format, types, and links inside the repository
+check: $(VENV)/.dev ## lint, format, types, layers, and links inside the repository
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_links.py
 
 links: $(VENV)/.dev ## all links, including those to other sites

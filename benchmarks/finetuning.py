@@ -43,8 +43,8 @@ from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.modeling.compute import Compute, Precision
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
-from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.parallel.layout import spread_rows
+from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import PAD
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.objectives import classification_loss

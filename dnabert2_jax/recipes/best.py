@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter, save_adapter
 from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
+from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.modeling.lora import merge_adapter
 from dnabert2_jax.recipes.finetuning_job import FinetuningJob
 from dnabert2_jax.types import Tree
