@@ -28,7 +28,7 @@ from dnabert2_jax.tokenizer.base import Tokenizer
 
 
 class DNABERT2:
-    """A masked language model or a classifier, loaded from its directory with :meth:`load` or :meth:`from_hf`.
+    """A masked language model or a classifier, loaded from its directory with :meth:`load`.
 
     Sequences are text in either case; N and the other IUPAC codes become [UNK], and anything else is an error. Compiled
     functions stay with the object, so keep it for the next call.
@@ -47,10 +47,11 @@ class DNABERT2:
         precision: PrecisionOption = "auto",
         attention: str = "auto",
     ) -> "DNABERT2":
-        """Read a model directory, or an adapter directory, which is merged into its base.
+        """Read a model, or an adapter, which is merged into its base.
 
         Args:
-            path: what ``dnabert2 pretrain`` or ``dnabert2 finetune`` saved.
+            path: what ``dnabert2 pretrain`` or ``dnabert2 finetune`` saved, or a directory in the Hugging Face layout,
+                such as the released DNABERT-2.
             base: the adapter's base, if it is not where the adapter says.
             precision: ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
             attention: ``auto`` or the name of an attention backend.
@@ -67,8 +68,8 @@ class DNABERT2:
     ) -> "DNABERT2":
         """Read the released DNABERT-2, or a model that was fine-tuned from it with PyTorch, as published on Hugging Face.
 
-        Needs neither torch nor transformers, and runs no code from the directory. To use the model with the command
-        line or to train it further, write a model directory with ``dnabert2 convert from-hf``.
+        As :meth:`load`, with the original's precision. Needs neither torch nor transformers, and runs no code from the
+        directory.
 
         Args:
             directory: ``config.json``, ``tokenizer.json``, and ``model.safetensors`` or ``pytorch_model.bin``.

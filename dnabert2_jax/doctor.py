@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.artifacts.adapter import load_adapter, merged
+from dnabert2_jax.artifacts.adapter import merged
 from dnabert2_jax.artifacts.directory import is_adapter_directory
-from dnabert2_jax.artifacts.model import SavedModel, load_model
-from dnabert2_jax.convert.hugging_face import describe_released, is_hugging_face_directory, load_hugging_face
+from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.convert.hugging_face import describe_released, is_hugging_face_directory
+from dnabert2_jax.convert.opening import open_adapter, open_model
 from dnabert2_jax.draws import hash64
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
@@ -61,15 +62,15 @@ def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str
         UserError: a file is damaged, a weight is not finite, or an attention backend disagrees with the reference.
     """
     if is_adapter_directory(path):
-        adapter = load_adapter(path, None if base is None else load_model(base))
+        adapter = open_adapter(path, base)
         yield "manifest, base and finite weights", f"ok, an adapter on {adapter.base.path}; checked merged into it"
         model = merged(adapter)
     elif is_hugging_face_directory(path):
         yield "released weights", describe_released(path)
-        model = load_hugging_face(path)
+        model = open_model(path)
         yield "tensors and finite weights", f"ok, none is missing, unknown or of the wrong shape; a {model.kind}"
     else:
-        model = load_model(path)
+        model = open_model(path)
         yield "manifest and finite weights", f"ok, every file matches its hash; a {model.kind}"
     yield "parameters", f"{count_parameters(model.params):,}"
     batch = _fixed_row(model)

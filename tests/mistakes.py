@@ -262,8 +262,8 @@ MISTAKES = [
     Mistake(
         "a model that another program wrote",
         "finetune --config finetune.toml --workdir run --set model.path=foreign",
-        ".../foreign is not the directory of a model that dnabert2_jax wrote: it holds no manifest.json; name that "
-        "of a model",
+        ".../foreign/config.json: vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size "
+        "missing; use the config.json that belongs to the weights",
         text("foreign/config.json", '{"architectures": ["BertForMaskedLM"]}'),
     ),
     Mistake(

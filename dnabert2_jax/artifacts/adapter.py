@@ -75,12 +75,18 @@ def save_adapter(path: str | os.PathLike[str], adapter: SavedAdapter) -> SavedAd
     return replace(adapter, path=path)
 
 
-def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -> SavedAdapter:
+def load_adapter(
+    path: str | os.PathLike[str],
+    base: SavedModel | None = None,
+    *,
+    read_base: Callable[[Path], SavedModel] = load_model,
+) -> SavedAdapter:
     """Read the adapter directory ``path`` and its base.
 
     Args:
         path: the adapter directory.
         base: the model it was trained on; loaded from where the adapter says it is by default.
+        read_base: how to read it from there, if it may be in another format than a model directory.
 
     Raises:
         UserError: there is no adapter directory, a file is missing or damaged, the base is not found, or the base's encoder
@@ -99,7 +105,7 @@ def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -
                 f"{path}: its base model is neither at {candidates[0]} nor at {candidates[1]}; give the directory of the "
                 f"base whose encoder has sha256 {header['base_sha256']}"
             )
-        base = load_model(found)
+        base = read_base(found)
     for part, trained_on, given in (
         ("encoder", header["base_sha256"], tree_sha256(base.params["encoder"])),
         ("tokenizer", header["base_tokenizer_sha256"], base.tokenizer.sha256),

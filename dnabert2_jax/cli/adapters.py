@@ -24,14 +24,15 @@ def merge(
 
     Writes a model directory that needs neither of the two.
     """
-    from dnabert2_jax.artifacts.adapter import load_adapter, merged
+    from dnabert2_jax.artifacts.adapter import merged
     from dnabert2_jax.artifacts.directory import is_adapter_directory
-    from dnabert2_jax.artifacts.model import load_model, save_model
+    from dnabert2_jax.artifacts.model import save_model
+    from dnabert2_jax.convert.opening import open_adapter
     from dnabert2_jax.data.labels import saved_labels
 
     if adapter.is_dir() and not is_adapter_directory(adapter):
         raise UserError(f"{adapter} is not an adapter directory (it holds no adapter.json); name the one to merge")
-    saved = save_model(out, merged(load_adapter(adapter, None if base is None else load_model(base))))
+    saved = save_model(out, merged(open_adapter(adapter, base)))
     remark(f"a {saved.kind} of {saved_labels(saved.head, saved.labels).what}")
     print(f"saved {out}")
 
@@ -46,7 +47,8 @@ def adapters_list(
 
     Checks every file and the base's hash.
     """
-    from dnabert2_jax.artifacts.adapter import find_adapters, load_adapter
+    from dnabert2_jax.artifacts.adapter import find_adapters
+    from dnabert2_jax.convert.opening import open_adapter
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.metrics.tasks import metrics_for
     from dnabert2_jax.modeling.models import count_parameters
@@ -55,7 +57,7 @@ def adapters_list(
     for path in find_adapters(directories):
         print(path)
         try:
-            adapter = load_adapter(path)
+            adapter = open_adapter(path)
         except UserError as error:
             problems.append(str(error))
             print("  not usable")
@@ -88,14 +90,14 @@ def adapters_extract(
     The adapter is the low-rank part of the difference from the base, by singular value decomposition.
     """
     from dnabert2_jax.artifacts.adapter import extract_adapter, save_adapter
-    from dnabert2_jax.artifacts.model import load_model
+    from dnabert2_jax.convert.opening import open_model
 
     names = get_args(LoraTarget)
     for name in target or ():
         if name not in names:
             raise UserError(f"--target {name} is unknown; accepted are {', '.join(names)}{nearest(name, names)}")
     targets: tuple[LoraTarget, ...] = tuple(name for name in names if not target or name in target)
-    trained, origin = load_model(model), load_model(base)
+    trained, origin = open_model(model), open_model(base)
     with ProgressBar("singular values", len(targets)) as bar:
         adapter, loss = extract_adapter(trained, origin, rank=rank, targets=targets, max_loss=max_loss, progress=bar.advance)
     save_adapter(out, adapter)

@@ -57,11 +57,11 @@ def from_peft(
 ) -> None:
     """Import a LoRA adapter of a classifier from PEFT."""
     from dnabert2_jax.artifacts.adapter import save_adapter
-    from dnabert2_jax.artifacts.model import load_model
+    from dnabert2_jax.convert.opening import open_model
     from dnabert2_jax.convert.peft import load_peft
 
     command = ["dnabert2", "convert", "from-peft", str(directory), str(out), "--base", str(base)]
-    saved = save_adapter(out, load_peft(directory, load_model(base), command))
+    saved = save_adapter(out, load_peft(directory, open_model(base), command))
     remark(f"rank {saved.lora.rank}, scale {saved.lora.scale:g}, on {', '.join(saved.lora.targets)}")
     print(f"saved {out}")
 
@@ -73,9 +73,8 @@ def to_peft(
     base: Base = None,
 ) -> None:
     """Export a LoRA adapter to PEFT's format."""
-    from dnabert2_jax.artifacts.adapter import load_adapter
-    from dnabert2_jax.artifacts.model import load_model
+    from dnabert2_jax.convert.opening import open_adapter
     from dnabert2_jax.convert.peft import save_peft
 
-    save_peft(out, load_adapter(adapter, load_model(base) if base else None))
+    save_peft(out, open_adapter(adapter, base))
     print(f"saved {out}")

@@ -1,5 +1,6 @@
 """A Hugging Face directory as a model, and a model as a Hugging Face directory."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from dnabert2_jax.artifacts.tensors import write_tensors
 from dnabert2_jax.config.model import HeadConfig, TaskKind
 from dnabert2_jax.convert.names import from_theirs, kind_of, plain_names, to_theirs
 from dnabert2_jax.convert.settings import CONFIG, HuggingFaceSettings, make_settings, read_settings
-from dnabert2_jax.convert.weights import FORMS, SAFETENSORS, open_weights
+from dnabert2_jax.convert.weights import SAFETENSORS, open_weights
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.directories import atomic_directory
@@ -29,9 +30,13 @@ RELEASED_SHA256 = "7ff39ec77a484dd01070a41bfd6e95cdd7247bec80fe357ab43a4be33687a
 
 
 def is_hugging_face_directory(path: Path) -> bool:
-    """Whether ``path`` holds a model in the Hugging Face layout rather than one of this project."""
-    weights = any((path / name).is_file() for name in FORMS)
-    return weights and (path / CONFIG).is_file() and not (path / MANIFEST).is_file()
+    """Whether ``path`` holds a model in the Hugging Face layout, complete or not, rather than one of this project."""
+    if not (path / CONFIG).is_file() or (path / MANIFEST).is_file():
+        return False
+    try:
+        return "format" not in json.loads((path / CONFIG).read_bytes())  # a model directory that lost its manifest has one
+    except (OSError, ValueError, TypeError, RecursionError):
+        return True  # reading it explains what is wrong with the file
 
 
 def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedModel:
@@ -55,7 +60,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; name the one with {CONFIG}, {TOKENIZER} and {SAFETENSORS}")
     if (directory / MANIFEST).is_file():
-        raise UserError(f"{directory} is already a model directory of dnabert2_jax; load it as it is, with DNABERT2.load")
+        raise UserError(f"{directory} is already a model directory of dnabert2_jax; use it as it is")
     settings = read_settings(directory / CONFIG)
     tokenizer = _read_tokenizer(directory, settings)
     tensors, files = open_weights(directory)
@@ -76,7 +81,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
         labels=labels,
         head=head,
         provenance=make_provenance(
-            command or ["DNABERT2.from_hf", str(directory)],
+            command or ["load_hugging_face", str(directory)],
             run_config={},
             parents={file.name: file_sha256(file) for file in files},
             metrics={},

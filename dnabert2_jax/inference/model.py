@@ -1,14 +1,14 @@
-"""A trained model opened for use: a model directory, or an adapter merged into its base."""
+"""A trained model opened for use: a model directory, one in the Hugging Face layout, or an adapter merged into its base."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
-from dnabert2_jax.artifacts.adapter import load_adapter
-from dnabert2_jax.artifacts.directory import is_adapter_directory
-from dnabert2_jax.artifacts.model import ModelKind, SavedModel, load_model
+from dnabert2_jax.artifacts.adapter import SavedAdapter
+from dnabert2_jax.artifacts.model import ModelKind, SavedModel
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
+from dnabert2_jax.convert.opening import open_any
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.predictor import Forward, Predictor
 from dnabert2_jax.modeling.compute import Compute
@@ -36,21 +36,22 @@ class InferenceModel:
 
     @classmethod
     def load(cls, path: Path, compute: Compute, base: Path | None = None) -> "InferenceModel":
-        """Read a model directory, or an adapter directory, which is merged into its base.
+        """Read a model, or an adapter, which is merged into its base.
 
         Args:
-            path: the directory.
+            path: a model or adapter directory, or one in the Hugging Face layout.
             compute: precision and attention backend.
             base: the adapter's base, if it is not where the adapter says.
 
         Raises:
-            UserError: neither of the two, damaged, or not the adapter's base.
+            UserError: none of them, damaged, or not the adapter's base.
         """
-        if not is_adapter_directory(path):
-            if base is not None:
-                raise UserError(f"{path} is a whole model, not an adapter; leave the base out")
-            return cls.of_saved(path, load_model(path), compute)
-        adapter = load_adapter(path, load_model(base) if base else None)
+        opened = open_any(path, base)
+        return (cls.of_adapter if isinstance(opened, SavedAdapter) else cls.of_saved)(path, opened, compute)
+
+    @classmethod
+    def of_adapter(cls, path: Path, adapter: SavedAdapter, compute: Compute) -> "InferenceModel":
+        """An adapter that was read from a directory, merged into its base."""
         parts = jax.device_put({**adapter.params, "encoder": adapter.base.params["encoder"]})
         parts["encoder"] = merge_adapter(parts["encoder"], parts.pop("adapter"), adapter.lora)
         forward = Forward(adapter.base.config, compute, len(adapter.labels), adapter.head)

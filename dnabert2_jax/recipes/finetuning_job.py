@@ -14,6 +14,7 @@ from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.config.runs import FinetuneRun
+from dnabert2_jax.convert.opening import files_read
 from dnabert2_jax.data.by_length import choose_lengths
 from dnabert2_jax.data.encoding import EncodedTable, encode_table
 from dnabert2_jax.data.labels import SEPARATOR, Labels
@@ -104,9 +105,8 @@ class FinetuningJob:
 
     def provenance(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """How this run's model was made, for its directory."""
-        return make_provenance(
-            ["dnabert2", "finetune"], run_config=run_to_dict(self.run), parents=self.identity, metrics=metrics
-        )
+        parents = self.identity | (files_read(self.base) if self.base else {})
+        return make_provenance(["dnabert2", "finetune"], run_config=run_to_dict(self.run), parents=parents, metrics=metrics)
 
 
 def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:

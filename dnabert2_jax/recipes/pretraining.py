@@ -16,6 +16,7 @@ from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
+from dnabert2_jax.convert.opening import files_read
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, validation_species
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
@@ -238,9 +239,8 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
 def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, Any]) -> SavedModel:
     """The model directory and the report, written by process 0."""
     directory.write_json("validation.json", scores)
-    provenance = make_provenance(
-        ["dnabert2", "pretrain"], run_config=run_to_dict(job.run), parents=job.identity, metrics=scores
-    )
+    parents = job.identity | (files_read(job.base) if job.base else {})
+    provenance = make_provenance(["dnabert2", "pretrain"], run_config=run_to_dict(job.run), parents=parents, metrics=scores)
     model = SavedModel(
         kind="masked_lm",
         config=job.config,

@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 from dnabert2_jax import DNABERT2, UserError
 from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.artifacts.tensors import tree_sha256
-from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
 from dnabert2_jax.convert import hugging_face
 from dnabert2_jax.convert.hugging_face import load_hugging_face, save_hugging_face
@@ -42,19 +41,6 @@ def spoilt(sound, tmp_path):
     """A copy that a test may spoil."""
     shutil.copytree(sound, tmp_path / "hf")
     return tmp_path / "hf"
-
-
-@pytest.fixture
-def dnabert2(monkeypatch, capsys):
-    """The command line, in this process: exit code, standard output, standard error."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["dnabert2", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def classifier(labels):
