@@ -257,7 +257,6 @@ MISTAKES = [
         "embed --model run --data genes.fa --out vectors.npz",
         ".../run is not the directory of a model that dnabert2_jax wrote: it holds no config.json; name .../run/model",
         lambda: shutil.copytree("base", "run/model"),
-        remarks=True,
     ),
     Mistake(
         "a model that another program wrote",
@@ -271,21 +270,18 @@ MISTAKES = [
         "embed --model base --data genes.fa --out vectors.npz",
         ".../base/model.safetensors is damaged: sha256 ..., ... was written; restore .../base from a copy or recreate it",
         lambda: flip_a_byte("base/model.safetensors"),
-        remarks=True,
     ),
     Mistake(
         "the tokenizer of another model put in its place",
         "predict --model classifier --data genes.fa --out predictions.csv",
         ".../classifier/tokenizer.model is damaged: ...; restore .../classifier from a copy or recreate it",
         lambda: train_bpe([random_dna(20_000, 5)], vocab_size=80).save("classifier"),
-        remarks=True,
     ),
     Mistake(
         "an adapter on another base",
         "predict --model adapter --base other --data genes.fa --out predictions.csv",
         ".../adapter: the adapter was trained on a base whose encoder has sha256 ..., but that of .../other has ...; name "
         "the base it was trained on",
-        remarks=True,
     ),
     Mistake(
         "an adapter merged twice",
@@ -304,7 +300,6 @@ MISTAKES = [
         "a pretrained model where a classifier is wanted",
         "predict --model base --data genes.fa --out predictions.csv",
         "base is a masked_lm; prediction needs a classifier: train one with `dnabert2 finetune`",
-        remarks=True,
     ),
     # Runs
     Mistake(

@@ -196,7 +196,11 @@ def test_too_little_memory_for_a_sequence(home, dnabert2, little_memory):
     assert out == ""
     says = "dnabert2: out of memory on the cpu device (RESOURCE_EXHAUSTED: ...); make batches smaller (--batch-tokens, ..."
     assert re.fullmatch(pattern(says), errors[-1])
-    assert [line.partition(":")[0] for line in errors[:-1]] == ["long.fa"]
+    read, announced = errors[:-1]
+    assert read.startswith("long.fa: 1 sequence, 300,000 bases")
+    assert re.fullmatch(
+        pattern("'chr' has 300,000 bases, ... one row, embedded whole, in roughly ... GB of memory; ..."), announced
+    )
     assert everything(home) == before
 
 

@@ -62,9 +62,9 @@ def evaluate(
     from dnabert2_jax.modeling.compute import resolve_compute
 
     check_output(out, (".json",))
-    table = read_table(data)
     classifier = InferenceModel.load(model, resolve_compute(precision), base)
     classifier.need("classifier", "scoring", "train one with `dnabert2 finetune`")
+    table = read_table(data)
     labels = saved_labels(classifier.head, classifier.labels)
     encoded_labels = labels.encode(table)
     remark(table.summary())

@@ -1,14 +1,14 @@
 """``dnabert2 predict``, ``embed`` and ``fill-mask``: using a trained model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.output import print_table
-from dnabert2_jax.config.inference import LongSequences, Pooling
+from dnabert2_jax.config.inference import PER_TOKEN, LongSequences, Pooling
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console, remark
 
@@ -17,15 +17,21 @@ if TYPE_CHECKING:
     from dnabert2_jax.inference.model import InferenceModel
 
 
+_LONG_BASES = 100_000
+"""A sequence this long is a chromosome or a contig rather than something to be described by one row."""
+
+
 @app.command(
-    epilog="Example: dnabert2 predict --model runs/promoters/model --data genome_windows.fa --out runs/predictions.csv"
+    epilog="Example: dnabert2 predict --model runs/promoters/model --data genome.fa --window 500 --out runs/promoters.bed"
 )
 def predict(
     data: options.Data,
-    out: Annotated[Path, Option(help="Table to write: .csv or .parquet.")],
+    out: Annotated[Path, Option(help="Table to write: .csv or .parquet; with --window also .tsv or .bed.")],
     model: options.Model = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
+    window: options.Window = None,
+    step: options.Step = None,
     max_tokens: options.MaxTokens = None,
     long: Annotated[LongSequences, Option(help="Longer sequences: average over windows, or truncate.")] = "windows",
     overlap: Annotated[float, Option(help="Minimum window overlap (fraction).")] = 0.5,
@@ -38,37 +44,57 @@ def predict(
 ) -> None:
     """Classify sequences, or predict measurements.
 
-    Writes the label and the probabilities, or the predicted value, of each sequence. Pairs are read from the columns
-    sequence1 and sequence2.
+    Writes the label and the probabilities, or the predicted value, of each sequence, or of each window of a genome. Pairs
+    are read from the columns sequence1 and sequence2.
     """
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences
+    from dnabert2_jax.inference.rows import PREDICTION_SUFFIXES, expected_bytes, writing_rows
+    from dnabert2_jax.inference.scan import plan_scan, predict_windows
 
-    check_output(out, TABLE_SUFFIXES)
-    sequences = _read(data, sequence_column, name_column)
-    predictions = predict_sequences(
-        _open(model, adapter, base, precision, attention),
-        sequences,
-        max_tokens=max_tokens,
-        long=long,
-        overlap=overlap,
-        reverse_complement=reverse_complement,
-        batch_tokens=batch_tokens,
-        title="predicting",
-    )
-    if summary := predictions.summary():
-        remark(summary)
-    save_predictions(out, predictions)
+    _check_window(out, window, step)
+    check_output(out, TABLE_SUFFIXES if window is None else PREDICTION_SUFFIXES)
+    opened = _open(model, adapter, base, precision, attention)
+    opened.need("classifier", "prediction", "train one with `dnabert2 finetune`")
+    how: dict[str, Any] = {
+        **{"max_tokens": max_tokens, "long": long, "overlap": overlap},
+        **{"reverse_complement": reverse_complement, "batch_tokens": batch_tokens, "title": "predicting"},
+    }
+    if window is None:
+        sequences = _read(data, sequence_column, name_column)
+        _remark_on_long(sequences, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
+        predictions = predict_sequences(opened, sequences, **how)
+        if summary := predictions.summary():
+            remark(summary)
+        save_predictions(out, predictions)
+    else:
+        if out.suffix == ".bed" and opened.head.task == "regression":
+            raise UserError(
+                f"{out}: the scores of a .bed file are probabilities, and {opened.path} predicts measurements; "
+                "choose .csv, .tsv or .parquet"
+            )
+        scan = plan_scan(data, window, step, sequence_column=sequence_column, name_column=name_column)
+        remark(f"{scan.summary()}; about {expected_bytes(out, scan.windows, 3 + len(opened.labels)) / 1e6:,.1f} MB to write")
+        averaged = 0
+        with writing_rows(out, PREDICTION_SUFFIXES) as write:
+            for columns in predict_windows(opened, scan, **how):
+                write(columns)
+                averaged += int((columns["windows"] > 1).sum())
+        if averaged:
+            most = max_tokens or opened.head.max_tokens
+            remark(f"windows of more than {most:,} tokens: {averaged:,}, each the average over its parts; shorten --window")
     print(f"saved {out}")
 
 
 @app.command(epilog="Example: dnabert2 embed --model runs/pretrain/model --data genes.fa --out runs/genes.npz")
 def embed(
     data: options.Data,
-    out: Annotated[Path, Option(help="File to write: .npz, .parquet or .h5.")],
+    out: Annotated[Path, Option(help="File to write: .npz, .parquet or .h5; with --window also .csv or .tsv.")],
     model: options.Model = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
+    window: options.Window = None,
+    step: options.Step = None,
     pooling: Annotated[Pooling, Option(help="Vector per sequence (mean, max, cls), token or base.")] = "mean",
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
@@ -76,19 +102,36 @@ def embed(
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
 ) -> None:
-    """Embed sequences of any length.
+    """Embed sequences of any length, or each window of a genome.
 
     By default the mean over a sequence's tokens, excluding special tokens.
     """
     from dnabert2_jax.inference.embedding import embed as embed_sequences
     from dnabert2_jax.inference.output import EMBEDDING_SUFFIXES, check_output, save_embeddings
+    from dnabert2_jax.inference.rows import EMBEDDING_SUFFIXES as WINDOW_SUFFIXES
+    from dnabert2_jax.inference.rows import check_size, expected_bytes, writing_rows
+    from dnabert2_jax.inference.scan import embed_windows, plan_scan
 
-    check_output(out, EMBEDDING_SUFFIXES)
-    sequences = _read(data, sequence_column, name_column)
+    _check_window(out, window, step)
+    check_output(out, EMBEDDING_SUFFIXES if window is None else WINDOW_SUFFIXES)
+    if window is not None and pooling in PER_TOKEN:
+        raise UserError(f"--pooling {pooling} gives many vectors per window; with --window, choose mean, max or cls")
     opened = _open(model, adapter, base, precision, attention)
-    embeddings = embed_sequences(opened, sequences, pooling, batch_tokens=batch_tokens, title="embedding")
-    save_embeddings(out, embeddings, opened.tokenizer)
-    vectors, width = embeddings.vectors.shape
+    width = opened.config.hidden_size
+    if window is None:
+        sequences = _read(data, sequence_column, name_column)
+        _remark_on_long(sequences, opened, "embedded whole")
+        embeddings = embed_sequences(opened, sequences, pooling, batch_tokens=batch_tokens, title="embedding")
+        save_embeddings(out, embeddings, opened.tokenizer)
+        vectors = len(embeddings.vectors)
+    else:
+        scan = plan_scan(data, window, step, sequence_column=sequence_column, name_column=name_column)
+        check_size(out, scan.windows, width)
+        remark(f"{scan.summary()}; about {expected_bytes(out, scan.windows, width) / 1e6:,.1f} MB to write")
+        with writing_rows(out, WINDOW_SUFFIXES) as write:
+            for columns in embed_windows(opened, scan, pooling, batch_tokens=batch_tokens, title="embedding"):
+                write(columns)
+        vectors = scan.windows
     remark(f"{vectors:,} vectors of {width} numbers, {pooling}")
     print(f"saved {out}")
 
@@ -125,6 +168,31 @@ def fill_mask(
     ]
     print_table(records, console)
     print(f"saved {out}")
+
+
+def _check_window(out: Path, window: int | None, step: int | None) -> None:
+    if window is None and step is not None:
+        raise UserError("--step is the distance between windows; give --window BASES as well")
+    if window is None and out.suffix == ".bed":
+        raise UserError(f"{out}: a .bed file holds coordinates; add --window BASES, or choose .csv or .parquet")
+
+
+def _remark_on_long(sequences: "Sequences", model: "InferenceModel", what: str) -> None:
+    """Say before long work that a chromosome is about to become one row, and what it takes."""
+    longest = max(sequences.sequences, key=len)
+    if len(longest) < _LONG_BASES:
+        return
+    name = sequences.names[sequences.sequences.index(longest)]
+    sample = longest[:_LONG_BASES]
+    tokens = len(model.tokenizer.encode_raw(sample)) * len(longest) // len(sample)
+    size = ""
+    if what == "embedded whole":  # its activations are in memory together: those of attention, and the two of a gated layer
+        numbers = 4 * model.config.hidden_size + 2 * model.config.intermediate_size
+        size = f", in roughly {4 * tokens * numbers / 1e9:,.1f} GB of memory"
+    remark(
+        f"{name!r} has {len(longest):,} bases, about {tokens:,} tokens: one row, {what}{size}; for one row per stretch, "
+        "with coordinates, add --window BASES"
+    )
 
 
 def _read(data: Path, sequence_column: str, name_column: str | None) -> "Sequences":

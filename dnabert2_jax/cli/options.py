@@ -19,6 +19,12 @@ SequenceColumn = Annotated[str, Option(help="Column with the sequences.")]
 NameColumn = Annotated[
     str | None, Option(help="Column with the names.", show_default="name if there is one, else row numbers")
 ]
+Window = Annotated[
+    int | None, Option(min=1, metavar="BASES", help="One row per window of so many bases, with its coordinates.")
+]
+Step = Annotated[
+    int | None, Option(min=1, metavar="BASES", help="Bases from one window to the next.", show_default="a window")
+]
 BatchTokens = Annotated[int | None, Option(min=1, help="Tokens per batch.", show_default="4096 on CPU, 65536 elsewhere")]
 MaxTokens = Annotated[int | None, Option(min=8, help="Maximum tokens per input.", show_default="the model's own")]
 ReverseComplement = Annotated[bool, Option("--reverse-complement", help="Average the prediction over both strands.")]

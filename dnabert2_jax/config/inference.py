@@ -9,5 +9,8 @@ Pooling = Literal["mean", "cls", "max", "token", "base"]
 [CLS]; ``token`` gives one vector per token, ``base`` one per base, that of its token.
 """
 
+PER_TOKEN: tuple[Pooling, ...] = ("token", "base")
+"""Poolings that give many vectors per sequence."""
+
 LongSequences = Literal["windows", "cut"]
 """What happens to a sequence with too many tokens: read in overlapping windows, or truncated."""

@@ -51,7 +51,7 @@ def open_any(path: str | os.PathLike[str], base: str | os.PathLike[str] | None =
     Raises:
         UserError: as :func:`open_model` and :func:`open_adapter`; a base is given for a whole model.
     """
-    if is_adapter_directory(path):
+    if is_adapter_directory(Path(path)):
         return open_adapter(path, base)
     if base is not None:
         raise UserError(f"{path} is a whole model, not an adapter; leave the base out")

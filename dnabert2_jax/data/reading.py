@@ -10,6 +10,7 @@ import gzip
 import io
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,35 @@ def read_sequences(path: Path, *, sequence_column: str = "sequence", name_column
         names.append(record.name)
         sequences.append(clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}"))
     return Sequences(str(path), names, sequences, None, letters)
+
+
+def stream_sequences(
+    path: Path, letters: LetterCounts, *, sequence_column: str = "sequence", name_column: str | None = None
+) -> Iterator[tuple[str, str]]:
+    """Names and clean letters of single sequences, those of a FASTA file one in memory at a time.
+
+    Args:
+        path: as for :func:`read_sequences`.
+        letters: the counts to add to.
+        sequence_column: as for :func:`read_sequences`.
+        name_column: as for :func:`read_sequences`.
+
+    Raises:
+        UserError: as :func:`read_sequences`; the table holds pairs.
+    """
+    path = Path(path)
+    if path.is_file() and _is_fasta(path):
+        for record in read_fasta(path):
+            yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
+        return
+    table = read_sequences(path, sequence_column=sequence_column, name_column=name_column)
+    if table.pairs is not None:
+        raise UserError(
+            f"{path} holds pairs, but windows are those of one sequence; choose one of the two columns "
+            "(--sequence-column sequence1)"
+        )
+    letters.add(table.letters)
+    yield from zip(table.names, table.sequences, strict=True)
 
 
 def read_table(path: Path, *, sequence_column: str = "sequence", label_column: str = "label") -> Table:

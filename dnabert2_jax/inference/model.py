@@ -47,7 +47,9 @@ class InferenceModel:
             UserError: none of them, damaged, or not the adapter's base.
         """
         opened = open_any(path, base)
-        return (cls.of_adapter if isinstance(opened, SavedAdapter) else cls.of_saved)(path, opened, compute)
+        if isinstance(opened, SavedAdapter):
+            return cls.of_adapter(path, opened, compute)
+        return cls.of_saved(path, opened, compute)
 
     @classmethod
     def of_adapter(cls, path: Path, adapter: SavedAdapter, compute: Compute) -> "InferenceModel":

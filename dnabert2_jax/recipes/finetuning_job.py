@@ -115,8 +115,8 @@ def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
     Raises:
         UserError: a path, a table, a setting or the directory cannot be used.
     """
-    config, tokenizer, base = load_base(run.model)
     compute = training_compute(run.model)
+    config, tokenizer, base = load_base(run.model)
     splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task)
     types = run.data.token_types
     if types and splits.train.pairs is not None and config.type_vocab_size < 2:

@@ -83,7 +83,7 @@ def test_fill_mask(dnabert2, mlm_path, tmp_path):
             ["evaluate", "--model", "{mlm}", "--data", "{table}", "--out", "{tmp}/e.json"],
             "scoring needs a classifier",
         ),
-        (["predict", "--model", "{mlm}", "--data", "{tmp}/none.fa", "--out", "{tmp}/p.csv"], "none.fa does not exist"),
+        (["embed", "--model", "{mlm}", "--data", "{tmp}/none.fa", "--out", "{tmp}/e.npz"], "none.fa does not exist"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/no/e.npz"], "there is no directory"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.csv"], "accepted are .npz, .parquet, .h5"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.npz", "--attention", "x"], "backend 'x'"),
@@ -100,6 +100,31 @@ def test_a_mistake_is_one_line_and_exit_code_2(dnabert2, mlm_path, fasta, tmp_pa
     last = errors.splitlines()[-1]
     assert last.startswith("dnabert2: ")
     assert message in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("predict --data {none} --out {tmp}/p.csv", "give either --model"),
+        ("predict --model {mlm} --data {none} --out {tmp}/p.csv", "is a masked_lm; prediction needs"),
+        ("predict --model {mlm} --data {none} --out {tmp}/p.npz", "accepted are .csv, .parquet"),
+        ("predict --model {mlm} --data {none} --out {tmp}/p.csv --attention x", "backend 'x'"),
+        ("predict --model {mlm} --data {none} --out {tmp}/p.bed", "a .bed file holds coordinates; add --window BASES"),
+        ("predict --model {mlm} --data {none} --out {tmp}/p.csv --step 5", "give --window BASES as well"),
+        ("embed --data {none} --out {tmp}/e.npz", "give either --model"),
+        ("embed --model {tmp} --data {none} --out {tmp}/e.npz", "is not the directory of a model"),
+        ("embed --model {mlm} --data {none} --out {tmp}/no/e.npz", "there is no directory"),
+        ("embed --model {mlm} --data {none} --out {tmp}/e.npz --window 9 --pooling base", "choose mean, max or cls"),
+        ("evaluate --model {mlm} --data {none} --out {tmp}/e.json", "scoring needs a classifier"),
+        ("evaluate --model {mlm} --data {none} --out {tmp}/e.csv", "accepted are .json"),
+    ],
+)
+def test_everything_else_is_checked_before_the_data_is_read(dnabert2, mlm_path, tmp_path, arguments, message):
+    """The data does not exist, which would be the message if it were read first."""
+    places = {"mlm": mlm_path, "tmp": tmp_path, "none": tmp_path / "none.fa"}
+    code, _, errors = dnabert2(*arguments.format(**places).split())
+    assert (code, len(errors.splitlines())) == (2, 1)
+    assert message in errors
 
 
 @pytest.mark.parametrize("command", ["predict", "embed", "fill-mask"])
