@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task
 from dnabert2_jax.gue.summary import TaskSummary, task_of
-from dnabert2_jax.reports.plots.style import LIGHT, Theme, legend_below, new_figure
+from dnabert2_jax.reports.plots.style import LIGHT, Theme, display_name, legend_below, new_figure
 
 
 def score_picture(tasks: Sequence[TaskSummary], theme: Theme = LIGHT) -> Figure:
@@ -86,10 +86,10 @@ def comparison_picture(
                 axis.plot(values, [at] * len(values), marker, color=color, ms=5, alpha=0.75, mew=0)
     for n, name in enumerate(names):
         color, marker = theme.marker(n)
-        axis.plot([], [], marker, color=color, ms=5, mew=0, label=name)
+        axis.plot([], [], marker, color=color, ms=5, mew=0, label=display_name(name))
     axis.plot([], [], color=theme.muted, lw=1.6, label="k-mer regression")
     axis.set_xlabel("score x 100")
-    legend_below(figure, theme, columns=2)
+    legend_below(figure, theme, columns=2 if max(map(len, names)) <= 20 else 1)
     return figure
 
 

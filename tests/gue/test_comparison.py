@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from dnabert2_jax.cli import main
-from dnabert2_jax.gue.catalogue import REFERENCE, catalogue
+from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, catalogue
 from dnabert2_jax.gue.comparison import comparison_rows, read_benchmarks, write_comparison
 from dnabert2_jax.gue.discovery import discover
+from dnabert2_jax.gue.plots import comparison_picture
 from dnabert2_jax.gue.tables import prepare
 from dnabert2_jax.storage.atomic import write_json
 from tests.helpers import tiny_task, tiny_tokenizer, write_table
+from tests.reports.plots.helpers import legend_is_inside
 
 SCORES = {
     "probe": {"prom/prom_core_tata": [0.5], "mine": [0.2]},
@@ -123,3 +125,10 @@ def test_what_cannot_be_compared_is_refused(home, words, said, monkeypatch, caps
     assert end.value.code == 2
     assert said in capsys.readouterr().err
     assert not list(home.glob("p.*"))
+
+
+def test_names_of_benchmarks_are_broken_to_fit_the_picture():
+    names = [f"DNABERT-2-117M_full_learning_rate_3e-5_reverse_complement_seed_{n}" for n in range(3)]
+    tasks = list(catalogue().values())[:8]
+    summary = {"data": {"kmer": dict.fromkeys(METRIC_NAMES, 0.5)}, "scores": dict.fromkeys(METRIC_NAMES, {"values": [0.6]})}
+    assert legend_is_inside(comparison_picture(names, [(task, [summary] * 3) for task in tasks]))

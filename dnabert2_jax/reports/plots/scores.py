@@ -108,7 +108,7 @@ def measured_against_predicted(
     """
     figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
     low, high = (float(edge(np.concatenate([measured, predicted]))) for edge in (np.min, np.max))
-    margin = 0.03 * (high - low)
+    margin = 0.03 * (high - low) or 0.5  # all values may be one
     axis.plot([low, high], [low, high], color=theme.muted, lw=1, ls="--")
     visible = float(np.clip(30 / np.sqrt(len(measured)), 0.08, 0.7))  # crowded dots show as darker areas
     axis.scatter(measured, predicted, s=12, color=theme.colors[0], lw=0, alpha=visible)

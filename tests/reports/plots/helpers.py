@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from dnabert2_jax.reports.plots.style import DARK, LIGHT
@@ -48,3 +49,11 @@ def texts(figure) -> set[str]:
     """Everything written on a figure."""
     figure.draw_without_rendering()
     return {text.get_text() for text in figure.findobj(match=lambda artist: hasattr(artist, "get_text"))}
+
+
+def legend_is_inside(figure) -> bool:
+    """Whether every text of the figure's legends, drawn, lies inside the figure."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [text.get_window_extent(canvas.get_renderer()) for each in figure.legends for text in each.get_texts()]
+    return bool(boxes) and all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 for box in boxes)

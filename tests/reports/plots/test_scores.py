@@ -1,9 +1,14 @@
 import numpy as np
 import pytest
 
-from dnabert2_jax.reports.plots.scores import confusion_matrix, precision_recall_curves, roc_curves
+from dnabert2_jax.reports.plots.scores import (
+    confusion_matrix,
+    measured_against_predicted,
+    precision_recall_curves,
+    roc_curves,
+)
 from dnabert2_jax.reports.plots.style import Theme, png
-from tests.reports.plots.helpers import THEMES, pixels, rgb, scores, texts
+from tests.reports.plots.helpers import THEMES, legend_is_inside, pixels, rgb, scores, texts
 
 
 @pytest.mark.parametrize("classes", [2, 5, 15, 30])
@@ -57,3 +62,16 @@ def test_a_class_without_rows_has_no_curve():
     labels, probabilities = scores(3)
     written = texts(roc_curves(labels % 2, probabilities, ["a", "b", "absent"]))
     assert not any(text.startswith("absent") for text in written)
+
+
+@pytest.mark.parametrize("draw", [roc_curves, precision_recall_curves])
+@pytest.mark.parametrize("classes", [2, 4, 12])
+def test_legends_of_long_names_stay_inside_the_picture(draw, classes: int):
+    names = [f"Enhancers WIDE IN MOUSE LIVER at embryonic day 14.5, replicate {n}" for n in range(classes)]
+    labels, probabilities = np.arange(120) % classes, np.random.default_rng(0).dirichlet(np.ones(classes), 120)
+    assert legend_is_inside(draw(labels, probabilities, names))
+
+
+def test_equal_measurements_are_drawn():
+    figure = measured_against_predicted(np.full(5, 2.0), np.full(5, 2.0))
+    assert figure.axes[0].get_xlim() == (1.5, 2.5)
