@@ -120,6 +120,16 @@ def test_the_quickstart_requests_huge_pages():
         assert line.split()[0] == expected
 
 
+def test_the_quickstart_ends_with_how_to_find_the_command():
+    if not shutil.which("make"):
+        pytest.skip("needs make")
+    command = ["make", "--dry-run", "quickstart"]
+    printed = subprocess.run(command, cwd=LAUNCH.parent, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == 'echo "to use the dnabert2 command: source .venv/bin/activate"'
+    readme = (LAUNCH.parent / "README.md").read_text()
+    assert "results.json\nto use the dnabert2 command: source .venv/bin/activate\n" in readme
+
+
 def test_a_process_that_is_told_so_gets_huge_pages():
     """What the scripts and the Makefile rely on: the C library asks, and the kernel grants."""
     kernel = Path("/sys/kernel/mm/transparent_hugepage")

@@ -130,5 +130,8 @@ def test_what_cannot_be_compared_is_refused(home, words, said, monkeypatch, caps
 def test_names_of_benchmarks_are_broken_to_fit_the_picture():
     names = [f"DNABERT-2-117M_full_learning_rate_3e-5_reverse_complement_seed_{n}" for n in range(3)]
     tasks = list(catalogue().values())[:8]
-    summary = {"data": {"kmer": dict.fromkeys(METRIC_NAMES, 0.5)}, "scores": dict.fromkeys(METRIC_NAMES, {"values": [0.6]})}
+    summary = {
+        "data": {"kmer": dict.fromkeys(METRIC_NAMES, 0.5)},
+        "scores": {name: {"values": [0.6]} for name in METRIC_NAMES},
+    }
     assert legend_is_inside(comparison_picture(names, [(task, [summary] * 3) for task in tasks]))
