@@ -38,7 +38,7 @@ def finetune(workdir: Workdir, config: Config = None, set_: Set = None) -> None:
 
 @app.command(epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json")
 def evaluate(
-    model: Annotated[Path, Option(help="Classifier or adapter directory.")],
+    model: Annotated[Path, Option(help="Directory of a classifier or adapter.")],
     data: Annotated[Path, Option(help="Table with a header: sequence,label or sequence1,sequence2,label.")],
     out: Annotated[Path, Option(help="JSON file for the scores.")],
     base: Base = None,

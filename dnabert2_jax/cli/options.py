@@ -11,7 +11,7 @@ Config = Annotated[Path | None, Option("--config", help="TOML file of the run; s
 Workdir = Annotated[Path, Option("--workdir", help="Directory of the run; reuse it to resume.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
 
-Model = Annotated[Path | None, Option(help="Model or adapter directory.")]
+Model = Annotated[Path | None, Option(help="Model, adapter or Hugging Face directory.")]
 Adapter = Annotated[Path | None, Option(help="Adapter directory, instead of --model.")]
 Base = Annotated[Path | None, Option(help="The adapter's base model directory.", show_default="where the adapter says")]
 Data = Annotated[Path, Option(help="FASTA, or a CSV or TSV table with a column of sequences; plain or gzip.")]

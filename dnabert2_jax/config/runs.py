@@ -17,7 +17,7 @@ class ModelOptions:
     """Which model, and how to compute it.
 
     Attributes:
-        path: a model directory to start from.
+        path: a model directory, or one in the Hugging Face layout, to start from.
         size: or a named size (``1b``, ``117m``, ``25m``, ``3m``, ``1m``) to start from random weights.
         tokenizer: tokenizer directory for ``size``; ``path`` brings its own.
         precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU.
