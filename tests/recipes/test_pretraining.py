@@ -9,9 +9,11 @@ import pytest
 
 from dnabert2_jax.artifacts.model import load_model, save_model
 from dnabert2_jax.artifacts.tensors import tree_sha256
+from dnabert2_jax.convert.hugging_face import save_hugging_face
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import sequence_classifier
 from dnabert2_jax.recipes.pretraining import pretrain
+from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.optimizer import learning_rate_schedule
 from dnabert2_jax.training.workdir import MetricsLog
@@ -187,6 +189,13 @@ def test_pretraining_goes_on_from_a_masked_language_model_only(tmp_path, home, m
     with pytest.raises(UserError, match="is a classifier; pretraining starts from a masked_lm"):
         pretrain(make_run(model={"path": str(tmp_path / "classifier")}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_pretraining_goes_on_from_a_hugging_face_directory_and_records_its_files(tmp_path, home, make_run):
+    hugging_face = save_hugging_face(tmp_path / "hf", load_model(home / "base"))
+    parents = pretrain(make_run(model={"path": str(hugging_face)}), tmp_path / "run").provenance["parents"]
+    assert parents["base/model.safetensors"] == file_sha256(hugging_face / "model.safetensors")
+    assert parents["base"] == tree_sha256(load_model(home / "base").params["encoder"])
 
 
 def test_a_diverged_run_says_so_and_leaves_no_model(tmp_path, home, make_run):
