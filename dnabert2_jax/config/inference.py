@@ -11,3 +11,9 @@ Pooling = Literal["mean", "cls", "max", "token", "base"]
 
 LongSequences = Literal["windows", "cut"]
 """What happens to a sequence with too many tokens: read in overlapping windows, or truncated."""
+
+BadRecordPolicy = Literal["error", "skip"]
+"""What happens to records that cannot be used: an error names them all, or they are left out and counted."""
+
+STANDARD_STREAM = "-"
+"""In place of a file: standard input, or standard output."""

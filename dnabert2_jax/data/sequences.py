@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,8 @@ class Sequences:
         sequences: upper-case letters of each; the first sequence where rows are pairs.
         pairs: the second sequence of each row, or None.
         letters: what the letters policy saw and changed, both sequences together.
+        notes: what else was taken for granted, or left out, in reading them.
+        columns: the other columns of an unlabeled table, by name. [sequences] each.
     """
 
     source: str
@@ -32,6 +34,8 @@ class Sequences:
     sequences: list[str]
     pairs: list[str] | None
     letters: LetterCounts
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    columns: dict[str, list[str]] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         """Number of sequences (or pairs)."""
@@ -51,11 +55,11 @@ class Sequences:
         return "; ".join([f"{self.source}: {len(self):,} {unit}, {self.letters.bases:,} bases", *self.changes()])
 
     def changes(self) -> list[str]:
-        """What the letters policy changed, for the terminal; nothing where it changed nothing."""
+        """What the letters policy changed, and what was taken for granted, for the terminal; often nothing."""
         changed = [f"{self.letters.lower_case:,} lower-case letters upper-cased"] if self.letters.lower_case else []
         if ambiguous := sum(self.letters.ambiguous.values()):
             changed.append(f"{ambiguous:,} ambiguity codes read as [UNK]")
-        return changed
+        return [*changed, *self.notes]
 
 
 @dataclass(frozen=True)
