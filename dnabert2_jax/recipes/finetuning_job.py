@@ -117,7 +117,7 @@ def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
     """
     config, tokenizer, base = load_base(run.model)
     compute = training_compute(run.model)
-    splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task)
+    splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task, **run.data.columns)
     types = run.data.token_types
     if types and splits.train.pairs is not None and config.type_vocab_size < 2:
         raise UserError(
