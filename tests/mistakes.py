@@ -143,7 +143,7 @@ MISTAKES = [
     Mistake(
         "a corpus that exists already",
         "corpus build second.fa --out corpus",
-        "corpus exists; a corpus is never overwritten: choose another directory or remove it first",
+        "corpus exists; choose another name, or replace it with --force",
     ),
     Mistake(
         "a corpus too small for a validation block",

@@ -7,10 +7,11 @@ from typer import Argument, Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.output import print_table
-from dnabert2_jax.config.inference import LongSequences, Pooling
+from dnabert2_jax.cli.output import print_saved, print_table
+from dnabert2_jax.config.inference import BadRecordPolicy, LongSequences, Pooling
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console, remark
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 if TYPE_CHECKING:
     from dnabert2_jax.data.sequences import Sequences
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 )
 def predict(
     data: options.Data,
-    out: Annotated[Path, Option(help="Table to write: .csv or .parquet.")],
+    out: Annotated[Path, Option(help="Table to write (.csv, .tsv, .parquet), or - for standard output.")],
     model: options.Model = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
@@ -32,20 +33,23 @@ def predict(
     reverse_complement: options.ReverseComplement = False,
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
+    bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
+    force: options.Force = False,
 ) -> None:
     """Classify sequences, or predict measurements.
 
-    Writes the label and the probabilities, or the predicted value, of each sequence. Pairs are read from the columns
-    sequence1 and sequence2.
+    Writes the label and the probabilities, or the predicted value, of each sequence, a note on doubtful ones, and the other
+    columns of the input. Pairs are read from the columns sequence1 and sequence2.
     """
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences
 
     check_output(out, TABLE_SUFFIXES)
-    sequences = _read(data, sequence_column, name_column)
+    refuse_overwriting(out, force=force)
+    sequences = _read(data, sequence_column, name_column, bad_records)
     predictions = predict_sequences(
         _open(model, adapter, base, precision, attention),
         sequences,
@@ -59,7 +63,7 @@ def predict(
     if summary := predictions.summary():
         remark(summary)
     save_predictions(out, predictions)
-    print(f"saved {out}")
+    print_saved(out)
 
 
 @app.command(epilog="Example: dnabert2 embed --model runs/pretrain/model --data genes.fa --out runs/genes.npz")
@@ -72,9 +76,11 @@ def embed(
     pooling: Annotated[Pooling, Option(help="Vector per sequence (mean, max, cls), token or base.")] = "mean",
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
+    bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
+    force: options.Force = False,
 ) -> None:
     """Embed sequences of any length.
 
@@ -84,13 +90,14 @@ def embed(
     from dnabert2_jax.inference.output import EMBEDDING_SUFFIXES, check_output, save_embeddings
 
     check_output(out, EMBEDDING_SUFFIXES)
-    sequences = _read(data, sequence_column, name_column)
+    refuse_overwriting(out, force=force)
+    sequences = _read(data, sequence_column, name_column, bad_records)
     opened = _open(model, adapter, base, precision, attention)
     embeddings = embed_sequences(opened, sequences, pooling, batch_tokens=batch_tokens, title="embedding")
     save_embeddings(out, embeddings, opened.tokenizer)
     vectors, width = embeddings.vectors.shape
     remark(f"{vectors:,} vectors of {width} numbers, {pooling}")
-    print(f"saved {out}")
+    print_saved(out)
 
 
 @app.command(
@@ -99,11 +106,12 @@ def embed(
 def fill_mask(
     sequence: Annotated[str, Argument(help="DNA; each [MASK] stands for one unknown token.")],
     model: Annotated[Path, Option(help="Directory of a pretrained (masked_lm) model.")],
-    out: Annotated[Path, Option(help="Table to write: .csv or .parquet.")],
+    out: Annotated[Path, Option(help="Table to write (.csv, .tsv, .parquet), or - for standard output.")],
     mask: Annotated[list[str] | None, Option(metavar="START-END", help="Also mask these bases, from 1; repeatable.")] = None,
     top_k: Annotated[int, Option(min=1, help="Candidates per masked token.")] = 5,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
+    force: options.Force = False,
 ) -> None:
     """Predict masked positions of a sequence."""
     from dnabert2_jax.inference.fill_mask import fill_mask as fill_sequence
@@ -111,6 +119,7 @@ def fill_mask(
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_masked_tokens
 
     check_output(out, TABLE_SUFFIXES)
+    refuse_overwriting(out, force=force)
     ranges = [parse_range(text) for text in mask or ()]
     tokens = fill_sequence(_open(model, None, None, precision, attention), sequence, ranges, top_k=top_k)
     save_masked_tokens(out, tokens)
@@ -124,13 +133,13 @@ def fill_mask(
         for number, token in enumerate(tokens, start=1)
     ]
     print_table(records, console)
-    print(f"saved {out}")
+    print_saved(out)
 
 
-def _read(data: Path, sequence_column: str, name_column: str | None) -> "Sequences":
+def _read(data: Path, sequence_column: str, name_column: str | None, bad_records: BadRecordPolicy) -> "Sequences":
     from dnabert2_jax.data.reading import read_sequences
 
-    sequences = read_sequences(data, sequence_column=sequence_column, name_column=name_column)
+    sequences = read_sequences(data, sequence_column=sequence_column, name_column=name_column, bad_records=bad_records)
     remark(sequences.summary())
     return sequences
 

@@ -43,7 +43,9 @@ class Header:
                 remedy = f"the first line holds a sequence: put the header line {','.join(self.expected)} before it"
             elif len(self.names) < len(self.expected):
                 remedy = "separate the columns by commas, tabs or semicolons"
-            raise UserError(f"{self.source}: no column {name!r}; the header has {', '.join(map(repr, self.names))}; {remedy}")
+            raise UserError(
+                f"{self.source}: no column {name!r}; the header has {', '.join(map(repr, self.names))}; {remedy}"
+            )
         if self.names[at] != name:
             self.notes.append(f"column {self.names[at]!r} read as {name!r}")
         return at

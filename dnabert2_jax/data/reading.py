@@ -200,7 +200,9 @@ class _Records:
 def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """Labels with 1.0 written as 1, if all of them are whole numbers: spreadsheets and data frames write them so."""
     whole = [_WHOLE_NUMBER.fullmatch(label) for label in labels]
-    if not any(whole) or not all(match or label.removeprefix("-").isdecimal() for match, label in zip(whole, labels, strict=True)):
+    if not any(whole) or not all(
+        match or label.removeprefix("-").isdecimal() for match, label in zip(whole, labels, strict=True)
+    ):
         return labels, ()
     read = [match[1] if match else label for match, label in zip(whole, labels, strict=True)]
     at = next(n for n, match in enumerate(whole) if match)

@@ -56,7 +56,9 @@ def read_rows(path: Path, source: str) -> Rows:
         delimiter = _delimiter(text)
         rows = Rows(_split(text, delimiter, source), encoding + (("columns separated by ';'",) if delimiter == ";" else ()))
     stripped = [(line, [field.strip() for field in fields]) for line, fields in rows.records]
-    spaces = sum(a != b for (_, old), (_, new) in zip(rows.records, stripped, strict=True) for a, b in zip(old, new, strict=True))
+    spaces = sum(
+        a != b for (_, old), (_, new) in zip(rows.records, stripped, strict=True) for a, b in zip(old, new, strict=True)
+    )
     return Rows(stripped, rows.notes + ((f"spaces around {spaces:,} values removed",) if spaces else ()))
 
 

@@ -41,6 +41,11 @@ class Sequences:
         """Number of sequences (or pairs)."""
         return len(self.sequences)
 
+    def row_bases(self) -> list[int]:
+        """Bases of each row, both sequences of a pair together."""
+        seconds = self.pairs if self.pairs is not None else [""] * len(self)
+        return [len(a) + len(b) for a, b in zip(self.sequences, seconds, strict=True)]
+
     def where(self, row: int) -> str:
         """Source and name of a sequence, for a message."""
         return f"{self.source}, {self.names[row]!r}"

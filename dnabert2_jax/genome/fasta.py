@@ -66,7 +66,9 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
             for number, record in enumerate(records, start=1):
                 words = record.name.split(maxsplit=1)
                 if not words:
-                    raise UserError(f"{source}, record {number}: no name after {_STARTS[layout][0]!r}; every record needs one")
+                    raise UserError(
+                        f"{source}, record {number}: no name after {_STARTS[layout][0]!r}; every record needs one"
+                    )
                 name = words[0]
                 if name in numbers:
                     raise UserError(

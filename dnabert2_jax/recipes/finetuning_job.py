@@ -102,10 +102,20 @@ class FinetuningJob:
             **{split: file_sha256(getattr(self.run.data, split)) for split in ("train", "dev", "test")},
         }
 
+    @property
+    def training_data(self) -> dict[str, Any]:
+        """What the model will have seen, for checks of what it is used on."""
+        bases = self.splits.train.row_bases()
+        return {"shortest": min(bases), "longest": max(bases), "pairs": self.splits.train.pairs is not None}
+
     def provenance(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """How this run's model was made, for its directory."""
         return make_provenance(
-            ["dnabert2", "finetune"], run_config=run_to_dict(self.run), parents=self.identity, metrics=metrics
+            ["dnabert2", "finetune"],
+            run_config=run_to_dict(self.run),
+            parents=self.identity,
+            metrics=metrics,
+            training_data=self.training_data,
         )
 
 

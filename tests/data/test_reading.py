@@ -374,7 +374,9 @@ def test_fastq(tmp_path, name, pack):
     assert (reads.names, reads.sequences) == (["r1", "r2"], ["ACGT", "GGN"])
 
 
-@pytest.mark.parametrize("content", [b">1\nACGT\n", b"@1\nACGT\n+\nIIII\n", b"sequence\nACGT\n", gzip.compress(b">1\nACGT\n")])
+@pytest.mark.parametrize(
+    "content", [b">1\nACGT\n", b"@1\nACGT\n+\nIIII\n", b"sequence\nACGT\n", gzip.compress(b">1\nACGT\n")]
+)
 def test_standard_input(monkeypatch, content):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     sequences = read_sequences("-")
