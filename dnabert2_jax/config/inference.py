@@ -17,3 +17,7 @@ BadRecordPolicy = Literal["error", "skip"]
 
 STANDARD_STREAM = "-"
 """In place of a file: standard input, or standard output."""
+
+DivideBy = Literal["random", "group", "contig", "similarity"]
+"""What a split of a table keeps together, besides equal sequences: nothing else, rows with the same value in a column, rows
+of the same contig, or near copies."""

@@ -225,15 +225,16 @@ def _mapped(labels: list[str], lines: list[int], names: Mapping[str, str], sourc
 
 def _read_records(file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None) -> Sequences:
     letters, bad = LetterCounts(), BadRecords(source, policy)
-    names, sequences, number = [], [], 0
-    for number, record in enumerate(read_fasta(file, layout=layout, source=source), start=1):
+    names, sequences, records = [], [], 0
+    for record in read_fasta(file, layout=layout, source=source):
+        records += 1
         try:
             sequences.append(clean_sequence(record.sequence, letters, source, f"record {record.name!r}"))
         except UserError as error:
             bad.add(error)
         else:
             names.append(record.name)
-    return Sequences(source, names, sequences, None, letters, notes=bad.finish(number))
+    return Sequences(source, names, sequences, None, letters, notes=bad.finish(records))
 
 
 @contextmanager

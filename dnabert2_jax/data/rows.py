@@ -55,11 +55,11 @@ def read_rows(path: Path, source: str) -> Rows:
         text, encoding = _decoded(data, source)
         delimiter = _delimiter(text)
         rows = Rows(_split(text, delimiter, source), encoding + (("columns separated by ';'",) if delimiter == ";" else ()))
+    spaces = sum(field != field.strip() for _, fields in rows.records for field in fields)
+    if not spaces:
+        return rows
     stripped = [(line, [field.strip() for field in fields]) for line, fields in rows.records]
-    spaces = sum(
-        a != b for (_, old), (_, new) in zip(rows.records, stripped, strict=True) for a, b in zip(old, new, strict=True)
-    )
-    return Rows(stripped, rows.notes + ((f"spaces around {spaces:,} values removed",) if spaces else ()))
+    return Rows(stripped, (*rows.notes, f"spaces around {spaces:,} values removed"))
 
 
 def _decoded(data: bytes, source: str) -> tuple[str, tuple[str, ...]]:

@@ -15,7 +15,8 @@ _BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000
 
 Layout = Literal["fasta", "fastq"]
 
-_STARTS: dict[Layout, str] = {"fasta": ">name", "fastq": "@name"}
+_STARTS: dict[Layout, str] = {"fasta": ">", "fastq": "@"}
+"""What a record begins with, followed by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
             name, or the name of an earlier one.
     """
     path = Path(path)
-    source = source or str(path)
+    source, start = source or str(path), _STARTS[layout]
     if not path.is_file():
         state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"{source} {state}; give a {layout.upper()} file, plain or compressed: check the path")
@@ -66,9 +67,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
             for number, record in enumerate(records, start=1):
                 words = record.name.split(maxsplit=1)
                 if not words:
-                    raise UserError(
-                        f"{source}, record {number}: no name after {_STARTS[layout][0]!r}; every record needs one"
-                    )
+                    raise UserError(f"{source}, record {number}: no name after '{start}'; every record needs one")
                 name = words[0]
                 if name in numbers:
                     raise UserError(
@@ -81,7 +80,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         # If a record itself is at fault, dnaio gives no line, or that of the next record.
         line = "" if error.line is None else f", line {error.line + 1}"
         raise UserError(
-            f"{source}, record {number + 1}{line}: not {layout.upper()}: {error.message}; records start with {_STARTS[layout]!r}"
+            f"{source}, record {number + 1}{line}: not {layout.upper()}: {error.message}; records start with '{start}name'"
         ) from error
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02x}"

@@ -153,7 +153,7 @@ class Predictions:
         return ours | {f"input_{name}" if name in ours else name: values for name, values in self.input_columns.items()}
 
     def summary(self) -> str | None:
-        """One line about sequences that did not fit ``max_tokens``, and doubtful ones, for the terminal; None if all is well."""
+        """One line on sequences that did not fit ``max_tokens`` and doubtful ones, for the terminal; None if all is well."""
         lines = []
         if several := int(np.count_nonzero(self.windows > 1)):
             windows = int(self.windows[self.windows > 1].sum())
@@ -196,15 +196,12 @@ def predict(
         title: shows progress.
 
     Raises:
-        UserError: not a classifier, an option out of range, a long pair that may not be cut, or out of memory.
+        UserError: not a classifier, pairs for one trained on single sequences or the other way around, an option out of
+            range, a long pair that may not be cut, or out of memory.
     """
     model.need("classifier", "prediction", "train one with `dnabert2 finetune`")
     training_data = model.provenance.get("training_data")
-    if training_data is not None and training_data["pairs"] != (sequences.pairs is not None):
-        given, trained = ("single sequences", "pairs") if sequences.pairs is None else ("pairs", "single sequences")
-        raise UserError(
-            f"{sequences.source}: these are {given}, but {model.path} was trained on {trained}; give it {trained}"
-        )
+    _check_pairs(model, sequences, training_data)
     max_tokens = model.head.max_tokens if max_tokens is None else max_tokens
     strands = [
         encode_sequences(strand, model.tokenizer, max_tokens, long=long, overlap=overlap, token_types=model.head.token_types)
@@ -233,3 +230,12 @@ def predict(
         input_columns=sequences.columns,
         training_data=training_data,
     )
+
+
+def _check_pairs(model: InferenceModel, sequences: Sequences, training_data: Mapping[str, Any] | None) -> None:
+    pairs = sequences.pairs is not None
+    if training_data is not None and training_data["pairs"] != pairs:
+        given, trained = ("pairs", "single sequences") if pairs else ("single sequences", "pairs")
+        raise UserError(
+            f"{sequences.source}: these are {given}, but {model.path} was trained on {trained}; give it {trained}"
+        )

@@ -50,7 +50,7 @@ def test_predict_with_an_adapter(dnabert2, adapter_path, mlm_path, fasta, tmp_pa
     ):
         assert dnabert2("predict", *how, "--data", fasta, "--out", out)[:2] == (0, f"saved {out}\n")
     assert len({out.read_bytes() for out in files}) == 1
-    assert files[0].read_text().startswith("name,label,p_no,p_yes,windows,cut_bases\nshort,")
+    assert files[0].read_text().startswith("name,label,p_no,p_yes,windows,cut_bases,note\nshort,")
 
 
 def test_embed(dnabert2, mlm_path, fasta, tmp_path):
@@ -69,7 +69,12 @@ def test_fill_mask(dnabert2, mlm_path, tmp_path):
     assert (code, printed) == (0, f"saved {out}\n")
     assert "candidates" in table
     assert len(out.read_text().splitlines()) == 3
-    assert dnabert2("fill-mask", "--model", mlm_path, "--out", out, "ACGTTGACAGG", "--mask", "2-4", "--mask", "11")[0] == 0
+    assert (
+        dnabert2("fill-mask", "--model", mlm_path, "--out", out, "ACGTTGACAGG", "--mask", "2-4", "--mask", "11", "--force")[
+            0
+        ]
+        == 0
+    )
     assert {row["last_base"] for row in csv.DictReader(out.read_text().splitlines())} >= {"11"}
 
 
