@@ -85,6 +85,7 @@ def evaluate(
     MCC, macro F1, accuracy, AUROC and more; correlations and errors for a regression. Longer rows are truncated, counted and
     reported.
     """
+    from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.data.reading import read_table
     from dnabert2_jax.inference.evaluation import evaluate as evaluate_model
     from dnabert2_jax.inference.model import InferenceModel
@@ -94,6 +95,8 @@ def evaluate(
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
+    classifier = InferenceModel.load(model, resolve_compute(precision), base)
+    classifier.need("classifier", "scoring", "train one with `dnabert2 finetune`")
     table = read_table(
         data,
         sequence_column=sequence_column,
@@ -101,8 +104,8 @@ def evaluate(
         label_map=_label_map(label_map or ()),
         bad_records=bad_records,
     )
+    saved_labels(classifier.head, classifier.labels).encode(table)  # a table that does not fit gets no remark
     remark(table.summary())
-    classifier = InferenceModel.load(model, resolve_compute(precision), base)
     evaluation = evaluate_model(
         classifier,
         table,

@@ -25,7 +25,7 @@ def split(
     fractions: Annotated[str, Option(metavar="TRAIN,DEV,TEST", help="Fractions of the rows.")] = "0.8,0.1,0.1",
     similarity: Annotated[
         float, Option(min=0.01, max=1, help="Common 12-mers (Jaccard index) that make near copies.")
-    ] = 0.3,
+    ] = 0.25,
     seed: Annotated[int, Option(min=0, help="Seed of the order in which rows are dealt out.")] = 0,
     sequence_column: SequenceColumn = "sequence",
     force: Force = False,

@@ -55,10 +55,12 @@ def refuse_records(source: str, errors: Sequence[UserError], records: int) -> No
 def _described(source: str, messages: Sequence[str], records: int) -> str:
     if len(messages) == 1:
         return messages[0]
-    return f"{source}: {len(messages):,} of {records:,} records cannot be used: {_listed(source, messages)}"
+    advice = messages[0].partition("; ")[2]
+    return f"{source}: {len(messages):,} of {records:,} records cannot be used: {_listed(source, messages)}; {advice}"
 
 
 def _listed(source: str, messages: Sequence[str]) -> str:
-    named = [message.removeprefix(f"{source}, ") for message in messages[:_MOST_NAMED]]
-    more = f" | and {len(messages) - _MOST_NAMED:,} more" if len(messages) > _MOST_NAMED else ""
-    return " | ".join(named) + more
+    """What is wrong with the first few, without the advice that follows."""
+    named = [message.removeprefix(f"{source}, ").partition("; ")[0] for message in messages[:_MOST_NAMED]]
+    more = [f"and {len(messages) - _MOST_NAMED:,} more"] if len(messages) > _MOST_NAMED else []
+    return " | ".join([*named, *more])

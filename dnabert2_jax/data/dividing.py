@@ -56,7 +56,7 @@ def divide_table(
     by: DivideBy = "random",
     group_column: str | None = None,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    similarity: float = 0.3,
+    similarity: float = 0.25,
     seed: int = 0,
     sequence_column: str = "sequence",
     force: bool = False,
@@ -132,7 +132,8 @@ def connected(values: list[Any], keys: list[Any]) -> NDArray[np.int64]:
 def deal(groups: NDArray[np.int64], fractions: tuple[float, float, float], seed: int) -> NDArray[np.int64]:
     """Which of the three tables each row goes to, [rows].
 
-    Groups are taken in random order, large ones first, and each goes to the table that lacks most of its share.
+    Groups are taken in random order, large ones first, and each goes to the table that lacks most rows, as long as no table
+    stays empty.
 
     Raises:
         UserError: fewer groups than tables that get any.
@@ -148,9 +149,10 @@ def deal(groups: NDArray[np.int64], fractions: tuple[float, float, float], seed:
     order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     target = np.array(fractions) * len(groups)
     filled, table = np.zeros(3), np.empty(len(sizes), np.int64)
-    for group in order.tolist():
-        lacking = np.where(target > 0, (target - filled) / np.maximum(target, 1e-9), -np.inf)
-        number = int(lacking.argmax())
+    for left, group in zip(range(len(order), 0, -1), order.tolist(), strict=True):
+        empty = [number for number in wanted if not filled[number]]
+        choices = empty if left == len(empty) else wanted
+        number = max(choices, key=(target - filled).__getitem__)
         table[group] = number
         filled[number] += sizes[group]
     return table[groups]

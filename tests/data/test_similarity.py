@@ -37,7 +37,7 @@ def test_near_copies_are_grouped_and_nothing_else():
     assert sum(groups[30:60] == groups[:30]) > 20
 
 
-@pytest.mark.parametrize(("step", "same"), [(50, True), (100, False)])
+@pytest.mark.parametrize(("step", "same"), [(40, True), (100, False)])
 def test_overlapping_windows_form_a_chain(step, same):
     genome = random_dna(1000, 3)
     groups = similar_groups([(genome[start : start + 100],) for start in range(0, 900, step)], 0.3)
