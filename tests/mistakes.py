@@ -201,7 +201,7 @@ MISTAKES = [
     Mistake(
         "names in place of measurements",
         "finetune --config finetune.toml --workdir run --set data.task=regression",
-        "train.csv: 48 of 48 records cannot be used: line 2: label 'plain' is not a number that float32 can hold | "
+        "train.csv: 48 of 48 records cannot be used: line 2: label 'plain' is not a number that float32 can hold; "
         "...; a regression predicts numbers: correct it "
         "or remove the row, or set data.task=single_label for classes",
     ),
@@ -222,8 +222,8 @@ MISTAKES = [
     Mistake(
         "measurements given to a classifier",
         "evaluate --model classifier --data table.csv --out scores.json",
-        "table.csv: 2 of 2 records cannot be used: line 2: label '0.25' is not a class of the training table (plain, rich) "
-        "| line 3: label '0.5' is not a class of the training table (plain, rich); correct it, remove the row, or "
+        "table.csv: 2 of 2 records cannot be used: line 2: label '0.25' is not a class of the training table (plain, rich); "
+        "line 3: label '0.5' is not a class of the training table (plain, rich); correct it, remove the row, or "
         "add training rows of that class",
         table("table.csv", ("ACGTACGT", "0.25"), ("ACGGACGT", "0.5")),
     ),

@@ -63,4 +63,4 @@ def _listed(source: str, messages: Sequence[str]) -> str:
     """What is wrong with the first few, without the advice that follows."""
     named = [message.removeprefix(f"{source}, ").partition("; ")[0] for message in messages[:_MOST_NAMED]]
     more = [f"and {len(messages) - _MOST_NAMED:,} more"] if len(messages) > _MOST_NAMED else []
-    return " | ".join([*named, *more])
+    return "; ".join([*named, *more])
