@@ -171,9 +171,7 @@ def test_every_row_with_an_unknown_label_is_named(tmp_path):
         LabelSet(("a", "b")).encode(read)
     with pytest.raises(UserError, match=r"2 of 4 records.*line 3: label 'x'.*; line 5: label 'y'"):
         MultiLabelSet(("a", "b")).encode(read)
-    with pytest.raises(
-        UserError, match=r"4 of 4 records.*line 2: label 'a' is not a number that float32 can hold; line 3"
-    ):
+    with pytest.raises(UserError, match=r"4 of 4 records.*line 2: label 'a' is not a number that float32 can hold; line 3"):
         Measurements.from_table(read)
 
 
