@@ -6,24 +6,28 @@ model = DNABERT2.load("runs/pretrain/model")
 vectors = model.embed(["ACGTTTGACA", "GGGTTACGGA"])
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dnabert2_jax.artifacts.model import ModelKind
+from dnabert2_jax.artifacts.model import ModelKind, save_model
 from dnabert2_jax.config.inference import LongSequences, Pooling
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hugging_face import load_hugging_face
-from dnabert2_jax.data.sequences import given_sequences
+from dnabert2_jax.data.reading import read_table
+from dnabert2_jax.data.sequences import GivenSequences, given_sequences
 from dnabert2_jax.inference.embedding import embed
+from dnabert2_jax.inference.evaluation import evaluate
 from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import Predictions, predict
 from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
+from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.modeling.compute import resolve_compute
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 
@@ -109,25 +113,37 @@ class DNABERT2:
     @overload
     def embed(
         self,
-        sequences: Sequence[str],
+        sequences: GivenSequences,
         pooling: Literal["mean", "cls", "max"] = "mean",
         *,
         batch_tokens: int | None = None,
+        progress: bool = False,
     ) -> NDArray[np.float32]: ...
     @overload
     def embed(
-        self, sequences: Sequence[str], pooling: Literal["token", "base"], *, batch_tokens: int | None = None
+        self,
+        sequences: GivenSequences,
+        pooling: Literal["token", "base"],
+        *,
+        batch_tokens: int | None = None,
+        progress: bool = False,
     ) -> list[NDArray[np.float32]]: ...
     def embed(
-        self, sequences: Sequence[str], pooling: Pooling = "mean", *, batch_tokens: int | None = None
+        self,
+        sequences: GivenSequences,
+        pooling: Pooling = "mean",
+        *,
+        batch_tokens: int | None = None,
+        progress: bool = False,
     ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """Embeddings: hidden states of the last block, in the order of the sequences.
 
         Args:
-            sequences: DNA of any lengths. [n].
+            sequences: DNA of any lengths: a list, generator, array, pandas Series or dict. [n].
             pooling: ``mean`` or ``max`` over the sequence's own tokens ([CLS], [SEP] and padding left out), ``cls`` for the
                 state of [CLS], ``token`` for all tokens, ``base`` for all bases (each has the vector of its token).
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Returns:
             [n, hidden_size]; for ``token`` and ``base`` a list of n arrays [tokens, hidden_size] or [bases, hidden_size].
@@ -135,24 +151,31 @@ class DNABERT2:
         Raises:
             UserError: no sequences, an empty one, a letter that is not DNA, an unknown pooling, or out of memory.
         """
-        embeddings = embed(self._model, given_sequences(sequences), pooling, batch_tokens=batch_tokens)
+        embeddings = embed(
+            self._model,
+            given_sequences(sequences),
+            pooling,
+            batch_tokens=batch_tokens,
+            title="embedding" if progress else None,
+        )
         return embeddings.split() if pooling in ("token", "base") else embeddings.vectors
 
     def predict(
         self,
-        sequences: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        sequences: GivenSequences,
+        pairs: Iterable[str] | None = None,
         *,
         max_tokens: int | None = None,
         long: LongSequences = "windows",
         overlap: float = 0.5,
         reverse_complement: bool = False,
         batch_tokens: int | None = None,
+        progress: bool = False,
     ) -> Predictions:
         """Classes and their probabilities, or measurements, in the order of the sequences.
 
         Args:
-            sequences: DNA of any lengths. [n].
+            sequences: DNA of any lengths: a list, generator, array, pandas Series or dict. [n].
             pairs: the second sequence of each row, for a classifier of pairs. [n].
             max_tokens: longest input of the classifier, in tokens, special tokens included; by default the
                 limit that it was trained with.
@@ -160,10 +183,11 @@ class DNABERT2:
             overlap: minimum window overlap as a fraction of a window, in [0, 1).
             reverse_complement: average over both strands.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Returns:
-            ``labels`` [n] and ``probabilities`` [n, classes], or ``values`` [n] for a regression; ``windows`` [n] and
-            ``cut_bases`` [n].
+            ``labels`` [n] and ``probabilities`` [n, classes], or ``values`` [n] for a regression; ``windows`` [n],
+            ``cut_bases`` [n], and ``notes`` [n] on doubtful ones. Names are the keys of a dict or the index of a Series.
 
         Raises:
             UserError: not a classifier, a sequence or option that is not accepted, a long pair that may not be cut, or
@@ -177,7 +201,62 @@ class DNABERT2:
             overlap=overlap,
             reverse_complement=reverse_complement,
             batch_tokens=batch_tokens,
+            title="predicting" if progress else None,
         )
+
+    def evaluate(
+        self,
+        table: str | Path,
+        *,
+        sequence_column: str = "sequence",
+        label_column: str = "label",
+        label_map: Mapping[str, str] | None = None,
+        max_tokens: int | None = None,
+        reverse_complement: bool = False,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> Scores:
+        """Scores on a labeled table, as ``dnabert2 evaluate`` writes them.
+
+        Args:
+            table: a CSV, TSV or Excel file.
+            sequence_column: its column with the sequences; pairs are in two of that name with 1 and 2.
+            label_column: its column with the labels.
+            label_map: the model's names for the labels as the table writes them.
+            max_tokens: longer rows are truncated; by default the limit of training.
+            reverse_complement: average the predictions over both strands.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            progress: show a bar on a terminal, or lines elsewhere, on standard error.
+
+        Raises:
+            UserError: not a classifier, the table cannot be read or has labels that the model lacks, or out of memory.
+        """
+        read = read_table(table, sequence_column=sequence_column, label_column=label_column, label_map=label_map)
+        return evaluate(
+            self._model,
+            read,
+            max_tokens=max_tokens,
+            reverse_complement=reverse_complement,
+            batch_tokens=batch_tokens,
+            title="predicting" if progress else None,
+        ).scores
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write a model directory, which :meth:`load` and every command read; an adapter is merged into its base.
+
+        Args:
+            path: the directory.
+            force: replace the model that is there.
+
+        Returns:
+            The directory.
+
+        Raises:
+            UserError: it exists, or cannot be written.
+        """
+        refuse_overwriting(path, force=force)
+        save_model(path, self._model.saved())
+        return Path(path)
 
     def fill_mask(self, sequence: str, ranges: Sequence[tuple[int, int]] = (), *, top_k: int = 5) -> list[MaskedToken]:
         """The model's predictions for masked tokens, all at once.

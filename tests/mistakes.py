@@ -82,7 +82,7 @@ MISTAKES = [
     Mistake(
         "a directory where a file is wanted",
         "predict --model classifier --data corpus --out predictions.csv",
-        "corpus is a directory; a FASTA, CSV or TSV file is wanted",
+        "corpus is a directory; give a FASTA, FASTQ, CSV or TSV file",
     ),
     Mistake(
         "`.gz` in the name of a file that is not compressed",
@@ -113,7 +113,7 @@ MISTAKES = [
         "RNA",
         "embed --model base --data rna.fa --out vectors.npz",
         "rna.fa, record 'mir21', position 1: 'U' is not a DNA letter; accepted are A C G T ...; this looks like RNA: "
-        "write T for U",
+        "write T for U; or leave such records out with --bad-records skip",
         text("rna.fa", ">mir21\nUAGCUUAUCAGACUGAUGUUGA\n"),
     ),
     Mistake(
@@ -124,10 +124,10 @@ MISTAKES = [
         text("protein.fa", ">HBB human\n" + 3 * "MVHLTPEEKSAVTALWGKVNVDEVGGEALGRLLVVYPWTQRF\n"),
     ),
     Mistake(
-        "sequencing reads",
+        "sequencing reads that are cut short",
         "predict --model classifier --data reads.fastq --out predictions.csv",
-        "reads.fastq: this looks like FASTQ; accepted are FASTA, CSV and TSV: convert it to FASTA first",
-        text("reads.fastq", "@read\nACGT\n+\nIIII\n"),
+        "reads.fastq, record 1...: not FASTQ: ...; records start with '@name'",
+        text("reads.fastq", "@read\nACGT\n+\nII\n"),
     ),
     Mistake(
         "a directory for the result that is not there",
@@ -143,7 +143,7 @@ MISTAKES = [
     Mistake(
         "a corpus that exists already",
         "corpus build second.fa --out corpus",
-        "corpus exists; a corpus is never overwritten: choose another directory or remove it first",
+        "corpus exists; choose another name, or replace it with --force",
     ),
     Mistake(
         "a corpus too small for a validation block",
@@ -169,9 +169,8 @@ MISTAKES = [
     Mistake(
         "another name for the column of sequences",
         "predict --model classifier --data table.csv --out predictions.csv",
-        "table.csv: no column 'sequence'; the header has 'id', 'seq'; rename a column, or name the one to use; did you mean "
-        "'seq'?",
-        table("table.csv", ("1", "ACGTACGT"), header="id,seq"),
+        "table.csv: no column 'sequence'; the header has 'id', 'insert'; rename a column, or name the one to use",
+        table("table.csv", ("1", "ACGTACGT"), header="id,insert"),
     ),
     Mistake(
         "a table without header",
@@ -181,9 +180,9 @@ MISTAKES = [
         table("table.csv", ("ACGGACGT", "1"), header="ACGTACGT,0"),
     ),
     Mistake(
-        "a spreadsheet saved as such",
+        "a damaged spreadsheet",
         "finetune --config finetune.toml --workdir run --set data.train=table.xlsx",
-        "table.xlsx, line 1: byte 0xb5 is not UTF-8; save the table as UTF-8 text (CSV or TSV)",
+        "table.xlsx: this Excel workbook cannot be read (...); save the table as CSV",
         text("table.xlsx", b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xb5\xe0"),
     ),
     Mistake(
@@ -195,14 +194,15 @@ MISTAKES = [
     Mistake(
         "labels with a decimal point",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
-        "table.csv, line 2: label '0.0' is a number but not a class; accepted are the integers 0, 1, 2, ... or names; write "
-        "1 for 1.0, or set data.task=regression to predict measurements",
-        table("table.csv", ("ACGTACGT", "0.0"), ("ACGGACGT", "1.0")),
+        "table.csv, line 2: label '0.5' is a number but not a class; accepted are the integers 0, 1, 2, ... or names; set "
+        "data.task=regression to predict measurements",
+        table("table.csv", ("ACGTACGT", "0.5"), ("ACGGACGT", "1.0")),
     ),
     Mistake(
         "names in place of measurements",
         "finetune --config finetune.toml --workdir run --set data.task=regression",
-        "train.csv, line 2: label 'plain' is not a number that float32 can hold; a regression predicts numbers: correct it "
+        "train.csv: 48 of 48 records cannot be used: line 2: label 'plain' is not a number that float32 can hold; "
+        "...; a regression predicts numbers: correct it "
         "or remove the row, or set data.task=single_label for classes",
     ),
     Mistake(
@@ -222,7 +222,8 @@ MISTAKES = [
     Mistake(
         "measurements given to a classifier",
         "evaluate --model classifier --data table.csv --out scores.json",
-        "table.csv, line 2: label '0.25' is not a class of the training table (plain, rich); correct it, remove the row, or "
+        "table.csv: 2 of 2 records cannot be used: line 2: label '0.25' is not a class of the training table (plain, rich); "
+        "line 3: label '0.5' is not a class of the training table (plain, rich); correct it, remove the row, or "
         "add training rows of that class",
         table("table.csv", ("ACGTACGT", "0.25"), ("ACGGACGT", "0.5")),
     ),

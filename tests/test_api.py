@@ -9,7 +9,7 @@ from dnabert2_jax import DNABERT2, UserError
 from dnabert2_jax.artifacts.model import SavedModel, save_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.modeling.models import sequence_classifier
-from tests.helpers import tiny_config, tiny_model, tiny_tokenizer
+from tests.helpers import tiny_config, tiny_model, tiny_tokenizer, write_table
 
 SEQUENCES = ["ACGTTGACA", "gggatttaccn", "A"]
 
@@ -95,3 +95,41 @@ def test_importing_the_package_alone_is_light():
     code = f"import sys, dnabert2_jax; print(sorted({heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_predictions_are_a_sequence_of_rows(classifier):
+    predictions = classifier.predict({"first": SEQUENCES[0], "second": SEQUENCES[1], "third": SEQUENCES[2]})
+    rows = list(predictions)
+    assert (len(predictions), len(rows), rows[1]["name"]) == (3, 3, "second")
+    assert predictions[-1] == rows[2]
+    assert predictions[-1]["note"] == "too_short"
+    assert predictions[1:].names == ["second", "third"]
+    assert list(predictions[0]) == ["name", "label", "p_no", "p_yes", "windows", "cut_bases", "note"]
+    assert repr(predictions) == "Predictions(3 sequences, classes no, yes)"
+    assert "<th>p_yes</th>" in predictions._repr_html_()
+    with pytest.raises(IndexError):
+        predictions[3]
+
+
+def test_predictions_as_a_data_frame(classifier, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    frame = classifier.predict(pandas.Series(SEQUENCES, index=["a", "b", "c"])).to_pandas()
+    assert list(frame.index) == ["a", "b", "c"]
+    assert set(frame["label"]) <= {"no", "yes"}
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        classifier.predict(SEQUENCES).to_pandas()
+
+
+def test_evaluate(classifier, tmp_path):
+    table = write_table(tmp_path / "t.csv", [("ACGTTGACAA", "0"), ("GGATTACAGG", "1")], "seq,kind")
+    scores = classifier.evaluate(str(table), label_column="kind", label_map={"0": "no", "1": "yes"}, progress=True)
+    assert scores["n"] == 2
+
+
+def test_save(classifier, tmp_path):
+    again = DNABERT2.load(classifier.save(str(tmp_path / "copy")), attention="reference")
+    np.testing.assert_array_equal(again.predict(SEQUENCES).outputs, classifier.predict(SEQUENCES).outputs)
+    with pytest.raises(UserError, match="copy exists; choose another name, or replace it with --force"):
+        classifier.save(tmp_path / "copy")
+    classifier.save(tmp_path / "copy", force=True)

@@ -143,7 +143,7 @@ def full_disk():
     [
         ("corpus build first.fa --out new", "new could not be written (...); make room or choose another place"),
         (
-            "tokenizer train --corpus corpus --out tokenizer --vocab-size 80",
+            "tokenizer train --corpus corpus --out tokenizer --vocab-size 80 --force",
             "tokenizer/tokenizer.model could not be written (...); make room or ...",
         ),
         ("merge adapter --out new", ".../new could not be written (...); make room or choose another place"),

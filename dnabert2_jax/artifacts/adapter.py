@@ -148,6 +148,7 @@ def merged(adapter: SavedAdapter) -> SavedModel:
             run_config=made.get("run_config", {}),
             parents={"adapter": tree_sha256(adapter.params), "base": tree_sha256(adapter.base.params["encoder"])},
             metrics=made.get("metrics", {}),
+            training_data=made.get("training_data"),
         ),
     )
 
@@ -241,6 +242,7 @@ def extract_adapter(
         run_config=model.provenance.get("run_config", {}),
         parents={"model": tree_sha256(model.params), "base": tree_sha256(base.params["encoder"])},
         metrics={"extraction_loss": loss},
+        training_data=model.provenance.get("training_data"),
     )
     params = {"adapter": adapter, **heads}
     saved = SavedAdapter(base=base, params=params, lora=lora, labels=model.labels, head=model.head, provenance=provenance)

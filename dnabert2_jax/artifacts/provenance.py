@@ -12,7 +12,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "saf
 
 
 def make_provenance(
-    command: Sequence[str], *, run_config: Mapping[str, Any], parents: Mapping[str, str], metrics: Mapping[str, Any]
+    command: Sequence[str],
+    *,
+    run_config: Mapping[str, Any],
+    parents: Mapping[str, str],
+    metrics: Mapping[str, Any],
+    training_data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of how something was made.
 
@@ -21,6 +26,8 @@ def make_provenance(
         run_config: the complete settings of the run.
         parents: what it was made from, name to hash (``{"corpus": sha256, "base": sha256}``).
         metrics: the scores it reached.
+        training_data: of a classifier: the ``shortest`` and ``longest`` row in bases, and whether rows are ``pairs``; left
+            out if it is not known.
 
     Returns:
         A JSON-ready dict that also holds the date (UTC) and the versions in use.
@@ -38,4 +45,5 @@ def make_provenance(
         "run_config": dict(run_config),
         "parents": dict(parents),
         "metrics": dict(metrics),
+        **({"training_data": dict(training_data)} if training_data else {}),
     }

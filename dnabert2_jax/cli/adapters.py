@@ -6,10 +6,11 @@ from typing import Annotated, get_args
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import app, group
-from dnabert2_jax.cli.options import Base
+from dnabert2_jax.cli.options import Base, Force
 from dnabert2_jax.config.model import LoraTarget
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.progress import ProgressBar, remark
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 adapters = group("adapters", "List LoRA adapters, and extract one from a model.")
 
@@ -19,6 +20,7 @@ def merge(
     adapter: Annotated[Path, Argument(help="Adapter directory.")],
     out: Annotated[Path, Option(help="Model directory to write.")],
     base: Base = None,
+    force: Force = False,
 ) -> None:
     """Merge a LoRA adapter into its base model.
 
@@ -32,6 +34,7 @@ def merge(
 
     if adapter.is_dir() and not is_adapter_directory(adapter):
         raise UserError(f"{adapter} is not an adapter directory (it holds no adapter.json); name the one to merge")
+    refuse_overwriting(out, force=force)
     saved = save_model(out, merged(open_adapter(adapter, base)))
     remark(f"a {saved.kind} of {saved_labels(saved.head, saved.labels).what}")
     print(f"saved {out}")
@@ -84,6 +87,7 @@ def adapters_extract(
     rank: Annotated[int, Option(min=1, help="Rank of the adapter.")] = 8,
     target: Annotated[list[str] | None, Option(help="Projection to adapt; repeatable.", show_default="all four")] = None,
     max_loss: Annotated[float, Option(min=0, max=1, help="Maximum fraction of the change that may be lost.")] = 0.01,
+    force: Force = False,
 ) -> None:
     """Extract an adapter from a fine-tuned classifier.
 
@@ -96,6 +100,7 @@ def adapters_extract(
     for name in target or ():
         if name not in names:
             raise UserError(f"--target {name} is unknown; accepted are {', '.join(names)}{nearest(name, names)}")
+    refuse_overwriting(out, force=force)
     targets: tuple[LoraTarget, ...] = tuple(name for name in names if not target or name in target)
     trained, origin = open_model(model), open_model(base)
     with ProgressBar("singular values", len(targets)) as bar:

@@ -6,8 +6,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
-from dnabert2_jax.cli.options import Base
+from dnabert2_jax.cli.options import Base, Force
 from dnabert2_jax.progress import remark
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 convert = group("convert", "Convert from and to Hugging Face's formats.")
 
@@ -16,6 +17,7 @@ convert = group("convert", "Convert from and to Hugging Face's formats.")
 def from_hf(
     directory: Annotated[Path, Argument(metavar="DIR", help="With config.json, tokenizer.json and weights.")],
     out: Annotated[Path, Argument(metavar="OUT", help="Model directory to write.")],
+    force: Force = False,
 ) -> None:
     """Import a model in Hugging Face's format.
 
@@ -26,6 +28,7 @@ def from_hf(
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.modeling.models import count_parameters
 
+    refuse_overwriting(out, force=force)
     command = ["dnabert2", "convert", "from-hf", str(directory), str(out)]
     saved = save_model(out, load_hugging_face(directory, command))
     labels = f" of {saved_labels(saved.head, saved.labels).what}" if saved.labels else ""
@@ -37,6 +40,7 @@ def from_hf(
 def to_hf(
     model: Annotated[Path, Argument(metavar="MODEL", help="Model directory.")],
     out: Annotated[Path, Argument(metavar="OUT", help="Directory to create.")],
+    force: Force = False,
 ) -> None:
     """Export a model to Hugging Face's format.
 
@@ -45,7 +49,8 @@ def to_hf(
     from dnabert2_jax.artifacts.model import load_model
     from dnabert2_jax.convert.hugging_face import save_hugging_face
 
-    save_hugging_face(out, load_model(model))
+    refuse_overwriting(out, force=force)
+    save_hugging_face(out, load_model(model), force=force)
     print(f"saved {out}")
 
 
@@ -54,12 +59,14 @@ def from_peft(
     directory: Annotated[Path, Argument(metavar="DIR", help="Directory saved by PEFT.")],
     out: Annotated[Path, Argument(metavar="OUT", help="Adapter directory to write.")],
     base: Annotated[Path, Option(help="Model directory the adapter was trained on.")],
+    force: Force = False,
 ) -> None:
     """Import a LoRA adapter of a classifier from PEFT."""
     from dnabert2_jax.artifacts.adapter import save_adapter
     from dnabert2_jax.convert.opening import open_model
     from dnabert2_jax.convert.peft import load_peft
 
+    refuse_overwriting(out, force=force)
     command = ["dnabert2", "convert", "from-peft", str(directory), str(out), "--base", str(base)]
     saved = save_adapter(out, load_peft(directory, open_model(base), command))
     remark(f"rank {saved.lora.rank}, scale {saved.lora.scale:g}, on {', '.join(saved.lora.targets)}")
@@ -71,10 +78,12 @@ def to_peft(
     adapter: Annotated[Path, Argument(metavar="ADAPTER", help="Adapter directory.")],
     out: Annotated[Path, Argument(metavar="OUT", help="Directory to create.")],
     base: Base = None,
+    force: Force = False,
 ) -> None:
     """Export a LoRA adapter to PEFT's format."""
     from dnabert2_jax.convert.opening import open_adapter
     from dnabert2_jax.convert.peft import save_peft
 
-    save_peft(out, open_adapter(adapter, base))
+    refuse_overwriting(out, force=force)
+    save_peft(out, open_adapter(adapter, base), force=force)
     print(f"saved {out}")

@@ -7,10 +7,12 @@ from rich.console import Console
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
+from dnabert2_jax.cli.options import Force
 from dnabert2_jax.cli.output import print_table, results
 from dnabert2_jax.config.corpus import Ambiguous, CorpusConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar, console
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 if TYPE_CHECKING:
     from dnabert2_jax.genome.build import SpeciesSource
@@ -48,6 +50,7 @@ def corpus_build(
         int | None, Option(help="Bases of the shortest contig kept.", show_default=f"{_DEFAULTS.min_contig}")
     ] = None,
     processes: Annotated[int | None, Option(min=1, help="Files read in parallel.", show_default="one per core")] = None,
+    force: Force = False,
 ) -> None:
     """Build a memory-mapped corpus from FASTA files.
 
@@ -62,6 +65,7 @@ def corpus_build(
 
     if bool(fasta) == (config is not None):
         raise UserError("give either FASTA files or --config")
+    refuse_overwriting(out, force=force)
     if config is not None:
         description = load_description(config)
         species, described = description.species, description.build
@@ -75,6 +79,7 @@ def corpus_build(
             species,
             out,
             **{**asdict(described), **given},
+            force=force,
             processes=min(processes or os.cpu_count() or 1, max(count, 1)),
             progress=lambda name, bases: bar.advance(figures=f"{name}  {bases / 1e6:,.1f} Mb"),
         )

@@ -1,20 +1,44 @@
 """``dnabert2 finetune`` and ``evaluate``."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.options import Base, Config, MaxTokens, Precision, ReverseComplement, Set, Workdir
+from dnabert2_jax.cli.options import (
+    BadRecords,
+    Base,
+    Config,
+    Force,
+    LabelColumn,
+    MaxTokens,
+    Precision,
+    ReverseComplement,
+    SequenceColumn,
+    Set,
+    Workdir,
+)
+from dnabert2_jax.cli.output import print_saved
+from dnabert2_jax.config.inference import STANDARD_STREAM
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 
 @app.command(
     epilog="Example: dnabert2 finetune --config configs/finetune.toml --workdir runs/promoters "
     "--set model.path=runs/pretrain/model"
 )
-def finetune(workdir: Workdir, config: Config = None, set_: Set = None) -> None:
+def finetune(
+    workdir: Workdir,
+    config: Config = None,
+    set_: Set = None,
+    sequence_column: Annotated[str | None, Option(help="Same as --set data.sequence_column.")] = None,
+    label_column: Annotated[str | None, Option(help="Same as --set data.label_column.")] = None,
+) -> None:
     """Fine-tune a classifier or a regression on tables.
 
     All parameters, a LoRA adapter, or a linear probe. Rerun the same command to resume a stopped or killed run.
@@ -22,7 +46,9 @@ def finetune(workdir: Workdir, config: Config = None, set_: Set = None) -> None:
     from dnabert2_jax.config.loading import load_run
     from dnabert2_jax.config.runs import FinetuneRun
 
-    run = load_run(FinetuneRun, config, set_ or ())
+    columns = {"data.sequence_column": sequence_column, "data.label_column": label_column}
+    given = [f"{key}={json.dumps(name)}" for key, name in columns.items() if name is not None]
+    run = load_run(FinetuneRun, config, [*(set_ or ()), *given])
     from dnabert2_jax.metrics.tasks import TASK_METRICS
     from dnabert2_jax.recipes.finetuning import finetune as finetune_run
     from dnabert2_jax.reports.run import finetuning_notes
@@ -39,12 +65,19 @@ def finetune(workdir: Workdir, config: Config = None, set_: Set = None) -> None:
 @app.command(epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json")
 def evaluate(
     model: Annotated[Path, Option(help="Directory of a classifier or adapter.")],
-    data: Annotated[Path, Option(help="Table with a header: sequence,label or sequence1,sequence2,label.")],
-    out: Annotated[Path, Option(help="JSON file for the scores.")],
+    data: Annotated[Path, Option(help="Table with sequence,label or sequence1,sequence2,label; - for standard input.")],
+    out: Annotated[Path, Option(help="JSON file for the scores, or - for standard output.")],
     base: Base = None,
     batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,
     reverse_complement: ReverseComplement = False,
+    sequence_column: SequenceColumn = "sequence",
+    label_column: LabelColumn = "label",
+    label_map: Annotated[
+        list[str] | None, Option(metavar="LABEL=NAME", help="What a label of the table is called; repeatable.")
+    ] = None,
+    bad_records: BadRecords = "error",
+    force: Force = False,
     precision: Precision = "auto",
 ) -> None:
     """Score a classifier on a labeled table.
@@ -54,33 +87,49 @@ def evaluate(
     """
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.data.reading import read_table
+    from dnabert2_jax.inference.evaluation import evaluate as evaluate_model
     from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.output import check_output
-    from dnabert2_jax.inference.prediction import predict
     from dnabert2_jax.metrics.scores import save_metrics
-    from dnabert2_jax.metrics.tasks import metrics_for
     from dnabert2_jax.modeling.compute import resolve_compute
 
     check_output(out, (".json",))
+    refuse_overwriting(out, force=force)
     classifier = InferenceModel.load(model, resolve_compute(precision), base)
     classifier.need("classifier", "scoring", "train one with `dnabert2 finetune`")
-    table = read_table(data)
-    labels = saved_labels(classifier.head, classifier.labels)
-    encoded_labels = labels.encode(table)
+    table = read_table(
+        data,
+        sequence_column=sequence_column,
+        label_column=label_column,
+        label_map=_label_map(label_map or ()),
+        bad_records=bad_records,
+    )
+    saved_labels(classifier.head, classifier.labels).encode(table)  # a table that does not fit gets no remark
     remark(table.summary())
-    predictions = predict(
+    evaluation = evaluate_model(
         classifier,
         table,
         max_tokens=max_tokens,
-        long="cut",
         reverse_complement=reverse_complement,
         batch_tokens=batch_size * (max_tokens or classifier.head.max_tokens),
         title="predicting",
     )
-    if summary := predictions.summary():
+    if summary := evaluation.predictions.summary():
         remark(summary)
-    metrics = metrics_for(labels)
-    scores = metrics.compute(encoded_labels, predictions.outputs, labels)
-    save_metrics(out, scores)
-    remark(f"{metrics.summary(scores)}  ({scores['n']:,} rows)")
-    print(f"saved {out}")
+    remark(evaluation.summary())
+    if str(out) == STANDARD_STREAM:
+        print(json.dumps(evaluation.scores, indent=2))
+    else:
+        save_metrics(out, evaluation.scores)
+    print_saved(out)
+
+
+def _label_map(pairs: Sequence[str]) -> dict[str, str]:
+    """The names of labels, from ``LABEL=NAME``."""
+    names = {}
+    for pair in pairs:
+        label, equals, name = pair.partition("=")
+        if not (label and equals and name):
+            raise UserError(f"--label-map {pair}: accepted is LABEL=NAME, as in --label-map 1=promoter")
+        names[label] = name
+    return names

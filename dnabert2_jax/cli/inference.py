@@ -7,10 +7,11 @@ from typer import Argument, Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.output import print_table
-from dnabert2_jax.config.inference import PER_TOKEN, LongSequences, Pooling
+from dnabert2_jax.cli.output import print_saved, print_table
+from dnabert2_jax.config.inference import PER_TOKEN, STANDARD_STREAM, BadRecordPolicy, LongSequences, Pooling
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console, remark
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 if TYPE_CHECKING:
     from dnabert2_jax.data.sequences import Sequences
@@ -26,7 +27,9 @@ _LONG_BASES = 100_000
 )
 def predict(
     data: options.Data,
-    out: Annotated[Path, Option(help="Table to write: .csv or .parquet; with --window also .tsv or .bed.")],
+    out: Annotated[
+        Path, Option(help="Table to write (.csv, .tsv, .parquet; with --window also .bed), or - for standard output.")
+    ],
     model: options.Model = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
@@ -38,22 +41,26 @@ def predict(
     reverse_complement: options.ReverseComplement = False,
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
+    bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
+    force: options.Force = False,
 ) -> None:
     """Classify sequences, or predict measurements.
 
-    Writes the label and the probabilities, or the predicted value, of each sequence, or of each window of a genome. Pairs
-    are read from the columns sequence1 and sequence2.
+    Writes the label and the probabilities, or the predicted value, of each sequence, a note on doubtful ones, and the other
+    columns of the input; with --window, one row per window of a genome. Pairs are read from the columns sequence1 and
+    sequence2.
     """
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences
     from dnabert2_jax.inference.rows import PREDICTION_SUFFIXES, expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import plan_scan, predict_windows
 
-    _check_window(out, window, step)
+    _check_window(data, out, window, step, bad_records)
     check_output(out, TABLE_SUFFIXES if window is None else PREDICTION_SUFFIXES)
+    refuse_overwriting(out, force=force)
     opened = _open(model, adapter, base, precision, attention)
     opened.need("classifier", "prediction", "train one with `dnabert2 finetune`")
     how: dict[str, Any] = {
@@ -61,7 +68,7 @@ def predict(
         **{"reverse_complement": reverse_complement, "batch_tokens": batch_tokens, "title": "predicting"},
     }
     if window is None:
-        sequences = _read(data, sequence_column, name_column)
+        sequences = _read(data, sequence_column, name_column, bad_records)
         _remark_on_long(sequences, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
         predictions = predict_sequences(opened, sequences, **how)
         if summary := predictions.summary():
@@ -83,7 +90,7 @@ def predict(
         if averaged:
             most = max_tokens or opened.head.max_tokens
             remark(f"windows of more than {most:,} tokens: {averaged:,}, each the average over its parts; shorten --window")
-    print(f"saved {out}")
+    print_saved(out)
 
 
 @app.command(epilog="Example: dnabert2 embed --model runs/pretrain/model --data genes.fa --out runs/genes.npz")
@@ -98,9 +105,11 @@ def embed(
     pooling: Annotated[Pooling, Option(help="Vector per sequence (mean, max, cls), token or base.")] = "mean",
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
+    bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
+    force: options.Force = False,
 ) -> None:
     """Embed sequences of any length, or each window of a genome.
 
@@ -112,14 +121,15 @@ def embed(
     from dnabert2_jax.inference.rows import check_size, expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import embed_windows, plan_scan
 
-    _check_window(out, window, step)
+    _check_window(data, out, window, step, bad_records)
     check_output(out, EMBEDDING_SUFFIXES if window is None else WINDOW_SUFFIXES)
+    refuse_overwriting(out, force=force)
     if window is not None and pooling in PER_TOKEN:
         raise UserError(f"--pooling {pooling} gives many vectors per window; with --window, choose mean, max or cls")
     opened = _open(model, adapter, base, precision, attention)
     width = opened.config.hidden_size
     if window is None:
-        sequences = _read(data, sequence_column, name_column)
+        sequences = _read(data, sequence_column, name_column, bad_records)
         _remark_on_long(sequences, opened, "embedded whole")
         embeddings = embed_sequences(opened, sequences, pooling, batch_tokens=batch_tokens, title="embedding")
         save_embeddings(out, embeddings, opened.tokenizer)
@@ -133,7 +143,7 @@ def embed(
                 write(columns)
         vectors = scan.windows
     remark(f"{vectors:,} vectors of {width} numbers, {pooling}")
-    print(f"saved {out}")
+    print_saved(out)
 
 
 @app.command(
@@ -142,11 +152,12 @@ def embed(
 def fill_mask(
     sequence: Annotated[str, Argument(help="DNA; each [MASK] stands for one unknown token.")],
     model: Annotated[Path, Option(help="Directory of a pretrained (masked_lm) model.")],
-    out: Annotated[Path, Option(help="Table to write: .csv or .parquet.")],
+    out: Annotated[Path, Option(help="Table to write (.csv, .tsv, .parquet), or - for standard output.")],
     mask: Annotated[list[str] | None, Option(metavar="START-END", help="Also mask these bases, from 1; repeatable.")] = None,
     top_k: Annotated[int, Option(min=1, help="Candidates per masked token.")] = 5,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
+    force: options.Force = False,
 ) -> None:
     """Predict masked positions of a sequence."""
     from dnabert2_jax.inference.fill_mask import fill_mask as fill_sequence
@@ -154,6 +165,7 @@ def fill_mask(
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_masked_tokens
 
     check_output(out, TABLE_SUFFIXES)
+    refuse_overwriting(out, force=force)
     ranges = [parse_range(text) for text in mask or ()]
     tokens = fill_sequence(_open(model, None, None, precision, attention), sequence, ranges, top_k=top_k)
     save_masked_tokens(out, tokens)
@@ -167,10 +179,14 @@ def fill_mask(
         for number, token in enumerate(tokens, start=1)
     ]
     print_table(records, console)
-    print(f"saved {out}")
+    print_saved(out)
 
 
-def _check_window(out: Path, window: int | None, step: int | None) -> None:
+def _check_window(data: Path, out: Path, window: int | None, step: int | None, bad_records: BadRecordPolicy) -> None:
+    if window is not None and STANDARD_STREAM in (str(data), str(out)):
+        raise UserError("--window reads its file twice and writes as it goes; name files for --data and --out instead of -")
+    if window is not None and bad_records == "skip":
+        raise UserError("--bad-records skip does not go with --window, whose coordinates are those of whole records")
     if window is None and step is not None:
         raise UserError("--step is the distance between windows; give --window BASES as well")
     if window is None and out.suffix == ".bed":
@@ -195,10 +211,10 @@ def _remark_on_long(sequences: "Sequences", model: "InferenceModel", what: str) 
     )
 
 
-def _read(data: Path, sequence_column: str, name_column: str | None) -> "Sequences":
+def _read(data: Path, sequence_column: str, name_column: str | None, bad_records: BadRecordPolicy) -> "Sequences":
     from dnabert2_jax.data.reading import read_sequences
 
-    sequences = read_sequences(data, sequence_column=sequence_column, name_column=name_column)
+    sequences = read_sequences(data, sequence_column=sequence_column, name_column=name_column, bad_records=bad_records)
     remark(sequences.summary())
     return sequences
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
+from dnabert2_jax.config.inference import BadRecordPolicy
 from dnabert2_jax.config.model import PrecisionOption
 
 Config = Annotated[Path | None, Option("--config", help="TOML file of the run; see configs/.")]
@@ -14,8 +15,11 @@ Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Overrid
 Model = Annotated[Path | None, Option(help="Model, adapter or Hugging Face directory.")]
 Adapter = Annotated[Path | None, Option(help="Adapter directory, instead of --model.")]
 Base = Annotated[Path | None, Option(help="The adapter's base model directory.", show_default="where the adapter says")]
-Data = Annotated[Path, Option(help="FASTA, or a CSV or TSV table with a column of sequences; plain or gzip.")]
+Data = Annotated[Path, Option(help="FASTA, FASTQ, or a table (.csv, .tsv, .xlsx); - for standard input.")]
+BadRecords = Annotated[BadRecordPolicy, Option(help="Records that cannot be used: stop, or skip and list them.")]
+Force = Annotated[bool, Option("--force", help="Replace the output if it exists.")]
 SequenceColumn = Annotated[str, Option(help="Column with the sequences.")]
+LabelColumn = Annotated[str, Option(help="Column with the labels.")]
 NameColumn = Annotated[
     str | None, Option(help="Column with the names.", show_default="name if there is one, else row numbers")
 ]

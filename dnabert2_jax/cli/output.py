@@ -1,10 +1,13 @@
-"""Tables on standard output."""
+"""What commands print on standard output."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from dnabert2_jax.config.inference import STANDARD_STREAM
 
 
 def results() -> Console:
@@ -19,3 +22,9 @@ def print_table(records: Sequence[Mapping[str, str]], console: Console | None = 
     for record in records:
         table.add_row(*record.values())
     (console or results()).print(table)
+
+
+def print_saved(path: Path) -> None:
+    """Print what was written, unless standard output holds the result itself."""
+    if str(path) != STANDARD_STREAM:
+        print(f"saved {path}")

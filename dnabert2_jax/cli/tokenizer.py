@@ -6,9 +6,11 @@ from typing import Annotated
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
+from dnabert2_jax.cli.options import Force
 from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 tokenizer = group("tokenizer", "Train, inspect and export tokenizers.")
 
@@ -25,11 +27,14 @@ def tokenizer_train(
     longest_piece: Annotated[int, Option(help="Maximum bases per piece.")] = 32,
     sample_bases: Annotated[int, Option(help="Bases to train on, 40 bytes of memory each.")] = 20_000_000,
     seed: Annotated[int, Option(help="Seed of the sample.")] = 0,
+    force: Force = False,
 ) -> None:
     """Train a BPE tokenizer on a sample of a corpus."""
     from dnabert2_jax.genome.corpus import Corpus
+    from dnabert2_jax.tokenizer.bpe import BpeTokenizer
     from dnabert2_jax.tokenizer.training import SENTENCE_BASES, sample_corpus, train_bpe
 
+    refuse_overwriting(out / BpeTokenizer.file_name, force=force)
     sample = sample_corpus(Corpus.open(corpus), sample_bases=sample_bases, window_bases=SENTENCE_BASES, seed=seed)
     trained = train_bpe(sample, vocab_size=vocab_size, max_piece_length=longest_piece)
     file = trained.save(out)
@@ -43,6 +48,7 @@ def tokenizer_kmer(
     out: Annotated[Path, Option(help="Directory for kmer_tokenizer.json.")],
     k: Annotated[int, Option(help="Bases per k-mer, 3 to 6.")] = 6,
     stride: Annotated[int | None, Option(help="1: overlapping, as in DNABERT; k: adjacent.", show_default="k")] = None,
+    force: Force = False,
 ) -> None:
     """Write a k-mer tokenizer, for comparison.
 
@@ -51,6 +57,7 @@ def tokenizer_kmer(
     from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 
     made = KmerTokenizer(k, k if stride is None else stride)
+    refuse_overwriting(out / made.file_name, force=force)
     file = made.save(out)
     remark(f"{made.vocab_size:,} ids")
     print(f"saved {file}")
@@ -60,6 +67,7 @@ def tokenizer_kmer(
 def tokenizer_export(
     tokenizer: Annotated[Path, Argument(help="BPE tokenizer, or a model directory with one.")],
     out: Annotated[Path, Option(help="Directory for tokenizer.json and tokenizer_config.json.")],
+    force: Force = False,
 ) -> None:
     """Export a BPE tokenizer to Hugging Face's format.
 
@@ -67,6 +75,7 @@ def tokenizer_export(
     """
     from dnabert2_jax.tokenizer.loading import Tokenizer
 
+    refuse_overwriting(out / "tokenizer.json", force=force)
     print(f"saved {Tokenizer.load(tokenizer).save_hugging_face(out)}")
 
 

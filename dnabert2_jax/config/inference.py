@@ -14,3 +14,13 @@ PER_TOKEN: tuple[Pooling, ...] = ("token", "base")
 
 LongSequences = Literal["windows", "cut"]
 """What happens to a sequence with too many tokens: read in overlapping windows, or truncated."""
+
+BadRecordPolicy = Literal["error", "skip"]
+"""What happens to records that cannot be used: an error names them all, or they are left out and counted."""
+
+STANDARD_STREAM = "-"
+"""In place of a file: standard input, or standard output."""
+
+DivideBy = Literal["random", "group", "contig", "similarity"]
+"""What a split of a table keeps together, besides equal sequences: nothing else, rows with the same value in a column, rows
+of the same contig, or near copies."""

@@ -14,7 +14,7 @@ from dnabert2_jax.errors import UserError, nearest
 Run = TypeVar("Run")
 
 
-def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()) -> Run:
+def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str] = ()) -> Run:
     """Read a run from a TOML file and ``a.b=c`` overrides, which win.
 
     Paths are relative to the current directory.
@@ -27,7 +27,7 @@ def load_run(kind: type[Run], config: Path | None, overrides: Sequence[str] = ()
     Raises:
         UserError: the file cannot be read, or a key or value is not accepted.
     """
-    content = read_toml(config) if config else {}
+    content = read_toml(Path(config)) if config else {}
     for override in overrides:
         _apply(content, override)
     given = {override.partition("=")[0].strip() for override in overrides}

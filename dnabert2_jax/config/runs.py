@@ -1,7 +1,8 @@
 """A run is a TOML file: the settings of each command, validated, with errors that name the nearest valid key."""
 
+from dataclasses import field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -120,7 +121,7 @@ class PretrainRun:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FinetuneData:
-    """The three tables of a task, CSV or TSV with a header: ``sequence,label`` or ``sequence1,sequence2,label``.
+    """The three tables of a task, with a header: ``sequence,label`` or ``sequence1,sequence2,label``.
 
     Attributes:
         train: training rows.
@@ -128,6 +129,9 @@ class FinetuneData:
         test: rows for the final scores.
         task: what the label column holds: ``single_label``, a class; ``multi_label``, names separated by ``;``, or
             ``-`` for none; ``regression``, a number.
+        sequence_column: column with the sequences, ``sequence`` by default; pairs are in two of that name with 1 and 2.
+        label_column: column with the labels, ``label`` by default.
+        label_map: names for the labels as the tables write them, such as ``{ 0 = "background", 1 = "promoter" }``.
         max_tokens: longer rows are truncated, counted and reported.
         token_types: the second sequence of a pair has token type 1; ``false`` reads it as type 0, as the original does.
         reverse_complement: reverse-complement a random half of the training rows, redrawn each epoch.
@@ -137,9 +141,21 @@ class FinetuneData:
     dev: Path
     test: Path
     task: TaskKind = "single_label"
+    sequence_column: str | None = None
+    label_column: str | None = None
+    label_map: dict[str, str] = field(default_factory=dict)
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=8)
     token_types: bool = True
     reverse_complement: bool = False
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """How the tables are read, as keyword arguments of :func:`~dnabert2_jax.data.splits.load_splits`."""
+        return {
+            "sequence_column": self.sequence_column or "sequence",
+            "label_column": self.label_column or "label",
+            "label_map": self.label_map,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

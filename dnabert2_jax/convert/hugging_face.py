@@ -19,6 +19,7 @@ from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.manifest import MANIFEST
+from dnabert2_jax.storage.overwriting import replacing
 from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.types import Tree
 
@@ -89,7 +90,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
     )
 
 
-def save_hugging_face(directory: Path, model: SavedModel) -> Path:
+def save_hugging_face(directory: Path, model: SavedModel, *, force: bool = False) -> Path:
     """Write a model in the Hugging Face layout, for PyTorch users: whole, or not at all.
 
     ``model.safetensors`` has the original's names and loads in the original's code (``trust_remote_code=True``, which
@@ -98,6 +99,7 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
     Args:
         directory: created; may exist if it is empty.
         model: what to write.
+        force: replace what such a call wrote there before.
 
     Returns:
         ``directory``.
@@ -110,7 +112,9 @@ def save_hugging_face(directory: Path, model: SavedModel) -> Path:
             f"{model.path} is a linear probe: it averages over tokens, which the original's classifier cannot do; "
             "convert a model that was fine-tuned in full or with LoRA"
         )
-    with atomic_directory(directory) as new:
+    with atomic_directory(
+        directory, may_replace=replacing("tokenizer_config.json", "a model in Hugging Face's format", force=force)
+    ) as new:
         write_tensors(new / SAFETENSORS, to_theirs(_in_units(model), model.kind), {"format": "pt"})
         model.tokenizer.save_hugging_face(new)
         write_json(new / CONFIG, make_settings(model))

@@ -26,6 +26,7 @@ from dnabert2_jax.modeling.lora import target_shape
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.storage.overwriting import replacing
 from dnabert2_jax.types import Tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -46,12 +47,13 @@ _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alph
 """Options that change what the matrices mean; an adapter that uses one is refused."""
 
 
-def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
+def save_peft(directory: Path, adapter: SavedAdapter, *, force: bool = False) -> Path:
     """Write an adapter for ``PeftModel.from_pretrained``: whole, or not at all.
 
     Args:
         directory: created; may exist if it is empty.
         adapter: what to write; labels and head settings, which PEFT does not know, go into the metadata of the file.
+        force: replace what such a call wrote there before.
 
     Returns:
         ``directory``.
@@ -86,7 +88,7 @@ def save_peft(directory: Path, adapter: SavedAdapter) -> Path:
     }
     own = {"labels": adapter.labels, **{name: getattr(adapter.head, name) for name in _OF_THE_HEAD}}
     metadata = {"format": "pt", **{name: json.dumps(value) for name, value in own.items()}}
-    with atomic_directory(directory) as new:
+    with atomic_directory(directory, may_replace=replacing(CONFIG, "an adapter in PEFT's format", force=force)) as new:
         write_tensors(new / WEIGHTS, tensors, metadata)
         write_json(new / CONFIG, settings)
     return directory

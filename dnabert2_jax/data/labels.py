@@ -14,7 +14,7 @@ The training table decides what the labels are; the other tables are read accord
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
+from dnabert2_jax.data.bad_records import refuse_records
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.errors import UserError, WrongTaskError, nearest
 
@@ -91,7 +92,7 @@ class LabelSet(Labels):
             if _is_measurement(label):
                 raise WrongTaskError(
                     f"{table.where(row)}: label {label!r} is a number but not a class; accepted are the integers "
-                    "0, 1, 2, ... or names; write 1 for 1.0, or set data.task=regression to predict measurements"
+                    "0, 1, 2, ... or names; set data.task=regression to predict measurements"
                 )
         if len(first_row) == 1:
             raise UserError(
@@ -138,9 +139,7 @@ class LabelSet(Labels):
             UserError: a label that is not among the classes.
         """
         number = {name: c for c, name in enumerate(self.names)}
-        for row, label in enumerate(table.labels):
-            if label not in number:
-                raise _unknown(table, row, label, self.names)
+        _refuse_unknown(table, ((row, label) for row, label in enumerate(table.labels) if label not in number), self.names)
         return np.array([number[label] for label in table.labels], np.int32)
 
 
@@ -192,12 +191,12 @@ class MultiLabelSet(Labels):
             UserError: a label that is not among them.
         """
         number = {name: c for c, name in enumerate(self.names)}
+        names = [_names_of(table, row) for row in range(len(table))]
+        unknown = ((row, name) for row, own in enumerate(names) for name in own if name not in number)
+        _refuse_unknown(table, unknown, self.names)
         encoded = np.zeros((len(table), len(self)), np.float32)
-        for row in range(len(table)):
-            for name in _names_of(table, row):
-                if name not in number:
-                    raise _unknown(table, row, name, self.names)
-                encoded[row, number[name]] = 1
+        for row, own in enumerate(names):
+            encoded[row, [number[name] for name in own]] = 1
         return encoded
 
     def write(self, has: NDArray[np.bool_]) -> str:
@@ -290,25 +289,32 @@ def _names_of(table: Table, row: int) -> list[str]:
 
 
 def _numbers(table: Table) -> NDArray[np.float64]:
-    values = np.empty(len(table))
+    values, errors = np.empty(len(table)), []
     for row, label in enumerate(table.labels):
         try:
             values[row] = float(label.replace("_", "no digit"))  # which Python would ignore
         except ValueError:
             values[row] = math.nan
         if not abs(values[row]) < np.finfo(np.float32).max:
-            raise UserError(
-                f"{table.where(row)}: label {label!r} is not a number that float32 can hold; a regression predicts numbers: "
-                "correct it or remove the row, or set data.task=single_label for classes"
+            errors.append(
+                UserError(
+                    f"{table.where(row)}: label {label!r} is not a number that float32 can hold; a regression predicts "
+                    "numbers: correct it or remove the row, or set data.task=single_label for classes"
+                )
             )
+    refuse_records(table.source, errors, len(table))
     return values
 
 
-def _unknown(table: Table, row: int, label: str, names: tuple[str, ...]) -> UserError:
-    return UserError(
-        f"{table.where(row)}: label {label!r} is not a class of the training table ({_listed(names)})"
-        f"{nearest(label, names)}; correct it, remove the row, or add training rows of that class"
-    )
+def _refuse_unknown(table: Table, unknown: Iterable[tuple[int, str]], names: tuple[str, ...]) -> None:
+    errors = [
+        UserError(
+            f"{table.where(row)}: label {label!r} is not a class of the training table ({_listed(names)})"
+            f"{nearest(label, names)}; correct it, remove the row, or add training rows of that class"
+        )
+        for row, label in unknown
+    ]
+    refuse_records(table.source, errors, len(table))
 
 
 def _is_measurement(label: str) -> bool:

@@ -1,68 +1,85 @@
-"""The one reader of sequence files: FASTA, and CSV or TSV tables with or without labels.
+"""The one reader of sequence files: FASTA and FASTQ, and tables with or without labels.
 
 A table has a header line and a column ``sequence`` or, for pairs, ``sequence1`` and ``sequence2``; a labeled one has a
-column ``label``, too (the layout of GUE, Zhou et al. 2024). Every error names the line that an editor would show, so it can
-be fixed there.
+column ``label``, too (the layout of GUE, Zhou et al. 2024). What is written otherwise but cannot be misunderstood is read,
+with a note (see ``rows`` and ``columns``). Every error names the line that an editor would show, so it can be fixed there.
 """
 
-import csv
 import gzip
-import io
 import re
+import shutil
+import sys
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy
+from dnabert2_jax.data.bad_records import BadRecords
+from dnabert2_jax.data.columns import Header
+from dnabert2_jax.data.rows import read_rows
 from dnabert2_jax.data.sequences import Sequences, Table, clean_sequence
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.genome.fasta import read_fasta
+from dnabert2_jax.genome.fasta import Layout, read_fasta
 from dnabert2_jax.genome.letters import LetterCounts
 
-_FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".ffn", ".frn", ".fas"}
+_LAYOUTS: dict[str, Layout] = {
+    **dict.fromkeys((".fa", ".fasta", ".fna", ".ffn", ".frn", ".fas"), "fasta"),
+    **dict.fromkeys((".fq", ".fastq"), "fastq"),
+}
 _COMPRESSED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
-_LOOKS_LIKE_DNA = re.compile(r"[ACGTN]{8,}", re.IGNORECASE)
+_WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
 
 
-def read_sequences(path: Path, *, sequence_column: str = "sequence", name_column: str | None = None) -> Sequences:
-    """Read a FASTA file, or a CSV or TSV table with a header.
+def read_sequences(
+    path: str | Path,
+    *,
+    sequence_column: str = "sequence",
+    name_column: str | None = None,
+    bad_records: BadRecordPolicy | None = None,
+) -> Sequences:
+    """Read a FASTA or FASTQ file, or a table with a header.
 
-    A FASTA file is one whose name says so (``.fa``, ``.fasta``, ``.fna`` ..., compressed or not) or that starts with ``>``.
-    A table needs a column of sequences, or two for pairs (the column's name followed by 1 and 2). Other columns are ignored.
+    A FASTA file is one whose name says so (``.fa``, ``.fasta``, ``.fna`` ..., compressed or not) or that starts with ``>``;
+    a FASTQ file likewise (``.fq``, ``.fastq``, ``@``); its qualities are ignored. A table needs a column of sequences, or
+    two for pairs (the column's name followed by 1 and 2); its other columns are kept beside the sequences.
 
     Args:
-        path: the file.
+        path: the file; ``-`` for standard input.
         sequence_column: the table's column of sequences.
         name_column: the table's column of names; by default ``name`` if there is such a column, else rows are named by
             their number, from 1.
+        bad_records: what to do with a record that cannot be used; None is ``error`` where skipping is not on offer.
 
     Raises:
         UserError: the file is missing, damaged or empty; a column is missing; a sequence is empty or holds a letter that is
             not DNA.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a directory; give a FASTA, CSV or TSV file")
-    if not _is_fasta(path):
-        records = _Records.read(path, (sequence_column,))
-        columns = records.sequence_columns(sequence_column)
-        if name_column is None and "name" in records.header:
-            name_column = "name"
-        name_at = None if name_column is None else records.column(name_column)
-        sequences, pairs, letters = records.clean(columns)
-        names = [str(n) if name_at is None else fields[name_at] for n, (_, fields) in enumerate(records.rows, start=1)]
-        return Sequences(str(path), names, sequences, pairs, letters)
-    letters, names, sequences = LetterCounts(), [], []
-    for record in read_fasta(path):
-        names.append(record.name)
-        sequences.append(clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}"))
-    return Sequences(str(path), names, sequences, None, letters)
+    with _opened(path) as (file, source):
+        if file.is_dir():
+            raise UserError(f"{source} is a directory; give a FASTA, FASTQ, CSV or TSV file")
+        layout = _layout(file)
+        if layout is not None:
+            return _read_records(file, source, layout, bad_records)
+        records = _Records.read(file, source, (sequence_column,))
+    columns = records.header.sequence_columns(sequence_column)
+    if name_column is None and "name" in records.header.names:
+        name_column = "name"
+    name_at = None if name_column is None else records.header.column(name_column)
+    good = records.good(columns, None, bad_records)
+    names = [str(n) if name_at is None else fields[name_at] for n, (_, fields) in zip(good.numbers, good.rows, strict=True)]
+    others = [at for at in range(len(records.header.names)) if at not in (*columns, name_at)]
+    kept = {records.header.names[at]: [fields[at] for _, fields in good.rows] for at in others}
+    notes = (*records.notes, *records.header.notes, *good.notes)
+    return Sequences(source, names, good.sequences, good.pairs, good.letters, notes=notes, columns=kept)
 
 
 def stream_sequences(
     path: Path, letters: LetterCounts, *, sequence_column: str = "sequence", name_column: str | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Names and clean letters of single sequences, those of a FASTA file one in memory at a time.
+    """Names and clean letters of single sequences, those of a FASTA or FASTQ file one in memory at a time.
 
     Args:
         path: as for :func:`read_sequences`.
@@ -74,8 +91,8 @@ def stream_sequences(
         UserError: as :func:`read_sequences`; the table holds pairs.
     """
     path = Path(path)
-    if path.is_file() and _is_fasta(path):
-        for record in read_fasta(path):
+    if path.is_file() and (layout := _layout(path)) is not None:
+        for record in read_fasta(path, layout=layout):
             yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
         return
     table = read_sequences(path, sequence_column=sequence_column, name_column=name_column)
@@ -88,162 +105,188 @@ def stream_sequences(
     yield from zip(table.names, table.sequences, strict=True)
 
 
-def read_table(path: Path, *, sequence_column: str = "sequence", label_column: str = "label") -> Table:
-    """Read a labeled CSV or TSV file, plain or gzip.
+def read_table(
+    path: str | Path,
+    *,
+    sequence_column: str = "sequence",
+    label_column: str = "label",
+    label_map: Mapping[str, str] | None = None,
+    bad_records: BadRecordPolicy | None = None,
+) -> Table:
+    """Read a labeled table: CSV, TSV or an Excel workbook, plain or gzip.
 
-    A tab in the header makes the file a TSV. Quoted fields, CRLF, a byte order mark and blank lines are understood; nothing
-    else is forgiven.
+    A tab in the header makes the file a TSV, a semicolon and no comma one with semicolons. Quoted fields, CRLF, a byte order
+    mark, UTF-16, blank lines and spaces around values are understood. Class numbers written as 1.0 are read as 1.
 
     Args:
-        path: the file.
+        path: the file; ``-`` for standard input.
         sequence_column: name of the column with the sequence; pairs are in the columns of that name followed by 1 and 2.
         label_column: name of the column with the label.
+        label_map: the names of labels, by how the table writes them; it must have them all.
+        bad_records: what to do with a row that cannot be used; None is ``error`` where skipping is not on offer.
 
     Raises:
-        UserError: the file is missing, damaged, not UTF-8 or has no rows; a column is missing; a row has another number of
+        UserError: the file is missing, damaged, not text or has no rows; a column is missing; a row has another number of
             fields than the header, an empty sequence or label, or a letter that is not DNA.
     """
-    path = Path(path)
-    records = _Records.read(path, (sequence_column, label_column))
-    columns, label_at = records.sequence_columns(sequence_column), records.column(label_column)
-    sequences, pairs, letters = records.clean(columns)
-    labels = [fields[label_at] for _, fields in records.rows]
-    for (line, _), label in zip(records.rows, labels, strict=True):
-        if not label or label != label.strip():
-            raise UserError(
-                f"{path}, line {line}: label {label!r} is {'surrounded by white space' if label.strip() else 'empty'}; "
-                "write an integer or a name and nothing else"
-            )
-    ignored = tuple(name for at, name in enumerate(records.header) if at not in (*columns, label_at))
-    names = [str(number) for number, _ in enumerate(labels, start=1)]
-    return Table(str(path), names, sequences, pairs, letters, labels, [line for line, _ in records.rows], ignored)
+    with _opened(path) as (file, source):
+        records = _Records.read(file, source, (sequence_column, label_column))
+    header = records.header
+    columns, label_at = header.sequence_columns(sequence_column), header.column(label_column)
+    good = records.good(columns, label_at, bad_records)
+    labels, notes = _labels([fields[label_at] for _, fields in good.rows])
+    lines = [line for line, _ in good.rows]
+    if label_map:
+        labels = _mapped(labels, lines, label_map, source)
+    return Table(
+        source,
+        [str(number) for number in good.numbers],
+        good.sequences,
+        good.pairs,
+        good.letters,
+        labels,
+        lines,
+        tuple(name for at, name in enumerate(header.names) if at not in (*columns, label_at)),
+        notes=(*records.notes, *header.notes, *notes, *good.notes),
+    )
 
 
 def count_rows(path: Path) -> int:
     """Rows of a table, its header left out; nothing in them is checked.
 
     Raises:
-        UserError: the file is missing, damaged or not UTF-8.
+        UserError: the file is missing, damaged or not text.
     """
-    return len(_split_records(path, _read_text(path))) - 1
+    return len(read_rows(path, str(path)).records) - 1
+
+
+@dataclass(frozen=True)
+class _Good:
+    """The rows of a table that can be used, after the letters policy; ``numbers`` counts all rows from 1."""
+
+    rows: list[tuple[int, list[str]]]
+    numbers: list[int]
+    sequences: list[str]
+    pairs: list[str] | None
+    letters: LetterCounts
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Records:
-    """A table as fields.
+    """A table as fields: its header, and the line each row starts on with its fields."""
 
-    Attributes:
-        path: the file.
-        expected: the columns that a header must have, for messages.
-        header: names of the columns.
-        rows: the line each row starts on and its fields, as many as the header has.
-    """
-
-    path: Path
-    expected: tuple[str, ...]
-    header: list[str]
+    source: str
+    header: Header
     rows: list[tuple[int, list[str]]]
+    notes: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path, expected: tuple[str, ...]) -> "_Records":
-        records = _split_records(path, _read_text(path))
-        if not records:
-            raise UserError(f"{path}: the file is empty; a table starts with a header such as {','.join(expected)}")
-        (_, header), *rows = records
-        return cls(path, expected, header, rows)
+    def read(cls, file: Path, source: str, expected: tuple[str, ...]) -> "_Records":
+        read = read_rows(file, source)
+        if not read.records:
+            raise UserError(f"{source}: the file is empty; a table starts with a header such as {','.join(expected)}")
+        (_, names), *rows = read.records
+        return cls(source, Header(source, names, expected), rows, read.notes)
 
-    def column(self, name: str) -> int:
-        """The position of a column, which must be there once."""
-        if name not in self.header:
-            remedy = f"rename a column, or name the one to use{nearest(name, self.header)}"
-            if any(_LOOKS_LIKE_DNA.fullmatch(field) for field in self.header):
-                remedy = f"the first line holds a sequence: put the header line {','.join(self.expected)} before it"
-            elif len(self.header) < len(self.expected):
-                remedy = "separate the columns by commas or tabs"
-            raise UserError(f"{self.path}: no column {name!r}; the header has {', '.join(map(repr, self.header))}; {remedy}")
-        if self.header.count(name) > 1:
-            raise UserError(f"{self.path}: {self.header.count(name)} columns are called {name!r}; rename all but one")
-        return self.header.index(name)
-
-    def sequence_columns(self, name: str) -> list[int]:
-        """Positions of the column of sequences, or of the two columns of pairs."""
-        pair = [f"{name}1", f"{name}2"]
-        if not set(pair) & set(self.header):
-            return [self.column(name)]
-        if name in self.header:
-            raise UserError(
-                f"{self.path}: the header has both {name!r} and {pair[0]!r} or {pair[1]!r}; keep one of the two layouts"
-            )
-        return [self.column(each) for each in pair]
-
-    def clean(self, columns: list[int]) -> tuple[list[str], list[str] | None, LetterCounts]:
-        """(sequences, pairs, letters) of the columns, after the letters policy."""
-        letters = LetterCounts()
-        texts: list[list[str]] = [[] for _ in columns]
-        for line, fields in self.rows:
-            where = f"{self.path}, line {line}"
-            if len(fields) != len(self.header):
-                raise UserError(
-                    f"{where}: {len(fields)} fields, but the header has {len(self.header)} ({', '.join(self.header)}); "
-                    "give every column a value, and quote a field that holds the delimiter"
-                )
-            for column, column_texts in zip(columns, texts, strict=True):
-                name = self.header[column]
-                if not fields[column]:
-                    raise UserError(f"{where}: column {name!r} is empty; fill in the sequence or remove the row")
-                record = f"line {line}, column {name!r}"
-                column_texts.append(clean_sequence(fields[column], letters, str(self.path), record))
+    def good(self, columns: list[int], label_at: int | None, policy: BadRecordPolicy | None) -> _Good:
+        """The rows whose sequences, and labels if there are any, can be used."""
         if not self.rows:
-            raise UserError(f"{self.path}: the file has a header and no rows; add rows or name another file")
-        return texts[0], texts[1] if len(texts) == 2 else None, letters
+            raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
+        letters, bad = LetterCounts(), BadRecords(self.source, policy)
+        rows, numbers, texts = [], [], []
+        for number, (line, fields) in enumerate(self.rows, start=1):
+            own = LetterCounts()
+            try:
+                texts.append(self._sequences(line, fields, columns, label_at, own))
+            except UserError as error:
+                bad.add(error)
+                continue
+            letters.add(own)
+            rows.append((line, fields))
+            numbers.append(number)
+        notes = bad.finish(len(self.rows))
+        firsts, *seconds = map(list, zip(*texts, strict=True))
+        return _Good(rows, numbers, firsts, seconds[0] if seconds else None, letters, notes)
+
+    def _sequences(
+        self, line: int, fields: list[str], columns: list[int], label_at: int | None, letters: LetterCounts
+    ) -> list[str]:
+        names, where = self.header.names, f"{self.source}, line {line}"
+        if len(fields) != len(names):
+            raise UserError(
+                f"{where}: {len(fields)} fields, but the header has {len(names)} ({', '.join(names)}); "
+                "give every column a value, and quote a field that holds the delimiter"
+            )
+        for at in columns:
+            if not fields[at]:
+                raise UserError(f"{where}: column {names[at]!r} is empty; fill in the sequence or remove the row")
+        if label_at is not None and not fields[label_at]:
+            raise UserError(f"{where}: label '' is empty; write an integer or a name and nothing else")
+        return [clean_sequence(fields[at], letters, self.source, f"line {line}, column {names[at]!r}") for at in columns]
 
 
-def _read_text(path: Path) -> str:
-    """The whole file as text, decompressed and without byte order mark; line ends stay as they are."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a CSV or TSV file") from error
-    if data.startswith(b"\x1f\x8b"):
+def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Labels with 1.0 written as 1, if all of them are whole numbers: spreadsheets and data frames write them so."""
+    whole = [_WHOLE_NUMBER.fullmatch(label) for label in labels]
+    if not any(whole) or not all(
+        match or label.removeprefix("-").isdecimal() for match, label in zip(whole, labels, strict=True)
+    ):
+        return labels, ()
+    read = [match[1] if match else label for match, label in zip(whole, labels, strict=True)]
+    at = next(n for n, match in enumerate(whole) if match)
+    return read, (f"labels such as {labels[at]!r} read as {read[at]!r}",)
+
+
+def _mapped(labels: list[str], lines: list[int], names: Mapping[str, str], source: str) -> list[str]:
+    bad = BadRecords(source, None)
+    for line, label in zip(lines, labels, strict=True):
+        if label not in names:
+            bad.add(
+                UserError(
+                    f"{source}, line {line}: label {label!r} is not in the label map ({', '.join(names)})"
+                    f"{nearest(label, names)}; add it, or correct the row"
+                )
+            )
+    bad.finish(len(labels))
+    return [names[label] for label in labels]
+
+
+def _read_records(file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None) -> Sequences:
+    letters, bad = LetterCounts(), BadRecords(source, policy)
+    names, sequences, records = [], [], 0
+    for record in read_fasta(file, layout=layout, source=source):
+        records += 1
         try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise UserError(f"{path}: damaged gzip file ({error}); copy or download it again") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the table as UTF-8 text (CSV or TSV)"
-        ) from error
+            sequences.append(clean_sequence(record.sequence, letters, source, f"record {record.name!r}"))
+        except UserError as error:
+            bad.add(error)
+        else:
+            names.append(record.name)
+    return Sequences(source, names, sequences, None, letters, notes=bad.finish(records))
 
 
-def _split_records(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """The line each record starts on and its fields, the header first; blank lines are skipped."""
-    header = text.lstrip("\r\n").partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", strict=True)
-    # The csv module refuses fields of more than 131,072 characters unless told otherwise, and only for the whole process.
-    limit = csv.field_size_limit()
-    csv.field_size_limit(max(limit, len(text)))
-    records = []
-    line = 1
-    try:
-        for fields in reader:
-            if fields:
-                records.append((line, fields))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}, line {line}: {error}; check the quotes of the record that starts there") from error
-    finally:
-        csv.field_size_limit(limit)
-    return records
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Path, str]]:
+    """The file to read, and what messages call it; standard input is copied to a file first, to look at its beginning."""
+    if str(path) != STANDARD_STREAM:
+        yield Path(path), str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "input"
+        with copy.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield copy, "standard input"
 
 
-def _is_fasta(path: Path) -> bool:
+def _layout(path: Path) -> Layout | None:
+    """FASTA or FASTQ, by the file's name or its first letter; None for a table."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSED_SUFFIXES else None
-    if compression not in (None, ".gz") or (suffixes and suffixes[-1] in _FASTA_SUFFIXES):
-        return True
+    if suffixes and suffixes[-1] in _LAYOUTS:
+        return _LAYOUTS[suffixes[-1]]
+    if compression not in (None, ".gz"):
+        return "fasta"
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -251,7 +294,7 @@ def _is_fasta(path: Path) -> bool:
             with gzip.open(path) as file:
                 head = file.read(64)
     except (OSError, EOFError, zlib.error):
-        return False  # reading it as a table tells what is wrong with it
+        return None  # reading it as a table tells what is wrong with it
     if head.startswith(b"@"):
-        raise UserError(f"{path}: this looks like FASTQ; accepted are FASTA, CSV and TSV: convert it to FASTA first")
-    return head.lstrip().startswith(b">")
+        return "fastq"
+    return "fasta" if head.lstrip().startswith(b">") else None

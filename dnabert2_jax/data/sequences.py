@@ -1,14 +1,15 @@
 """Sequences as they were given: cleaned by the letters policy, each with its name, and in a table each with its label."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import COMPLEMENTS, LetterCounts, clean_letters
 
@@ -25,6 +26,8 @@ class Sequences:
         sequences: upper-case letters of each; the first sequence where rows are pairs.
         pairs: the second sequence of each row, or None.
         letters: what the letters policy saw and changed, both sequences together.
+        notes: what else was taken for granted, or left out, in reading them.
+        columns: the other columns of an unlabeled table, by name. [sequences] each.
     """
 
     source: str
@@ -32,10 +35,17 @@ class Sequences:
     sequences: list[str]
     pairs: list[str] | None
     letters: LetterCounts
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    columns: dict[str, list[str]] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         """Number of sequences (or pairs)."""
         return len(self.sequences)
+
+    def row_bases(self) -> list[int]:
+        """Bases of each row, both sequences of a pair together."""
+        seconds = self.pairs if self.pairs is not None else [""] * len(self)
+        return [len(a) + len(b) for a, b in zip(self.sequences, seconds, strict=True)]
 
     def where(self, row: int) -> str:
         """Source and name of a sequence, for a message."""
@@ -51,11 +61,11 @@ class Sequences:
         return "; ".join([f"{self.source}: {len(self):,} {unit}, {self.letters.bases:,} bases", *self.changes()])
 
     def changes(self) -> list[str]:
-        """What the letters policy changed, for the terminal; nothing where it changed nothing."""
+        """What the letters policy changed, and what was taken for granted, for the terminal; often nothing."""
         changed = [f"{self.letters.lower_case:,} lower-case letters upper-cased"] if self.letters.lower_case else []
         if ambiguous := sum(self.letters.ambiguous.values()):
             changed.append(f"{ambiguous:,} ambiguity codes read as [UNK]")
-        return changed
+        return [*changed, *self.notes]
 
 
 @dataclass(frozen=True)
@@ -96,33 +106,65 @@ class Table(Sequences):
 AnySequences = TypeVar("AnySequences", bound=Sequences)
 
 
+GivenSequences = Iterable[str] | Mapping[Any, str]
+"""Sequences from Python: a list, array, generator or pandas Series of them, or a dict from names."""
+
+
 def given_sequences(
-    sequences: SequenceOf[str], pairs: SequenceOf[str] | None = None, names: SequenceOf[str] | None = None
+    sequences: GivenSequences, pairs: Iterable[str] | None = None, names: Iterable[str] | None = None
 ) -> Sequences:
     """Sequences from Python, cleaned by the letters policy.
 
     Args:
         sequences: DNA in either case, IUPAC codes allowed.
         pairs: the second sequence of each pair, if rows are pairs.
-        names: a name for each; by default the numbers from 1.
+        names: a name for each; by default the keys of a dict, the index of a Series, or else the numbers from 1.
 
     Raises:
-        UserError: none, an empty one, a letter that is not DNA, or lists of unequal length.
+        UserError: none, a table in place of a column, lists of unequal length; or a sequence is missing, empty, not text or
+            holds a letter that is not DNA: all such rows are named.
     """
-    for argument, values in (("sequences", sequences), ("pairs", pairs), ("names", names)):
-        if isinstance(values, str):
-            raise UserError(f"{argument} is one text; give a list of them: [{argument}]")
-        if values is not None and len(values) != len(sequences):
-            raise UserError(f"{len(values)} {argument} for {len(sequences)} sequences; give one for each")
-    if not len(sequences):
+    keys, firsts = _keys_and_values("sequences", sequences)
+    _, seconds = (None, None) if pairs is None else _keys_and_values("pairs", pairs)
+    if names is not None:
+        chosen = [str(name) for name in _keys_and_values("names", names)[1]]
+    else:
+        chosen = [str(n) for n in range(1, len(firsts) + 1)] if keys is None else [str(key) for key in keys]
+    for argument, values in (("pairs", seconds), ("names", chosen)):
+        if values is not None and len(values) != len(firsts):
+            raise UserError(f"{len(values)} {argument} for {len(firsts)} sequences; give one for each")
+    if not firsts:
         raise UserError("there are no sequences; give at least one")
-    letters = LetterCounts()
-    firsts = [clean_sequence(text, letters, "sequences", f"sequences[{n}]") for n, text in enumerate(sequences)]
-    seconds = None
-    if pairs is not None:
-        seconds = [clean_sequence(text, letters, "pairs", f"pairs[{n}]") for n, text in enumerate(pairs)]
-    chosen = [str(n + 1) for n in range(len(firsts))] if names is None else list(names)
-    return Sequences("sequences", chosen, firsts, seconds, letters)
+    letters, bad = LetterCounts(), BadRecords("sequences", None)
+    cleaned: dict[str, list[str]] = {}
+    for argument, values in (("sequences", firsts), ("pairs", seconds)):
+        for n, text in enumerate(values or ()):
+            row = f"{argument}[{n if keys is None else keys[n]!r}]"
+            try:
+                if not isinstance(text, str | bytes):
+                    raise UserError(f"{argument}, {row} is {text!r}, not text; fill in the sequence or drop the row")
+                cleaned.setdefault(argument, []).append(clean_sequence(text, letters, argument, row))
+            except UserError as error:
+                bad.add(error)
+    bad.finish(len(firsts))
+    return Sequences("sequences", chosen, cleaned["sequences"], cleaned.get("pairs"), letters)
+
+
+def _keys_and_values(argument: str, values: Any) -> tuple[list[Any] | None, list[Any]]:
+    """What a collection is labeled with, if it is, and what it holds."""
+    if isinstance(values, str | bytes):
+        raise UserError(f"{argument} is one text; give a list of them: [{argument}]")
+    if hasattr(values, "columns"):  # a DataFrame of pandas or polars, or a table of Arrow
+        columns = [str(name) for name in getattr(values, "column_names", values.columns)]
+        likely = next((name for name in columns if "seq" in name.casefold() or "dna" in name.casefold()), columns[0])
+        raise UserError(
+            f"{argument} is a {type(values).__name__} with the columns {', '.join(map(repr, columns))}; give the one with "
+            f"the sequences, such as frame[{likely!r}]"
+        )
+    if isinstance(values, Mapping):
+        return list(values), list(values.values())
+    index = getattr(values, "index", None)
+    return None if index is None or callable(index) else list(index), list(values)
 
 
 def clean_sequence(text: str | bytes, letters: LetterCounts, source: str, record: str) -> str:

@@ -1,5 +1,6 @@
 """The three tables of a fine-tuning task, checked against each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,16 @@ class Splits:
     labels: Labels
 
 
-def load_splits(train: Path, dev: Path, test: Path, *, task: TaskKind = "single_label") -> Splits:
+def load_splits(
+    train: Path,
+    dev: Path,
+    test: Path,
+    *,
+    task: TaskKind = "single_label",
+    sequence_column: str = "sequence",
+    label_column: str = "label",
+    label_map: Mapping[str, str] | None = None,
+) -> Splits:
     """Read the three tables of a task.
 
     Args:
@@ -35,12 +45,18 @@ def load_splits(train: Path, dev: Path, test: Path, *, task: TaskKind = "single_
         dev: the rows to choose by.
         test: the rows to report on.
         task: what their label column holds, see ``data/labels.py``.
+        sequence_column: of all three tables, as :func:`~dnabert2_jax.data.reading.read_table`.
+        label_column: likewise.
+        label_map: likewise.
 
     Raises:
         UserError: as :func:`~dnabert2_jax.data.reading.read_table`; labels that the task cannot have; or some tables hold
             pairs and others do not.
     """
-    train_table, dev_table, test_table = map(read_table, (train, dev, test))
+    train_table, dev_table, test_table = (
+        read_table(path, sequence_column=sequence_column, label_column=label_column, label_map=label_map)
+        for path in (train, dev, test)
+    )
     labels = learn_labels(task, train_table)
     for table in (dev_table, test_table):
         labels.encode(table)

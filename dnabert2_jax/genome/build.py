@@ -24,6 +24,7 @@ from dnabert2_jax.genome.packed_fasta import PackedFasta, pack_fasta
 from dnabert2_jax.genome.segments import IntRows, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
 from dnabert2_jax.storage.directories import atomic_directory
+from dnabert2_jax.storage.overwriting import replacing
 
 Progress = Callable[[str, int], None]
 """Called after every file with the name of its species and the bases kept so far."""
@@ -55,6 +56,7 @@ def build_corpus(
     *,
     processes: int = 1,
     progress: Progress | None = None,
+    force: bool = False,
     **options: Any,
 ) -> Corpus:
     """Build a corpus directory; it appears under its name only when it is complete.
@@ -67,6 +69,7 @@ def build_corpus(
         out: the directory to create.
         processes: files read at the same time; each holds one contig in memory.
         progress: called after every file.
+        force: replace the corpus at ``out``, if there is one.
         options: the fields of :class:`~dnabert2_jax.config.corpus.CorpusConfig`.
 
     Raises:
@@ -81,7 +84,7 @@ def build_corpus(
         raise UserError(f"corpus option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from error
     _check(species)
     out = Path(out)
-    with atomic_directory(out, may_replace=_refuse) as directory:
+    with atomic_directory(out, may_replace=replacing("bases.bin", "a corpus", force=force)) as directory:
         shelf = out.parent / f".{out.name}.parts"
         try:
             parts = _make_parts(species, shelf, settings.min_contig, processes, progress)
@@ -257,7 +260,3 @@ def _check(species: Sequence[SpeciesSource]) -> None:
     without = [source.name for source in species if source.weight is None]
     if 0 < len(without) < len(species):
         raise UserError(f"species {without[0]!r} has no weight, but others do; give weights to all species, or to none")
-
-
-def _refuse(out: Path) -> None:
-    raise UserError(f"{out} exists; a corpus is never overwritten: choose another directory or remove it first")

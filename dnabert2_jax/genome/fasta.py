@@ -1,8 +1,9 @@
-"""FASTA records streamed by dnaio from plain or compressed files, with an explanation of whatever is wrong."""
+"""FASTA and FASTQ records streamed by dnaio from plain or compressed files, with an explanation of whatever is wrong."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import dnaio
 
@@ -12,9 +13,15 @@ from dnabert2_jax.errors import UserError
 _BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
+Layout = Literal["fasta", "fastq"]
+
+_STARTS: dict[Layout, str] = {"fasta": ">", "fastq": "@"}
+"""What a record begins with, followed by its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class FastaRecord:
-    """One record of a FASTA file.
+    """One record of a FASTA or FASTQ file.
 
     Attributes:
         name: the first word of the header.
@@ -27,8 +34,8 @@ class FastaRecord:
     number: int
 
 
-def read_fasta(path: Path) -> Iterator[FastaRecord]:
-    """Read the records of a FASTA file, one in memory at a time.
+def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = None) -> Iterator[FastaRecord]:
+    """Read the records of a FASTA or FASTQ file, one in memory at a time; the qualities of FASTQ are ignored.
 
     Plain, gzip, bgzip, bzip2, xz and zstandard files; any line width; Unix, DOS or old Mac line ends. Blank lines, and
     comment lines that start with ``#``, are skipped. Letters are not checked here (see ``genome.letters``), and empty
@@ -36,6 +43,8 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
 
     Args:
         path: the file; its compression is known by its suffix, or else by its content.
+        layout: ``fasta`` or ``fastq``.
+        source: what messages call the file; by default its path.
 
     Yields:
         Records in file order.
@@ -45,23 +54,24 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
             name, or the name of an earlier one.
     """
     path = Path(path)
+    source, start = source or str(path), _STARTS[layout]
     if not path.is_file():
         state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
-        raise UserError(f"{path} {state}; give a FASTA file, plain or compressed: check the path")
+        raise UserError(f"{source} {state}; give a {layout.upper()} file, plain or compressed: check the path")
 
     numbers: dict[str, int] = {}
     number = 0
     try:
-        _check_bgzip_end(path)
-        with dnaio.open(path, fileformat="fasta", open_threads=0) as records:
+        _check_bgzip_end(path, source)
+        with dnaio.open(path, fileformat=layout, open_threads=0) as records:
             for number, record in enumerate(records, start=1):
                 words = record.name.split(maxsplit=1)
                 if not words:
-                    raise UserError(f"{path}, record {number}: no name after '>'; every record needs one")
+                    raise UserError(f"{source}, record {number}: no name after '{start}'; every record needs one")
                 name = words[0]
                 if name in numbers:
                     raise UserError(
-                        f"{path}, record {number}: the name {name!r} is also that of record {numbers[name]}; names (the "
+                        f"{source}, record {number}: the name {name!r} is also that of record {numbers[name]}; names (the "
                         "first word of a header) must be unique: rename or remove one of the two"
                     )
                 numbers[name] = number
@@ -70,28 +80,28 @@ def read_fasta(path: Path) -> Iterator[FastaRecord]:
         # If a record itself is at fault, dnaio gives no line, or that of the next record.
         line = "" if error.line is None else f", line {error.line + 1}"
         raise UserError(
-            f"{path}, record {number + 1}{line}: not FASTA: {error.message}; records start with '>name'"
+            f"{source}, record {number + 1}{line}: not {layout.upper()}: {error.message}; records start with '{start}name'"
         ) from error
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02x}"
-        raise UserError(f"{path}, record {number + 1}: not text ({found} found); give a FASTA file") from error
+        raise UserError(f"{source}, record {number + 1}: not text ({found} found); give a {layout.upper()} file") from error
     except EOFError as error:
         raise UserError(
-            f"{path}, record {number + 1}: the compressed file is cut short, or followed by something else; "
+            f"{source}, record {number + 1}: the compressed file is cut short, or followed by something else; "
             "download or compress it again"
         ) from error
     except UserError:
         raise
     except Exception as error:  # each decompressor has its own exceptions
         raise UserError(
-            f"{path}, record {number + 1}: cannot be read or decompressed ({error}); accepted are plain, .gz (gzip or "
+            f"{source}, record {number + 1}: cannot be read or decompressed ({error}); accepted are plain, .gz (gzip or "
             "bgzip), .bz2, .xz and .zst files whose suffix is right: check the suffix, or download the file again"
         ) from error
     if number == 0:
-        raise UserError(f"{path}: no FASTA record; the file is empty or blank: check how it was made")
+        raise UserError(f"{source}: no {layout.upper()} record; the file is empty or blank: check how it was made")
 
 
-def _check_bgzip_end(path: Path) -> None:
+def _check_bgzip_end(path: Path, source: str) -> None:
     """A bgzip file cut between two blocks is still a valid gzip file, so only the missing last block gives it away."""
     with path.open("rb") as file:
         head = file.read(16)
@@ -101,5 +111,5 @@ def _check_bgzip_end(path: Path) -> None:
         file.seek(max(0, size - len(_BGZF_EOF)))
         if file.read() != _BGZF_EOF:
             raise UserError(
-                f"{path}: this bgzip file is cut short (its end-of-file block is missing); download or compress it again"
+                f"{source}: this bgzip file is cut short (its end-of-file block is missing); download or compress it again"
             )

@@ -1,7 +1,8 @@
 """A trained model opened for use: a model directory, one in the Hugging Face layout, or an adapter merged into its base."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -26,6 +27,7 @@ class InferenceModel:
         tokenizer: makes its ids.
         labels: class names by class number; the measurement's for a regression; empty for a masked language model.
         predictor: the network, with its parameters on the device.
+        provenance: how it was made.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class InferenceModel:
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     predictor: Predictor
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path, compute: Compute, base: Path | None = None) -> "InferenceModel":
@@ -57,14 +60,27 @@ class InferenceModel:
         parts = jax.device_put({**adapter.params, "encoder": adapter.base.params["encoder"]})
         parts["encoder"] = merge_adapter(parts["encoder"], parts.pop("adapter"), adapter.lora)
         forward = Forward(adapter.base.config, compute, len(adapter.labels), adapter.head)
-        return cls(Path(path), "classifier", adapter.base.tokenizer, adapter.labels, Predictor(forward, parts))
+        predictor = Predictor(forward, parts)
+        return cls(Path(path), "classifier", adapter.base.tokenizer, adapter.labels, predictor, adapter.provenance)
 
     @classmethod
     def of_saved(cls, path: Path, model: SavedModel, compute: Compute) -> "InferenceModel":
         """A model that was read from a directory."""
         forward = Forward(model.config, compute, len(model.labels), model.head)
         predictor = Predictor(forward, jax.device_put(model.params))
-        return cls(Path(path), model.kind, model.tokenizer, model.labels, predictor)
+        return cls(Path(path), model.kind, model.tokenizer, model.labels, predictor, model.provenance)
+
+    def saved(self) -> SavedModel:
+        """The model with its parameters on the host, to be written to a directory; an adapter is merged."""
+        return SavedModel(
+            kind=self.kind,
+            config=self.config,
+            params=jax.device_get(self.predictor.params),
+            tokenizer=self.tokenizer,
+            labels=self.labels,
+            head=self.head,
+            provenance=self.provenance,
+        )
 
     @property
     def config(self) -> EncoderConfig:

@@ -1,4 +1,4 @@
-"""Results as files, written atomically: npz, parquet or HDF5 for embeddings, CSV or parquet for predictions.
+"""Results as files, written atomically: npz, parquet or HDF5 for embeddings, CSV, TSV or parquet for predictions.
 
 An embedding file holds, for ``mean``, ``cls`` and ``max``:
 
@@ -22,12 +22,14 @@ and parquet has one row per vector: name, index (token or base within the sequen
 
 import csv
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
+from dnabert2_jax.config.inference import STANDARD_STREAM
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import Embeddings
 from dnabert2_jax.inference.fill_mask import MaskedToken
@@ -36,7 +38,7 @@ from dnabert2_jax.storage.atomic import atomic_file
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".h5")
-TABLE_SUFFIXES = (".csv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 _LIBRARIES = {".parquet": "pyarrow", ".h5": "h5py"}
 _EXTRAS = {".parquet": "parquet", ".h5": "hdf5"}
@@ -46,12 +48,14 @@ def check_output(path: Path, accepted: tuple[str, ...]) -> None:
     """Check before the work, rather than after it, that a file can be written.
 
     Args:
-        path: the file to write.
+        path: the file to write; ``-`` is standard output, where tables go as TSV and scores as JSON.
         accepted: suffixes of the formats that can hold the result.
 
     Raises:
         UserError: another suffix, no such directory, or a format whose library is not installed.
     """
+    if is_standard_output(path, accepted):
+        return
     if path.suffix not in accepted:
         raise UserError(f"{path}: the suffix {path.suffix!r} is not a known format; accepted are {', '.join(accepted)}")
     if path.is_dir():
@@ -60,6 +64,11 @@ def check_output(path: Path, accepted: tuple[str, ...]) -> None:
         raise UserError(f"{path}: there is no directory {path.parent}; create it first")
     if path.suffix in _LIBRARIES:
         _library(path)
+
+
+def is_standard_output(path: Path, accepted: tuple[str, ...]) -> bool:
+    """Whether a result goes to standard output, which only formats of text can."""
+    return str(path) == STANDARD_STREAM and bool({".tsv", ".json"} & set(accepted))
 
 
 def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer) -> None:
@@ -84,13 +93,13 @@ def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer) ->
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write a table: name, label, one probability per class (``p_<class>``), windows and cut_bases.
+    """Write a table: name, label, one probability per class (``p_<class>``), windows, cut_bases, note, the input's columns.
 
     If a row has several labels, ``label`` has ``;`` between them; a regression has ``value`` instead of label and
     probabilities.
 
     Args:
-        path: ``.csv`` or ``.parquet``.
+        path: ``.csv``, ``.tsv`` or ``.parquet``; ``-`` for TSV on standard output.
         predictions: the result of :func:`~dnabert2_jax.inference.prediction.predict`.
 
     Raises:
@@ -106,7 +115,7 @@ def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:
     probability.
 
     Args:
-        path: ``.csv`` or ``.parquet``.
+        path: ``.csv``, ``.tsv`` or ``.parquet``; ``-`` for TSV on standard output.
         tokens: the result of :func:`~dnabert2_jax.inference.fill_mask.fill_mask`.
 
     Raises:
@@ -131,19 +140,22 @@ def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:
 
 def _save_table(path: Path, columns: dict[str, Any]) -> None:
     check_output(path, TABLE_SUFFIXES)
+    if is_standard_output(path, TABLE_SUFFIXES):
+        _write_text(sys.stdout, columns, "\t")
+        return
     with atomic_file(path) as partial:
-        if path.suffix == ".csv":
-            _write_csv(partial, columns)
-        else:
+        if path.suffix == ".parquet":
             _write_parquet(partial, columns)
+        else:
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                _write_text(file, columns, "," if path.suffix == ".csv" else "\t")
 
 
-def _write_csv(path: Path, columns: dict[str, Any]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow([f"{value:.6g}" if isinstance(value, float | np.floating) else value for value in row])
+def _write_text(file: TextIO, columns: dict[str, Any], delimiter: str) -> None:
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([f"{value:.6g}" if isinstance(value, float | np.floating) else value for value in row])
 
 
 def _arrays(embeddings: Embeddings, tokenizer: Tokenizer) -> dict[str, Any]:

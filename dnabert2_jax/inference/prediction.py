@@ -1,7 +1,10 @@
 """What a classifier says about sequences; long ones are read in overlapping windows."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from html import escape
+from importlib import import_module
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +18,17 @@ from dnabert2_jax.data.sequences import Sequences, other_strand
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
+from dnabert2_jax.inference.quality import notes_on, summary_of
+
+_SHOWN_ROWS = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictions:
     """A classifier's predictions, in the order of the input.
+
+    ``predictions[3]`` is the row of one sequence as a dict, ``predictions[:3]`` the predictions of some; iteration gives
+    the rows.
 
     Attributes:
         names: name of each sequence.
@@ -29,6 +38,9 @@ class Predictions:
         cut_bases: bases that were not read. [sequences].
         task: what the outputs mean.
         max_tokens: longest input of the classifier.
+        notes: what makes a prediction doubtful, see ``inference/quality.py``; empty if nothing does. [sequences].
+        input_columns: other columns of the input table. [sequences] each.
+        training_data: what the classifier was trained on, if it says.
     """
 
     names: list[str]
@@ -38,6 +50,62 @@ class Predictions:
     cut_bases: NDArray[np.int64]
     task: TaskKind
     max_tokens: int
+    notes: list[str]
+    input_columns: dict[str, list[str]] = field(default_factory=dict)
+    training_data: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, row: slice) -> "Predictions": ...
+    def __getitem__(self, row: int | slice) -> "dict[str, Any] | Predictions":
+        if isinstance(row, slice):
+            return replace(
+                self,
+                names=self.names[row],
+                outputs=self.outputs[row],
+                windows=self.windows[row],
+                cut_bases=self.cut_bases[row],
+                notes=self.notes[row],
+                input_columns={name: values[row] for name, values in self.input_columns.items()},
+            )
+        at = range(len(self))[row]  # an index out of range ends iteration
+        columns = self[at : at + 1].columns()
+        return {name: values[0].item() if isinstance(values, np.ndarray) else values[0] for name, values in columns.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[row] for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        said = "values" if self.task == "regression" else f"classes {', '.join(self.classes)}"
+        return f"Predictions({len(self):,} sequences, {said})"
+
+    def _repr_html_(self) -> str:
+        """The first rows as a table, for notebooks."""
+        columns = self[:_SHOWN_ROWS].columns()
+        cells = [
+            [f"{v:.4g}" if isinstance(v, np.floating) else str(v) for v in row]
+            for row in zip(*columns.values(), strict=True)
+        ]
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
+        header = "".join(f"<th>{escape(name)}</th>" for name in columns)
+        return f"<p>{escape(repr(self))}</p><table><tr>{header}</tr>{rows}</table>"
+
+    def to_pandas(self) -> Any:
+        """The columns of :meth:`columns` as a DataFrame whose index are the names.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            raise UserError("to_pandas needs the package pandas, which is not installed; run pip install pandas") from error
+        return pandas.DataFrame(self.columns()).set_index("name")
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -73,15 +141,19 @@ class Predictions:
         return [self.classes[number] for number in self.probabilities.argmax(1)]
 
     def columns(self) -> dict[str, Any]:
-        """The predictions as columns of a table: label or value, and a probability for each class."""
+        """The predictions as columns of a table: label or value, a probability for each class, and the input's own columns.
+
+        A column of the input that is called like one of these is there as ``input_<name>``.
+        """
         if self.task == "regression":
             said: dict[str, Any] = {"value": self.values}
         else:
             said = {"label": self.labels, **{f"p_{name}": self.outputs[:, c] for c, name in enumerate(self.classes)}}
-        return {"name": self.names, **said, "windows": self.windows, "cut_bases": self.cut_bases}
+        ours = {"name": self.names, **said, "windows": self.windows, "cut_bases": self.cut_bases, "note": self.notes}
+        return ours | {f"input_{name}" if name in ours else name: values for name, values in self.input_columns.items()}
 
     def summary(self) -> str | None:
-        """One line about sequences that did not fit ``max_tokens``, for the terminal; None if all did."""
+        """One line on sequences that did not fit ``max_tokens`` and doubtful ones, for the terminal; None if all is well."""
         lines = []
         if several := int(np.count_nonzero(self.windows > 1)):
             windows = int(self.windows[self.windows > 1].sum())
@@ -93,6 +165,8 @@ class Predictions:
             lines.append(
                 f"rows cut to {self.max_tokens:,} tokens: {cut:,}; {int(self.cut_bases.sum()):,} bases were not read"
             )
+        if doubtful := summary_of(self.notes, self.training_data):
+            lines.append(doubtful)
         return "; ".join(lines) or None
 
 
@@ -122,9 +196,12 @@ def predict(
         title: shows progress.
 
     Raises:
-        UserError: not a classifier, an option out of range, a long pair that may not be cut, or out of memory.
+        UserError: not a classifier, pairs for one trained on single sequences or the other way around, an option out of
+            range, a long pair that may not be cut, or out of memory.
     """
     model.need("classifier", "prediction", "train one with `dnabert2 finetune`")
+    training_data = model.provenance.get("training_data")
+    _check_pairs(model, sequences, training_data)
     max_tokens = model.head.max_tokens if max_tokens is None else max_tokens
     strands = [
         encode_sequences(strand, model.tokenizer, max_tokens, long=long, overlap=overlap, token_types=model.head.token_types)
@@ -141,4 +218,24 @@ def predict(
     means = np.add.reduceat(outputs, np.cumsum(windows) - windows, axis=0, dtype=np.float64) / windows[:, None]
     means = means.reshape(len(strands), len(sequences), -1).mean(0).astype(np.float32)
     given = strands[0]
-    return Predictions(sequences.names, model.labels, means, given.windows, given.cut_bases, model.head.task, max_tokens)
+    return Predictions(
+        names=sequences.names,
+        classes=model.labels,
+        outputs=means,
+        windows=given.windows,
+        cut_bases=given.cut_bases,
+        task=model.head.task,
+        max_tokens=max_tokens,
+        notes=notes_on(sequences, given, training_data),
+        input_columns=sequences.columns,
+        training_data=training_data,
+    )
+
+
+def _check_pairs(model: InferenceModel, sequences: Sequences, training_data: Mapping[str, Any] | None) -> None:
+    pairs = sequences.pairs is not None
+    if training_data is not None and training_data["pairs"] != pairs:
+        given, trained = ("pairs", "single sequences") if pairs else ("single sequences", "pairs")
+        raise UserError(
+            f"{sequences.source}: these are {given}, but {model.path} was trained on {trained}; give it {trained}"
+        )

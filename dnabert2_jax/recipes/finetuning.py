@@ -45,7 +45,7 @@ class Finetuned:
     clean: ClassificationMetrics | None
 
 
-def finetune(run: FinetuneRun, workdir: Path, *, baseline: Baseline | None = None) -> Finetuned:
+def finetune(run: FinetuneRun, workdir: str | Path, *, baseline: Baseline | None = None) -> Finetuned:
     """Train on one table, select by a second, score on a third, save and report.
 
     A run that was stopped or killed resumes from its last checkpoint and ends with the same parameters, bit for bit, on the
@@ -61,6 +61,7 @@ def finetune(run: FinetuneRun, workdir: Path, *, baseline: Baseline | None = Non
         UserError: a path, a table, a setting or the directory cannot be used; training diverged.
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
+    workdir = Path(workdir)
     job = prepare(run, workdir)
     began = time.monotonic()
     trained = fit_probe(job) if run.training.method == "probe" else train_by_steps(job)

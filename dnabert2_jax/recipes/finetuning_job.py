@@ -103,10 +103,21 @@ class FinetuningJob:
             **{split: file_sha256(getattr(self.run.data, split)) for split in ("train", "dev", "test")},
         }
 
+    @property
+    def training_data(self) -> dict[str, Any]:
+        """What the model will have seen, for checks of what it is used on."""
+        bases = self.splits.train.row_bases()
+        return {"shortest": min(bases), "longest": max(bases), "pairs": self.splits.train.pairs is not None}
+
     def provenance(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """How this run's model was made, for its directory."""
-        parents = self.identity | (files_read(self.base) if self.base else {})
-        return make_provenance(["dnabert2", "finetune"], run_config=run_to_dict(self.run), parents=parents, metrics=metrics)
+        return make_provenance(
+            ["dnabert2", "finetune"],
+            run_config=run_to_dict(self.run),
+            parents=self.identity | (files_read(self.base) if self.base else {}),
+            metrics=metrics,
+            training_data=self.training_data,
+        )
 
 
 def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
@@ -117,7 +128,7 @@ def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
     """
     compute = training_compute(run.model)
     config, tokenizer, base = load_base(run.model)
-    splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task)
+    splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task, **run.data.columns)
     types = run.data.token_types
     if types and splits.train.pairs is not None and config.type_vocab_size < 2:
         raise UserError(

@@ -109,7 +109,7 @@ class _Job:
         )
 
 
-def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
+def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
     """Train, evaluate and save.
 
     Everything random is a function of the seed and the global record index, and the checkpoint holds the number of steps:
@@ -128,7 +128,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
     job = _prepare(run)
-    directory = open_workdir(workdir, run_to_dict(run))
+    directory = open_workdir(Path(workdir), run_to_dict(run))
     remark(job.summary())
     state, scores = _train(job, directory)
     return _save(job, directory, state, scores)

@@ -38,7 +38,7 @@ def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
     model = load_model(workdir / "model")
     if run.data.task != "single_label":
         raise UserError(f"{workdir}: a map needs a run with data.task single_label, this one has {run.data.task}")
-    whole = read_table(run.data.test)
+    whole = read_table(run.data.test, **run.data.columns)
     table = whole.take(np.unique(np.linspace(0, len(whole) - 1, min(most_rows, len(whole))).astype(np.int64)))
     labels, types = LabelSet(model.labels), model.head.token_types
     encoded = encode_table(table, model.tokenizer, labels, run.data.max_tokens, token_types=types)

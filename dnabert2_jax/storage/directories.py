@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 def refuse_existing(path: Path) -> None:
     """The usual rule of :func:`atomic_directory`: nothing is ever overwritten."""
-    raise UserError(f"{path} exists; choose another directory, or remove it first")
+    raise UserError(f"{path} exists; choose another name, or replace it with --force")
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def test_merge_refuses_what_is_no_adapter_and_what_it_would_overwrite(folder, tm
     refused("merge", tmp_path / "absent", "--out", tmp_path / "x", words=("absent does not exist",))
     write_table(tmp_path / "mine" / "table.csv", tiny_rows(2, seed=0))
     adapter = folder / "runs" / "first" / "adapter"
-    refused("merge", adapter, "--out", tmp_path / "mine", words=("mine exists", "choose another path"))
+    refused("merge", adapter, "--out", tmp_path / "mine", words=("mine exists", "choose another name", "--force"))
+    refused("merge", adapter, "--out", tmp_path / "mine", "--force", words=("mine exists and is not", "choose another path"))
     assert (tmp_path / "mine" / "table.csv").is_file()
 
 

@@ -132,7 +132,7 @@ def test_a_damaged_file_and_a_wrong_directory(base, written, tmp_path):
         load_peft(written, base)
     with pytest.raises(UserError, match="cannot be read"):
         load_peft(tmp_path, base)
-    with pytest.raises(UserError, match="exists; choose another directory"):
+    with pytest.raises(UserError, match="exists; choose another name"):
         save_peft(written, random_adapter(base, LoraConfig(rank=2)))
 
 

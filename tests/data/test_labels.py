@@ -158,11 +158,21 @@ def test_unusable_labels(tmp_path):
     labels_refused(tmp_path, ["1", "2", "1"], "line 2", "label 1 without a label 0", "numbered 0 to 1")
     labels_refused(tmp_path, ["1", "-1"], "line 3", "label -1", "renumber")
     labels_refused(tmp_path, ["0", "0"], "all 2 rows", "label '0'", "at least two classes")
-    labels_refused(tmp_path, ["0", "1", "1.0"], "line 4", "label '1.0'", "write 1 for 1.0")
+    labels_refused(tmp_path, ["0", "1", "1.5"], "line 4", "label '1.5'", "data.task=regression")
     labels_refused(tmp_path, ["0.25", "0.5"], "line 2", "0.25", "set data.task=regression")
     labels_refused(tmp_path, ["a", "nan", "b"], "line 3", "'nan'")
     labels_refused(tmp_path, ["0", "1", "NA", "1"], "line 4", "label 'NA'", "integers only or names only")
     labels_refused(tmp_path, ["yes", "no", "1", "no"], "line 4", "label '1'", "'yes'", "(line 2)")
+
+
+def test_every_row_with_an_unknown_label_is_named(tmp_path):
+    read = table(tmp_path, "a", "x", "b", "y")
+    with pytest.raises(UserError, match=r"2 of 4 records cannot be used: line 3: label 'x'.*; line 5: label 'y'"):
+        LabelSet(("a", "b")).encode(read)
+    with pytest.raises(UserError, match=r"2 of 4 records.*line 3: label 'x'.*; line 5: label 'y'"):
+        MultiLabelSet(("a", "b")).encode(read)
+    with pytest.raises(UserError, match=r"4 of 4 records.*line 2: label 'a' is not a number that float32 can hold; line 3"):
+        Measurements.from_table(read)
 
 
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=60))

@@ -1,7 +1,9 @@
 import bz2
 import csv
 import gzip
+import io
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,12 +101,13 @@ def test_what_csv_writes_is_read_back(tmp_path_factory, rows, dialect):
         ("", ["empty"]),
         ("\n\n", ["empty"]),
         ("sequence,label\n", ["no rows"]),
-        ("sequence,labels\nACGT,0\n", ["no column 'label'", "'labels'", "did you mean 'labels'?"]),
-        ("seq,label\nACGT,0\n", ["no column 'sequence'", "'seq', 'label'", "rename"]),
+        ("sequence,lable\nACGT,0\n", ["no column 'label'", "'lable'", "did you mean 'lable'?"]),
+        ("sequnce,label\nACGT,0\n", ["no column 'sequence'", "'sequnce', 'label'", "rename"]),
+        ("sequence,Label,LABEL\nACGT,0,1\n", ["'Label' and 'LABEL' could each be 'label'", "rename all but one"]),
         ("sequence1,label\nACGT,0\n", ["no column 'sequence2'"]),
         ("sequence,sequence1,sequence2,label\nA,A,A,0\n", ["both 'sequence' and 'sequence1'"]),
         ("sequence,label,label\nACGT,0,1\n", ["2 columns are called 'label'"]),
-        ("sequence;label\nACGT;0\n", ["separate the columns by commas or tabs"]),
+        ("sequence|label\nACGT|0\n", ["separate the columns by commas, tabs or semicolons"]),
         ("ACGTACGT,0\nACGTACGA,1\n", ["first line holds a sequence", "sequence,label"]),
         ("sequence,label\nACGT,0\n,1\n", ["line 3", "column 'sequence' is empty"]),
         ("sequence1,sequence2,label\nACGT,,1\n", ["line 2", "column 'sequence2' is empty"]),
@@ -113,11 +116,12 @@ def test_what_csv_writes_is_read_back(tmp_path_factory, rows, dialect):
         ("sequence,label\nACGT,0\nACGT\n", ["line 3", "1 fields", "header has 2"]),
         ("sequence,label\nACGT,0,1\n", ["line 2", "3 fields"]),
         ("sequence,label\nACGT,\n", ["line 2", "label '' is empty"]),
-        ("sequence,label\nACGT, 1\n", ["line 2", "label ' 1'", "white space"]),
+        ("sequence,label\nACGT, \n", ["line 2", "label '' is empty"]),
         ('sequence,label\nACGT,0\n"ACGT,1\nACGT,0\n', ["line 3", "quotes"]),
         ('sequence,label\n"ACGT"A,0\n', ["line 2", "quotes"]),
         (b"sequence,label\nACGT,0\nACGT,\xe9\n", ["line 3", "0xe9", "UTF-8"]),
-        ("sequence,label\nACGT,0\n".encode("utf-16"), ["line 1", "UTF-8"]),
+        ("sequence,label\nACGT,0\n".encode("utf-16")[:-1], ["line 2", "UTF-16"]),
+        (b"PK\x03\x04 and no more", ["Excel workbook cannot be read", "save the table as CSV"]),
         (gzip.compress(b"sequence,label\nACGT,0\n", mtime=0)[:-6], ["damaged gzip"]),
         (gzip.compress(b"sequence,label\nACGT,0\n", mtime=0)[:12] + b"\xff\xff\xff", ["damaged gzip"]),
     ],
@@ -258,7 +262,8 @@ def test_pairs_and_one_column_of_them(tmp_path):
         ("x.fa", ">a\nAC\n>a\nAC\n", r"the name 'a' is also that of record 1"),
         ("x.fa", "", r"x\.fa: no FASTA record"),
         ("x.fa.gz", b"plain text", r"x\.fa\.gz, record 1"),
-        ("x.fastq", "@read\nACGT\n+\nIIII\n", r"this looks like FASTQ"),
+        ("x.fastq", "@read\nACGT\n+\nIII\n", r"x\.fastq, record 1.*: not FASTQ: .*records start with '@name'"),
+        ("reads", "@read\nACXT\n+\nIIII\n", r"reads, record 'read', position 3: 'X' is not a DNA letter"),
     ],
 )
 def test_mistakes_in_files(tmp_path, name, content, message):
@@ -268,7 +273,7 @@ def test_mistakes_in_files(tmp_path, name, content, message):
 
 
 def test_paths_that_are_no_files(tmp_path):
-    with pytest.raises(UserError, match="is a directory; give a FASTA, CSV or TSV file"):
+    with pytest.raises(UserError, match="is a directory; give a FASTA, FASTQ, CSV or TSV file"):
         read_sequences(tmp_path)
     with pytest.raises(UserError, match=r"x\.csv: cannot be read"):
         read_sequences(tmp_path / "x.csv")
@@ -279,3 +284,106 @@ def test_paths_that_are_no_files(tmp_path):
 def test_a_column_of_names_that_was_asked_for_must_be_there(tmp_path):
     with pytest.raises(UserError, match=r"no column 'gene'; the header has 'genes', 'sequence'.*did you mean 'genes'"):
         read_sequences(written(tmp_path / "x.csv", "genes,sequence\na,A\n"), name_column="gene")
+
+
+# --- tables as people have them
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("Sequence,LABEL\nACGT,0\nGGNA,1\n", "column 'Sequence' read as 'sequence'; column 'LABEL' read as 'label'"),
+        (" sequence , label \nACGT,0\nGGNA,1\n", "spaces around 2 values removed"),
+        ("seq,class\nACGT,0\nGGNA,1\n", "column 'seq' read as 'sequence'; column 'class' read as 'label'"),
+        ("DNA sequence,label\nACGT,0\nGGNA,1\n", "column 'DNA sequence' read as 'sequence'"),
+        ("sequence,label\nACGT,0.0\nGGNA,1.0\n", "labels such as '0.0' read as '0'"),
+        ("sequence;label\nACGT;0\nGGNA;1\n", "columns separated by ';'"),
+        ("sequence,label\n ACGT,0 \nGGNA ,1\n", "spaces around 3 values removed"),
+        ("sequence,label\nACGT,0\nGGNA,1\n".encode("utf-16"), "UTF-16 text"),
+        ("\ufeffsequence\tlabel\r\nACGT\t0\r\nGGNA\t1\r\n".encode("utf-16-be"), "UTF-16 text"),
+    ],
+)
+def test_what_cannot_be_misunderstood_is_read_with_one_note(tmp_path, text, note):
+    table = read_table(write(tmp_path, text))
+    assert (table.sequences, table.labels, table.lines) == (["ACGT", "GGNA"], ["0", "1"], [2, 3])
+    assert "; ".join(table.notes) == note
+    assert table.summary().endswith(note)
+
+
+def test_pairs_under_other_names(tmp_path):
+    table = read_table(write(tmp_path, "Seq 1,Seq_2,Label\nAC,GG,x\nT,A,y\n"))
+    assert (table.sequences, table.pairs, table.labels) == (["AC", "T"], ["GG", "A"], ["x", "y"])
+
+
+def test_numbers_that_are_not_classes_stay_as_they_are(tmp_path):
+    assert read_table(write(tmp_path, "sequence,label\nA,1.0\nC,1.5\n")).labels == ["1.0", "1.5"]
+    assert read_table(write(tmp_path, "sequence,label\nA,1.0\nC,v1\n")).labels == ["1.0", "v1"]
+
+
+def test_an_excel_workbook(tmp_path, monkeypatch):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "empty"
+    sheet, notes = book.create_sheet("rows"), book.create_sheet("notes")
+    for row in [("Sequence", "label", "comment"), ("ACGT", 0, None), (None, None, None), ("ggna", 1.0, "x")]:
+        sheet.append(row)
+    notes.append(["nothing"])
+    book.save(tmp_path / "table.xlsx")
+    table = read_table(tmp_path / "table.xlsx")
+    assert (table.sequences, table.labels, table.lines) == (["ACGT", "GGNA"], ["0", "1"], [2, 4])
+    assert "sheet 'rows' of 2 read" in table.notes
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UserError, match=r"table\.xlsx: this is an Excel workbook.*dnabert2_jax\[excel\].*as CSV"):
+        read_table(tmp_path / "table.xlsx")
+
+
+def test_a_label_map(tmp_path):
+    path = write(tmp_path, "sequence,label\nA,0\nC,1\nG,2\n")
+    assert read_table(path, label_map={"0": "no", "1": "yes", "2": "maybe"}).labels == ["no", "yes", "maybe"]
+    with pytest.raises(UserError, match=r"line 4: label '2' is not in the label map \(0, 1\)"):
+        read_table(path, label_map={"0": "no", "1": "yes"})
+
+
+def test_all_bad_rows_are_named(tmp_path):
+    path = write(tmp_path, "sequence,label\nACGT,0\nAXGT,0\n,1\nACGT\nACGT,\n")
+    with pytest.raises(UserError) as caught:
+        read_table(path, bad_records="error")
+    said = str(caught.value)
+    assert said.startswith(f"{path}: 4 of 5 records cannot be used: line 3, column 'sequence', position 2: 'X'")
+    assert [said.count(f"line {line}") for line in (2, 3, 4, 5, 6)] == [0, 1, 1, 1, 1]
+    assert said.endswith("or leave such records out with --bad-records skip")
+    refused(tmp_path, "sequence,label\n" + "X,0\n" * 25, "25 of 25 records", "line 11,", "and 15 more")
+
+
+def test_bad_records_are_skipped_counted_and_listed(tmp_path):
+    path = write(tmp_path, "sequence,label\nACgT,0\nAcXT,0\nGGA,1\n")
+    table = read_table(path, bad_records="skip")
+    assert (table.sequences, table.names, table.lines) == (["ACGT", "GGA"], ["1", "3"], [2, 4])
+    assert (table.letters.bases, table.letters.lower_case) == (7, 1)
+    assert "1 of 3 records skipped: line 3, column 'sequence', position 3: 'X'" in table.summary()
+    fasta = read_sequences(written(tmp_path / "x.fa", ">a\nAC\n>b\nAU\n>c\n\n"), bad_records="skip")
+    assert (fasta.names, fasta.sequences) == (["a"], ["AC"])
+    assert "2 of 3 records skipped: record 'b', position 2: 'U'" in fasta.summary()
+    with pytest.raises(UserError, match="leaves nothing to read"):
+        read_sequences(written(tmp_path / "y.fa", ">b\nAU\n"), bad_records="skip")
+
+
+@pytest.mark.parametrize(("name", "pack"), [("x.fq", bytes), ("x.fastq.gz", gzip.compress), ("reads", bytes)])
+def test_fastq(tmp_path, name, pack):
+    reads = read_sequences(written(tmp_path / name, pack(b"@r1 lane 1\nACGT\n+\nIIII\n@r2\nggn\n+\n@@@\n")))
+    assert (reads.names, reads.sequences) == (["r1", "r2"], ["ACGT", "GGN"])
+
+
+@pytest.mark.parametrize(
+    "content", [b">1\nACGT\n", b"@1\nACGT\n+\nIIII\n", b"sequence\nACGT\n", gzip.compress(b">1\nACGT\n")]
+)
+def test_standard_input(monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    sequences = read_sequences("-")
+    assert (sequences.source, sequences.names, sequences.sequences) == ("standard input", ["1"], ["ACGT"])
+
+
+def test_other_columns_are_kept_beside_unlabeled_sequences(tmp_path):
+    sequences = read_sequences(written(tmp_path / "x.csv", "gene,sequence,name,label\nlacZ,A,a,1\nlacY,C,b,0\n"))
+    assert sequences.names == ["a", "b"]
+    assert sequences.columns == {"gene": ["lacZ", "lacY"], "label": ["1", "0"]}

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +65,28 @@ def test_pairs_keep_their_order(tmp_path):
     both = other_strand(given_sequences(["AAC"], ["GGT"]))
     assert (both.sequences, both.pairs) == (["GTT"], ["ACC"])
     assert other_strand(given_sequences(["AACN"])).sequences == ["NGTT"]
+
+
+def test_collections_of_python():
+    assert given_sequences(text for text in ["ac", "g"]).sequences == ["AC", "G"]
+    assert given_sequences(np.array(["AC", "G"])).sequences == ["AC", "G"]
+    named = given_sequences({"lacZ": "AC", 7: "G"})
+    assert (named.names, named.sequences) == (["lacZ", "7"], ["AC", "G"])
+    assert given_sequences(["A", "C"], (text for text in ["G", "T"])).pairs == ["G", "T"]
+
+
+def test_every_bad_sequence_of_python_is_named():
+    with pytest.raises(UserError, match=r"3 of 4 records.*sequences\[1\] is None, not text.*sequences\[2\].*sequences\[3\]"):
+        given_sequences(["A", None, "", "U"])
+
+
+def test_pandas():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"gene": ["a", "b"], "DNA seq": ["AC", "G"]}, index=["x", "y"])
+    series = given_sequences(frame["DNA seq"])
+    assert (series.names, series.sequences) == (["x", "y"], ["AC", "G"])
+    with pytest.raises(UserError, match=r"a DataFrame with the columns 'gene', 'DNA seq'; .* frame\['DNA seq'\]"):
+        given_sequences(frame)
+    frame.loc["y", "DNA seq"] = float("nan")
+    with pytest.raises(UserError, match=r"sequences\['y'\] is nan, not text; fill in the sequence or drop the row"):
+        given_sequences(frame["DNA seq"])

@@ -5,6 +5,7 @@ import pytest
 from dnabert2_jax import sample_data
 from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
+from tests.helpers import write_table
 
 
 def write(folder: Path, text: str | bytes, name: str = "table.csv") -> Path:
@@ -55,3 +56,11 @@ def test_gue_table(shared_dir):
     assert [len(table) for table in (splits.train, splits.dev, splits.test)] == [4904, 613, 613]
     assert splits.labels.names == ("0", "1")
     assert splits.train.lines[-1] == 4905
+
+
+def test_columns_and_label_map_are_those_of_all_three_tables(tmp_path):
+    rows = [("ACGT", "0"), ("GGTA", "1")]
+    tables = [write_table(tmp_path / f"{n}.csv", rows, "dna,kind") for n in range(3)]
+    splits = load_splits(*tables, sequence_column="dna", label_column="kind", label_map={"0": "no", "1": "yes"})
+    assert splits.labels.names == ("no", "yes")
+    assert splits.test.labels == ["no", "yes"]

@@ -175,7 +175,7 @@ def test_only_codes_is_an_error_that_names_the_way_out(make_corpus):
 def test_never_overwrites(tmp_path: Path):
     path = write_fasta(tmp_path / "x.fa", {"c": "ACGT" * 50})
     build_corpus([SpeciesSource("a", [path])], tmp_path / "deep" / "corpus")
-    with pytest.raises(UserError, match="never overwritten"):
+    with pytest.raises(UserError, match="exists; choose another name, or replace it with --force"):
         build_corpus([SpeciesSource("a", [path])], tmp_path / "deep" / "corpus")
 
 

@@ -1,4 +1,6 @@
 import csv
+import io
+import json
 import sys
 
 import numpy as np
@@ -50,7 +52,7 @@ def test_predict_with_an_adapter(dnabert2, adapter_path, mlm_path, fasta, tmp_pa
     ):
         assert dnabert2("predict", *how, "--data", fasta, "--out", out)[:2] == (0, f"saved {out}\n")
     assert len({out.read_bytes() for out in files}) == 1
-    assert files[0].read_text().startswith("name,label,p_no,p_yes,windows,cut_bases\nshort,")
+    assert files[0].read_text().startswith("name,label,p_no,p_yes,windows,cut_bases,note\nshort,")
 
 
 def test_embed(dnabert2, mlm_path, fasta, tmp_path):
@@ -69,7 +71,12 @@ def test_fill_mask(dnabert2, mlm_path, tmp_path):
     assert (code, printed) == (0, f"saved {out}\n")
     assert "candidates" in table
     assert len(out.read_text().splitlines()) == 3
-    assert dnabert2("fill-mask", "--model", mlm_path, "--out", out, "ACGTTGACAGG", "--mask", "2-4", "--mask", "11")[0] == 0
+    assert (
+        dnabert2("fill-mask", "--model", mlm_path, "--out", out, "ACGTTGACAGG", "--mask", "2-4", "--mask", "11", "--force")[
+            0
+        ]
+        == 0
+    )
     assert {row["last_base"] for row in csv.DictReader(out.read_text().splitlines())} >= {"11"}
 
 
@@ -132,3 +139,52 @@ def test_help_has_an_example(dnabert2, command):
     code, out, _ = dnabert2(command, "--help")
     assert code == 0
     assert f"Example: dnabert2 {command}" in out
+
+
+def test_what_exists_is_replaced_only_with_force(dnabert2, classifier_path, mlm_path, fasta, tmp_path):
+    table = write_table(tmp_path / "t.csv", [("ACGTTGACAA", "other")])
+    commands = {
+        "p.csv": ["predict", "--model", classifier_path, "--data", fasta],
+        "e.npz": ["embed", "--model", mlm_path, "--data", fasta],
+        "s.json": ["evaluate", "--model", classifier_path, "--data", table],
+    }
+    for name, command in commands.items():
+        out = tmp_path / name
+        out.write_text("precious")
+        code, _, errors = dnabert2(*command, "--out", out)
+        assert (code, errors) == (2, f"dnabert2: {out} exists; choose another name, or replace it with --force\n")
+        assert out.read_text() == "precious"
+        assert dnabert2(*command, "--out", out, "--force")[:2] == (0, f"saved {out}\n")
+
+
+def test_from_standard_input_to_standard_output(dnabert2, classifier_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"@r1\nACGTTGACAA\n+\nIIIIIIIIII\n@r2\nACXT\n+\nIIII\n")))
+    code, out, errors = dnabert2("predict", "--model", classifier_path, "--data", "-", "--out", "-", "--bad-records", "skip")
+    assert code == 0
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["name", "r1"]
+    assert "1 of 2 records skipped: record 'r2', position 3: 'X' is not a DNA letter" in errors
+
+
+def test_columns_of_the_input_follow_those_of_the_prediction(dnabert2, classifier_path, tmp_path):
+    rows = [("g1", "ACGTTGACAA", "other", "5"), ("g2", "GGATTACAGG", "coding", "7")]
+    table = write_table(tmp_path / "t.csv", rows, "gene,sequence,label,windows")
+    out = tmp_path / "p.csv"
+    assert dnabert2("predict", "--model", classifier_path, "--data", table, "--out", out, "--name-column", "gene")[0] == 0
+    first, second = csv.DictReader(out.read_text().splitlines())
+    ours = ["name", "label", "p_coding", "p_intergenic", "p_other", "windows", "cut_bases", "note"]
+    assert list(first) == [*ours, "input_label", "input_windows"]
+    assert [first["name"], first["input_label"], second["input_windows"]] == ["g1", "other", "7"]
+
+
+def test_evaluate_with_other_columns_and_labels(dnabert2, classifier_path, tmp_path):
+    table = write_table(tmp_path / "t.csv", [("ACGTTGACAA", "1"), ("GGATTACAGG", "2"), ("ACXT", "1")], "insert,kind")
+    code, out, errors = dnabert2(
+        *("evaluate", "--model", classifier_path, "--data", table, "--out", "-", "--bad-records", "skip"),
+        *("--sequence-column", "insert", "--label-column", "kind", "--label-map", "1=coding", "--label-map", "2=other"),
+    )
+    assert (code, json.loads(out)["n"]) == (0, 2)
+    assert "1 of 3 records skipped" in errors
+    assert (
+        "accepted is LABEL=NAME"
+        in dnabert2("evaluate", "--model", classifier_path, "--data", table, "--out", "-", "--label-map", "1")[2]
+    )

@@ -1,5 +1,6 @@
 import csv
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_predictions_as_csv(classifier, sequences, tmp_path):
     predictions = predict(classifier, sequences)
     save_predictions(tmp_path / "x.csv", predictions)
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()))
-    assert list(rows[0]) == ["name", "label", "p_coding", "p_intergenic", "p_other", "windows", "cut_bases"]
+    assert list(rows[0]) == ["name", "label", "p_coding", "p_intergenic", "p_other", "windows", "cut_bases", "note"]
     assert [row["name"] for row in rows] == NAMES
     assert [row["label"] for row in rows] == predictions.labels
     written = [[float(row[f"p_{name}"]) for name in classifier.labels] for row in rows]
@@ -148,3 +149,14 @@ def test_a_failed_save_leaves_the_old_file(mlm, sequences, tmp_path):
     with pytest.raises(UserError, match=r"x\.npz could not be written"):
         save_embeddings(target, embed(mlm, sequences), mlm.tokenizer)
     assert target.read_bytes() == b"old"
+
+
+def test_a_table_to_standard_output_is_tsv(classifier, sequences, tmp_path, capsys):
+    predictions = predict(classifier, sequences)
+    save_predictions(Path("-"), predictions)
+    save_predictions(tmp_path / "x.tsv", predictions)
+    out = capsys.readouterr().out
+    assert out == (tmp_path / "x.tsv").read_text(encoding="utf-8")
+    assert out.startswith("name\tlabel\tp_coding\t")
+    with pytest.raises(UserError, match=r"accepted are \.npz"):
+        check_output(Path("-"), EMBEDDING_SUFFIXES)

@@ -31,7 +31,7 @@ def test_as_fine_tuning_evaluates_them(classifier, tmp_path):
     assert predictions.labels == [classifier.labels[c] for c in scored.argmax(1)]
     assert len(set(predictions.labels)) > 1
     assert predictions.windows.tolist() == [1] * 25
-    assert predictions.summary() is None
+    assert predictions.summary() == "doubtful predictions (column note): 2 shorter than 10 bases"
 
 
 @pytest.mark.parametrize("max_tokens", [512, 12])

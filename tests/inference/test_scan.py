@@ -196,3 +196,18 @@ def test_a_chromosome_as_one_row_is_announced(dnabert2, mlm_path, tmp_path, monk
     _, _, remarks = dnabert2("embed", "--model", mlm_path, "--data", fasta, "--out", tmp_path / "e.npz")
     assert "'chr' has 1,000 bases, about " in remarks
     assert "tokens: one row, embedded whole, in roughly 0.0 GB of memory; for one row per stretch" in remarks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--data", "-", "--out", "w.bed"), "name files"),
+        (("--data", "genome.fa", "--out", "-"), "name files"),
+        (("--data", "genome.fa", "--out", "w.bed", "--bad-records", "skip"), "--bad-records skip"),
+    ],
+)
+def test_what_does_not_go_with_windows_is_refused_first(dnabert2, arguments, words):
+    code, out, errors = dnabert2("predict", "--model", "nowhere", *arguments, "--window", 100)
+    assert code == 2
+    assert not out
+    assert words in errors

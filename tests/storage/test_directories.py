@@ -30,7 +30,7 @@ def test_nothing_is_replaced_unless_it_may_be(tmp_path):
     (tmp_path / "old").mkdir()
     with atomic_directory(tmp_path / "old") as new:  # it was empty
         (new / "a").write_text("1")
-    refused = pytest.raises(UserError, match="old exists; choose another directory, or remove it first")
+    refused = pytest.raises(UserError, match="old exists; choose another name, or replace it with --force")
     with refused, atomic_directory(tmp_path / "old"):
         pass
     (tmp_path / "file").write_text("")

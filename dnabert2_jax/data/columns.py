@@ -1,0 +1,90 @@
+"""Finding the columns of a table by their names, as people write them."""
+
+import re
+from dataclasses import dataclass, field
+
+from dnabert2_jax.errors import UserError, nearest
+
+_LOOKS_LIKE_DNA = re.compile(r"[ACGTN]{8,}", re.IGNORECASE)
+
+_SYNONYMS = {"sequence": ("seq", "dna", "dnasequence"), "label": ("labels", "class", "target")}
+"""Other names of the default columns, in plain form."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a table.
+
+    A column is the one of exactly that name; or else the one that differs only in case, spaces, ``_`` or ``-``; or else the
+    one with another common name, such as ``seq``. Two at the same level are an error.
+
+    Attributes:
+        source: the file, for messages.
+        names: names of the columns.
+        expected: the columns that the header must have, for messages.
+        notes: which columns were read under another name; grows as columns are looked up.
+    """
+
+    source: str
+    names: list[str]
+    expected: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+
+    def column(self, name: str) -> int:
+        """The position of a column.
+
+        Raises:
+            UserError: there is none, or more than one.
+        """
+        at, _ = self._find(name)
+        if at is None:
+            remedy = f"rename a column, or name the one to use{nearest(name, self.names)}"
+            if any(_LOOKS_LIKE_DNA.fullmatch(each) for each in self.names):
+                remedy = f"the first line holds a sequence: put the header line {','.join(self.expected)} before it"
+            elif len(self.names) < len(self.expected):
+                remedy = "separate the columns by commas, tabs or semicolons"
+            raise UserError(
+                f"{self.source}: no column {name!r}; the header has {', '.join(map(repr, self.names))}; {remedy}"
+            )
+        if self.names[at] != name:
+            self.notes.append(f"column {self.names[at]!r} read as {name!r}")
+        return at
+
+    def sequence_columns(self, name: str) -> list[int]:
+        """Positions of the column of sequences, or of the two columns of pairs, which end in 1 and 2.
+
+        Raises:
+            UserError: there is neither, or one cannot tell which is meant.
+        """
+        pair = [f"{name}1", f"{name}2"]
+        single_level = self._find(name)[1]
+        pair_level = min(self._find(each)[1] for each in pair)
+        if single_level == pair_level and self._find(name)[0] is not None:
+            raise UserError(
+                f"{self.source}: the header has both {name!r} and {pair[0]!r} or {pair[1]!r}; keep one of the two layouts"
+            )
+        return [self.column(name)] if single_level <= pair_level else [self.column(each) for each in pair]
+
+    def _find(self, name: str) -> tuple[int | None, int]:
+        """Where a column is, and how far its name is from the one asked for: 0 exact, 1 written otherwise, 2 a synonym."""
+        stem, digit = (name[:-1], name[-1]) if name[-1:] in "12" and name[:-1] in _SYNONYMS else (name, "")
+        levels = (
+            [at for at, own in enumerate(self.names) if own == name],
+            [at for at, own in enumerate(self.names) if _plain(own) == _plain(name)],
+            [at for at, own in enumerate(self.names) if _plain(own) in {s + digit for s in _SYNONYMS.get(stem, ())}],
+        )
+        for level, found in enumerate(levels):
+            if len(found) > 1 and level == 0:
+                raise UserError(f"{self.source}: {len(found)} columns are called {name!r}; rename all but one")
+            if len(found) > 1:
+                raise UserError(
+                    f"{self.source}: the columns {' and '.join(repr(self.names[at]) for at in found)} could each be "
+                    f"{name!r}; rename all but one, or name the one to use"
+                )
+            if found:
+                return found[0], level
+        return None, len(levels)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).casefold()

@@ -1,0 +1,133 @@
+"""The rows of a table as text fields: CSV, TSV, or semicolons; UTF-8 or UTF-16; plain, gzip, or an Excel workbook."""
+
+import codecs
+import csv
+import gzip
+import importlib
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dnabert2_jax.errors import UserError
+
+_ZIP = b"PK\x03\x04"  # every .xlsx file is a zip archive
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A file as fields without surrounding white space.
+
+    Attributes:
+        records: the line each record starts on (the row, in a workbook) and its fields, the header first.
+        notes: what was taken for granted in reading them.
+    """
+
+    records: list[tuple[int, list[str]]]
+    notes: tuple[str, ...] = ()
+
+
+def read_rows(path: Path, source: str) -> Rows:
+    """Read a table; blank lines are skipped.
+
+    Args:
+        path: the file.
+        source: what messages call it.
+
+    Raises:
+        UserError: the file is missing, damaged, in an unknown encoding, or a workbook without the package to read it.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); give the path of a CSV or TSV file") from error
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise UserError(f"{source}: damaged gzip file ({error}); copy or download it again") from error
+    if data.startswith(_ZIP):
+        rows = _workbook(data, source)
+    else:
+        text, encoding = _decoded(data, source)
+        delimiter = _delimiter(text)
+        rows = Rows(_split(text, delimiter, source), encoding + (("columns separated by ';'",) if delimiter == ";" else ()))
+    spaces = sum(field != field.strip() for _, fields in rows.records for field in fields)
+    if not spaces:
+        return rows
+    stripped = [(line, [field.strip() for field in fields]) for line, fields in rows.records]
+    return Rows(stripped, (*rows.notes, f"spaces around {spaces:,} values removed"))
+
+
+def _decoded(data: bytes, source: str) -> tuple[str, tuple[str, ...]]:
+    """The text without byte order mark, and a note if it is UTF-16; line ends stay as they are."""
+    utf16 = data.startswith(_UTF16)
+    try:
+        return data.decode("utf-16" if utf16 else "utf-8-sig"), ("UTF-16 text",) if utf16 else ()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{source}, line {line}: byte 0x{data[error.start]:02x} is not {'UTF-16' if utf16 else 'UTF-8'}; save the table "
+            "as UTF-8 text (CSV or TSV)"
+        ) from error
+
+
+def _delimiter(text: str) -> str:
+    """What separates the columns: whichever of tab, comma, and semicolon the header has, in this order."""
+    header = text.lstrip("\r\n").partition("\n")[0]
+    return next((each for each in "\t,;" if each in header), ",")
+
+
+def _split(text: str, delimiter: str, source: str) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    # The csv module refuses fields of more than 131,072 characters unless told otherwise, and only for the whole process.
+    limit = csv.field_size_limit()
+    csv.field_size_limit(max(limit, len(text)))
+    records = []
+    line = 1
+    try:
+        for fields in reader:
+            if fields:
+                records.append((line, fields))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{source}, line {line}: {error}; check the quotes of the record that starts there") from error
+    finally:
+        csv.field_size_limit(limit)
+    return records
+
+
+def _workbook(data: bytes, source: str) -> Rows:
+    """The first sheet of an Excel workbook that is not empty."""
+    try:
+        openpyxl = importlib.import_module("openpyxl")
+    except ImportError as error:
+        raise UserError(
+            f"{source}: this is an Excel workbook, and the package openpyxl, which reads it, is not installed; run "
+            'pip install "dnabert2_jax[excel]", or save the table as CSV'
+        ) from error
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        sheets = [(sheet.title, list(_filled(sheet.iter_rows(values_only=True)))) for sheet in book.worksheets]
+    except Exception as error:  # zipfile, XML and openpyxl itself each have their own
+        raise UserError(f"{source}: this Excel workbook cannot be read ({error}); save the table as CSV") from error
+    filled = [(title, rows) for title, rows in sheets if rows]
+    if not filled:
+        return Rows([])
+    title, records = filled[0]
+    width = len(records[0][1])
+    padded = [(row, fields + [""] * (width - len(fields))) for row, fields in records]
+    return Rows(padded, (f"sheet {title!r} of {len(filled)} read",) if len(filled) > 1 else ())
+
+
+def _filled(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, list[str]]]:
+    """Row number and fields of the rows that have any, without the empty cells at their ends."""
+    for number, values in enumerate(rows, start=1):
+        fields = ["" if value is None else str(value) for value in values]
+        while fields and not fields[-1]:
+            fields.pop()
+        if fields:
+            yield number, fields

@@ -1,0 +1,66 @@
+"""Scores of a classifier on a labeled table."""
+
+from dataclasses import dataclass
+
+from dnabert2_jax.data.labels import Labels, saved_labels
+from dnabert2_jax.data.sequences import Table
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.prediction import Predictions, predict
+from dnabert2_jax.metrics.scores import Scores
+from dnabert2_jax.metrics.tasks import metrics_for
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a classifier says about a labeled table, and how right it is.
+
+    Attributes:
+        scores: see ``metrics/scores.py``.
+        predictions: of the rows.
+        labels: what the label column stands for.
+    """
+
+    scores: Scores
+    predictions: Predictions
+    labels: Labels
+
+    def summary(self) -> str:
+        """The main scores, for the terminal."""
+        return f"{metrics_for(self.labels).summary(self.scores)}  ({self.scores['n']:,} rows)"
+
+
+def evaluate(
+    model: InferenceModel,
+    table: Table,
+    *,
+    max_tokens: int | None = None,
+    reverse_complement: bool = False,
+    batch_tokens: int | None = None,
+    title: str | None = None,
+) -> Evaluation:
+    """Score a classifier; rows that are too long are truncated, as in training.
+
+    Args:
+        model: a classifier.
+        table: rows with the labels that it was trained on.
+        max_tokens: longest row, by default as in training.
+        reverse_complement: average the predictions over both strands.
+        batch_tokens: tokens of a batch.
+        title: shows progress.
+
+    Raises:
+        UserError: not a classifier, labels that it does not have, or as :func:`~dnabert2_jax.inference.prediction.predict`.
+    """
+    model.need("classifier", "scoring", "train one with `dnabert2 finetune`")
+    labels = saved_labels(model.head, model.labels)
+    encoded = labels.encode(table)
+    predictions = predict(
+        model,
+        table,
+        max_tokens=max_tokens,
+        long="cut",
+        reverse_complement=reverse_complement,
+        batch_tokens=batch_tokens,
+        title=title,
+    )
+    return Evaluation(metrics_for(labels).compute(encoded, predictions.outputs, labels), predictions, labels)

@@ -1,0 +1,56 @@
+"""Sequences whose predictions deserve doubt: very short, mostly unknown, or of lengths that training did not have."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dnabert2_jax.data.encoding import EncodedSequences
+from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.tokenizer.special import NUM_SPECIAL, UNK
+
+SHORT_BASES = 10
+"""A sequence of fewer bases is too short: a handful of tokens at most."""
+
+TOO_SHORT, MOSTLY_UNK = "too_short", "mostly_unk"
+SHORTER, LONGER = "shorter_than_training", "longer_than_training"
+
+
+def notes_on(sequences: Sequences, encoded: EncodedSequences, training_data: Mapping[str, Any] | None) -> list[str]:
+    """What is doubtful about each sequence (or pair), joined by ``;``; empty if nothing is.
+
+    Args:
+        sequences: the sequences.
+        encoded: the same as token rows.
+        training_data: from the model's provenance; None if the model does not say, and lengths are not compared.
+    """
+    first_rows = np.cumsum(encoded.windows) - encoded.windows
+    unknown = np.add.reduceat([np.count_nonzero(ids == UNK) for ids in encoded.input_ids], first_rows)
+    known = np.add.reduceat([np.count_nonzero(ids >= NUM_SPECIAL) for ids in encoded.input_ids], first_rows)
+    shortest, longest = (training_data[end] for end in ("shortest", "longest")) if training_data else (0, np.inf)
+    tests = zip(sequences.row_bases(), unknown, known, strict=True)
+    return [
+        ";".join(
+            note
+            for note, applies in (
+                (TOO_SHORT, bases < SHORT_BASES),
+                (MOSTLY_UNK, unk > dna),
+                (SHORTER, bases < shortest),
+                (LONGER, bases > longest),
+            )
+            if applies
+        )
+        for bases, unk, dna in tests
+    ]
+
+
+def summary_of(notes: list[str], training_data: Mapping[str, Any] | None) -> str | None:
+    """One line about doubtful sequences, for the terminal; None if there are none."""
+    counts = Counter(note for own in notes for note in own.split(";") if note)
+    words = {TOO_SHORT: f"shorter than {SHORT_BASES} bases", MOSTLY_UNK: "mostly [UNK]"}
+    if training_data:
+        words[SHORTER] = f"shorter than any training row ({training_data['shortest']:,} bases)"
+        words[LONGER] = f"longer than any training row ({training_data['longest']:,} bases)"
+    found = [f"{counts[note]:,} {text}" for note, text in words.items() if counts[note]]
+    return f"doubtful predictions (column note): {', '.join(found)}" if found else None
