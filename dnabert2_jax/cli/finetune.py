@@ -28,9 +28,9 @@ def finetune(workdir: Workdir, config: Config = None, set_: Set = None) -> None:
     from dnabert2_jax.reports.run import finetuning_notes
 
     result = finetune_run(run, workdir)
-    remark(f"test {TASK_METRICS[run.data.task].summary(result.test)}  ({result.test['n']:,} rows)")
+    remark(f"test {TASK_METRICS[run.data.task].summary(result.test, result.intervals)}  ({result.test['n']:,} rows; 95% intervals)")
     for note in finetuning_notes(workdir):
-        remark(f"note: {note}")
+        remark(f"warning: {note}")
     if result.adapter:
         remark(f"the adapter alone is in {result.adapter}; the model below has it merged")
     print(f"saved {result.model}, scores in {workdir / 'scores.json'}")
@@ -57,6 +57,7 @@ def evaluate(
     from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.inference.prediction import predict
+    from dnabert2_jax.metrics.intervals import confidence_intervals
     from dnabert2_jax.metrics.scores import save_metrics
     from dnabert2_jax.metrics.tasks import metrics_for
     from dnabert2_jax.modeling.compute import resolve_compute
@@ -81,6 +82,9 @@ def evaluate(
         remark(summary)
     metrics = metrics_for(labels)
     scores = metrics.compute(encoded_labels, predictions.outputs, labels)
-    save_metrics(out, scores)
-    remark(f"{metrics.summary(scores)}  ({scores['n']:,} rows)")
+    intervals = confidence_intervals(classifier.head.task, encoded_labels, predictions.outputs)
+    save_metrics(out, {**scores, "intervals": intervals})
+    remark(f"{metrics.summary(scores, intervals)}  ({scores['n']:,} rows; 95% intervals)")
+    if scores["collapsed"]:
+        remark("warning: every row got the same prediction: the classifier has collapsed, or does not fit this table")
     print(f"saved {out}")

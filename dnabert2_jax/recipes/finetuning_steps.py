@@ -26,7 +26,7 @@ from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, resume, run_steps, updates
 from dnabert2_jax.training.meter import Meter
 from dnabert2_jax.training.objectives import table_loss, table_means
-from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer, warn_of_long_warmup
 from dnabert2_jax.training.signals import StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_train_step
 from dnabert2_jax.training.workdir import MetricsLog
@@ -75,6 +75,7 @@ def train_by_steps(job: FinetuningJob) -> Trained:
     dev_batches, test_batches = (evaluation_batches(t, plan.batch_size, job.lengths) for t in (job.dev, job.test))
     epochs = _epochs(job, devices)
     _report_start(job, trainable, frozen, epochs[0], devices)
+    warn_of_long_warmup(run.optimizer, total_steps)
 
     identity: dict[str, str | int] = dict(job.identity)
     if plan.batching == "packed":  # which sequences share a row depends on it, and so do their dropout masks

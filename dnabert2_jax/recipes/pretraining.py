@@ -35,7 +35,7 @@ from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
 from dnabert2_jax.training.meter import Meter
 from dnabert2_jax.training.objectives import masked_lm_means, mlm_loss, mlm_loss_by_species
-from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer, warn_of_long_warmup
 from dnabert2_jax.training.profile import Profile
 from dnabert2_jax.training.signals import StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
@@ -129,6 +129,7 @@ def pretrain(run: PretrainRun, workdir: Path) -> SavedModel:
     job = _prepare(run)
     directory = open_workdir(workdir, run_to_dict(run))
     remark(job.summary())
+    warn_of_long_warmup(run.optimizer, run.training.steps)
     state, scores = _train(job, directory)
     return _save(job, directory, state, scores)
 

@@ -13,7 +13,7 @@ from dnabert2_jax.baselines.comparison import Baseline
 from dnabert2_jax.config.loading import parse_run, run_to_dict
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
-from dnabert2_jax.data.checks import notes_on, tables_report
+from dnabert2_jax.data.checks import TablesReport, notes_on
 from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.splits import Splits
 from dnabert2_jax.errors import UserError
@@ -43,6 +43,7 @@ BASELINE_FILE = "floor.json"
 
 def report_finetuning(
     workdir: Path,
+    data: TablesReport,
     splits: Splits,
     encoded: Mapping[str, EncodedTable],
     outputs: NDArray[np.floating],
@@ -54,7 +55,8 @@ def report_finetuning(
         workdir: the run's directory; gets ``data_report.json`` and ``test_predictions.npz`` (``labels`` as encoded,
             ``probabilities`` [rows, C] or for a regression ``values`` [rows], ``lines`` of the file [rows]), for classes
             ``floor.json``, and the report.
-        splits: the run's tables.
+        data: checks of the run's tables.
+        splits: the tables.
         encoded: the same as token ids: ``train``, ``dev`` and ``test``.
         outputs: for the rows of the test table, [rows, C].
         baseline: what the scores are compared with; None for tasks without classes, or if it was not feasible.
@@ -62,7 +64,7 @@ def report_finetuning(
     Returns:
         The page.
     """
-    write_json(workdir / DATA_FILE, tables_report(splits, encoded))
+    write_json(workdir / DATA_FILE, data)
     lines = np.array(splits.test.lines, np.int64)
     said = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
     save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **said)
