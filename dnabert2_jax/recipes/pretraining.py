@@ -33,6 +33,7 @@ from dnabert2_jax.reports.run import save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
+from dnabert2_jax.training.memory import check_memory
 from dnabert2_jax.training.meter import Meter
 from dnabert2_jax.training.objectives import masked_lm_means, mlm_loss, mlm_loss_by_species
 from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer, warn_of_long_warmup
@@ -192,6 +193,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
     ):
         state, _ = resume(checkpoints, state, job.identity, workdir=directory.path, total=plan.steps)
         first = int(state.step)
+        check_memory(take_step, state, {}, job.held_out[0][0], rows=plan.batch_size, accumulate=plan.accumulate)
         with (
             MetricsLog(directory, first) as log,
             ProgressBar("pretraining", plan.steps, first) as bar,
