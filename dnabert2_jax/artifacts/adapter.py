@@ -93,7 +93,9 @@ def load_adapter(path: str | os.PathLike[str], base: SavedModel | None = None) -
     check_finite(source, content.tensors)
     if base is None:
         # Where it is from the adapter, and where it was; the same unless the two were moved.
-        candidates = list(dict.fromkeys((Path(os.path.normpath(path / header["base_path"])), Path(header["base_absolute_path"]))))
+        candidates = list(
+            dict.fromkeys((Path(os.path.normpath(path / header["base_path"])), Path(header["base_absolute_path"])))
+        )
         found = next((candidate for candidate in candidates if existing_directory(candidate).is_dir()), None)
         if found is None:
             raise UserError(

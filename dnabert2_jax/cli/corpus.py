@@ -125,9 +125,9 @@ def _warn_of_held_out_shares(corpus: "Corpus") -> None:
         share = species.validation_bases / (species.train_bases + species.validation_bases)
         if asked and not species.held_out and not asked / 2 <= share <= 1.5 * asked:
             remark(
-                f"warning: {share:.1%} of {species.name} is held out instead of {asked:.1%}: its {species.contigs:,} contigs of "
-                f"{species.bases:,} bases in all are too few or too short to divide further; to choose for yourself, list "
-                "contigs as held_out in a --config"
+                f"warning: {share:.1%} of {species.name} is held out instead of {asked:.1%}: its "
+                f"{species.contigs:,} contigs of {species.bases:,} bases in all are too few or too short to divide "
+                "further; to choose for yourself, list contigs as held_out in a --config"
             )
 
 

@@ -28,7 +28,8 @@ def finetune(workdir: Workdir, config: Config = None, set_: Set = None) -> None:
     from dnabert2_jax.reports.run import finetuning_notes
 
     result = finetune_run(run, workdir)
-    remark(f"test {TASK_METRICS[run.data.task].summary(result.test, result.intervals)}  ({result.test['n']:,} rows; 95% intervals)")
+    shown = TASK_METRICS[run.data.task].summary(result.test, result.intervals)
+    remark(f"test {shown}  ({result.test['n']:,} rows; 95% intervals)")
     for note in finetuning_notes(workdir):
         remark(f"warning: {note}")
     if result.adapter:
@@ -57,6 +58,7 @@ def evaluate(
     from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.inference.prediction import predict
+    from dnabert2_jax.inference.record import RECORD, make_record
     from dnabert2_jax.metrics.intervals import confidence_intervals
     from dnabert2_jax.metrics.scores import save_metrics
     from dnabert2_jax.metrics.tasks import metrics_for
@@ -83,7 +85,9 @@ def evaluate(
     metrics = metrics_for(labels)
     scores = metrics.compute(encoded_labels, predictions.outputs, labels)
     intervals = confidence_intervals(classifier.head.task, encoded_labels, predictions.outputs)
-    save_metrics(out, {**scores, "intervals": intervals})
+    settings = {"max_tokens": predictions.max_tokens, "reverse_complement": reverse_complement}
+    record = make_record(classifier, "evaluate", data=str(data), **settings)
+    save_metrics(out, {**scores, "intervals": intervals, RECORD: record})
     remark(f"{metrics.summary(scores, intervals)}  ({scores['n']:,} rows; 95% intervals)")
     if scores["collapsed"]:
         remark("warning: every row got the same prediction: the classifier has collapsed, or does not fit this table")

@@ -43,11 +43,13 @@ def predict(
     """
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences
+    from dnabert2_jax.inference.record import make_record
 
     check_output(out, TABLE_SUFFIXES)
     sequences = _read(data, sequence_column, name_column)
+    opened = _open(model, adapter, base, precision, attention)
     predictions = predict_sequences(
-        _open(model, adapter, base, precision, attention),
+        opened,
         sequences,
         max_tokens=max_tokens,
         long=long,
@@ -58,7 +60,9 @@ def predict(
     )
     if summary := predictions.summary():
         remark(summary)
-    save_predictions(out, predictions)
+    settings = {"max_tokens": predictions.max_tokens, "long": long, "overlap": overlap}
+    record = make_record(opened, "predict", data=str(data), **settings, reverse_complement=reverse_complement)
+    save_predictions(out, predictions, record)
     print(f"saved {out}")
 
 
@@ -82,12 +86,14 @@ def embed(
     """
     from dnabert2_jax.inference.embedding import embed as embed_sequences
     from dnabert2_jax.inference.output import EMBEDDING_SUFFIXES, check_output, save_embeddings
+    from dnabert2_jax.inference.record import make_record
 
     check_output(out, EMBEDDING_SUFFIXES)
     sequences = _read(data, sequence_column, name_column)
     opened = _open(model, adapter, base, precision, attention)
     embeddings = embed_sequences(opened, sequences, pooling, batch_tokens=batch_tokens, title="embedding")
-    save_embeddings(out, embeddings, opened.tokenizer)
+    record = make_record(opened, "embed", data=str(data), pooling=pooling)
+    save_embeddings(out, embeddings, opened.tokenizer, record)
     vectors, width = embeddings.vectors.shape
     remark(f"{vectors:,} vectors of {width} numbers, {pooling}")
     print(f"saved {out}")
@@ -109,11 +115,14 @@ def fill_mask(
     from dnabert2_jax.inference.fill_mask import fill_mask as fill_sequence
     from dnabert2_jax.inference.fill_mask import parse_range
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_masked_tokens
+    from dnabert2_jax.inference.record import make_record
 
     check_output(out, TABLE_SUFFIXES)
     ranges = [parse_range(text) for text in mask or ()]
-    tokens = fill_sequence(_open(model, None, None, precision, attention), sequence, ranges, top_k=top_k)
-    save_masked_tokens(out, tokens)
+    opened = _open(model, None, None, precision, attention)
+    tokens = fill_sequence(opened, sequence, ranges, top_k=top_k)
+    record = make_record(opened, "fill-mask", sequence=sequence, mask=mask or [], top_k=top_k)
+    save_masked_tokens(out, tokens, record)
     records = [
         {
             "mask": str(number),

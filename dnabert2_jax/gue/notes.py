@@ -6,7 +6,7 @@ from dnabert2_jax.gue.summary import Summary, TaskSummary
 
 
 def benchmark_notes(summary: Summary) -> Iterable[str]:
-    """Caps, changed settings, collapsed runs, data sets where k-mers do as well, missing and failed runs, and flaws of the tables."""
+    """Caps, changed settings, collapsed, missing and failed runs, scores that k-mers reach, and flaws of the tables."""
     asked, tasks = summary["asked"], summary["tasks"]
     if asked["max_train_rows"] is not None:
         capped = [task for task in tasks if task["data"]["train_rows"] < task["data"]["report"]["tables"]["train"]["rows"]]

@@ -16,7 +16,13 @@ from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
-from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, validation_species
+from dnabert2_jax.data.pretraining import (
+    PretrainingRows,
+    training_batches,
+    unigram_entropy,
+    validation_batches,
+    validation_species,
+)
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.modeling.compute import training_compute
@@ -29,7 +35,7 @@ from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.reports import report_pretraining
-from dnabert2_jax.reports.run import save_arrays
+from dnabert2_jax.reports.run import pretraining_notes, save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
@@ -254,7 +260,10 @@ def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, An
     if not is_first():
         return model
     saved = save_model(directory.model, model)
-    report_pretraining(directory.path, job.corpus)
+    entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
+    report_pretraining(directory.path, job.corpus, entropy)
+    for note in pretraining_notes(scores, entropy):
+        remark(f"warning: {note}")
     return saved
 
 

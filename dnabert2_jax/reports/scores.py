@@ -33,8 +33,9 @@ def score_figures(task: TaskKind, scores: dict[str, Any]) -> list[tuple[str, str
 
 def _interval(scores: dict[str, Any], key: str) -> str:
     intervals = scores.get("intervals")  # runs of earlier versions have none
-    text = interval_text(intervals, key) if intervals else ""
-    return f", {intervals['level']:.0%} {text}" if text else ""
+    if intervals is None or not (text := interval_text(intervals, key)):
+        return ""
+    return f", {intervals['level']:.0%} interval {text}"
 
 
 def score_section(task: TaskKind, run: RunFiles, test: dict[str, Any]) -> Section:

@@ -87,8 +87,8 @@ def _needs(needed: int, rows: int) -> str:
 
 def _remedy(accumulate: int) -> str:
     return (
-        f"raise training.accumulate (now {accumulate}: the parts that a batch is computed in; the result is the same), lower "
-        "training.batch_size, or set model.remat=full (less memory, more arithmetic)"
+        f"raise training.accumulate (now {accumulate}: the parts that a batch is computed in; the result is the same), "
+        "lower training.batch_size, or set model.remat=full (less memory, more arithmetic)"
     )
 
 

@@ -102,7 +102,7 @@ def test_the_base_may_move_with_the_adapter_or_stay_behind(tmp_path, adapter):
 def test_one_place_of_the_base_is_named_once(tmp_path, adapter):
     save_adapter(tmp_path / "adapter", adapter)
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(UserError, match="its base model is not at .*; give the directory of the base") as error:
+    with pytest.raises(UserError, match=r"its base model is not at .*; give the directory of the base") as error:
         load_adapter(tmp_path / "adapter")
     assert str(error.value).count(str(tmp_path / "base")) == 1
 

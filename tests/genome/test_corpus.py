@@ -179,7 +179,9 @@ def test_a_build_that_fails_in_a_later_file_says_what_it_keeps(tmp_path: Path):
     bad = write_fasta(tmp_path / "b.fa", {"bad": "ACGU" * 50})
     sources = [SpeciesSource("a", [good]), SpeciesSource("b", [bad])]
     kept = re.escape(str(tmp_path / ".corpus.parts"))
-    with pytest.raises(UserError, match=rf"b\.fa, record 1 .*; the files read before it are kept in {kept} for the next build"):
+    with pytest.raises(
+        UserError, match=rf"b\.fa, record 1 .*; the files read before it are kept in {kept} for the next build"
+    ):
         build_corpus(sources, tmp_path / "corpus")
     write_fasta(bad, {"bad": "ACGT" * 50})
     build_corpus(sources, tmp_path / "corpus")

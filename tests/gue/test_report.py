@@ -109,7 +109,9 @@ def test_means_and_deviations_are_those_of_the_seeds(workdir):
 def test_the_data_sets_that_k_mers_do_as_well_on_are_named_with_both_scores(workdir, capsys, monkeypatch):
     [note] = [note for note in benchmark_notes(summarize(workdir)) if note.startswith("No better than")]
     behind = {
-        task["task"]: f"{task['task']} ({100 * task['scores']['mcc']['mean']:.2f} versus {100 * task['data']['kmer']['mcc']:.2f})"
+        task[
+            "task"
+        ]: f"{task['task']} ({100 * task['scores']['mcc']['mean']:.2f} versus {100 * task['data']['kmer']['mcc']:.2f})"
         for task in summarize(workdir)["tasks"]
         if task["scores"]["mcc"]["mean"] <= task["data"]["kmer"]["mcc"]
     }

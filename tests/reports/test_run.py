@@ -25,7 +25,7 @@ from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.reports import report_finetuning, write_report
 from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.reports.plots.style import DARK, LIGHT
-from dnabert2_jax.reports.run import finetuning_notes
+from dnabert2_jax.reports.run import finetuning_notes, pretraining_notes
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.training.workdir import flat_settings
 from tests.helpers import (
@@ -221,6 +221,12 @@ def test_a_model_that_did_not_keep_its_limit_is_told_it(finished: Path, tmp_path
     assert "--max-tokens" not in read(finished / "report.html").text
 
 
+def test_the_loss_stands_beside_the_unigram_entropy():
+    assert pretraining_notes({"loss": 3.0}, 3.5) == []
+    [note] = pretraining_notes({"loss": 3.75}, 3.5)
+    assert note.startswith("The held-out loss, 3.7500 nats, is not below the unigram entropy of the tokens, 3.5000:")
+
+
 def test_map_of_test_rows(finished: Path, tmp_path: Path):
     work = shutil.copytree(finished, tmp_path / "work")
     assert embed_test_rows(work, most_rows=10) == work / "test_embeddings.npz"
@@ -252,6 +258,8 @@ def test_pretraining_writes_a_page(tmp_path: Path):
         saved = pretrain(run, tmp_path / "work")
     parsed = read(tmp_path / "work" / "report.html")
     assert parsed.anchors == {"training", "data", "use", "config", "made"}
+    entropy = json.loads((tmp_path / "work" / "data_report.json").read_text())["unigram_entropy"]
+    assert f"{entropy:.4f}\nunigram entropy of the tokens, nats" in parsed.text
     for word in ("first", "second", corpus.hash, f"{saved.provenance['metrics']['loss']:.4f}", "4\nsteps of 4"):
         assert word in parsed.text
     assert f"dnabert2 finetune --workdir runs/task --set model.path={tmp_path}/work/model" in parsed.text

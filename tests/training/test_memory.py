@@ -39,7 +39,9 @@ def test_a_step_that_cannot_fit_is_refused_with_the_numbers(step, x, monkeypatch
     monkeypatch.setattr(memory, "_host_memory", lambda: (100_000, 50_000))
     with pytest.raises(UserError) as error:
         check_memory(step, x, rows=4096, accumulate=2)
-    told = re.search(r"a step of 4,096 rows needs (.*) GiB besides the weights, but the cpu has (.*) GiB for it; raise", str(error.value))
+    told = re.search(
+        r"a step of 4,096 rows needs (.*) GiB besides the weights, but the cpu has (.*) GiB for it; raise", str(error.value)
+    )
     assert told
     assert "training.accumulate (now 2" in str(error.value)
 
@@ -64,9 +66,9 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
 
 
 def test_a_compiler_that_runs_out_of_memory_is_explained():
-    with pytest.raises(UserError, match=r"out of memory on the cpu device \(RESOURCE_EXHAUSTED.*raise training\.accumulate"):
-        with explain_memory(8, 1):
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3G of 2G\nmore")
+    said = r"out of memory on the cpu device \(RESOURCE_EXHAUSTED.*raise training\.accumulate"
+    with pytest.raises(UserError, match=said), explain_memory(8, 1):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3G of 2G\nmore")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explain_memory(8, 1):
         raise jax.errors.JaxRuntimeError("INTERNAL: no")
 

@@ -76,7 +76,9 @@ def test_what_was_saved_is_kept_for_its_own_settings(tmp_path, saved):
 def test_a_run_that_is_still_running_keeps_its_directory(tmp_path):
     workdir = Workdir(tmp_path, RUN)
     workdir.checkpoints.mkdir()
-    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True); input()"
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True); input()"
+    )
     command = [sys.executable, "-c", code, str(workdir.checkpoints / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"locked\n"
