@@ -19,22 +19,13 @@ from rich.table import Table
 from dnabert2_jax.config.loading import parse_run
 from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.config.runs import PretrainRun
-from dnabert2_jax.data.pretraining import PretrainingRows
+from dnabert2_jax.data.pretraining import PretrainingRows, unigram_entropy
 from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.tokenizer.loading import Tokenizer
-from dnabert2_jax.tokenizer.special import NUM_SPECIAL
 from dnabert2_jax.tokenizer.training import SENTENCE_BASES, sample_corpus, train_bpe
 from dnabert2_jax.training.workdir import MetricsLog
-
-
-def unigram_entropy(rows: PretrainingRows, vocab_size: int, records: int = 4096) -> float:
-    """Entropy in nats of the pieces that masking chooses from, over some training rows."""
-    batch = rows.batch(range(records))
-    counts = np.bincount(batch.masked_labels[batch.masked_weights > 0], minlength=vocab_size)[NUM_SPECIAL:]
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
 
 
 def main() -> None:

@@ -150,7 +150,7 @@ MISTAKES = [
         "pretrain --config pretrain.toml --workdir run --set data.corpus=small",
         "small: the validation split is empty (...); build the corpus with a larger validation_fraction or a smaller "
         "validation_block",
-        lambda: corpus_of("small", 5_000),
+        lambda: corpus_of("small", 4_000),
     ),
     Mistake(
         "a vocabulary larger than the sample allows",
@@ -367,7 +367,7 @@ MISTAKES = [
         "pretrain --config pretrain.toml --workdir run --set seed=2",
         "run holds a run with other settings: seed was 1 and is now 2; choose another --workdir, or the settings it was "
         "started with",
-        lambda: Workdir(Path("run"), run_to_dict(pretrain_run(Path("base"), Path("corpus")))),
+        lambda: Workdir(Path("run"), run_to_dict(pretrain_run(Path("base"), Path("corpus")))).model.mkdir(),
     ),
     Mistake(
         "a misspelt command",

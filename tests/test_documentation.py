@@ -55,7 +55,7 @@ def test_commands_and_their_options_exist(words, monkeypatch):
     if name in RUNS:
         run = load_run(RUNS[name], options["config"], options["set_"] or ())
         if name == "pretrain":  # the learning rate comes down again
-            assert run.optimizer.warmup_steps < run.training.steps / 2
+            assert run.optimizer.warmup(run.training.steps) < run.training.steps / 2
 
 
 def test_commands_of_launch_scripts_are_read():

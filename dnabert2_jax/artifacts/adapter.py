@@ -98,12 +98,16 @@ def load_adapter(
     header = content.header
     check_finite(source, content.tensors)
     if base is None:
-        candidates = (Path(os.path.normpath(path / header["base_path"])), Path(header["base_absolute_path"]))
+        # Where it is from the adapter, and where it was; the same unless the two were moved.
+        candidates = list(
+            dict.fromkeys((Path(os.path.normpath(path / header["base_path"])), Path(header["base_absolute_path"])))
+        )
         found = next((candidate for candidate in candidates if existing_directory(candidate).is_dir()), None)
         if found is None:
             raise UserError(
-                f"{path}: its base model is neither at {candidates[0]} nor at {candidates[1]}; give the directory of the "
-                f"base whose encoder has sha256 {header['base_sha256']}"
+                f"{path}: its base model is {'neither' if len(candidates) > 1 else 'not'} at "
+                f"{' nor at '.join(map(str, candidates))}; give the directory of the base whose encoder has sha256 "
+                f"{header['base_sha256']}"
             )
         base = read_base(found)
     for part, trained_on, given in (

@@ -11,7 +11,7 @@ from dnabert2_jax.cli.options import Force
 from dnabert2_jax.cli.output import print_table, results
 from dnabert2_jax.config.corpus import Ambiguous, CorpusConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.progress import ProgressBar, console
+from dnabert2_jax.progress import ProgressBar, console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def corpus_build(
             progress=lambda name, bases: bar.advance(figures=f"{name}  {bases / 1e6:,.1f} Mb"),
         )
     _print_species(built, console)
+    _warn_of_held_out_shares(built)
     print(f"saved {out}")
 
 
@@ -120,6 +121,19 @@ def _species_of(arguments: list[str]) -> "list[SpeciesSource]":
             raise UserError(f"{argument}: the species before '=' has no name; accepted is SPECIES=FASTA or FASTA")
         files.setdefault(name or Path(path).name.split(".")[0], []).append(Path(path))
     return [SpeciesSource(name, paths) for name, paths in files.items()]
+
+
+def _warn_of_held_out_shares(corpus: "Corpus") -> None:
+    """Name the species of which much more or less than the fraction is held out: their contigs are few and short."""
+    asked = corpus.manifest.settings.validation_fraction
+    for species in corpus.species:
+        share = species.validation_bases / (species.train_bases + species.validation_bases)
+        if asked and not species.held_out and not asked / 2 <= share <= 1.5 * asked:
+            remark(
+                f"warning: {share:.1%} of {species.name} is held out instead of {asked:.1%}: its "
+                f"{species.contigs:,} contigs of {species.bases:,} bases in all are too few or too short to divide "
+                "further; to choose for yourself, list contigs as held_out in a --config"
+            )
 
 
 def _print_species(corpus: "Corpus", screen: Console) -> None:

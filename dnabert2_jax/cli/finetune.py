@@ -54,9 +54,10 @@ def finetune(
     from dnabert2_jax.reports.run import finetuning_notes
 
     result = finetune_run(run, workdir)
-    remark(f"test {TASK_METRICS[run.data.task].summary(result.test)}  ({result.test['n']:,} rows)")
+    shown = TASK_METRICS[run.data.task].summary(result.test, result.intervals)
+    remark(f"test {shown}  ({result.test['n']:,} rows; 95% intervals)")
     for note in finetuning_notes(workdir):
-        remark(f"note: {note}")
+        remark(f"warning: {note}")
     if result.adapter:
         remark(f"the adapter alone is in {result.adapter}; the model below has it merged")
     print(f"saved {result.model}, scores in {workdir / 'scores.json'}")
@@ -90,6 +91,7 @@ def evaluate(
     from dnabert2_jax.inference.evaluation import evaluate as evaluate_model
     from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.output import check_output
+    from dnabert2_jax.inference.record import RECORD, make_record
     from dnabert2_jax.metrics.scores import save_metrics
     from dnabert2_jax.modeling.compute import resolve_compute
 
@@ -117,10 +119,15 @@ def evaluate(
     if summary := evaluation.predictions.summary():
         remark(summary)
     remark(evaluation.summary())
+    if evaluation.scores["collapsed"]:
+        remark("warning: every row got the same prediction: the classifier has collapsed, or does not fit this table")
+    settings = {"max_tokens": evaluation.predictions.max_tokens, "reverse_complement": reverse_complement}
+    record = make_record(classifier, "evaluate", data=str(data), **settings)
+    scores = {**evaluation.scores, "intervals": evaluation.intervals, RECORD: record}
     if str(out) == STANDARD_STREAM:
-        print(json.dumps(evaluation.scores, indent=2))
+        print(json.dumps(scores, indent=2))
     else:
-        save_metrics(out, evaluation.scores)
+        save_metrics(out, scores)
     print_saved(out)
 
 

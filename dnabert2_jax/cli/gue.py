@@ -10,9 +10,10 @@ from dnabert2_jax.cli.options import Set
 from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import Mode
+from dnabert2_jax.progress import remark
 
 if TYPE_CHECKING:
-    from dnabert2_jax.gue.summary import TaskSummary
+    from dnabert2_jax.gue.summary import Summary
 
 gue = group("gue", "Run the GUE benchmark, and report it.")
 
@@ -81,7 +82,7 @@ def report(
         if out is not None:
             raise UserError("--out is for several benchmarks; the page of one is in its --workdir")
         page = write_gue_report(workdir[0])
-        _print_scores(summarize(workdir[0])["tasks"])
+        _print_scores(summarize(workdir[0]))
     else:
         if out is None:
             raise UserError("several benchmarks need --out, the .html file to write")
@@ -93,8 +94,12 @@ def report(
     print(f"saved {page}")
 
 
-def _print_scores(tasks: "list[TaskSummary]") -> None:
+def _print_scores(summary: "Summary") -> None:
+    """The table of scores, and what the page warns of."""
+    from dnabert2_jax.gue.notes import benchmark_notes
     from dnabert2_jax.gue.summary import score_rows
 
-    if scored := [task for task in tasks if task["scores"]]:
+    if scored := [task for task in summary["tasks"] if task["scores"]]:
         print_table(score_rows(scored))
+    for note in benchmark_notes(summary):
+        remark(f"warning: {note}")

@@ -55,6 +55,7 @@ def predict(
     """
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences
+    from dnabert2_jax.inference.record import make_record, save_record_beside
     from dnabert2_jax.inference.rows import PREDICTION_SUFFIXES, expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import plan_scan, predict_windows
 
@@ -67,13 +68,16 @@ def predict(
         **{"max_tokens": max_tokens, "long": long, "overlap": overlap},
         **{"reverse_complement": reverse_complement, "batch_tokens": batch_tokens, "title": "predicting"},
     }
+    settings = {"max_tokens": max_tokens or opened.head.max_tokens, "long": long, "overlap": overlap}
+    places = {} if window is None else {"window": window, "step": step or window}
+    record = make_record(opened, "predict", data=str(data), **settings, **places, reverse_complement=reverse_complement)
     if window is None:
         sequences = _read(data, sequence_column, name_column, bad_records)
         _remark_on_long(sequences, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
         predictions = predict_sequences(opened, sequences, **how)
         if summary := predictions.summary():
             remark(summary)
-        save_predictions(out, predictions)
+        save_predictions(out, predictions, record)
     else:
         if out.suffix == ".bed" and opened.head.task == "regression":
             raise UserError(
@@ -87,6 +91,7 @@ def predict(
             for columns in predict_windows(opened, scan, **how):
                 write(columns)
                 averaged += int((columns["windows"] > 1).sum())
+        save_record_beside(out, record)
         if averaged:
             most = max_tokens or opened.head.max_tokens
             remark(f"windows of more than {most:,} tokens: {averaged:,}, each the average over its parts; shorten --window")
@@ -117,6 +122,7 @@ def embed(
     """
     from dnabert2_jax.inference.embedding import embed as embed_sequences
     from dnabert2_jax.inference.output import EMBEDDING_SUFFIXES, check_output, save_embeddings
+    from dnabert2_jax.inference.record import make_record, save_record_beside
     from dnabert2_jax.inference.rows import EMBEDDING_SUFFIXES as WINDOW_SUFFIXES
     from dnabert2_jax.inference.rows import check_size, expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import embed_windows, plan_scan
@@ -127,12 +133,14 @@ def embed(
     if window is not None and pooling in PER_TOKEN:
         raise UserError(f"--pooling {pooling} gives many vectors per window; with --window, choose mean, max or cls")
     opened = _open(model, adapter, base, precision, attention)
+    places = {} if window is None else {"window": window, "step": step or window}
+    record = make_record(opened, "embed", data=str(data), pooling=pooling, **places)
     width = opened.config.hidden_size
     if window is None:
         sequences = _read(data, sequence_column, name_column, bad_records)
         _remark_on_long(sequences, opened, "embedded whole")
         embeddings = embed_sequences(opened, sequences, pooling, batch_tokens=batch_tokens, title="embedding")
-        save_embeddings(out, embeddings, opened.tokenizer)
+        save_embeddings(out, embeddings, opened.tokenizer, record)
         vectors = len(embeddings.vectors)
     else:
         scan = plan_scan(data, window, step, sequence_column=sequence_column, name_column=name_column)
@@ -141,6 +149,7 @@ def embed(
         with writing_rows(out, WINDOW_SUFFIXES) as write:
             for columns in embed_windows(opened, scan, pooling, batch_tokens=batch_tokens, title="embedding"):
                 write(columns)
+        save_record_beside(out, record)
         vectors = scan.windows
     remark(f"{vectors:,} vectors of {width} numbers, {pooling}")
     print_saved(out)
@@ -163,12 +172,15 @@ def fill_mask(
     from dnabert2_jax.inference.fill_mask import fill_mask as fill_sequence
     from dnabert2_jax.inference.fill_mask import parse_range
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_masked_tokens
+    from dnabert2_jax.inference.record import make_record
 
     check_output(out, TABLE_SUFFIXES)
     refuse_overwriting(out, force=force)
     ranges = [parse_range(text) for text in mask or ()]
-    tokens = fill_sequence(_open(model, None, None, precision, attention), sequence, ranges, top_k=top_k)
-    save_masked_tokens(out, tokens)
+    opened = _open(model, None, None, precision, attention)
+    tokens = fill_sequence(opened, sequence, ranges, top_k=top_k)
+    record = make_record(opened, "fill-mask", sequence=sequence, mask=mask or [], top_k=top_k)
+    save_masked_tokens(out, tokens, record)
     records = [
         {
             "mask": str(number),

@@ -19,7 +19,8 @@ class CorpusConfig:
         ambiguous: keep N and IUPAC codes inside windows (``unk``), or split the contigs there (``split``).
         validation_fraction: fraction of the bases of each species held out, in blocks; 0 for none. A species of two blocks
             or more gives at least one.
-        validation_block: minimum bases of a held-out block.
+        validation_block: minimum bases of a held-out block; less, down to min_contig, in a species so small that one such
+            block is more than the fraction.
         min_contig: contigs shorter than this are skipped, and so are pieces of contigs between IUPAC codes.
     """
 

@@ -148,6 +148,11 @@ class TrainingBatches(Sequence[ClassificationBatch]):
         """Batches in order."""
         return map(self._labeled, self.batches)
 
+    def one_of_each_shape(self) -> list[ClassificationBatch]:
+        """A batch of each (rows, width) that occurs, the widest first."""
+        first = {(plan.height, plan.width): number for number, plan in reversed(list(enumerate(self.batches.plan)))}
+        return [self[first[shape]] for shape in sorted(first, key=lambda shape: -shape[1])]
+
     def _labeled(self, batch: EncodedBatch) -> ClassificationBatch:
         used = batch.rows >= 0
         labels = self.labels[batch.rows]  # an unused slot's -1 reads the last row's, which then becomes 0

@@ -105,7 +105,7 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
 
 
 def notes_on(data: TablesReport) -> list[str]:
-    """Warnings for a reader of the scores: truncated rows, contradictory labels, and test rows seen in training."""
+    """Warnings for a reader of the scores: truncated rows, contradictory labels, and rows that two tables share."""
     notes = []
     cut = {name: table for name, table in data["tables"].items() if table["truncated_rows"]}
     if cut:
@@ -114,19 +114,28 @@ def notes_on(data: TablesReport) -> list[str]:
         notes.append(f"Truncated to {data['max_tokens']:,} tokens: {rows}; data.max_tokens {longest:,} keeps everything.")
     for name, table in data["tables"].items():
         if table["contradictory_sequences"]:
-            lines = ", ".join(map(str, table["contradictory_lines"]))
-            more = ", …" if len(table["contradictory_lines"]) == _MAX_LINES else ""
             notes.append(
-                f"{table['contradictory_sequences']:,} sequences of the {name} table have more than one label (lines "
-                f"{lines}{more}): no model can predict all of them correctly."
+                f"{table['contradictory_sequences']:,} sequences of the {name} table have more than one label "
+                f"({_lines(table['contradictory_lines'])}): no model can predict all of them correctly."
             )
     for pair in data["shared"]:
-        if pair["rows"] and pair["later"] == "test":
+        if pair["rows"]:
+            consequence = (
+                "the test scores are not of unseen sequences alone"
+                if pair["later"] == "test"
+                else "the dev scores, by which the evaluation to keep is chosen, favor what memorizes the training rows"
+            )
             notes.append(
-                f"{pair['rows']:,} test rows are also in the {pair['earlier']} table, {pair['contradictory_rows']:,} of "
-                "them with another label: the test scores are not of unseen sequences alone."
+                f"{pair['rows']:,} of {data['tables'][pair['later']]['rows']:,} {pair['later']} rows are also in the "
+                f"{pair['earlier']} table ({_lines(pair['lines'])}), {pair['contradictory_rows']:,} of them with another "
+                f"label: {consequence}."
             )
     return notes
+
+
+def _lines(first: list[int]) -> str:
+    """The first few lines of a file, as ``lines 2, 42``."""
+    return f"lines {', '.join(map(str, first))}{', …' if len(first) == _MAX_LINES else ''}"
 
 
 def leaked_lines(splits: Splits) -> list[int]:

@@ -21,7 +21,7 @@ from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.genome.windows import Windows
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
+from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP
 from dnabert2_jax.types import MlmBatch, TokenBatch
 
 _PROBE_ROWS = 256
@@ -117,6 +117,17 @@ class PretrainingRows:
             segment[: len(kept) + 2] = 1
         tokens = TokenBatch(ids, segments, np.zeros_like(ids))
         return mask_rows(tokens, self.masking, seed=self._seed, records=index, vocab_size=self._tokenizer.vocab_size)
+
+
+def unigram_entropy(rows: PretrainingRows, vocab_size: int, records: int = 4096) -> float:
+    """Entropy in nats of the pieces that masking chooses, over some training rows.
+
+    It is the loss of a model that knows nothing but how often each piece occurs.
+    """
+    batch = rows.batch(range(records))
+    counts = np.bincount(batch.masked_labels[batch.masked_weights > 0], minlength=vocab_size)[NUM_SPECIAL:]
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
 
 
 def training_batches(

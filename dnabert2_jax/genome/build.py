@@ -88,9 +88,13 @@ def build_corpus(
         shelf = out.parent / f".{out.name}.parts"
         try:
             parts = _make_parts(species, shelf, settings.min_contig, processes, progress)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 shelf.rmdir()  # nothing to resume from
+            if isinstance(error, UserError) and shelf.exists():
+                raise UserError(
+                    f"{error}; the files read before it are kept in {shelf} for the next build of {out}, which removes them"
+                ) from error
             raise
         with _Writer(directory, settings) as writer:
             built = [
@@ -183,6 +187,7 @@ class _Writer:
             zlib.crc32(source.name.encode()),
             fraction=0.0 if held_out else settings.validation_fraction,
             block=settings.validation_block,
+            shortest=settings.min_contig,
         )
         chosen |= np.isin(blocks[:, 0], held_out)
         train, validation = merge_blocks(blocks, chosen)

@@ -10,23 +10,28 @@ IntRows = NDArray[np.int64]
 
 
 def validation_blocks(
-    lengths: IntRows, species_key: int, *, fraction: float, block: int
+    lengths: IntRows, species_key: int, *, fraction: float, block: int, shortest: int = 1
 ) -> tuple[IntRows, NDArray[np.bool_]]:
     """Cut the contigs of one species into blocks and choose some for validation.
 
     A contig is cut into as many equal blocks of at least ``block`` bases as fit, at least one. Blocks are ranked by a hash
     of (species, contig, block) and taken for validation up to ``fraction`` of the bases; with two or more blocks, at least
-    one is taken and one left.
+    one is taken and one left. In a species so small that one block is more than ``fraction`` of it, blocks are as long as
+    that fraction, unless that is less than ``shortest``.
 
     Args:
         lengths: bases of each contig, [contigs].
         species_key: number that identifies the species.
         fraction: share of the bases for validation, 0 for none.
         block: bases of a block.
+        shortest: bases of the shortest block in a small species.
 
     Returns:
         Rows (contig, start, stop), [blocks, 3], and whether a block is for validation, [blocks].
     """
+    wanted = int(fraction * lengths.sum())
+    if wanted >= shortest:
+        block = min(block, wanted)
     counts = np.maximum(1, lengths // block)
     contig = np.repeat(np.arange(len(lengths)), counts)
     number = np.arange(len(contig)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -6,7 +6,7 @@ from dnabert2_jax.gue.summary import Summary, TaskSummary
 
 
 def benchmark_notes(summary: Summary) -> Iterable[str]:
-    """Caps, changed settings, collapsed, missing and failed runs, and flaws of the tables."""
+    """Caps, changed settings, collapsed, missing and failed runs, scores that k-mers reach, and flaws of the tables."""
     asked, tasks = summary["asked"], summary["tasks"]
     if asked["max_train_rows"] is not None:
         capped = [task for task in tasks if task["data"]["train_rows"] < task["data"]["report"]["tables"]["train"]["rows"]]
@@ -24,6 +24,15 @@ def benchmark_notes(summary: Summary) -> Iterable[str]:
         yield (
             f"{collapsed} of {attempts} runs collapsed (every test row predicted as one class): {again}"
             f"{still} of the scores below come from a collapsed run."
+        )
+    if behind := [
+        f"{task['task']} ({100 * task['scores']['mcc']['mean']:.2f} versus {100 * task['data']['kmer']['mcc']:.2f})"
+        for task in tasks
+        if task["scores"] and task["scores"]["mcc"]["mean"] <= task["data"]["kmer"]["mcc"]
+    ]:
+        yield (
+            f"No better than a logistic regression on counts of 1-5-mers, MCC x 100: {', '.join(behind)}: the model adds "
+            "nothing there to what composition explains."
         )
     if pending := pending_runs(summary):
         yield f"Not finished: {len(pending)} data sets have pending runs; the last section lists them."

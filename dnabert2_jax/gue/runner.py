@@ -28,7 +28,7 @@ from dnabert2_jax.gue.catalogue import Mode
 from dnabert2_jax.gue.discovery import Discovery, FoundTask, discover
 from dnabert2_jax.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.gue.report import write_gue_report
-from dnabert2_jax.gue.summary import FOUND_FILE, TaskSummary, read_record, remember_found, summarize
+from dnabert2_jax.gue.summary import FOUND_FILE, Summary, read_record, remember_found, summarize
 from dnabert2_jax.gue.tables import CAPPED_TABLE, TaskData, prepare, table_hashes
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.base_model import load_base
@@ -87,7 +87,7 @@ class GueRun:
         raise UserError("give either --model (a model directory), or --size and --tokenizer to start from random weights")
 
 
-def run_gue(run: GueRun, show: Callable[[list[TaskSummary]], None] = lambda _: None) -> Path:
+def run_gue(run: GueRun, show: Callable[[Summary], None] = lambda _: None) -> Path:
     """Run what is there and not done yet, and write the report.
 
     Seed 0 of every data set comes first, so that an interrupted benchmark has a complete table.
@@ -147,7 +147,7 @@ def run_gue(run: GueRun, show: Callable[[list[TaskSummary]], None] = lambda _: N
         if pending and seed < run.seeds - 1:
             write_gue_report(run.workdir)
     page = write_gue_report(run.workdir)
-    show(summarize(run.workdir)["tasks"])
+    show(summarize(run.workdir))
     if failures:
         first, message = next(iter(failures.items()))
         raise UserError(

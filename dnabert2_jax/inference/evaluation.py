@@ -6,6 +6,7 @@ from dnabert2_jax.data.labels import Labels, saved_labels
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import Predictions, predict
+from dnabert2_jax.metrics.intervals import Intervals, confidence_intervals
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.metrics.tasks import metrics_for
 
@@ -16,17 +17,19 @@ class Evaluation:
 
     Attributes:
         scores: see ``metrics/scores.py``.
+        intervals: 95 % confidence intervals of the main ones, see ``metrics/intervals.py``.
         predictions: of the rows.
         labels: what the label column stands for.
     """
 
     scores: Scores
+    intervals: Intervals
     predictions: Predictions
     labels: Labels
 
     def summary(self) -> str:
         """The main scores, for the terminal."""
-        return f"{metrics_for(self.labels).summary(self.scores)}  ({self.scores['n']:,} rows)"
+        return f"{metrics_for(self.labels).summary(self.scores, self.intervals)}  ({self.scores['n']:,} rows; 95% intervals)"
 
 
 def evaluate(
@@ -63,4 +66,6 @@ def evaluate(
         batch_tokens=batch_tokens,
         title=title,
     )
-    return Evaluation(metrics_for(labels).compute(encoded, predictions.outputs, labels), predictions, labels)
+    scores = metrics_for(labels).compute(encoded, predictions.outputs, labels)
+    intervals = confidence_intervals(model.head.task, encoded, predictions.outputs)
+    return Evaluation(scores, intervals, predictions, labels)

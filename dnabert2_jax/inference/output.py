@@ -34,6 +34,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import Embeddings
 from dnabert2_jax.inference.fill_mask import MaskedToken
 from dnabert2_jax.inference.prediction import Predictions
+from dnabert2_jax.inference.record import RECORD, Record, record_text, save_record_beside
 from dnabert2_jax.storage.atomic import atomic_file
 from dnabert2_jax.tokenizer.base import Tokenizer
 
@@ -71,28 +72,29 @@ def is_standard_output(path: Path, accepted: tuple[str, ...]) -> bool:
     return str(path) == STANDARD_STREAM and bool({".tsv", ".json"} & set(accepted))
 
 
-def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer) -> None:
+def save_embeddings(path: Path, embeddings: Embeddings, tokenizer: Tokenizer, record: Record | None = None) -> None:
     """Write embeddings in the format that the file's suffix names; see the module's docstring for its content.
 
     Args:
         path: ``.npz``, ``.parquet`` or ``.h5``.
         embeddings: the result of :func:`~dnabert2_jax.inference.embedding.embed`.
         tokenizer: the model's, for the bases of each token.
+        record: what made them, see :mod:`dnabert2_jax.inference.record`.
 
     Raises:
         UserError: as :func:`check_output`, or the file cannot be written.
     """
     check_output(path, EMBEDDING_SUFFIXES)
     writers: dict[str, Callable[[Path], None]] = {
-        ".npz": lambda file: _write_npz(file, _arrays(embeddings, tokenizer)),
-        ".h5": lambda file: _write_hdf5(file, _arrays(embeddings, tokenizer), embeddings.pooling),
-        ".parquet": lambda file: _write_parquet(file, _embedding_columns(embeddings)),
+        ".npz": lambda file: _write_npz(file, _arrays(embeddings, tokenizer), record),
+        ".h5": lambda file: _write_hdf5(file, _arrays(embeddings, tokenizer), embeddings.pooling, record),
+        ".parquet": lambda file: _write_parquet(file, _embedding_columns(embeddings), record),
     }
     with atomic_file(path) as partial:
         writers[path.suffix](partial)
 
 
-def save_predictions(path: Path, predictions: Predictions) -> None:
+def save_predictions(path: Path, predictions: Predictions, record: Record | None = None) -> None:
     """Write a table: name, label, one probability per class (``p_<class>``), windows, cut_bases, note, the input's columns.
 
     If a row has several labels, ``label`` has ``;`` between them; a regression has ``value`` instead of label and
@@ -101,14 +103,15 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
     Args:
         path: ``.csv``, ``.tsv`` or ``.parquet``; ``-`` for TSV on standard output.
         predictions: the result of :func:`~dnabert2_jax.inference.prediction.predict`.
+        record: what made them, see :mod:`dnabert2_jax.inference.record`.
 
     Raises:
         UserError: as :func:`check_output`, or the file cannot be written.
     """
-    _save_table(path, predictions.columns())
+    _save_table(path, predictions.columns(), record)
 
 
-def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:
+def save_masked_tokens(path: Path, tokens: list[MaskedToken], record: Record | None = None) -> None:
     """Write a table of one row per candidate.
 
     Columns: mask (from 1), first_base and last_base (from 1; empty for a ``[MASK]`` in the text), original, rank, piece,
@@ -117,6 +120,7 @@ def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:
     Args:
         path: ``.csv``, ``.tsv`` or ``.parquet``; ``-`` for TSV on standard output.
         tokens: the result of :func:`~dnabert2_jax.inference.fill_mask.fill_mask`.
+        record: what made them, see :mod:`dnabert2_jax.inference.record`.
 
     Raises:
         UserError: as :func:`check_output`, or the file cannot be written.
@@ -135,20 +139,22 @@ def save_masked_tokens(path: Path, tokens: list[MaskedToken]) -> None:
         for rank, (piece, probability) in enumerate(token.candidates, start=1)
     ]
     names = ("mask", "first_base", "last_base", "original", "rank", "piece", "probability")
-    _save_table(path, {name: [row[at] for row in rows] for at, name in enumerate(names)})
+    _save_table(path, {name: [row[at] for row in rows] for at, name in enumerate(names)}, record)
 
 
-def _save_table(path: Path, columns: dict[str, Any]) -> None:
+def _save_table(path: Path, columns: dict[str, Any], record: Record | None) -> None:
     check_output(path, TABLE_SUFFIXES)
     if is_standard_output(path, TABLE_SUFFIXES):
         _write_text(sys.stdout, columns, "\t")
         return
     with atomic_file(path) as partial:
         if path.suffix == ".parquet":
-            _write_parquet(partial, columns)
+            _write_parquet(partial, columns, record)
         else:
             with partial.open("w", newline="", encoding="utf-8") as file:
                 _write_text(file, columns, "," if path.suffix == ".csv" else "\t")
+    if record and path.suffix != ".parquet":
+        save_record_beside(path, record)
 
 
 def _write_text(file: TextIO, columns: dict[str, Any], delimiter: str) -> None:
@@ -179,15 +185,18 @@ def _embedding_columns(embeddings: Embeddings) -> dict[str, Any]:
     return {"name": np.repeat(np.array(embeddings.names, object), each), "index": index, "embedding": embedding}
 
 
-def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
+def _write_npz(path: Path, arrays: dict[str, Any], record: Record | None) -> None:
+    about = {RECORD: np.array(record_text(record))} if record else {}
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **{**arrays, **about})
 
 
-def _write_hdf5(path: Path, arrays: dict[str, Any], pooling: str) -> None:
+def _write_hdf5(path: Path, arrays: dict[str, Any], pooling: str, record: Record | None) -> None:
     h5py = importlib.import_module("h5py")
     with h5py.File(path, "w") as file:
         file.attrs["pooling"] = pooling
+        if record:
+            file.attrs[RECORD] = record_text(record)
         for name, array in arrays.items():
             if name == "names":
                 file.create_dataset(name, data=array.tolist(), dtype=h5py.string_dtype())
@@ -195,9 +204,10 @@ def _write_hdf5(path: Path, arrays: dict[str, Any], pooling: str) -> None:
                 file.create_dataset(name, data=array)
 
 
-def _write_parquet(path: Path, columns: dict[str, Any]) -> None:
+def _write_parquet(path: Path, columns: dict[str, Any], record: Record | None) -> None:
     pyarrow = importlib.import_module("pyarrow")
-    importlib.import_module("pyarrow.parquet").write_table(pyarrow.table(columns), path)
+    table = pyarrow.table(columns, metadata={RECORD: record_text(record)} if record else None)
+    importlib.import_module("pyarrow.parquet").write_table(table, path)
 
 
 def _library(path: Path) -> Any:

@@ -265,7 +265,7 @@ def regression_metrics(
     square = float(np.square(errors).mean())
     return RegressionMetrics(
         pearson=_correlation(truth, said),
-        spearman=_correlation(_ranks(truth), _ranks(said)),
+        spearman=_correlation(ranks(truth), ranks(said)),
         r2=float(r2_score(truth, said)) if np.ptp(truth) > 0 else None,
         mae=float(np.abs(errors).mean()),
         rmse=square**0.5,
@@ -292,7 +292,7 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Ranks from 1; ties get their mean rank."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[group]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
+from dnabert2_jax.metrics.intervals import Intervals
 from dnabert2_jax.metrics.scores import Scores, classification_metrics, multi_label_metrics, regression_metrics
 
 
@@ -47,10 +48,21 @@ class TaskMetrics:
         """An evaluation on the dev table as a line of the metrics file; undefined scores are left out."""
         return {f"dev_{key}": scores[key] for key in (*self.shown, "loss") if scores[key] is not None}
 
-    def summary(self, scores: Scores) -> str:
-        """All reported scores on one line."""
-        shown = {name: scores[key] for key, name in self.shown.items()}
-        return "  ".join(f"{name} {'undefined' if value is None else f'{value:.4f}'}" for name, value in shown.items())
+    def summary(self, scores: Scores, intervals: Intervals | None = None) -> str:
+        """All reported scores on one line, each with its confidence interval if there is one."""
+        shown = []
+        for key, name in self.shown.items():
+            value = "undefined" if scores[key] is None else f"{scores[key]:.4f}"
+            shown.append(f"{name} {value}" + (f" {interval_text(intervals, key)}" if intervals else "").rstrip())
+        return "  ".join(shown)
+
+
+def interval_text(intervals: Intervals, key: str) -> str:
+    """The confidence interval of a score as ``[0.71, 0.78]``; nothing if it has none."""
+    if key not in intervals["scores"]:
+        return ""
+    low, high = intervals["scores"][key]
+    return f"[{low:.3g}, {high:.3g}]" if max(abs(low), abs(high)) >= 10 else f"[{low:.3f}, {high:.3f}]"
 
 
 TASK_METRICS: dict[TaskKind, TaskMetrics] = {

@@ -8,7 +8,10 @@ import numpy as np
 
 from dnabert2_jax.baselines.comparison import Baseline, kmer_baseline_if_feasible
 from dnabert2_jax.config.runs import FinetuneRun
+from dnabert2_jax.data.checks import notes_on, tables_report
+from dnabert2_jax.metrics.intervals import Intervals, confidence_intervals
 from dnabert2_jax.metrics.scores import ClassificationMetrics, Scores, scores_without
+from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.finetuning_job import prepare
 from dnabert2_jax.recipes.finetuning_steps import train_by_steps
 from dnabert2_jax.recipes.probe import fit_probe
@@ -24,6 +27,7 @@ class Finetuned:
         model: the classifier directory (an adapter is merged into it).
         adapter: the adapter directory; None if no adapter was trained.
         test: scores on the test table.
+        intervals: confidence intervals of the test scores.
         dev: scores on the dev table at the evaluation that was kept.
         best_step: the step that was kept; for a probe, the number of its penalty.
         trained_parameters: number of trainable parameters.
@@ -37,6 +41,7 @@ class Finetuned:
     model: Path
     adapter: Path | None
     test: Scores
+    intervals: Intervals
     dev: Scores
     best_step: int
     trained_parameters: int
@@ -63,6 +68,10 @@ def finetune(run: FinetuneRun, workdir: str | Path, *, baseline: Baseline | None
     """
     workdir = Path(workdir)
     job = prepare(run, workdir)
+    tables = {"train": job.train, "dev": job.dev, "test": job.test}
+    data = tables_report(job.splits, tables)
+    for note in notes_on(data):  # before hours of training rather than after them
+        remark(f"warning: {note}")
     began = time.monotonic()
     trained = fit_probe(job) if run.training.method == "probe" else train_by_steps(job)
     test = job.scores(job.test.labels, trained.outputs)
@@ -78,6 +87,7 @@ def finetune(run: FinetuneRun, workdir: str | Path, *, baseline: Baseline | None
         model=job.directory.model,
         adapter=trained.best.adapter_path,
         test=test,
+        intervals=confidence_intervals(run.data.task, job.test.labels, trained.outputs),
         dev=trained.best.metrics["dev"],
         best_step=trained.best.metrics["step"],
         trained_parameters=trained.trained_parameters,
@@ -87,6 +97,5 @@ def finetune(run: FinetuneRun, workdir: str | Path, *, baseline: Baseline | None
     )
     scores = {**asdict(result), "model": str(result.model), "adapter": str(result.adapter or "")}
     job.directory.write_json("scores.json", scores)
-    tables = {"train": job.train, "dev": job.dev, "test": job.test}
-    report_finetuning(job.directory.path, job.splits, tables, trained.outputs, baseline)
+    report_finetuning(job.directory.path, data, job.splits, tables, trained.outputs, baseline)
     return result

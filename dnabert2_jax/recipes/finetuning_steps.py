@@ -24,9 +24,10 @@ from dnabert2_jax.recipes.best import Best
 from dnabert2_jax.recipes.finetuning_job import FinetuningJob
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, resume, run_steps, updates
+from dnabert2_jax.training.memory import check_memory
 from dnabert2_jax.training.meter import Meter
 from dnabert2_jax.training.objectives import table_loss, table_means
-from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer, warn_of_long_warmup
 from dnabert2_jax.training.signals import StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_train_step
 from dnabert2_jax.training.workdir import MetricsLog
@@ -75,6 +76,7 @@ def train_by_steps(job: FinetuningJob) -> Trained:
     dev_batches, test_batches = (evaluation_batches(t, plan.batch_size, job.lengths) for t in (job.dev, job.test))
     epochs = _epochs(job, devices)
     _report_start(job, trainable, frozen, epochs[0], devices)
+    warn_of_long_warmup(run.optimizer, total_steps)
 
     identity: dict[str, str | int] = dict(job.identity)
     if plan.batching == "packed":  # which sequences share a row depends on it, and so do their dropout masks
@@ -86,6 +88,9 @@ def train_by_steps(job: FinetuningJob) -> Trained:
     ):
         state, notes = resume(checkpoints, state, identity, workdir=job.directory.path, total=total_steps)
         first, earlier_seconds = int(state.step), notes.get("seconds", 0.0)
+        for batch in epochs[0].one_of_each_shape():  # so that no step compiles, and the first estimate of time holds
+            on_devices = layout.batch(batch, len(batch.labels))
+            check_memory(take_step, state, frozen, on_devices, rows=plan.batch_size, accumulate=plan.accumulate)
         if notes:
             best.resume(**notes["best"])
         with MetricsLog(job.directory, first) as log, ProgressBar("fine-tuning", total_steps, first) as bar:

@@ -17,7 +17,13 @@ from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.convert.opening import files_read
-from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, validation_species
+from dnabert2_jax.data.pretraining import (
+    PretrainingRows,
+    training_batches,
+    unigram_entropy,
+    validation_batches,
+    validation_species,
+)
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.modeling.compute import training_compute
@@ -30,13 +36,14 @@ from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.reports import report_pretraining
-from dnabert2_jax.reports.run import save_arrays
+from dnabert2_jax.reports.run import pretraining_notes, save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
+from dnabert2_jax.training.memory import check_memory
 from dnabert2_jax.training.meter import Meter
 from dnabert2_jax.training.objectives import masked_lm_means, mlm_loss, mlm_loss_by_species
-from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimizer, warn_of_long_warmup
 from dnabert2_jax.training.profile import Profile
 from dnabert2_jax.training.signals import StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
@@ -130,6 +137,7 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
     job = _prepare(run)
     directory = open_workdir(Path(workdir), run_to_dict(run))
     remark(job.summary())
+    warn_of_long_warmup(run.optimizer, run.training.steps)
     state, scores = _train(job, directory)
     return _save(job, directory, state, scores)
 
@@ -192,6 +200,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
     ):
         state, _ = resume(checkpoints, state, job.identity, workdir=directory.path, total=plan.steps)
         first = int(state.step)
+        check_memory(take_step, state, {}, job.held_out[0][0], rows=plan.batch_size, accumulate=plan.accumulate)
         with (
             MetricsLog(directory, first) as log,
             ProgressBar("pretraining", plan.steps, first) as bar,
@@ -251,7 +260,10 @@ def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, An
     if not is_first():
         return model
     saved = save_model(directory.model, model)
-    report_pretraining(directory.path, job.corpus)
+    entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
+    report_pretraining(directory.path, job.corpus, entropy)
+    for note in pretraining_notes(scores, entropy):
+        remark(f"warning: {note}")
     return saved
 
 

@@ -13,7 +13,7 @@ from dnabert2_jax.baselines.comparison import Baseline
 from dnabert2_jax.config.loading import parse_run, run_to_dict
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
-from dnabert2_jax.data.checks import notes_on, tables_report
+from dnabert2_jax.data.checks import TablesReport, notes_on
 from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.splits import Splits
 from dnabert2_jax.errors import UserError
@@ -43,6 +43,7 @@ BASELINE_FILE = "floor.json"
 
 def report_finetuning(
     workdir: Path,
+    data: TablesReport,
     splits: Splits,
     encoded: Mapping[str, EncodedTable],
     outputs: NDArray[np.floating],
@@ -54,7 +55,8 @@ def report_finetuning(
         workdir: the run's directory; gets ``data_report.json`` and ``test_predictions.npz`` (``labels`` as encoded,
             ``probabilities`` [rows, C] or for a regression ``values`` [rows], ``lines`` of the file [rows]), for classes
             ``floor.json``, and the report.
-        splits: the run's tables.
+        data: checks of the run's tables.
+        splits: the tables.
         encoded: the same as token ids: ``train``, ``dev`` and ``test``.
         outputs: for the rows of the test table, [rows, C].
         baseline: what the scores are compared with; None for tasks without classes, or if it was not feasible.
@@ -62,7 +64,7 @@ def report_finetuning(
     Returns:
         The page.
     """
-    write_json(workdir / DATA_FILE, tables_report(splits, encoded))
+    write_json(workdir / DATA_FILE, data)
     lines = np.array(splits.test.lines, np.int64)
     said = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
     save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **said)
@@ -79,9 +81,19 @@ def saved_baseline(workdir: Path) -> Baseline | None:
     return baseline
 
 
-def report_pretraining(workdir: Path, corpus: Corpus) -> Path:
-    """Save what the report of a pretraining run needs (``data_report.json``: the corpus), and write it; returns the page."""
+def report_pretraining(workdir: Path, corpus: Corpus, entropy: float) -> Path:
+    """Save what the report of a pretraining run needs, and write it.
+
+    Args:
+        workdir: the run's directory; gets ``data_report.json`` and the report.
+        corpus: what it was trained on.
+        entropy: unigram entropy of its tokens, in nats.
+
+    Returns:
+        The page.
+    """
     content = {
+        "unigram_entropy": entropy,
         "path": str(corpus.path),
         "hash": corpus.hash,
         "settings": asdict(corpus.manifest.settings),
@@ -89,6 +101,16 @@ def report_pretraining(workdir: Path, corpus: Corpus) -> Path:
     }
     write_json(workdir / DATA_FILE, content)
     return write_report(workdir)
+
+
+def pretraining_notes(scores: Mapping[str, Any], entropy: float) -> list[str]:
+    """A warning if the held-out loss is no lower than the unigram entropy of the tokens."""
+    if scores["loss"] < entropy:
+        return []
+    return [
+        f"The held-out loss, {scores['loss']:.4f} nats, is not below the unigram entropy of the tokens, {entropy:.4f}: so "
+        "far the model knows no more than how often each token occurs; train longer, or with a higher learning rate."
+    ]
 
 
 def save_arrays(file: Path, **arrays: NDArray[Any]) -> None:
@@ -200,6 +222,10 @@ def _pretraining_page(run: RunFiles) -> Page:
             (f"{run.scores['perplexity']:,.1f}", "held-out perplexity"),
             (f"{run.scores['masked_accuracy']:.2%}", "held-out masked accuracy"),
         ]
+        entropy = (run.data or {}).get("unigram_entropy")  # runs of earlier versions have none
+        if entropy is not None:
+            figures.insert(1, (f"{entropy:.4f}", "unigram entropy of the tokens, nats"))
+            notes += pretraining_notes(run.scores, entropy)
     if run.lines:
         speeds = [line["tokens_per_second"] for line in run.lines if "tokens_per_second" in line]
         if speeds:

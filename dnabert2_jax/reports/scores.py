@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dnabert2_jax.config.model import TaskKind
-from dnabert2_jax.metrics.tasks import TASK_METRICS
+from dnabert2_jax.metrics.tasks import TASK_METRICS, interval_text
 from dnabert2_jax.reports.page import Heading, Section, Table, Text
 from dnabert2_jax.reports.plots.embeddings import embedding_map
 from dnabert2_jax.reports.plots.scores import (
@@ -25,10 +25,17 @@ def score_figures(task: TaskKind, scores: dict[str, Any]) -> list[tuple[str, str
     """The few numbers that matter most: the test scores, and the dev score that selected the evaluation to keep."""
     names, main = TASK_METRICS[task].shown, TASK_METRICS[task].main
     return [
-        *((_number(scores["test"][key]), f"test {name}") for key, name in names.items()),
+        *((_number(scores["test"][key]), f"test {name}{_interval(scores, key)}") for key, name in names.items()),
         (_number(scores["dev"][main]), f"dev {names[main]}, step {scores['best_step']:,}"),
         (f"{scores['trained_parameters']:,}", "trainable parameters"),
     ]
+
+
+def _interval(scores: dict[str, Any], key: str) -> str:
+    intervals = scores.get("intervals")  # runs of earlier versions have none
+    if intervals is None or not (text := interval_text(intervals, key)):
+        return ""
+    return f", {intervals['level']:.0%} interval {text}"
 
 
 def score_section(task: TaskKind, run: RunFiles, test: dict[str, Any]) -> Section:

@@ -38,6 +38,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import on_first
 from dnabert2_jax.storage.manifest import MANIFEST, verify_manifest, write_manifest
 
+_LOCK = ".lock"
 _STEP = re.compile(r"step_(\d{8,})")
 _CONTENTS = "contents.json"
 _ABSENT = -1
@@ -58,6 +59,23 @@ class Restored:
     step: int
     state: Any
     meta: dict[str, Any]
+
+
+def nothing_saved(directory: Path) -> bool:
+    """Whether a directory of checkpoints holds none, not even a damaged one, and no running run has it open."""
+    if not directory.exists():
+        return True
+    for path in directory.iterdir():
+        if path.name != _LOCK and (not _STEP.fullmatch(path.name) or (path / MANIFEST).exists()):
+            return False
+    if not (directory / _LOCK).exists():
+        return True
+    with (directory / _LOCK).open("r+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+    return True
 
 
 class Checkpoints:
@@ -208,7 +226,7 @@ class Checkpoints:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             # A POSIX lock: it ends with its process, however that dies, and processes forked from it do not hold it.
-            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            self._lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
             try:
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):

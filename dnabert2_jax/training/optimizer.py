@@ -4,20 +4,32 @@ import jax
 import optax
 
 from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.progress import remark
 from dnabert2_jax.types import Tree
 
 
 def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Learning rate by step, counted from 0: up over w = ``warmup_steps`` (at most the whole run), then down over the rest.
+    """Learning rate by step, counted from 0: up over w steps of warm-up (at most the whole run), then down over the rest.
 
     Steps w - 1 and w have the peak rate (without warm-up, step 0 alone); the last of T = ``total_steps`` has 1 / (T - w)
     of it: the rate would be 0 at step T, which is not taken.
     """
-    warmup = min(config.warmup_steps, total_steps)
+    warmup = config.warmup(total_steps)
     # Step 0 already moves: the rate of step s is that of s + 1 in the usual formula.
     up = optax.linear_schedule(config.learning_rate / max(warmup, 1), config.learning_rate, max(warmup - 1, 1))
     down = optax.linear_schedule(config.learning_rate, 0.0, max(total_steps - warmup, 1))
     return optax.join_schedules([up, down], [warmup])
+
+
+def warn_of_long_warmup(config: OptimizerConfig, total_steps: int) -> None:
+    """Say so if the warm-up takes half of the run or more: the steps that should lower the learning rate are missing."""
+    warmup = config.warmup(total_steps)
+    if 2 * warmup >= total_steps:
+        end = "the run ends at its peak" if warmup == total_steps else "few steps are left to lower it"
+        remark(
+            f"warning: the learning rate rises over {warmup:,} of {total_steps:,} steps, and {end}; set "
+            "optimizer.warmup_steps=0.1 for a tenth of the steps, or train longer"
+        )
 
 
 _UNDECAYED = {"bias", "scale"}

@@ -1,6 +1,7 @@
 """A run's directory: its settings, its metrics, its checkpoints and its model."""
 
 import json
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -10,12 +11,17 @@ from tensorboardX import SummaryWriter
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
+from dnabert2_jax.progress import remark
 from dnabert2_jax.storage.atomic import partial_name, write_bytes, write_json
+from dnabert2_jax.training.checkpoint import nothing_saved
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 
 TENSORBOARD = "tensorboard"
+
+_LOGS = re.compile(rf"{re.escape(METRICS_FILE)}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz|.*\.partial")
+"""What a run leaves that stopped before it saved anything."""
 
 FREE = (
     *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.parts", "model.attention"),
@@ -27,7 +33,8 @@ FREE = (
 class Workdir:
     """The directory of one run.
 
-    With the same run again, it resumes; another run is refused, so that none continues from weights of different settings.
+    With the same run again, it resumes; another run is refused, so that none continues from weights of different settings,
+    unless the run in it saved nothing: a first attempt that failed may be corrected in place.
     Settings that affect the result only by rounding (:data:`FREE`) may differ.
 
     Args:
@@ -51,7 +58,10 @@ class Workdir:
             path.mkdir(parents=True, exist_ok=True)
             if file.exists():
                 before = _read_run(file)
-                _refuse_differences(path, before, run, FREE if is_first() else ())
+                if is_first() and self._has_only_logs() and changes(before, run):
+                    remark(f"{path}: its earlier run saved nothing; starting with other settings")
+                else:
+                    _refuse_differences(path, before, run, FREE if is_first() else ())
                 if before != run:
                     write_json(file, run)
             elif not is_first():
@@ -67,6 +77,11 @@ class Workdir:
             raise UserError(
                 f"{path}: cannot be used as a run's directory ({error.strerror}); choose another --workdir"
             ) from error
+
+    def _has_only_logs(self) -> bool:
+        """Whether the run in the directory saved no checkpoint and no result, and has ended."""
+        others = {entry.name for entry in self.path.iterdir()} - {RUN_FILE, self.checkpoints.name}
+        return all(map(_LOGS.fullmatch, others)) and nothing_saved(self.checkpoints)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file into the directory, whole or not at all; only process 0 writes."""
@@ -150,17 +165,21 @@ def _read_run(file: Path) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> None:
-    before, after = flat_settings(old), flat_settings(new)
-    changed = [
-        f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(free)
-    ]
-    if changed:
+    if changed := changes(old, new, free):
         raise UserError(
             f"{path} holds a run with other settings: {'; '.join(changed)}; choose another --workdir, or the settings "
             "it was started with"
         )
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = FREE) -> list[str]:
+    """The settings that differ between two runs, other than those that are free to, as text."""
+    before, after = flat_settings(old), flat_settings(new)
+    return [
+        f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(free)
+    ]
 
 
 def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

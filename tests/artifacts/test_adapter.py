@@ -99,6 +99,14 @@ def test_the_base_may_move_with_the_adapter_or_stay_behind(tmp_path, adapter):
         load_adapter(tmp_path / "elsewhere")
 
 
+def test_one_place_of_the_base_is_named_once(tmp_path, adapter):
+    save_adapter(tmp_path / "adapter", adapter)
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(UserError, match=r"its base model is not at .*; give the directory of the base") as error:
+        load_adapter(tmp_path / "adapter")
+    assert str(error.value).count(str(tmp_path / "base")) == 1
+
+
 def test_an_adapter_needs_a_base_with_a_directory(tmp_path, adapter, pretrained):
     with pytest.raises(ValueError, match="save the base with save_model"):
         save_adapter(tmp_path / "adapter", replace(adapter, base=pretrained))

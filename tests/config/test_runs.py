@@ -98,6 +98,17 @@ def test_a_value_of_several_lines_is_text_as_a_whole():
     assert run.data.corpus == Path("1\nother = 2")
 
 
+def test_a_warmup_is_a_whole_number_or_a_fraction_in_the_run_file_too():
+    def written(text: str) -> str:
+        run = load_run(PretrainRun, CONFIGS[-1], [f"optimizer.warmup_steps={text}"])
+        return json.dumps(run_to_dict(run)["optimizer"]["warmup_steps"])
+
+    assert [written(text) for text in ("50", "3e4", "0.1", "0")] == ["50", "30000", "0.1", "0"]
+    for text in ("1.5", "-1", "true"):
+        with pytest.raises(UserError, match=r"optimizer\.warmup_steps"):
+            written(text)
+
+
 def test_a_section_given_in_part_keeps_the_commands_own_defaults():
     run = parse_run(FinetuneRun, {**FINETUNE, "optimizer": {"learning_rate": 1.0}}, "test")
     assert run.optimizer.beta2 == FINETUNE_OPTIMIZER.beta2 != PretrainRun.__dataclass_fields__["optimizer"].default.beta2

@@ -63,6 +63,18 @@ def test_counts_are_those_of_counting_by_hand(tmp_path_factory, train, test):
     json.dumps(report)
 
 
+def test_one_file_for_all_three_tables_is_noted_for_dev_and_for_test(tmp_path: Path):
+    file = write_table(tmp_path / "all.csv", tiny_rows(7, seed=1))
+    splits = load_splits(file, file, file)
+    encoded = encode_table(splits.train, tiny_tokenizer(), splits.labels, 64)
+    notes = notes_on(tables_report(splits, dict.fromkeys(("train", "dev", "test"), encoded)))
+    lines = "(lines 2, 3, 4, 5, 6, …), 0 of them with another label"
+    dev, test, test_in_dev = notes
+    assert dev.startswith(f"7 of 7 dev rows are also in the train table {lines}: the dev scores, by which")
+    assert test.startswith(f"7 of 7 test rows are also in the train table {lines}: the test scores are not")
+    assert "7 of 7 test rows are also in the dev table" in test_in_dev
+
+
 def test_pairs_are_compared_as_pairs(tmp_path: Path):
     header = "sequence1,sequence2,label"
     train = [("ACGT", "TTTT", "0"), ("ACGT", "CCCC", "1"), ("TTTT", "ACGT", "1")]

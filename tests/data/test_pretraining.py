@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, validation_batches, window_bases_for
+from dnabert2_jax.data.pretraining import (
+    PretrainingRows,
+    training_batches,
+    unigram_entropy,
+    validation_batches,
+    window_bases_for,
+)
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
@@ -240,3 +246,13 @@ def test_short_contigs_and_ambiguity_codes_make_short_rows_with_unknown_tokens(t
     assert not (batch.masked_labels[batch.masked_weights > 0] == UNK).any()
     for row, window in zip(unmasked(batch), rows.windows.batch(range(64)), strict=True):
         assert (row == UNK).sum() == sum(letter not in "ACGT" for letter in window.sequence)
+
+
+def test_the_unigram_entropy_is_that_of_the_chosen_tokens(corpus):
+    rows = make_rows(corpus)
+    batch = rows.batch(range(300))
+    chosen = batch.masked_labels[batch.masked_weights > 0]
+    share = np.unique(chosen, return_counts=True)[1] / len(chosen)
+    entropy = unigram_entropy(rows, tiny_tokenizer().vocab_size, records=300)
+    assert entropy == pytest.approx(-(share * np.log(share)).sum())
+    assert 0 < entropy < np.log(tiny_tokenizer().vocab_size - NUM_SPECIAL)

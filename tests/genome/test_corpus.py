@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,13 @@ def test_validation_share_and_determinism(make_corpus):
     assert alone.hash != corpus.hash
 
 
+@pytest.mark.parametrize("contigs", [1, 3, 12])
+@pytest.mark.parametrize("name", ["yeast", "phage", "X"])
+def test_a_small_genome_holds_out_what_was_asked_whatever_its_name(make_corpus, name, contigs):
+    corpus = make_corpus({name: [random_dna(84_000 // contigs, i) for i in range(contigs)]})
+    assert corpus.species[0].validation_bases / 84_000 == pytest.approx(0.02, abs=0.002)
+
+
 def test_two_blocks_give_one_to_each_split_and_one_gives_none(make_corpus):
     two = make_corpus({"a": [random_dna(200, 0)]}, validation_block=100, validation_fraction=0.001)
     assert len(two.segments("train")) == len(two.segments("validation")) == 1
@@ -164,6 +172,20 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path):
     with pytest.raises(UserError, match=r"x\.fa, record 2 \(bad\), position 104: 'U'.*RNA"):
         build_corpus([SpeciesSource("a", [path])], tmp_path / "corpus")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.fa"]
+
+
+def test_a_build_that_fails_in_a_later_file_says_what_it_keeps(tmp_path: Path):
+    good = write_fasta(tmp_path / "a.fa", {"good": "ACGT" * 50})
+    bad = write_fasta(tmp_path / "b.fa", {"bad": "ACGU" * 50})
+    sources = [SpeciesSource("a", [good]), SpeciesSource("b", [bad])]
+    kept = re.escape(str(tmp_path / ".corpus.parts"))
+    with pytest.raises(
+        UserError, match=rf"b\.fa, record 1 .*; the files read before it are kept in {kept} for the next build"
+    ):
+        build_corpus(sources, tmp_path / "corpus")
+    write_fasta(bad, {"bad": "ACGT" * 50})
+    build_corpus(sources, tmp_path / "corpus")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.fa", "b.fa", "corpus"]
 
 
 def test_only_codes_is_an_error_that_names_the_way_out(make_corpus):

@@ -11,10 +11,12 @@ import pytest
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import catalogue
 from dnabert2_jax.gue.discovery import discover
+from dnabert2_jax.gue.notes import benchmark_notes
 from dnabert2_jax.gue.report import write_gue_report
 from dnabert2_jax.gue.summary import mean_over, score_rows, summarize
 from dnabert2_jax.gue.tables import prepare
 from dnabert2_jax.storage.atomic import write_json
+from tests.gue.helpers import command
 from tests.helpers import tiny_task, tiny_tokenizer
 
 SCORES = {
@@ -102,6 +104,25 @@ def test_means_and_deviations_are_those_of_the_seeds(workdir):
     alone = rows[2]
     assert (alone["data set"], alone["MCC x 100"], alone["collapsed"]) == ("mine", "25.00", "1 of 2")
     assert alone["published metric"] == "—"
+
+
+def test_the_data_sets_that_k_mers_do_as_well_on_are_named_with_both_scores(workdir, capsys, monkeypatch):
+    [note] = [note for note in benchmark_notes(summarize(workdir)) if note.startswith("No better than")]
+    behind = {
+        task[
+            "task"
+        ]: f"{task['task']} ({100 * task['scores']['mcc']['mean']:.2f} versus {100 * task['data']['kmer']['mcc']:.2f})"
+        for task in summarize(workdir)["tasks"]
+        if task["scores"]["mcc"]["mean"] <= task["data"]["kmer"]["mcc"]
+    }
+    assert behind
+    assert len(behind) == note.count(" versus ")
+    assert all(text in note for text in behind.values())
+    code, output, errors = command(capsys, monkeypatch, "gue", "report", "--workdir", str(workdir))
+    assert code in (0, None)
+    assert output.index("k-mer MCC x 100") < output.index("saved")
+    assert f"warning: {note}" in errors
+    assert "warning: Runs that failed: virus/covid (1)" in errors
 
 
 def test_the_mean_is_of_each_data_sets_own_metric(workdir):

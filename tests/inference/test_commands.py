@@ -3,10 +3,15 @@ import io
 import json
 import sys
 
+import h5py
 import numpy as np
+import pyarrow.parquet
 import pytest
 
+from dnabert2_jax.artifacts.model import load_model
+from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.cli import main
+from dnabert2_jax.version import __version__
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import write_table
 
@@ -63,6 +68,42 @@ def test_embed(dnabert2, mlm_path, fasta, tmp_path):
     with np.load(out) as file:
         assert file["names"].tolist() == ["short", "long", "n"]
         assert file["embeddings"].shape == (315, 32)
+
+
+def test_every_output_says_what_made_it(dnabert2, classifier_path, adapter_path, mlm_path, fasta, tmp_path):
+    data = ("--data", fasta, "--out")
+    assert dnabert2("predict", "--model", classifier_path, *data, tmp_path / "p.csv", "--max-tokens", 40)[0] == 0
+    assert dnabert2("predict", "--model", classifier_path, *data, tmp_path / "p.parquet")[0] == 0
+    assert dnabert2("predict", "--model", adapter_path, *data, tmp_path / "adapter.csv")[0] == 0
+    assert dnabert2("embed", "--model", mlm_path, *data, tmp_path / "e.npz", "--pooling", "max")[0] == 0
+    assert dnabert2("embed", "--model", mlm_path, *data, tmp_path / "e.h5")[0] == 0
+    rows = write_table(tmp_path / "t.csv", list(zip(("ACGT", "TTGG"), load_model(classifier_path).labels, strict=False)))
+    words = ("evaluate", "--model", classifier_path, "--data", rows, "--out", tmp_path / "s.json")
+    assert dnabert2(*words)[0] == 0
+
+    beside = json.loads((tmp_path / "p.csv.json").read_text())
+    settings = {"max_tokens": 40, "long": "windows", "overlap": 0.5, "reverse_complement": False}
+    assert beside == {
+        "command": "predict",
+        "model": str(classifier_path),
+        "model_sha256": tree_sha256(load_model(classifier_path).params),
+        "tokenizer_sha256": load_model(classifier_path).tokenizer.sha256,
+        "settings": {"data": str(fasta), **settings, "precision": "float32", "attention": "auto"},
+        "dnabert2_jax": __version__,
+    }
+    in_parquet = json.loads(pyarrow.parquet.read_schema(tmp_path / "p.parquet").metadata[b"record"])
+    assert in_parquet["model_sha256"] == beside["model_sha256"]
+    assert not (tmp_path / "p.parquet.json").exists()
+    assert json.loads((tmp_path / "adapter.csv.json").read_text())["model_sha256"] != beside["model_sha256"]
+    with np.load(tmp_path / "e.npz") as file:
+        in_npz = json.loads(str(file["record"]))
+    with h5py.File(tmp_path / "e.h5") as file:
+        in_hdf5 = json.loads(file.attrs["record"])
+    assert (in_npz["command"], in_npz["settings"]["pooling"], in_hdf5["settings"]["pooling"]) == ("embed", "max", "mean")
+    assert in_npz["model_sha256"] == in_hdf5["model_sha256"] == tree_sha256(load_model(mlm_path).params)
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["record"]["model_sha256"] == beside["model_sha256"]
+    assert scores["intervals"]["resamples"] == 1000
 
 
 def test_fill_mask(dnabert2, mlm_path, tmp_path):

@@ -3,6 +3,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -12,7 +13,9 @@ from PIL import Image
 
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.baselines.comparison import kmer_baseline, kmer_baseline_if_feasible
+from dnabert2_jax.cli import main
 from dnabert2_jax.config.loading import run_to_dict
+from dnabert2_jax.data.checks import tables_report
 from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
@@ -22,9 +25,11 @@ from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.reports import report_finetuning, write_report
 from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.reports.plots.style import DARK, LIGHT
-from dnabert2_jax.reports.run import finetuning_notes
+from dnabert2_jax.reports.run import finetuning_notes, pretraining_notes
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.training.workdir import flat_settings
 from tests.helpers import (
+    finetune_content,
     finetune_run,
     pretrain_run,
     tiny_corpus,
@@ -138,7 +143,7 @@ def test_a_known_baseline_is_taken_and_a_large_table_has_none(finished: Path, tm
         work = tmp_path / str(known is None)
         work.mkdir()
         shutil.copy(finished / "run.json", work)
-        report_finetuning(work, splits, encoded, np.full((32, 2), 0.5), known)
+        report_finetuning(work, tables_report(splits, encoded), splits, encoded, np.full((32, 2), 0.5), known)
         assert (work / "floor.json").exists() == (known is not None)
     assert json.loads((work / "floor.json").read_text())["leaked_lines"] == [2]
     assert json.loads((work / "floor.json").read_text())["clean"]["n"] == 31
@@ -167,14 +172,38 @@ def test_flaws_of_the_tables_are_counted_and_noted(finished: Path):
     assert f"dnabert2 evaluate --model {finished}/model --data" in text
     assert load_model(finished / "model").head.max_tokens == 30  # which evaluate and predict keep to
     assert "1 sequences of the train table have more than one label (lines 2, 42)" in text
-    assert "2 test rows are also in the train table, 1 of them with another label" in text
+    assert "2 of 32 test rows are also in the train table (lines 32, 33), 1 of them with another label" in text
 
 
 def test_the_notes_of_the_page_are_there_for_the_terminal_too(finished: Path):
     notes = finetuning_notes(finished)
     page = (finished / "report.html").read_text()
     assert re.findall(r'<p class="note">(.*?)</p>', page) == [note.replace("'", "&#39;") for note in notes]
-    assert any("2 test rows are also in the train table" in note for note in notes)
+    assert any("2 of 32 test rows are also in the train table" in note for note in notes)
+
+
+def test_warnings_and_intervals_reach_the_terminal(tmp_path: Path, monkeypatch, capsys):
+    file = write_table(tmp_path / "all.csv", tiny_rows(12, seed=3))
+    model = tiny_model(tmp_path / "base", num_hidden_layers=1)
+    tables = {split: str(file) for split in ("train", "dev", "test")}
+    content = finetune_content(model.path, tables, training={"method": "probe"})
+    words = [f"{key}={value}" for key, value in flat_settings(content).items() if not key.startswith("mesh")]
+    command = ["finetune", "--workdir", str(tmp_path / "work"), *(part for word in words for part in ("--set", word))]
+    monkeypatch.setattr("dnabert2_jax.reports.run.write_report", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["dnabert2", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 0, told
+    before, after = told.split("embedded in")  # before the work begins, and again beside the scores
+    for part in (before, after):
+        assert "warning: 12 of 12 dev rows are also in the train table" in part
+        assert "warning: 12 of 12 test rows are also in the train table" in part
+    assert re.search(r"test MCC \d\.\d{4} \[-?\d\.\d{3}, \d\.\d{3}\] .*\(12 rows; 95% intervals\)", after)
+    assert "warning: A logistic regression on counts of 1-5-mers does as well or better on the same rows, MCC" in after
+    scores = json.loads((tmp_path / "work" / "scores.json").read_text())
+    low, high = scores["intervals"]["scores"]["mcc"]
+    assert low <= scores["test"]["mcc"] <= high
 
 
 def test_a_report_written_again_is_the_same(finished: Path):
@@ -190,6 +219,12 @@ def test_a_model_that_did_not_keep_its_limit_is_told_it(finished: Path, tmp_path
     write_json(work / "model" / "config.json", config)
     assert read(write_report(work)).text.count("--max-tokens 30 --data") == 2
     assert "--max-tokens" not in read(finished / "report.html").text
+
+
+def test_the_loss_stands_beside_the_unigram_entropy():
+    assert pretraining_notes({"loss": 3.0}, 3.5) == []
+    [note] = pretraining_notes({"loss": 3.75}, 3.5)
+    assert note.startswith("The held-out loss, 3.7500 nats, is not below the unigram entropy of the tokens, 3.5000:")
 
 
 def test_map_of_test_rows(finished: Path, tmp_path: Path):
@@ -223,6 +258,8 @@ def test_pretraining_writes_a_page(tmp_path: Path):
         saved = pretrain(run, tmp_path / "work")
     parsed = read(tmp_path / "work" / "report.html")
     assert parsed.anchors == {"training", "data", "use", "config", "made"}
+    entropy = json.loads((tmp_path / "work" / "data_report.json").read_text())["unigram_entropy"]
+    assert f"{entropy:.4f}\nunigram entropy of the tokens, nats" in parsed.text
     for word in ("first", "second", corpus.hash, f"{saved.provenance['metrics']['loss']:.4f}", "4\nsteps of 4"):
         assert word in parsed.text
     assert f"dnabert2 finetune --workdir runs/task --set model.path={tmp_path}/work/model" in parsed.text
@@ -260,15 +297,16 @@ def test_labels_with_markup_come_out_as_they_are(tmp_path: Path):
     probabilities = np.full((12, 2), 0.5)
     test = classification_metrics(encoded.labels, probabilities, splits.labels.names)
     write_json(work / "scores.json", {"test": test, "dev": test, "best_step": 1, "trained_parameters": 5})
-    report_finetuning(
-        work, splits, {"train": encoded, "dev": encoded, "test": encoded}, probabilities, kmer_baseline(splits.train, splits)
-    )
+    tables = {"train": encoded, "dev": encoded, "test": encoded}
+    data = tables_report(splits, tables)
+    report_finetuning(work, data, splits, tables, probabilities, kmer_baseline(splits.train, splits))
     parsed = read(work / "report.html")
     assert sum(tag == "b" for tag, _ in parsed.tags) == 7  # the figures at the top
     assert "<b>" in parsed.text
     assert "$x_1$" in parsed.text
     assert "the run collapsed" in parsed.text
-    assert "12 test rows are also in the train table, 0 of them" in parsed.text
+    assert "12 of 12 test rows are also in the train table (lines 2, 3, 4, 5, 6, …), 0 of them" in parsed.text
+    assert "12 of 12 dev rows are also in the train table" in parsed.text
 
 
 def test_the_model_that_the_page_names_loads(finished: Path):

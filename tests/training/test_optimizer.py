@@ -12,7 +12,7 @@ from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
-from dnabert2_jax.training.optimizer import decayed, learning_rate_schedule, make_optimizer
+from dnabert2_jax.training.optimizer import decayed, learning_rate_schedule, make_optimizer, warn_of_long_warmup
 from tests.helpers import tiny_config
 
 PEAK = 5e-4
@@ -93,6 +93,32 @@ def test_weight_decay_alone_shrinks_by_rate_times_decay():
     np.testing.assert_array_equal(new["dense"]["bias"], PARAMS["dense"]["bias"])
 
 
+@pytest.mark.parametrize(
+    ("given", "total", "expected"),
+    [(0.1, 500, 50), (0.14, 3600, 504), (0.001, 100, 1), (0.999, 10, 10), (50, 20, 20), (3e4, 500_000, 30_000), (0, 5, 0)],
+)
+def test_a_warmup_below_one_is_a_fraction_of_the_run(given, total, expected):
+    config = OptimizerConfig(learning_rate=PEAK, warmup_steps=given)
+    assert config.warmup(total) == expected
+    rate = learning_rate_schedule(config, total)
+    assert float(rate(max(expected - 1, 0))) == pytest.approx(PEAK, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (500, "rises over 500 of 500 steps, and the run ends at its peak"),
+        (0.5, "rises over 250 of 500 steps, and few steps are left to lower it"),
+        (249, None),
+        (0.1, None),
+    ],
+)
+def test_a_warmup_of_half_the_run_or_more_is_warned_of(given, said, capsys):
+    warn_of_long_warmup(OptimizerConfig(warmup_steps=given), 500)
+    told = capsys.readouterr().err
+    assert (f"warning: the learning rate {said}; set optimizer.warmup_steps=0.1" in told) if said else not told
+
+
 def test_decay_by_the_schedule_does_not_depend_on_the_peak():
     """Half of the peak, at any peak: half of the decay, as in Composer's DecoupledAdamW."""
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -166,6 +192,7 @@ def test_a_short_gradient_is_left_alone():
         {"learning_rate": 0},
         {"learning_rate": float("nan")},
         {"warmup_steps": -1},
+        {"warmup_steps": 1.5},
         {"beta1": 1.0},
         {"beta2": -0.1},
         {"epsilon": 0},

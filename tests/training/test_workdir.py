@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -25,7 +27,7 @@ def test_the_same_run_again_goes_on_in_it(tmp_path):
 
 
 def test_another_run_is_refused_with_every_difference(tmp_path):
-    Workdir(tmp_path, RUN)
+    Workdir(tmp_path, RUN).model.mkdir()
     other = {"command": "pretrain", "seed": 2, "optimizer": {"learning_rate": 1e-4, "clip_norm": 1.0}, "lora": {"rank": 4}}
     with pytest.raises(UserError) as error:
         Workdir(tmp_path, other)
@@ -39,6 +41,51 @@ def test_another_run_is_refused_with_every_difference(tmp_path):
         assert part in str(error.value)
     assert "clip_norm" not in str(error.value)
     assert json.loads((tmp_path / "run.json").read_text()) == RUN
+
+
+OTHER = {**RUN, "seed": 2}
+
+
+def test_a_first_attempt_that_saved_nothing_may_be_corrected_in_place(tmp_path, capsys):
+    workdir = Workdir(tmp_path, RUN)
+    log_steps(workdir, 0, 1, 2)
+    (workdir.checkpoints / "step_00000001" / "state").mkdir(parents=True)  # killed while it was saved
+    (workdir.checkpoints / ".lock").touch()
+    (tmp_path / "skipped_batch_2.npz").touch()
+    again = Workdir(tmp_path, OTHER)
+    assert f"{tmp_path}: its earlier run saved nothing; starting with other settings" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run.json").read_text()) == OTHER
+    log_steps(again, 0, 1)
+    assert MetricsLog.read(tmp_path) == [{"step": 1, "loss": 1 / 7}]
+    Workdir(tmp_path, OTHER)
+    assert "saved nothing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "saved", ["checkpoints/step_00000004/manifest.json", "checkpoints/damaged_step_00000004/x", "model/x", "scores.json"]
+)
+def test_what_was_saved_is_kept_for_its_own_settings(tmp_path, saved):
+    Workdir(tmp_path, RUN)
+    (tmp_path / saved).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / saved).touch()
+    with pytest.raises(UserError, match="seed was 1 and is now 2"):
+        Workdir(tmp_path, OTHER)
+    assert json.loads((tmp_path / "run.json").read_text()) == RUN
+
+
+def test_a_run_that_is_still_running_keeps_its_directory(tmp_path):
+    workdir = Workdir(tmp_path, RUN)
+    workdir.checkpoints.mkdir()
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(workdir.checkpoints / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match="seed was 1 and is now 2"):
+            Workdir(tmp_path, OTHER)
+        process.communicate(b"\n")
+    Workdir(tmp_path, OTHER)
 
 
 def test_a_directory_with_something_else_in_it_is_refused(tmp_path):

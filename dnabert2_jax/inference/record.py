@@ -1,0 +1,56 @@
+"""Which model, with which settings, made a file of predictions or embeddings.
+
+Every output says so. npz files have it as the array ``record``, HDF5 as an attribute ``record``, parquet as schema metadata
+``record``, each holding JSON text, and a JSON file under the key ``record``. Text tables have no place for it, nor have files
+that are written as they are computed (``--window``): beside ``NAME`` lies ``NAME.json``.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dnabert2_jax.artifacts.tensors import tree_sha256
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.version import __version__
+
+RECORD = "record"
+"""Name of the array, attribute, metadata or key."""
+
+Record = Mapping[str, Any]
+
+
+def make_record(model: InferenceModel, command: str, **settings: Any) -> Record:
+    """The record of an output: it is the same whenever the output is.
+
+    Args:
+        model: what made it.
+        command: ``predict``, ``embed``, ...
+        settings: what the output depends on besides the model; JSON-ready.
+
+    Returns:
+        ``command``, ``model`` (its directory), ``model_sha256`` (of its parameters as they were used; an adapter's are
+        merged into its base), ``tokenizer_sha256``, ``settings`` and ``dnabert2_jax``, the version.
+    """
+    compute = model.predictor.forward.compute
+    return {
+        "command": command,
+        "model": str(model.path),
+        "model_sha256": tree_sha256(jax.device_get(model.predictor.params)),
+        "tokenizer_sha256": model.tokenizer.sha256,
+        "settings": {**settings, "precision": compute.precision, "attention": compute.attention},
+        "dnabert2_jax": __version__,
+    }
+
+
+def record_text(record: Record) -> str:
+    """The record as JSON, for a format that holds text."""
+    return json.dumps(record, ensure_ascii=False)
+
+
+def save_record_beside(path: Path, record: Record) -> Path:
+    """Write ``NAME.json`` beside a text table called ``NAME``."""
+    return write_json(path.with_name(f"{path.name}.json"), record)

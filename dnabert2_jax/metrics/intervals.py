@@ -1,0 +1,140 @@
+"""Confidence intervals of test scores, by the bootstrap over rows (Efron and Tibshirani 1993, percentile intervals).
+
+Every score here is a function of sums over rows, or of ranks, so that all resamples are computed as a few matrix products
+instead of scoring each one anew.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.config.model import TaskKind
+from dnabert2_jax.metrics.scores import ranks
+
+RESAMPLES = 1000
+LEVEL = 0.95
+SEED = 0
+_CELLS_AT_ONCE = 2**22
+"""Resamples times rows that are held in memory at once."""
+
+Weights = NDArray[np.float64]
+"""How often each row is drawn, [resamples, rows]."""
+
+
+class Intervals(TypedDict):
+    """Percentile intervals of scores; JSON-ready.
+
+    They tell how the scores would vary over other test rows of the same kind, not over other seeds of training.
+
+    Attributes:
+        level: of confidence.
+        resamples: tables of as many rows, drawn with replacement from the test table.
+        seed: of the draws.
+        scores: (low, high) by score; a score that is undefined in more than half of the resamples is left out.
+    """
+
+    level: float
+    resamples: int
+    seed: int
+    scores: dict[str, tuple[float, float]]
+
+
+def confidence_intervals(task: TaskKind, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Intervals:
+    """Intervals of a task's scores on one table.
+
+    Args:
+        task: single_label: ``mcc``, ``macro_f1``, ``accuracy``, ``auroc``; multi_label: ``mcc``, ``macro_f1``, ``micro_f1``,
+            ``accuracy``, ``auroc``; regression: ``pearson``, ``r2``, ``rmse``, and ``spearman`` with the ranks of the whole
+            table.
+        labels: encoded, as for the scores, [rows] or [rows, C].
+        outputs: probabilities or measurements, [rows, C].
+    """
+    compute = {"single_label": _of_classes, "multi_label": _of_labels, "regression": _of_measurements}[task]
+    parts = [compute(np.asarray(labels), np.asarray(outputs, np.float64), weights) for weights in _resamples(len(labels))]
+    tail = 100 * (1 - LEVEL) / 2
+    scores = {}
+    for name in parts[0]:
+        values = np.concatenate([part[name] for part in parts])
+        values = values[np.isfinite(values)]
+        if len(values) > RESAMPLES / 2:
+            low, high = np.percentile(values, [tail, 100 - tail])
+            scores[name] = float(low), float(high)
+    return Intervals(level=LEVEL, resamples=RESAMPLES, seed=SEED, scores=scores)
+
+
+def _resamples(rows: int) -> Iterator[Weights]:
+    generator = np.random.default_rng(SEED)
+    at_once = max(1, min(RESAMPLES, _CELLS_AT_ONCE // rows))
+    for start in range(0, RESAMPLES, at_once):
+        number = min(at_once, RESAMPLES - start)
+        drawn = generator.integers(0, rows, (number, rows)) + np.arange(number)[:, None] * rows
+        yield np.bincount(drawn.ravel(), minlength=number * rows).reshape(number, rows).astype(np.float64)
+
+
+def _of_classes(labels: NDArray[Any], probabilities: NDArray[np.float64], weights: Weights) -> Mapping[str, Weights]:
+    classes = np.arange(probabilities.shape[1])
+    truth, said = labels[:, None] == classes, probabilities.argmax(1)[:, None] == classes
+    right, labeled, predicted = (weights @ part.astype(np.float64) for part in (truth & said, truth, said))
+    rows, correct = weights.sum(1), right.sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Gorodkin's R_K; 0 where it is undefined, as in the scores.
+        covariance = correct * rows - (labeled * predicted).sum(1)
+        scale = np.sqrt((rows**2 - (labeled**2).sum(1)) * (rows**2 - (predicted**2).sum(1)))
+        mcc = np.where(scale > 0, covariance / scale, 0.0)
+        of_class = 2 * right / (labeled + predicted)  # not a number for a class that does not occur
+    areas = np.stack([_auroc(truth[:, c], probabilities[:, c], weights) for c in classes[1 if len(classes) == 2 else 0 :]])
+    return {"mcc": mcc, "macro_f1": np.nanmean(of_class, axis=1), "accuracy": correct / rows, "auroc": areas.mean(0)}
+
+
+def _of_labels(labels: NDArray[Any], probabilities: NDArray[np.float64], weights: Weights) -> Mapping[str, Weights]:
+    truth, said = labels > 0, probabilities > 0.5
+    right, labeled, predicted = (weights @ part.astype(np.float64) for part in (truth & said, truth, said))
+    rows, decisions = weights.sum(1), truth.size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.sqrt(labeled * (rows[:, None] - labeled) * predicted * (rows[:, None] - predicted))
+        mcc = np.where(scale > 0, (right * rows[:, None] - labeled * predicted) / scale, 0.0)
+        of_label = np.where(labeled + predicted > 0, 2 * right / (labeled + predicted), np.nan)
+        occurring = np.isfinite(of_label).sum(1)
+        macro = np.where(occurring > 0, np.nansum(of_label, axis=1) / occurring, 0.0)
+        micro = 2 * right.sum(1) / (labeled.sum(1) + predicted.sum(1))
+        areas = np.stack([_auroc(truth[:, c], probabilities[:, c], weights) for c in range(truth.shape[1])])
+        defined = np.isfinite(areas).sum(0)
+        auroc = np.where(defined > 0, np.nansum(areas, axis=0) / defined, np.nan)
+    accuracy = weights @ (truth == said).sum(1) / decisions
+    return {"mcc": mcc.mean(1), "macro_f1": macro, "micro_f1": micro, "accuracy": accuracy, "auroc": auroc}
+
+
+def _of_measurements(labels: NDArray[Any], values: NDArray[np.float64], weights: Weights) -> Mapping[str, Weights]:
+    truth, said = labels.reshape(-1).astype(np.float64), values[:, 0]
+    mean = weights / weights.sum(1, keepdims=True)
+    square = mean @ np.square(said - truth)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r2 = 1 - square / (mean @ np.square(truth) - np.square(mean @ truth))
+    return {
+        "spearman": _correlation(ranks(truth), ranks(said), mean),
+        "pearson": _correlation(truth, said, mean),
+        "r2": r2,
+        "rmse": np.sqrt(square),
+    }
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64], mean: Weights) -> NDArray[np.float64]:
+    x, y = x - x.mean(), y - y.mean()  # for precision; the result does not depend on it
+    mean_x, mean_y = mean @ x, mean @ y
+    spread = (mean @ x**2 - mean_x**2) * (mean @ y**2 - mean_y**2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread > 0, (mean @ (x * y) - mean_x * mean_y) / np.sqrt(spread), 0.0)
+
+
+def _auroc(positive: NDArray[np.bool_], score: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:
+    """Area under the ROC curve of each resample: pairs in the right order, ties counting one half. [resamples]."""
+    order = np.argsort(score, kind="stable")
+    firsts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    sorted_weights = weights[:, order]
+    above = np.add.reduceat(sorted_weights * positive[order], firsts, axis=1)
+    below = np.add.reduceat(sorted_weights * ~positive[order], firsts, axis=1)
+    pairs = (above * (np.cumsum(below, axis=1) - below / 2)).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(pairs / (above.sum(1) * below.sum(1)))
