@@ -1,8 +1,8 @@
 """Which model, with which settings, made a file of predictions or embeddings.
 
 Every output says so. npz files have it as the array ``record``, HDF5 as an attribute ``record``, parquet as schema metadata
-``record``, each holding JSON text, and a JSON file under the key ``record``. Text tables have no place for it, nor have files
-that are written as they are computed (``--window``): beside ``NAME`` lies ``NAME.json``.
+``record``, each holding JSON text, and a JSON file under the key ``record``. Text tables have no place for it, nor have
+files that are written as they are computed (``--window``): beside ``NAME`` lies ``NAME.json``.
 """
 
 import json
