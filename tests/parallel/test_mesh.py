@@ -51,7 +51,7 @@ def test_a_mesh_that_does_not_fit_is_refused(options, message):
         ({"data": 0}, "found 0"),
         ({"data": -2}, "greater than or equal to -1"),
         ({"fsdp": 0}, "greater than or equal to 1"),
-        ({"fsdp": 2, "bfloat16_reduction": True}, "bfloat16_reduction is for fsdp = 1 and tensor = 1"),
+        ({"fsdp": 2, "bfloat16_reduction": True}, "bfloat16_reduction needs fsdp = 1 and tensor = 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

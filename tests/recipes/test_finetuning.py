@@ -146,7 +146,9 @@ def test_pairs_train_with_token_types(tmp_path, home):
     opened = InferenceModel.load(without.model, Compute())
     used = predict(opened, read_sequences(table)).probabilities
     np.testing.assert_allclose(used, probabilities, rtol=0, atol=1e-5)
-    with_types = predict(replace(opened, head=HeadConfig()), read_sequences(table)).probabilities
+    forward = replace(opened.predictor.forward, head=HeadConfig())
+    reading_types = replace(opened, predictor=replace(opened.predictor, forward=forward))
+    with_types = predict(reading_types, read_sequences(table)).probabilities
     assert np.abs(with_types - probabilities).max() > 1e-3
 
 

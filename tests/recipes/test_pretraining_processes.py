@@ -51,7 +51,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(start_two, numbe
     outcomes = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
     assert [code for _, code in outcomes] == [0, 0], outcomes
     step = last_step(workdir)
-    assert f"stopped as asked, saved after step {step}" in outcomes[0][0]
+    assert f"stopped as requested; step {step} of" in outcomes[0][0]
     assert (workdir / "checkpoints" / f"step_{step:08d}" / "manifest.json").exists()
     again, _ = start_two()
     again[number].send_signal(signal.SIGTERM)

@@ -200,7 +200,7 @@ def test_pefts_layout_has_no_place_for_it(home, tmp_path):
         head=HeadConfig(task="regression"),
         provenance={},
     )
-    with pytest.raises(UserError, match=r"an adapter of the task regression, .* fold it in with `dnabert2 merge`"):
+    with pytest.raises(UserError, match=r"an adapter for the task regression, .* merge it with `dnabert2 merge`"):
         save_peft(tmp_path / "peft", adapter)
     assert not (tmp_path / "peft").exists()
 
@@ -208,7 +208,7 @@ def test_pefts_layout_has_no_place_for_it(home, tmp_path):
 def test_the_reports_show_what_the_task_has(home, trained):
     several_scores, measured_scores = (trained(task, "full").test for task in TASKS)
     several, measured = ((home / f"{task}_full" / "report.html").read_text() for task in TASKS)
-    for said in ("test mean MCC", "test micro F1", "All labels are right on", "<td>purine</td>"):
+    for said in ("test mean MCC", "test micro F1", "All labels are correct on", "<td>purine</td>"):
         assert said in several
     for said in ("test Spearman", "test R²", "mean absolute error", "standard deviation"):
         assert said in measured
@@ -224,7 +224,7 @@ def test_the_reports_show_what_the_task_has(home, trained):
 
 def test_a_map_is_for_classes(home, trained):
     trained("regression", "full")
-    with pytest.raises(UserError, match=r"this one is of data\.task regression"):
+    with pytest.raises(UserError, match=r"needs a run with data\.task single_label, this one has regression"):
         embed_test_rows(home / "regression_full")
 
 

@@ -243,7 +243,7 @@ def plain_gradient(gradient):
 
 
 @pytest.mark.parametrize(
-    "options", [{"remat": "attention", "unroll": 2}, {"remat": "full"}, {"parts": 4}, {"parts": 6}], ids=str
+    "options", [{"remat": "attention", "unroll": 2}, {"remat": "full"}, {"microbatches": 4}, {"microbatches": 6}], ids=str
 )
 def test_what_is_computed_again_unrolled_or_cut_changes_nothing(gradient, plain_gradient, options):
     def close(a, b):
