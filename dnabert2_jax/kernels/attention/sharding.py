@@ -115,6 +115,6 @@ def _partitioned(run: _Run, arguments: list[str], results: list[str]) -> _Run:
 
     sharded = custom_partitioning(run)  # type: ignore[no-untyped-call]
     rule = " -> ".join(", ".join(" ".join(letters) for letters in side) for side in (arguments, results))
-    whole = tuple(x for x in dict.fromkeys("".join(arguments)) if x not in "bh")  # the verifier requires the rule's own order
+    whole = tuple(x for x in dict.fromkeys("".join(arguments)) if x not in "bh")  # the verifier needs the rule's own order
     sharded.def_partition(partition=partition, sharding_rule=rule, need_replication_factors=whole)  # type: ignore[no-untyped-call]
     return sharded

@@ -134,7 +134,7 @@ class _Head(NamedTuple):
 
 
 def _visit(bounds: Any, before: int, tile: Callable[[int, jax.Array, Any], Any], state: Any) -> Any:
-    """Fold ``tile(kind, block, state)`` over the blocks to visit; ``before`` is the kind of inner tiles before the own block."""
+    """Fold ``tile(kind, block, state)`` over the blocks to visit; ``before``: kind of inner tiles before the own block."""
     start, inner_start, own_start, own_stop, inner_stop, stop = (bounds[n] for n in range(BOUNDS))
 
     def edge(n: jax.Array, state: Any) -> Any:
