@@ -260,7 +260,7 @@ class Checkpoints:
             shutil.rmtree(self._path(step), ignore_errors=True)
         return UserError(
             f"the checkpoint of step {step} could not be written to {self.directory}: {_first_line(error)}; "
-            f"complete ones are untouched ({', '.join(map(str, self.steps())) or 'none'}); free up disk space and rerun"
+            f"complete ones are untouched ({', '.join(map(str, self.steps())) or 'none'}); make room there and rerun"
         )
 
     def _retire(self) -> None:

@@ -95,7 +95,7 @@ def _axes(mesh: Any, array: jax.Array, letters: str) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for letter, names in (("b", ROW_AXES), ("h", HEAD_AXES)):
         taken: list[str] = []
-        for name in names:  # if an axis does not divide the rows, all of its devices compute all rows
+        for name in names:  # if an axis does not divide the rows, all of its devices compute the same rows
             devices = math.prod(mesh.shape[n] for n in [*taken, name] if n in mesh.shape)
             if name in mesh.shape and array.shape[letters.index(letter)] % devices == 0:
                 taken.append(name)
