@@ -1,14 +1,14 @@
-"""Attention, measured: one target a call.
+"""Attention benchmarks, one target per call.
 
     python benchmarks/attention.py --target TARGET [--json FILE] [options of the target; -h after the target lists them]
 
-    cpu      time and peak memory of `blocked` beside dense attention, in XLA and in PyTorch, on this machine
-    gpu-memory  memory of a training step of the 117M on an H100 by length; needs jax's CUDA plugin, no GPU
-    gpu      TFLOP/s of `pallas_gpu` on the GPU at hand, beside cuDNN with the dense bias, XLA and PyTorch's FlexAttention
-    shares   the score bound S of a trained model, and the share of key blocks that skipping leaves to visit
-    tpu      modelled cycles of `pallas_tpu` on a TPU v5e, beside jax's flash_attention; needs libtpu, no TPU
+    cpu      time and peak memory of `blocked` vs. dense attention, in XLA and in PyTorch, on this machine
+    gpu-memory  memory of a training step of the 117M model on an H100 by length; needs jax's CUDA plugin, but no GPU
+    gpu      TFLOP/s of `pallas_gpu` on the local GPU vs. cuDNN with the dense bias, XLA and PyTorch's FlexAttention
+    shares   the score bound S of a trained model, and the fraction of key blocks left to visit after skipping
+    tpu      modeled cycles of `pallas_tpu` on a TPU v5e vs. jax's flash_attention; needs libtpu, but no TPU
 
-A target is a module attention_TARGET.py beside this file with a function `measure(arguments) -> results`, which prints its
+A target is a module attention_TARGET.py next to this file with a function `measure(arguments) -> results`, which prints its
 tables and returns what --json writes.
 """
 

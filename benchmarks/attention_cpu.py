@@ -1,9 +1,9 @@
-"""Target `cpu`: time and peak memory of `blocked` on this machine, beside XLA and PyTorch that build the T x T scores.
+"""Target `cpu`: time and peak memory of `blocked` on this machine vs. XLA and PyTorch, which build the T x T scores.
 
-Each way runs in a process of its own (attention_cpu_child.py); they take turns, call by call, and the best of each counts.
-CPU time is the sum over cores; where other work shares the machine it says more than time. PyTorch's way is
-`scaled_dot_product_attention` with the ALiBi bias as a mask that was made before the clock starts; its peak memory includes
-that mask. The inputs are normal, float32 (their S is 12 to 15); peak memory is what a call adds to the process.
+Each implementation runs in its own process (attention_cpu_child.py); they alternate call by call, and the best time of each
+is reported. CPU time is the sum over cores; on a shared machine it is more meaningful than wall time. PyTorch uses
+`scaled_dot_product_attention` with the ALiBi bias as a mask built before timing starts; its peak memory includes that mask.
+The inputs are normally distributed float32 (their S is 12 to 15); peak memory is what a call adds to the process.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PASSES = {"forward": "forward", "both": "both ways"}
 
 
 class Way:
-    """One implementation at one shape, in a process that answers one line for one call."""
+    """One implementation at one shape, in a process that answers each call with one line."""
 
     def __init__(self, interpreter: str, shape: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -38,7 +38,7 @@ class Way:
         )
 
     def call(self, what: str) -> dict[str, float]:
-        """{"seconds", "cpu_seconds", "peak_bytes"}, or {"needs_bytes"} where memory does not suffice."""
+        """{"seconds", "cpu_seconds", "peak_bytes"}, or {"needs_bytes"} if there is not enough memory."""
         assert self._process.stdin
         assert self._process.stdout
         print(what, file=self._process.stdin, flush=True)
@@ -53,7 +53,7 @@ class Way:
 
 
 def compare(ways: dict[str, Way], what: str, repeats: int) -> dict[str, dict[str, float]]:
-    """The best times and the highest peak of each way; the first round warms up."""
+    """The best times and the highest peak of each implementation; the first round is a warm-up."""
     best = {name: way.call(what) for name, way in ways.items()}
     able = [name for name in ways if "seconds" in best[name]]
     for name in able:
@@ -68,11 +68,11 @@ def compare(ways: dict[str, Way], what: str, repeats: int) -> dict[str, dict[str
 def measure(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser("attention.py --target cpu", description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096, 8192], metavar="TOKENS")
-    parser.add_argument("--call-tokens", type=int, default=4096, help="short rows are batched up to so many tokens a call")
+    parser.add_argument("--call-tokens", type=int, default=4096, help="batch short rows up to this many tokens per call")
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--torch-python", help="an interpreter that has torch; without it, PyTorch is left out")
+    parser.add_argument("--torch-python", help="Python interpreter with torch; without it, PyTorch is skipped")
     args = parser.parse_args(arguments)
 
     interpreters = {"reference": sys.executable, "blocked": sys.executable, "blocked, no skipping": sys.executable}

@@ -1,7 +1,7 @@
-"""One implementation of attention at one shape; for benchmarks/attention_cpu.py, which starts it and says when to run.
+"""One attention implementation at one shape; started and driven by benchmarks/attention_cpu.py.
 
 Reads the shape from its argument and "forward" or "both" from each line of standard input; answers each with a line of JSON.
-Runs under an interpreter with torch, too, where neither jax nor this package need to be.
+Also runs under an interpreter with torch but without jax or this package.
 """
 
 import json
@@ -15,14 +15,14 @@ import numpy as np
 
 
 class Prepared(NamedTuple):
-    """A call ready to run, and the temporary memory that it is known to need."""
+    """A call ready to run, and the temporary memory it is known to need."""
 
     run: Callable[[], Any]
     needs_bytes: int
 
 
 def memory(field: str, file: str = "/proc/self/status") -> int:
-    """A field of Linux' process or machine status, in bytes."""
+    """A field of the Linux process or machine status, in bytes."""
     line = next(line for line in Path(file).read_text().splitlines() if line.startswith(field + ":"))
     return int(line.split()[1]) * 1024
 
@@ -72,9 +72,9 @@ def with_torch(shape: dict[str, Any], arrays: list[np.ndarray]) -> Callable[[str
         return -torch.tensor(shape["slopes"])[None, :, None, None] * distance
 
     inputs = [torch.from_numpy(x).requires_grad_(n < 3) for n, x in enumerate(arrays)]
-    for what in ("forward", "both"):  # libraries load on first use; that is not the call's memory
+    for what in ("forward", "both"):  # libraries load on first use, which is not the call's memory
         attend(*(x[:, :, :16] for x in inputs), dense_bias(16), what)
-    bias: list[Any] = []  # made by the first call, and counted as its memory
+    bias: list[Any] = []  # built by the first call and counted as its memory
 
     def prepare(what: str) -> Prepared:
         def run() -> Any:
@@ -103,7 +103,7 @@ def main() -> None:
         if needs > 0.8 * memory("MemAvailable", "/proc/meminfo"):
             print(json.dumps({"needs_bytes": needs}), flush=True)
             continue
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         start, cpu_start = time.perf_counter(), time.process_time()
         result = run()
         times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}

@@ -1,9 +1,9 @@
-"""Target `gpu`: TFLOP/s of attention with ALiBi on the GPU at hand, forward and both ways.
+"""Target `gpu`: TFLOP/s of attention with ALiBi on the local GPU, forward and both ways.
 
-Every way is charged the dense work, 4 T^2 d FLOPs a row and head forward and 2.5 times that backward, so that what skipping
-saves shows as speed. `cudnn` and `xla` are jax.nn.dot_product_attention with the dense bias, made before the clock starts;
-`flex` is PyTorch's FlexAttention with ALiBi as its score_mod, where PyTorch can be imported. bfloat16, 12 heads of 64; rows
-of each length that make 16,384 tokens; inputs are normal (their S is about 14).
+Every implementation is credited with the dense work, 4 T^2 d FLOPs per row and head forward and 2.5 times that backward, so
+that savings from skipping show up as speed. `cudnn` and `xla` are jax.nn.dot_product_attention with the dense bias, built
+before timing starts; `flex` is PyTorch's FlexAttention with ALiBi as its score_mod, if PyTorch can be imported. bfloat16,
+12 heads of 64; as many rows of each length as make 16,384 tokens; inputs are normally distributed (their S is about 14).
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some of the memory, too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch also needs some of the memory
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ HEADS, HEAD_DIM = 12, 64
 TOKENS_IN_ALL = 16384
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 Timed = tuple[Callable[[], Any], Callable[[], Any]]
-"""Forward, and forward with backward; each returns when the GPU is done."""
+"""Forward, and forward with backward; each returns once the GPU is done."""
 
 
 def inputs(batch: int, tokens: int) -> list[np.ndarray]:
@@ -39,7 +39,7 @@ def inputs(batch: int, tokens: int) -> list[np.ndarray]:
 
 
 def in_jax(f: Callable[..., jax.Array], arrays: list[np.ndarray]) -> Timed:
-    """``f(q, k, v)`` jitted."""
+    """``f(q, k, v)``, jitted."""
     q, k, v, cotangent = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
 
     def both(q: jax.Array, k: jax.Array, v: jax.Array, cotangent: jax.Array) -> Any:
@@ -100,7 +100,7 @@ WAYS: dict[str, Callable[[list[np.ndarray]], Timed]] = {
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """The median of ``repeats`` calls after two that compile and warm up."""
+    """The median of ``repeats`` calls, after two calls for compilation and warm-up."""
     call(), call()
     times = []
     for _ in range(repeats):

@@ -1,7 +1,7 @@
-"""Target `gpu-memory`: what a fine-tuning step of the 117M takes on a GPU, by length, compiled for a GPU that is not here.
+"""Target `gpu-memory`: memory of a fine-tuning step of the 117M model by length, compiled for a GPU without having one.
 
-One row of one sequence, bfloat16, AdamW, all parameters trained. `reference` is dense attention; `remat` (full) computes the
-activations of a block again in the backward pass. Needs what `make aot` installs.
+One row of one sequence, bfloat16, AdamW, all parameters trained. `reference` is dense attention; `remat` (full) recomputes
+the activations of a block in the backward pass. Requires `make aot`.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="TOKENS")
     args = parser.parse_args(arguments)
 
-    table = Table("tokens", *WAYS, title=f"temporary memory of a training step of the 117M on an {args.gpu}, one row, GiB")
+    table = Table("tokens", *WAYS, title=f"temporary memory of a 117M training step on an {args.gpu}, one row, GiB")
     results: dict[str, Any] = {"gpu": args.gpu, "temporary_bytes": {name: {} for name in WAYS}}
     for tokens in args.lengths:
         cells = []

@@ -1,7 +1,7 @@
-"""Target `shares`: how large scores can be, and what share of the key blocks that leaves to visit.
+"""Target `shares`: how large scores can be, and the fraction of key blocks that leaves to visit.
 
 S bounds |q k^T| / sqrt(d) by the norms of a row's queries and keys. With --model it is measured, for each layer and head, on
-rows cut from FASTA files (the package's sample where none are named); the largest score that occurs stands beside it.
+rows cut from FASTA files (by default the package's sample data); the largest score that occurs is shown next to it.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch
 
-BASES_A_TOKEN = 16  # more than any vocabulary gets, so that a cut of so many is long enough
+BASES_A_TOKEN = 16  # more than any vocabulary reaches, so a piece of this length is long enough
 
 
 def token_rows(model: InferenceModel, fasta: list[Path], rows: int, tokens: int) -> TokenBatch:
-    """Whole rows without padding, from random places."""
+    """Full rows without padding, from random positions."""
     contigs = [record.sequence.decode().upper() for path in fasta for record in read_fasta(path)]
     contigs = [contig for contig in contigs if len(contig) >= tokens * BASES_A_TOKEN]
     rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def token_rows(model: InferenceModel, fasta: list[Path], rows: int, tokens: int)
 
 
 def measured_bounds(model: InferenceModel, tokens: TokenBatch) -> tuple[np.ndarray, np.ndarray]:
-    """S and the largest |score|, [layers, H] each: the largest over rows."""
+    """S and the largest |score|, [layers, H] each; maximum over rows."""
     found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def probe(inputs: Inputs, *, scale: float, skip: bool) -> Any:
@@ -65,7 +65,7 @@ def measured_bounds(model: InferenceModel, tokens: TokenBatch) -> tuple[np.ndarr
 
 
 def shares(bounds: np.ndarray, slopes: np.ndarray, tokens: int) -> tuple[float, float]:
-    """Share of blocks visited, and of (query, key) pairs within the radius, for heads of bounds [layers, H]."""
+    """Fraction of blocks visited and of (query, key) pairs within the radius, for heads with bounds [layers, H]."""
     radius = skip_radius(jnp.asarray(bounds, jnp.float32), jnp.asarray(slopes), tokens)
     ranges = block_ranges(jnp.ones((len(bounds), tokens), jnp.int32), radius, len(slopes), BLOCK, BLOCK)
     reach = np.minimum(np.asarray(radius, np.float64), tokens - 1)
@@ -78,7 +78,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("fasta", nargs="*", type=Path)
     parser.add_argument("--model", type=Path, help="model directory; without it, only S = 5, 10 and 20")
     parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens of a row on which S is measured")
+    parser.add_argument("--tokens", type=int, default=2048, help="tokens per row for measuring S")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2**n for n in range(9, 21)], metavar="TOKENS")
     parser.add_argument("--heads", type=int, default=12, help="heads for S = 5, 10 and 20")
     args = parser.parse_args(arguments)
@@ -99,7 +99,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         console.print(f"{args.model}: {args.rows} rows of {args.tokens:,} tokens")
         console.print(table)
 
-    table = Table("tokens", *cases, title=f"share of blocks of {BLOCK} visited (share of pairs within the radius)")
+    table = Table("tokens", *cases, title=f"fraction of blocks of {BLOCK} visited (fraction of pairs within the radius)")
     results["shares"] = []
     for length in args.lengths:
         found = {name: shares(*case, length) for name, case in cases.items()}

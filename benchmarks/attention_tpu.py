@@ -1,7 +1,7 @@
-"""Modelled cycles of the TPU attention kernel on v5e, beside jax's `flash_attention` given the dense bias.
+"""Modeled cycles of the TPU attention kernel on v5e vs. jax's `flash_attention` with the dense bias.
 
-Nothing runs: programs are compiled for a chip that is not here and every instruction is charged (aot). The
-trips of loops that depend on data are those of a score bound S = 10 and one sequence a row.
+Nothing runs: programs are compiled for a chip this machine does not have, and every instruction is charged (aot). The trips
+of data-dependent loops are those for a score bound S = 10 and one sequence per row.
 """
 
 import argparse
@@ -40,14 +40,14 @@ def _ranges(batch: int, tokens: int, skip: bool, block: int, other: int) -> Bloc
 
 
 def _visits(ranges: BlockRanges, block: int, other: int) -> tuple[int, int]:
-    """Blocks visited beside the diagonal and on it, over the whole call."""
+    """Blocks visited off the diagonal and on it, over the whole call."""
     first = block * np.arange(ranges.start.shape[-1])
     diagonal = np.minimum(ranges.stop, (first + block - 1) // other + 1) - np.maximum(ranges.start, first // other)
     return int((ranges.stop - ranges.start - diagonal).sum()), int(diagonal.sum())
 
 
 def kernel_runs(batch: int, tokens: int, skip: bool) -> dict[str, KernelRun]:
-    """Trips of the kernels' loops, in the order of the schedule, for rows of one sequence each."""
+    """Trips of the kernels' loops, in schedule order, for rows of one sequence each."""
     blocks = tpu_blocks(tokens)
     if tokens <= TILE:
         return {}
@@ -74,7 +74,7 @@ def _both(f: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array,
 
 
 def ours(batch: int, tokens: int, *, skip: bool, backward: bool) -> TpuReport:
-    """The whole call, in the layout that the projections write."""
+    """The whole call, in the layout written by the projections."""
     x = _array((batch, HEADS, HEAD_DIM, tokens))
     f = partial(_forward, skip=skip)
     arguments = [x, x, x, _array((batch, tokens), jnp.int32)]
@@ -87,9 +87,9 @@ def ours(batch: int, tokens: int, *, skip: bool, backward: bool) -> TpuReport:
 
 
 def flash(batch: int, tokens: int, *, bias: bool, backward: bool) -> TpuReport:
-    """`flash_attention` of jax at the best of several block sizes; with ``bias``, given the dense float32 bias.
+    """The `flash_attention` of jax at the best of several block sizes; with ``bias``, given the dense float32 bias.
 
-    Its largest blocks need more VMEM than the 16 MiB that XLA leaves to a kernel by default; XLA then has less for itself.
+    Its largest blocks need more VMEM than the 16 MiB that XLA grants a kernel by default, which leaves less for XLA itself.
     """
     x = _array((batch, HEADS, tokens, HEAD_DIM))
     arguments = [
@@ -130,7 +130,7 @@ def _kernel_cycles(report: TpuReport, name: str) -> tuple[float, str]:
 
 
 def tile_table() -> dict[str, float]:
-    """Cycles of the kernels per tile and head, every key visited, and of the short ones per row and head."""
+    """Cycles of the kernels per tile and head, with every key visited, and of the short kernels per row and head."""
     figures: dict[str, float] = {}
     print("kernel alone, no skipping, cycles per 128 x 128 tile and head (goals: forward 78 at 2k, 74 at 8k; backward 175)")
     for batch, tokens, suffix in ((8, 2048, ""), (1, 8192, "_8k")):
@@ -155,7 +155,7 @@ def tile_table() -> dict[str, float]:
 
 
 def speed_table() -> dict[str, float]:
-    """Whole calls beside `flash_attention`, which cannot compute ALiBi without the dense bias."""
+    """Whole calls vs. `flash_attention`, which cannot compute ALiBi without the dense bias."""
     figures: dict[str, float] = {}
     print(f"whole call, M cycles, skipping on, S = {SCORE_BOUND:g} (goals for the forward pass: 2.5x at 2k, 4.5x at 8k)")
     for batch, tokens, suffix in ((8, 2048, "2k"), (1, 8192, "8k")):
@@ -175,6 +175,6 @@ def speed_table() -> dict[str, float]:
 
 
 def measure(arguments: list[str]) -> dict[str, float]:
-    """Print the tables; returns their figures."""
+    """Print the tables and return their figures."""
     argparse.ArgumentParser(prog="attention.py --target tpu", description=__doc__).parse_args(arguments)
     return tile_table() | speed_table()

@@ -1,14 +1,14 @@
-"""A whole bacterial chromosome in one context, without windows: on this CPU, or compiled for a GPU or TPU that is not here.
+"""A whole bacterial chromosome in one context, without windows: on this CPU, or compiled for a GPU or TPU not present here.
 
     python benchmarks/chromosome.py --target cpu --tokenizer TOKENIZER --tokens 32768 131072 --size 117m --layers 1 FASTA
     python benchmarks/chromosome.py --target cpu --tokenizer TOKENIZER --size 3m --layers 2 FASTA
     python benchmarks/chromosome.py --target gpu
     python benchmarks/chromosome.py --target tpu
 
-cpu: the longest contig of the file goes through an encoder of random weights, in float32 and with attention `blocked`, to
-the mean of its hidden states; without --tokens, all of it. Blocks are skipped by the queries and keys that occur.
-gpu, tpu: the 117M in bfloat16 on an H100, or one chromosome on every four chips of a v5e:4x4 (heads and inner channels
-divided among them): memory as the compiler plans it, and operations with the blocks of S = 10. Need `make aot`.
+cpu: the longest contig of the file is embedded (mean of the hidden states) by an encoder with random weights, in float32
+with `blocked` attention; without --tokens, the whole contig. Blocks are skipped based on the actual queries and keys.
+gpu, tpu: the 117M model in bfloat16 on an H100, or one chromosome per four chips of a v5e:4x4 (heads and inner channels
+sharded over them): memory as planned by the compiler, and operations for the blocks of S = 10. Requires `make aot`.
 """
 
 import argparse
@@ -53,7 +53,7 @@ SCORE_BOUND = 10.0
 
 
 def flops(config: EncoderConfig, tokens: int) -> tuple[float, float]:
-    """Operations of one row's matrix products: all but attention's, and attention's without skipping."""
+    """Operations in one row's matrix products: all except attention's, and attention's without skipping."""
     d, layers = config.hidden_size, float(config.num_hidden_layers * tokens)
     return layers * projection_flops(d, config.intermediate_size), layers * attention_flops(tokens, d)
 
@@ -68,7 +68,7 @@ def mean_embedding(network: Network[Any]) -> Any:
 
 
 def counting_backend(found: list[float]) -> Backend:
-    """`blocked`, and the share of its blocks that it visits in each layer."""
+    """`blocked`, and the fraction of its blocks that it visits in each layer."""
 
     def attend(inputs: Inputs, *, scale: float, skip: bool) -> Any:
         q, k, _, slopes, segment_ids = inputs
@@ -82,13 +82,13 @@ def counting_backend(found: list[float]) -> Backend:
 
 
 def contig_tokens(fasta: Path, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
-    """Ids of the longest contig between [CLS] and [SEP], and its bases."""
+    """Ids of the longest contig, with [CLS] and [SEP], and its number of bases."""
     sequence = max((record.sequence.decode().upper() for record in read_fasta(fasta)), key=len)
     return np.asarray(with_template(tokenizer.encode_raw(sequence)), np.int32), len(sequence)
 
 
 def on_cpu(config: EncoderConfig, ids: np.ndarray) -> dict[str, Any]:
-    """Time, memory and blocks of one row."""
+    """Time, memory and visited blocks of one row."""
     row = jnp.asarray(ids)[None]
     tokens = TokenBatch(row, jnp.ones_like(row), jnp.zeros_like(row))
     found: list[float] = []
@@ -97,7 +97,7 @@ def on_cpu(config: EncoderConfig, ids: np.ndarray) -> dict[str, Any]:
     params = network.init(0)
     compiled = jax.jit(mean_embedding(network)).lower(params, tokens).compile()
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     began, cpu = time.perf_counter(), time.process_time()
     embedding = np.asarray(compiled(params, tokens))
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -117,7 +117,7 @@ def on_cpu(config: EncoderConfig, ids: np.ndarray) -> dict[str, Any]:
     }
     peak, visited = figures["peak_bytes"] / 2**30, ", ".join(f"{share:.4f}" for share in found)
     print(
-        f"{len(ids):>9,} tokens: {seconds:,.1f} s ({cpu:,.1f} s of CPU), {peak:.2f} GiB at the peak beside the weights;"
+        f"{len(ids):>9,} tokens: {seconds:,.1f} s ({cpu:,.1f} s of CPU), {peak:.2f} GiB peak memory besides the weights;"
         f" blocks visited {visited} by layer;"
         f" {figures['flops'] / 1e12:.2f} TFLOP, {figures['dense_flops'] / 1e12:.2f} without skipping",
         flush=True,
@@ -126,13 +126,13 @@ def on_cpu(config: EncoderConfig, ids: np.ndarray) -> dict[str, Any]:
 
 
 def count_for(config: EncoderConfig, tokens: int) -> dict[str, float]:
-    """Operations of one row at S = 10."""
+    """Operations per row at S = 10."""
     bounds = np.full((1, config.num_attention_heads), SCORE_BOUND)
     share, _ = shares(bounds, alibi_slopes(config.num_attention_heads), tokens)
     linear, attention = flops(config, tokens)
     print(
-        f"{linear / 1e12:,.0f} TFLOP a row beside attention, {share * attention / 1e12:,.0f} in it with the {share:.4f} of"
-        f" the blocks that S = {SCORE_BOUND:g} leaves, {attention / 1e12:,.0f} with all"
+        f"{linear / 1e12:,.0f} TFLOP per row outside attention, {share * attention / 1e12:,.0f} in attention with the"
+        f" fraction {share:.4f} of blocks left at S = {SCORE_BOUND:g}, {attention / 1e12:,.0f} with all blocks"
     )
     return {"linear_flops": linear, "attention_flops": attention, "visited_share": share}
 
@@ -172,7 +172,7 @@ def on_tpu(config: EncoderConfig, tokens: int) -> dict[str, Any]:
     with tracing_for("tpu", generation):
         compiled = compile_for_tpu(divided, params, TokenBatch(ids, ids, ids), topology=TOPOLOGY)
     used, hbm = compiled.memory.peak, CHIPS[generation].hbm_bytes
-    print(f"{TOPOLOGY}, {rows} rows of {tokens:,} tokens: {used / 2**30:.2f} of {hbm / 2**30:.0f} GiB a chip")
+    print(f"{TOPOLOGY}, {rows} rows of {tokens:,} tokens: {used / 2**30:.2f} of {hbm / 2**30:.0f} GiB per chip")
     return {"topology": TOPOLOGY, "rows": rows, "peak_bytes": used, "temporary_bytes": compiled.memory.temporaries}
 
 
@@ -180,11 +180,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fasta", nargs="?", type=Path, help="cpu: a FASTA file")
     parser.add_argument("--target", choices=("cpu", "gpu", "tpu"), required=True)
-    parser.add_argument("--tokenizer", type=Path, help="cpu: a tokenizer's directory or file")
-    parser.add_argument("--size", default="117m", help="whose widths to take")
-    parser.add_argument("--layers", type=int, help="default: those of the size")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[], help="lengths; default: the contig, or 2^20 to compile")
-    parser.add_argument("--whole-feed-forward", action="store_true", help="all tokens at once, to see what that takes")
+    parser.add_argument("--tokenizer", type=Path, help="cpu: tokenizer directory or file")
+    parser.add_argument("--size", default="117m", help="model size that sets the widths")
+    parser.add_argument("--layers", type=int, help="number of layers (default: that of --size)")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[], help="lengths (default: the contig; gpu, tpu: 2^20)")
+    parser.add_argument("--whole-feed-forward", action="store_true", help="all tokens at once, to measure memory")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 

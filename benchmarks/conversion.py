@@ -1,10 +1,10 @@
-"""Time and peak memory of `dnabert2 convert` for a directory with random weights, in a process of its own for each.
+"""Time and peak memory of `dnabert2 convert` on directories with random weights, each call in its own process.
 
     python benchmarks/conversion.py [--size 117m] [--directory DIR] [--json FILE]
 
-A directory in the Hugging Face layout is made with a tokenizer of 4,096 pieces, once with model.safetensors and once with
+A directory in the Hugging Face layout with a tokenizer of 4,096 pieces is created, once with model.safetensors and once with
 pytorch_model.bin (the zip format of torch.save); the command reads each, and writes the first one back. Times include the
-start of Python and jax; peak memory is the largest resident set of the process, pages of mapped files included.
+startup of Python and jax; peak memory is the maximum resident set size of the process, mapped file pages included.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rich.table import Table
 
 
 def make(size: str, directory: Path) -> None:
-    """Directories safetensors and pickle, with the same random weights."""
+    """Create directories safetensors and pickle with the same random weights."""
     from safetensors.numpy import load_file
 
     from dnabert2_jax import sample_data
@@ -48,7 +48,7 @@ def make(size: str, directory: Path) -> None:
 
 
 def write_pickle(path: Path, tensors: dict) -> None:
-    """What torch.save writes for a state dict of float32 tensors."""
+    """The bytes that torch.save writes for a state dict of float32 tensors."""
 
     def value(x):
         return pickle.dumps(x, 2)[2:-1]  # without the opcodes PROTO and STOP
@@ -67,7 +67,7 @@ def write_pickle(path: Path, tensors: dict) -> None:
 
 
 def measured(*words: str | Path) -> dict[str, float]:
-    """Seconds, seconds of all cores together, and peak memory in GB of one call of the command line."""
+    """Wall seconds, CPU seconds over all cores, and peak memory in GB of one command-line call."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "dnabert2_jax", *map(str, words)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -84,18 +84,18 @@ def measured(*words: str | Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="117m")
-    parser.add_argument("--directory", type=Path, help="where 3 GB may be written for a while; a temporary one by default")
+    parser.add_argument("--directory", type=Path, help="where to write 3 GB temporarily (default: a temporary directory)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory(dir=args.directory) as name:
         directory = Path(name)
-        # In another process: a child's peak memory starts with that of the process that it was forked from.
+        # In a separate process: a child's peak memory starts at that of the process it was forked from.
         maker = get_context("spawn").Process(target=make, args=(args.size, directory))
         maker.start()
         maker.join()
         if maker.exitcode:
-            raise SystemExit("the directories could not be made")
+            raise SystemExit("the directories could not be created")
         cases = {
             "from-hf, model.safetensors": ("from-hf", directory / "safetensors", directory / "model"),
             "from-hf, pytorch_model.bin": ("from-hf", directory / "pickle", directory / "model"),
@@ -110,7 +110,7 @@ def main() -> None:
         numbers = (f"{result['seconds']:.1f}", f"{result['cpu_seconds']:.1f}", f"{result['peak_gb']:.2f}")
         table.add_row(result["case"], *numbers)
     console = Console()
-    console.print(f"{args.size}, random weights; there and back {'bitwise the same' if same else 'NOT THE SAME'}")
+    console.print(f"{args.size}, random weights; round trip {'bitwise identical' if same else 'NOT IDENTICAL'}")
     console.print(table)
     if args.json:
         args.json.write_text(json.dumps({"size": args.size, "bitwise": same, "results": results}, indent=2) + "\n")

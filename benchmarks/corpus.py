@@ -2,7 +2,7 @@
 
     python benchmarks/corpus.py GENOME.fa.gz ... [--window 600] [--json FILE]
 
-Without files the sample data of the package is used (0.7 Mb: too little for a speed, enough to see it run).
+Without files, the package's sample data is used (0.7 Mb: too little to measure speed, enough to see it run).
 """
 
 import argparse
@@ -37,7 +37,7 @@ def measure(files: list[Path], window: int, directory: Path) -> dict[str, float]
     open_s = time.perf_counter() - start
     rng = np.random.default_rng(0)
     batches, read_s = 0, 0.0
-    while read_s < 3:  # scattered indices, as many hosts would ask
+    while read_s < 3:  # scattered indices, as many hosts would request them
         indices = rng.integers(0, 10**9, BATCH)
         start = time.perf_counter()
         windows.batch(indices)

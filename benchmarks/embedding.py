@@ -1,12 +1,12 @@
-"""Speed of embedding sequences of mixed lengths in real tokens/s: packed by length, sorted by length, and in file order.
+"""Speed of embedding sequences of mixed lengths, in real tokens/s: packed, sorted by length, and in file order.
 
     python benchmarks/embedding.py [FASTA] [--size 1m | --model DIR] [--sequences 2000] [--torch PYTHON] [--json FILE]
 
 Sequences of 100 to 3,000 bases are cut from the FASTA file, or from the package's sample data. "in file order" pads each
 batch of --rows rows to its longest row, as a plain loop would; "sorted" does the same after sorting by length; "packed" is
-what `dnabert2 embed` does. All three round widths up alike and run the same jitted function. A first round of each
-includes compilation; then they take turns, --repeats times, and the best round counts. With --torch, an interpreter that has
-torch and multimolecule, PyTorch takes its turn on an encoder of the same size and the batches in file order, float32.
+what `dnabert2 embed` does. All three round widths up the same way and run the same jitted function. The first round of each
+includes compilation; then they alternate, --repeats times, and the best round is reported. With --torch, an interpreter with
+torch and multimolecule, PyTorch takes its turn with an encoder of the same size on the batches in file order, in float32.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def cut_sequences(fasta: list[Path], count: int, shortest: int, longest: int) ->
 
 
 def padded(rows: EncodedRows, order: np.ndarray, rows_per_batch: int) -> Batches:
-    """One sequence a row, each batch as wide as its longest row."""
+    """One sequence per row, each batch as wide as its longest row."""
     plan = []
     for at in range(0, len(order), rows_per_batch):
         some = order[at : at + rows_per_batch]
@@ -63,7 +63,7 @@ def padded(rows: EncodedRows, order: np.ndarray, rows_per_batch: int) -> Batches
 
 @contextmanager
 def torch_process(python: Path, config: EncoderConfig, batches: Batches) -> Iterator[Callable[[], float]]:
-    """A function that lets PyTorch embed the batches once, in a process of its own, and returns its seconds."""
+    """A function that has PyTorch embed the batches once, in its own process, and returns the seconds."""
     sizes = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -99,13 +99,13 @@ def random_model(size: str, sequences: list[str], precision: str) -> InferenceMo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fasta", nargs="?", type=Path)
-    parser.add_argument("--model", type=Path, help="model directory; else random weights of --size")
+    parser.add_argument("--model", type=Path, help="model directory (default: random weights of --size)")
     parser.add_argument("--size", choices=list(NAMED_SIZES), default="1m")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--bases", type=int, nargs=2, default=[100, 3000], metavar=("SHORTEST", "LONGEST"))
-    parser.add_argument("--rows", type=int, default=8, help="rows of a padded batch")
-    parser.add_argument("--batch-tokens", type=int, help="tokens of a packed batch")
+    parser.add_argument("--rows", type=int, default=8, help="rows per padded batch")
+    parser.add_argument("--batch-tokens", type=int, help="tokens per packed batch")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--torch", type=Path, metavar="PYTHON", help="interpreter with torch and multimolecule")
     parser.add_argument("--json", type=Path)
@@ -125,7 +125,7 @@ def main() -> None:
         FILE_ORDER: padded(rows, np.arange(len(rows)), args.rows),
     }
 
-    # A model of its own for each way, so that none finds the functions that another one compiled.
+    # A separate model for each variant, so that none reuses functions compiled by another.
     forward, params = model.predictor.forward, model.predictor.params
     predictors = {way: Predictor(replace(forward), params) for way in ways}
 

@@ -1,7 +1,7 @@
-"""PyTorch's side of benchmarks/embedding.py: multimolecule's DnaBert2 over batches padded in file order.
+"""The PyTorch side of benchmarks/embedding.py: multimolecule's DnaBert2 on batches padded in file order.
 
-Runs under an interpreter that has torch and multimolecule. It reads the batches from an npz file and embeds all of them
-once for every line on standard input, answering with the seconds it took; so the two programs can take turns.
+Runs under an interpreter with torch and multimolecule. It reads the batches from an npz file and embeds all of them once for
+every line on standard input, answering with the seconds taken, so that the two programs can alternate.
 """
 
 import json
@@ -16,7 +16,7 @@ PAD, LAST_SPECIAL = 3, 4
 
 
 def trimmed(ids: torch.Tensor) -> torch.Tensor:
-    """Without empty rows and without columns that are padding in every row: this side needs no shared shapes."""
+    """Drop empty rows and columns that are padding in every row: PyTorch needs no shared shapes."""
     lengths = (ids != PAD).sum(1)
     return ids[lengths > 0, : lengths.max()]
 

@@ -1,17 +1,17 @@
-"""Speed of fine-tuning in real tokens/s: full steps by length and packed, LoRA steps, and PyTorch's on padded batches.
+"""Speed of fine-tuning in real tokens/s: full steps by length and packed, LoRA steps, and PyTorch on padded batches.
 
-Ours are in float32 where a row does not say bfloat16.
+Our steps are in float32 unless a row says bfloat16.
 
     python benchmarks/finetuning.py [TABLE] [--size 117m | --model DIR] [--batch-size 32] [--steps 4] [--torch PYTHON]
         [--torch-huge-pages] [--json FILE]
 
-Rows come from a table of `dnabert2 finetune`, or from the package's sample data. Every way takes the same number of
-optimizer steps over batches of --batch-size sequences, dropout on; what is compiled is compiled before. Then they take
-turns, --repeats times, and the best round counts. Only tokens of sequences count, never padding. With --torch, an
-interpreter that has torch and multimolecule, PyTorch takes its turns on an encoder of the same size with torch's AdamW, each
-batch padded to its longest row, in float32 and under bfloat16 autocast. Start it with GLIBC_TUNABLES=glibc.malloc.hugetlb=1,
-as `make quickstart` does, for huge pages; PyTorch takes its turns without them, as its users have it, or with --torch-huge-
-pages. Below the speeds stands what gradients and optimizer state take.
+Rows come from a table for `dnabert2 finetune`, or from the package's sample data. Every variant takes the same number of
+optimizer steps over batches of --batch-size sequences, with dropout; compilation happens beforehand. Then they alternate,
+--repeats times, and the best round is reported. Only tokens of sequences count, never padding. With --torch, an interpreter
+with torch and multimolecule, PyTorch takes its turns with an encoder of the same size and torch's AdamW, each batch padded
+to its longest row, in float32 and under bfloat16 autocast. Start it with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as
+`make quickstart` does, for huge pages; PyTorch runs without them, as its users would, unless --torch-huge-pages is given.
+The memory of gradients and optimizer state is printed below the speeds.
 """
 
 import argparse
@@ -53,14 +53,14 @@ from dnabert2_jax.training.step import init_state, make_train_step
 from dnabert2_jax.types import ClassificationBatch, Tree
 
 TUNABLES = "GLIBC_TUNABLES"
-"""The GNU C library's environment variable; it may ask for memory in pages of 2 MB."""
+"""Environment variable of the GNU C library that can request memory in pages of 2 MB."""
 
 Round = Callable[[], float]
 """Takes all steps once and returns the seconds."""
 
 
 class Weights:
-    """The 117M and its optimizer state, which several ways share in turn: four of them would not fit into 24 GB."""
+    """The 117M model and its optimizer state, shared by several variants in turn: four copies would not fit into 24 GB."""
 
     def __init__(self, config: EncoderConfig, labels: int, *, lora: bool) -> None:
         self.config, self.labels, self.lora = config, labels, LoraConfig() if lora else None
@@ -73,11 +73,11 @@ class Weights:
         self.optimizer = make_optimizer(FINETUNE_OPTIMIZER, 1000)
         self.layout = spread_rows(MeshOptions(data=1), 1, trainable)
         self.state = init_state(trainable, self.optimizer, self.layout)
-        self.bytes = _bytes(trainable) + _bytes(self.state.optimizer)  # gradients are as large as what is trained
+        self.bytes = _bytes(trainable) + _bytes(self.state.optimizer)  # gradients are as large as the trainable parameters
 
 
 class Ours:
-    """Optimizer steps of this package on some batches."""
+    """This package's optimizer steps on some batches."""
 
     def __init__(self, weights: Weights, batches: Sequence[ClassificationBatch], precision: Precision) -> None:
         network = sequence_classifier(weights.config, weights.labels, Compute(precision))
@@ -95,7 +95,7 @@ class Ours:
         jax.block_until_ready(weights.state)
 
     def __call__(self) -> float:
-        """Take all steps once; returns the seconds."""
+        """Take all steps once and return the seconds."""
         began = time.perf_counter()
         self._take(self.batches)
         return time.perf_counter() - began
@@ -107,7 +107,7 @@ def _bytes(tree: Any) -> int:
 
 @contextmanager
 def torch_process(python: Path, config: EncoderConfig, stored: str, precision: str, *, huge_pages: bool) -> Iterator[Round]:
-    """PyTorch in a process of its own, which waits while others take their turns."""
+    """PyTorch in its own process, which waits while the others take their turns."""
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     sizes = {name: getattr(config, name) for name in names}
     worker = Path(__file__).with_name("finetuning_torch.py")
@@ -136,17 +136,17 @@ def tokens_of(batches: Sequence[ClassificationBatch]) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", nargs="?", type=Path)
-    parser.add_argument("--model", type=Path, help="model directory, for its sizes and tokenizer; else --size")
+    parser.add_argument("--model", type=Path, help="model directory, for its sizes and tokenizer (default: --size)")
     parser.add_argument("--size", choices=list(NAMED_SIZES), default="117m")
     parser.add_argument(
-        "--tokenizer", type=Path, help="tokenizer directory or tokenizer.json; else one is trained on the rows"
+        "--tokenizer", type=Path, help="tokenizer directory or tokenizer.json (default: one trained on the rows)"
     )
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of a round")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps per round")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--torch", type=Path, metavar="PYTHON", help="interpreter with torch and multimolecule")
-    parser.add_argument("--torch-huge-pages", action="store_true", help="let PyTorch have huge pages, too")
+    parser.add_argument("--torch-huge-pages", action="store_true", help="let PyTorch use huge pages as well")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
@@ -215,7 +215,7 @@ def main() -> None:
         grid.add_row(name, f"{speeds[name]:,.0f}", *ratios, f"{padding:.1%}", f"{first_s[name]:.1f}", seconds)
     console = Console(width=120)
     console.print(
-        f"{table.path}: {encoded.lengths.mean():.1f} tokens a row; {config.num_hidden_layers} layers of "
+        f"{table.path}: {encoded.lengths.mean():.1f} tokens per row; {config.num_hidden_layers} layers of "
         f"{config.hidden_size}; {args.steps} steps of {args.batch_size}; {jax.default_backend()}"
     )
     console.print(grid)
@@ -228,7 +228,7 @@ def main() -> None:
 
 
 def _store_padded(file: str, encoded: Any, batch_size: int, steps: int) -> tuple[int, int]:
-    """Batches in drawn order, each padded to its longest row, for PyTorch; (real tokens, positions)."""
+    """Write batches for PyTorch in shuffled order, each padded to its longest row; returns (real tokens, positions)."""
     order = epoch_order(len(encoded), 0, 0)
     arrays: dict[str, np.ndarray] = {}
     real = positions = 0

@@ -1,7 +1,7 @@
-"""PyTorch's side of benchmarks/finetuning.py: multimolecule's DnaBert2 with torch's AdamW over padded batches.
+"""The PyTorch side of benchmarks/finetuning.py: multimolecule's DnaBert2 with torch's AdamW on padded batches.
 
-Runs under an interpreter that has torch and multimolecule. It reads the batches from an npz file and takes one optimizer
-step on each for every line on standard input, answering with the seconds it took; so the programs can take turns.
+Runs under an interpreter with torch and multimolecule. It reads the batches from an npz file and takes one optimizer step on
+each for every line on standard input, answering with the seconds taken, so that the programs can alternate.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""From a memory-mapped genome to masked batches: tokens a second, where the time goes, and memory over time.
+"""From a memory-mapped genome to masked batches: tokens per second, where the time is spent, and memory over time.
 
     python benchmarks/input_pipeline.py --corpus runs/corpus --tokenizer runs/tokenizer [--seconds 20] [--json FILE]
 
-Batches come out of the iterator that training uses, and nothing else runs. Without --corpus, random DNA is used.
+Batches come from the iterator used in training, and nothing else runs. Without --corpus, random DNA is used.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from dnabert2_jax.tokenizer.training import sample_corpus, train_bpe
 
 
 def resident_mb() -> float:
-    """Memory of this process now (Linux), without the pages of files that it maps."""
+    """Current memory of this process (Linux), excluding mapped file pages."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     return int(fields["RssAnon"].split()[0]) / 1024
 
@@ -37,7 +37,7 @@ def random_inputs(directory: Path) -> tuple[Corpus, Tokenizer]:
 
 
 def parts(rows: PretrainingRows, masking: MaskingConfig, batch: int, repeats: int = 8) -> dict[str, float]:
-    """Microseconds of CPU time for one row in each part of the work (SentencePiece has threads of its own, which count)."""
+    """Microseconds of CPU time per row for each part of the work (including SentencePiece's own threads)."""
     seconds = dict.fromkeys(("windows", "tokenize", "mask", "whole"), 0.0)
     for repeat in range(repeats):
         records = np.arange(batch) + batch * (1000 + repeat)
@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, object]:
     microseconds = parts(rows, masking, options.batch_size)
 
     batches = training_batches(rows, options.batch_size, 0, 10**9)
-    for _ in range(4):  # what was prepared before the clock starts
+    for _ in range(4):  # batches prepared before timing starts
         next(batches)
     began, tokens, memory = time.perf_counter(), 0, []
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -104,9 +104,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         result = measure(options, Path(directory))
     print(f"{result['tokens_per_second']:,.0f} real tokens/s on {result['cores_used']:.2f} of {result['cores']} cores")
-    print(f"{result['tokens_per_cpu_second']:,.0f} a second of CPU time")
-    print("microseconds a row:", ", ".join(f"{name} {value:.1f}" for name, value in result["microseconds_a_row"].items()))
-    print("memory in MB, ten times:", " ".join(f"{value:.0f}" for value in result["memory_mb"]))
+    print(f"{result['tokens_per_cpu_second']:,.0f} tokens per second of CPU time")
+    print("microseconds per row:", ", ".join(f"{name} {value:.1f}" for name, value in result["microseconds_a_row"].items()))
+    print("memory in MB, ten samples:", " ".join(f"{value:.0f}" for value in result["memory_mb"]))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 

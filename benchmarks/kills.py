@@ -1,9 +1,9 @@
-"""Pretraining killed with SIGKILL in the first compile, in a step and in a save: does it end as if nothing had happened?
+"""Kill pretraining with SIGKILL in the first compilation, in a step and in a save, and compare the final parameters.
 
     python benchmarks/kills.py [--runs 10] [--seed 0] [--json FILE]
 
-Every run is killed at three random moments, one of each kind, and started again by the same command each time; at its end
-its parameters are compared, bit for bit, with those of a run that nothing disturbed. The model is tiny and the DNA random.
+Every run is killed at three random moments, one of each kind, and restarted with the same command each time; its final
+parameters are compared, bit for bit, with those of an undisturbed run. The model is tiny and the DNA is random.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def saving(workdir: Path) -> bool:
 
 
 def kill_when(command: list[object], condition: Callable[[], bool]) -> None:
-    """Start the command and kill it as soon as the condition holds."""
+    """Start the command, and kill it as soon as the condition holds."""
     process = start_cli(*command)
     while process.poll() is None and not condition():
         time.sleep(0.0005)
@@ -50,7 +50,7 @@ def kill_when(command: list[object], condition: Callable[[], bool]) -> None:
 
 
 def disturbed(command: list[object], workdir: Path, rng: random.Random, compiling: float) -> dict[str, str]:
-    """Three kills; where each hit. ``compiling``: seconds from the run's file to its first step."""
+    """Kill a run three times; returns where each kill hit. ``compiling``: seconds from the run's file to its first step."""
     moments = {}
     wait, began = rng.uniform(0, 0.7) * compiling, 0.0
 
@@ -60,7 +60,7 @@ def disturbed(command: list[object], workdir: Path, rng: random.Random, compilin
             began = time.monotonic()
         return (began > 0 and time.monotonic() - began > wait) or last_step(workdir) > 0
 
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # there is something to compile
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # so that there is something to compile
     kill_when(command, now)
     del os.environ["JAX_ENABLE_COMPILATION_CACHE"]
     moments[KINDS[0]] = f"{wait:.1f} s into it" if last_step(workdir) == 0 else "missed"

@@ -1,10 +1,10 @@
-"""How far outputs, loss and gradients are from those of PyTorch: the cases of tests/modeling/test_parity.py as a table.
+"""Deviation of outputs, loss and gradients from PyTorch: the cases of tests/modeling/test_parity.py as a table.
 
     python benchmarks/parity.py [--shared DIR] [--json FILE]
 
-Each number is the largest error over a tensor relative to its largest magnitude; of the gradients, the worst tensor. The
-cases heads8 and heads12 were computed by multimolecule in float64. With --shared, the folder with outputs of the original's
-own code, those are compared as well. Kernels for TPUs run in Pallas' interpreter.
+Each number is the maximum error over a tensor relative to its largest magnitude; for the gradients, that of the worst
+tensor. The cases heads8 and heads12 were computed by multimolecule in float64. With --shared, a directory with outputs of
+the original code, those are compared as well. TPU kernels run in the Pallas interpreter.
 """
 
 import argparse

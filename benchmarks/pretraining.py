@@ -1,7 +1,7 @@
-"""Masked-language-model loss of a small encoder beside the unigram entropy of its tokens.
+"""Masked-language-model loss of a small encoder vs. the unigram entropy of its tokens.
 
-A model that knows nothing but how often each piece occurs has the unigram entropy as its loss; what lies below that was
-learned from context.
+A model that knows only how often each piece occurs has the unigram entropy as its loss; anything below that was learned
+from context.
 
     python benchmarks/pretraining.py --workdir runs/curve --steps 600 genomes/*.fa.gz
 """
@@ -30,13 +30,13 @@ from dnabert2_jax.training.workdir import MetricsLog
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fasta", nargs="+", type=Path, help="one file a species")
+    parser.add_argument("fasta", nargs="+", type=Path, help="one file per species")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--size", default="3m")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens per row")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

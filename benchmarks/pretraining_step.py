@@ -1,7 +1,7 @@
-"""Modelled cost of the whole pretraining step on a TPU slice or on GPUs that are not here.
+"""Modeled cost of the whole pretraining step on a TPU slice or GPUs that this machine does not have.
 
-The step is the one that `dnabert2 pretrain` runs: the run's file, its mesh, optimizer, remat and attention. It is compiled
-ahead of time (aot, docs/aot.md) and nothing runs. Needs `make aot`; a step takes minutes to compile.
+The step is the one that `dnabert2 pretrain` runs, with the run file's mesh, optimizer, remat and attention. It is compiled
+ahead of time (aot, docs/aot.md) and nothing runs. Requires `make aot`; a step takes minutes to compile.
 
     JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:8x8 --json step.json
     JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:8x8 --set model.remat=full model.unroll=1
@@ -66,12 +66,12 @@ def pretraining_step(
     """The jitted step of a run on a mesh of ``devices``, and its abstract arguments.
 
     Args:
-        run: what `dnabert2 pretrain` would do; its corpus and tokenizer are not read.
+        run: a run of `dnabert2 pretrain`; its corpus and tokenizer are not read.
         config: sizes of the encoder.
-        devices: of :func:`tpu_devices` or :func:`gpu_devices`.
+        devices: devices from :func:`tpu_devices` or :func:`gpu_devices`.
 
     Raises:
-        UserError: the mesh does not fit devices, model or batch.
+        UserError: the mesh does not match the devices, model or batch.
     """
     network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll, run.model.parts))
     layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network.abstract(), network.axes(), config, "bfloat16")
@@ -90,7 +90,7 @@ def pretraining_step(
 
 
 def step_flops(run: PretrainRun, config: EncoderConfig) -> float:
-    """Operations of one step over all devices, without credit for recomputation."""
+    """Operations per step over all devices, not counting recomputation."""
     rows, tokens = run.training.batch_size, run.data.tokens_per_row
     return rows * tokens * training_flops_per_token(config, tokens, run.masking.slots(tokens))
 
@@ -100,14 +100,14 @@ def compile_step(run: PretrainRun, config: EncoderConfig, topology: str) -> Comp
     with tracing_for("tpu", topology.partition(":")[0]):
         step, arguments = pretraining_step(run, config, tpu_devices(topology))
         compiled = compile_for_tpu(step, *arguments, topology=topology)
-    # The compiler writes the schedule of a kernel once, however many calls of it an unrolled loop has.
+    # The compiler writes a kernel's schedule once, even if an unrolled loop calls it many times.
     once = {name.rpartition(".")[0]: schedule for name, schedule in compiled.schedules.items()}
     calls = [i.name for c in compiled.module.computations.values() for i in c if i.custom_call_target == "tpu_custom_call"]
     return replace(compiled, schedules={name: once[name.rpartition(".")[0]] for name in calls} | compiled.schedules)
 
 
 def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, Any]:
-    """Compile for a slice, print the account; returns the figures."""
+    """Compile for a slice, print the costs, and return the figures."""
     compiled = compile_step(run, config, topology)
     report, chips = compiled.report(), len(tpu_devices(topology))
     mfu = report.utilization(step_flops(run, config) / chips)
@@ -120,24 +120,24 @@ def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, 
 
 
 def on_gpus(run: PretrainRun, config: EncoderConfig, count: int) -> dict[str, Any]:
-    """Compile for one machine of H100s; memory is all that is known, and how long the arithmetic takes at the least."""
+    """Compile for one machine with H100s; gives only the memory, and a lower bound on the time for the arithmetic."""
     with tracing_for("gpu", GPU_GENERATION):
         step, arguments = pretraining_step(run, config, gpu_devices(GPU, count))
         compiled: CompiledForGpu = compile_for_gpu(step, *arguments, gpu=GPU)
     seconds = step_flops(run, config) / (count * (peak_flops(GPU_KIND) or math.inf))
     days = run.training.steps * seconds / SECONDS_A_DAY
     print(compiled)
-    print(f"{run.training.steps:,} steps on {count} GPUs at their peak: {days:.2f} days; divide by the MFU you measure")
+    print(f"{run.training.steps:,} steps on {count} GPUs at their peak: {days:.2f} days; divide by your measured MFU")
     return {"gpus": count, "days_at_peak": days, **compiled.to_json()}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--topology", help="a TPU slice, as v5e:8x8")
-    target.add_argument("--gpus", type=int, help="H100s of one machine")
-    parser.add_argument("--size", choices=("117m", "1b"), default="117m", help="which of configs/pretrain_*.toml")
-    parser.add_argument("--batch", type=int, help="rows of a step over all devices (default: the file's)")
+    target.add_argument("--topology", help="TPU slice, such as v5e:8x8")
+    target.add_argument("--gpus", type=int, help="number of H100s in one machine")
+    parser.add_argument("--size", choices=("117m", "1b"), default="117m", help="which configs/pretrain_*.toml to use")
+    parser.add_argument("--batch", type=int, help="rows per step over all devices (default: the file's)")
     parser.add_argument("--fsdp", type=int, help="mesh.fsdp (default: the file's)")
     parser.add_argument("--tensor", type=int, help="mesh.tensor (default: the file's)")
     parser.add_argument("--set", nargs="+", default=[], metavar="a.b=c", help="other changes to the run")

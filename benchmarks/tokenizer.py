@@ -1,15 +1,15 @@
-"""Speed of raw encoding in Mbp/s, on real windows: what feeds pretraining; and the ids beside those of `tokenizers`.
+"""Speed of raw encoding, which feeds pretraining, in Mbp/s on real windows; and a comparison of ids with `tokenizers`.
 
     python benchmarks/tokenizer.py [FASTA ...] [--tokenizer PATH] [--offsets BASES ...] [--json FILE]
 
-Without FASTA files it reads the package's sample data; without a tokenizer it trains one of 4096 pieces on what it reads.
+Without FASTA files it reads the package's sample data; without a tokenizer it trains one of 4096 pieces on its input.
 "threads" is Tokenizer.encode_raw_batch(num_threads=...); "Python threads" calls it from that many threads at once, as data
 workers do, which helps only because SentencePiece releases the GIL.
 
-Where Hugging Face's `tokenizers` is installed, the tokenizer is exported, and `tokenizers` encodes the same windows, by
-`encode_batch` and by `encode_batch_fast`, which leaves out where tokens begin. With --offsets both encode every sequence
-whole, as it stands in the file with lower case and N, cut into windows from each of the offsets on, and it is counted where
-the ids are equal.
+If Hugging Face `tokenizers` is installed, the tokenizer is exported, and `tokenizers` encodes the same windows with
+`encode_batch` and with `encode_batch_fast`, which does not track offsets. With --offsets, both encode every sequence in
+full, exactly as in the file with lower case and N, cut into windows starting at each of the offsets, and windows with equal
+ids are counted.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def cut(sequence: str, window_bases: int, offset: int) -> list[str]:
 
 
 def hugging_face(tokenizer: Tokenizer) -> Any | None:
-    """The tokenizer as `tokenizers` reads it; None where that is not installed, or knows no such tokenizer."""
+    """The tokenizer as loaded by `tokenizers`; None if that is not installed or does not support it."""
     try:
         import tokenizers
     except ImportError:
@@ -77,7 +77,7 @@ def their_ids(theirs: Any, windows: list[str], threads: int, call: str = "encode
 
 
 def agreement(tokenizer: Tokenizer, theirs: Any, sequences: list[str], window_bases: int, offset: int) -> dict[str, int]:
-    """Windows, their bases, and how many of them get the same ids from both."""
+    """Number of windows, their bases, and how many windows get the same ids from both."""
     count = {"window_bases": window_bases, "offset": offset, "windows": 0, "bases": 0, "equal": 0}
     for sequence in sequences:
         windows = cut(sequence, window_bases, offset)
@@ -89,7 +89,7 @@ def agreement(tokenizer: Tokenizer, theirs: Any, sequences: list[str], window_ba
 
 
 def seconds(run: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """The best wall time of ``run`` and the best time of all cores together: what the code can do on a busy machine."""
+    """The best wall time and the best total CPU time of ``run``, to be robust on a busy machine."""
     times = []
     for _ in range(repeats):
         start, cpu_start = time.perf_counter(), time.process_time()
@@ -103,13 +103,13 @@ def main() -> None:
     parser.add_argument("fasta", nargs="*", type=Path)
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--window-bases", type=int, nargs="+", default=[150, 650, 10_000])
-    parser.add_argument("--megabases", type=float, default=4.0, help="how much to encode in each measurement")
+    parser.add_argument("--megabases", type=float, default=4.0, help="amount to encode per measurement")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--offsets", type=int, nargs="+", default=[], help="compare ids of all windows from these bases on")
+    parser.add_argument("--offsets", type=int, nargs="+", default=[], help="compare ids of all windows from these offsets")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
-    os.environ["RAYON_NUM_THREADS"] = "2"  # of `tokenizers`, read once
+    os.environ["RAYON_NUM_THREADS"] = "2"  # for `tokenizers`, which reads it once
     raw_sequences = read_fasta(args.fasta or list(sample_data.fasta_files().values()))
     sequences = cleaned(raw_sequences)
     start = time.perf_counter()
@@ -149,7 +149,7 @@ def main() -> None:
     console.print(table)
     compared = []
     if args.offsets and theirs is None:
-        console.print("no comparison of ids: it needs a byte-pair tokenizer, and `tokenizers` installed")
+        console.print("ids not compared: this needs a byte-pair tokenizer and an installed `tokenizers`")
     for window_bases in args.window_bases if theirs is not None else ():
         for offset in args.offsets:
             count = agreement(tokenizer, theirs, raw_sequences, window_bases, offset)

@@ -1,12 +1,11 @@
-"""What pretraining is worth: an encoder from random weights beside a pretrained one, over seeds, and the k-mer regression.
+"""The value of pretraining: a randomly initialized encoder vs. a pretrained one, over seeds, and the k-mer regression.
 
     python benchmarks/transfer.py GUE/prom/prom_300_tata GUE/mouse/3 --workdir runs/transfer --model runs/pretrain/model
     python benchmarks/transfer.py GUE/mouse/3 --workdir runs/scratch --tokenizer runs/tokenizer --size 1m --seeds 1
 
-Each directory holds train.csv, dev.csv and test.csv. Random weights have the sizes of the pretrained model and its
-tokenizer. Every way learns from the same rows, and the dev table chooses its epoch. Stopped and started again, it goes on;
-a run that is complete is read. Of the score, Matthews' correlation on the test table, mean and standard deviation over seeds
-are printed.
+Each directory holds train.csv, dev.csv and test.csv. The random encoder has the sizes and the tokenizer of the pretrained
+model. Every method trains on the same rows, and the dev table selects its epoch. Rerun the command to resume; completed runs
+are read from disk. The score is Matthews correlation on the test table, printed as mean and standard deviation over seeds.
 """
 
 import argparse
@@ -32,7 +31,7 @@ LORA_RATE = 3  # times the learning rate of full fine-tuning
 
 
 def prepared(task: Path, workdir: Path, max_train_rows: int | None) -> tuple[dict[str, str], dict[str, Any]]:
-    """The tables' paths, the training table capped, and what the k-mer regression makes of them."""
+    """The tables' paths, with the training table capped, and the results of the k-mer regression."""
     files = {split: task / f"{split}.csv" for split in ("train", "dev", "test")}
     splits = load_splits(files["train"], files["dev"], files["test"])
     train = splits.train
@@ -61,13 +60,13 @@ def run_of(method: str, seed: int, tables: dict[str, str], options: argparse.Nam
 
 
 def scores(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One record a task."""
+    """One record per task."""
     for task in options.task:
         name = "/".join(task.parts[-2:])
         workdir = options.workdir / name.replace("/", "_")
         tables, record = prepared(task, workdir, options.max_train_rows)
         for method in options.methods:
-            seeds = range(1 if method == "probe" else options.seeds)  # a probe has nothing random
+            seeds = range(1 if method == "probe" else options.seeds)  # a probe involves no randomness
             results = []
             for seed in seeds:
                 directory = workdir / f"{method}_{seed}"
@@ -83,21 +82,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", nargs="+", type=Path)
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--model", type=Path, help="pretrained model directory; left out: random weights only")
-    parser.add_argument("--tokenizer", type=Path, help="of random weights (default: the model's)")
-    parser.add_argument("--size", default="3m", help="of random weights: that of the model")
+    parser.add_argument("--model", type=Path, help="pretrained model directory (default: random weights only)")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer for random weights (default: the model's)")
+    parser.add_argument("--size", default="3m", help="size of the random encoder: that of the model")
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help=f"LoRA learns at {LORA_RATE} times this rate")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help=f"LoRA uses {LORA_RATE} times this rate")
     parser.add_argument("--max-train-rows", type=int)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.model is None and options.tokenizer is None:
-        parser.error("give --model, or --tokenizer for random weights alone")
+        parser.error("give --model, or --tokenizer for random weights only")
     options.methods = options.methods or list(METHODS if options.model else METHODS[:1])
     if options.model is None and options.methods != [SCRATCH]:
-        parser.error(f"--methods {' '.join(options.methods)} want --model")
+        parser.error(f"--methods {' '.join(options.methods)} need --model")
 
     records = list(scores(options))
     table = Table("task", "train rows", "classes", "1-5-mers", *options.methods)

@@ -1,9 +1,9 @@
 """Counter-based random numbers: every draw is a pure function of integers.
 
-Crops, masks and dropout must not depend on which host, worker or device asks, or on how far a row is padded. A stateful
-generator cannot promise that; a hash of (seed, domain, record, position) can. The mixer is the finalizer of SplitMix64
-(Steele et al. 2014). The part of dropout that runs on the device is in ``modeling/dropout.py``: this module needs only
-numpy, so that processes that only read genomes do not load jax.
+Crops, masks and dropout must not depend on the host, worker or device that draws them, or on how far a row is padded. A
+stateful generator cannot guarantee that; a hash of (seed, domain, record, position) can. The mixer is the finalizer of
+SplitMix64 (Steele et al. 2014). The part of dropout that runs on the device is in ``modeling/dropout.py``: this module needs
+only numpy, so that processes that only read genomes do not load jax.
 """
 
 from enum import IntEnum
@@ -15,9 +15,9 @@ _GOLDEN64 = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Domain(IntEnum):
-    """What a draw is for: a word of the hash that keeps uses of the same seed and index apart.
+    """The purpose of a draw: a word of the hash that separates different uses of the same seed and index.
 
-    The values are part of every run: changing one changes what a seed means.
+    The values are part of every run: changing one changes the meaning of a seed.
     """
 
     MASK_ORDER = 1
@@ -63,5 +63,5 @@ def uniform(*words: int | NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def record_seeds(seed: int, record_index: NDArray[np.integer]) -> NDArray[np.uint32]:
-    """One 32-bit dropout seed per record, from the seed of the run and the global record index. Shape [rows]."""
+    """One 32-bit dropout seed per record, from the run's seed and the global record index. Shape [rows]."""
     return (hash64(seed, Domain.DROPOUT, record_index) >> np.uint64(32)).astype(np.uint32)

@@ -1,18 +1,18 @@
-"""The shape alphabet and the batches that travel from the data pipelines to the jitted steps.
+"""The shape alphabet, and the batches passed from the data pipelines to the jitted steps.
 
 Shapes in docstrings use these letters:
 
 ====== =====================================================
-B      rows of a batch
-T      tokens of a row, padding included
-K      masked positions of a row (a fixed count)
+B      rows per batch
+T      tokens per row, padding included
+K      masked positions per row (a fixed count)
 V      vocabulary size
 D      hidden size
 F      intermediate size of the feed-forward layer
 H, d   attention heads and their width (D = H * d)
 N      layers
 C      classes
-P      sequences that a row may hold
+P      maximum number of sequences per row
 ====== =====================================================
 """
 
@@ -21,18 +21,18 @@ from typing import Any, NamedTuple
 from jaxtyping import Float32, Int32, UInt32
 
 HostOrDevice = Any
-"""A numpy array in the data pipelines, a jax array inside a jitted step; checkers cannot tell which at a given place."""
+"""A numpy array in the data pipelines, a jax array inside a jitted step; type checkers cannot tell which."""
 
 Tree = dict[str, Any]
 """A nested dict of arrays: parameters, adapters, gradients."""
 
 
 class TokenBatch(NamedTuple):
-    """What the encoder reads.
+    """Inputs of the encoder.
 
     Attributes:
         input_ids: token ids, [B, T].
-        segment_ids: 0 at padding; 1, 2, ... number the sequences of a row. Tokens see their own segment only. [B, T].
+        segment_ids: 0 at padding; 1, 2, ... for the sequences of a row. Tokens attend only to their own segment. [B, T].
         token_type_ids: 0 for the first sequence of a pair (and for single ones), 1 for the second. [B, T].
     """
 
@@ -42,14 +42,14 @@ class TokenBatch(NamedTuple):
 
 
 class MlmBatch(NamedTuple):
-    """A batch for masked language modelling.
+    """A batch for masked language modeling.
 
     Attributes:
-        tokens: the row with masked positions already replaced.
+        tokens: the rows, with masked positions already replaced.
         masked_positions: positions to predict; unused slots repeat position 0. [B, K].
         masked_labels: the original ids at those positions. [B, K].
         masked_weights: 1 for a used slot, 0 for an unused one. [B, K].
-        dropout_seeds: one a row, from (seed, global record index). [B].
+        dropout_seeds: one per row, from (seed, global record index). [B].
     """
 
     tokens: TokenBatch
@@ -60,16 +60,17 @@ class MlmBatch(NamedTuple):
 
 
 class ClassificationBatch(NamedTuple):
-    """A batch of labelled sequences, all rows padded to one length.
+    """A batch of labeled sequences, all rows padded to the same length.
 
-    With ``starts``, a row holds several sequences, told apart by their segments, and ``labels``, ``weights`` and ``rows``
-    are of its slots, [B, P].
+    With ``starts``, a row holds several sequences, distinguished by segment, and ``labels``, ``weights`` and ``rows`` are
+    per slot, [B, P].
 
     Attributes:
         tokens: the rows.
-        labels: class numbers, int32 [B]; of several labels 1 where a row has one, float32 [B, C]; measurements, float32 [B].
+        labels: class numbers, int32 [B]; with several labels per row, 1 for each it has, float32 [B, C]; measurements,
+            float32 [B].
         weights: 1 for a sequence, 0 where there is none. [B].
-        dropout_seeds: one a row, from (seed, global record index). [B].
+        dropout_seeds: one per row, from (seed, global record index). [B].
         rows: position of the sequence in its table, -1 where there is none, so that results return in file order. [B].
         starts: position of each slot's [CLS], 0 in an unused slot, [B, P]; None where each row is one sequence.
     """

@@ -120,7 +120,7 @@ MISTAKES = [
         "protein",
         "corpus build protein.fa --out new",
         "protein.fa, record 1 (HBB), position 4: 'L' is not a DNA letter; accepted are A C G T ...; this looks like "
-        "protein: give the DNA that codes for it",
+        "protein: give the DNA that encodes it",
         text("protein.fa", ">HBB human\n" + 3 * "MVHLTPEEKSAVTALWGKVNVDEVGGEALGRLLVVYPWTQRF\n"),
     ),
     Mistake(

@@ -74,7 +74,7 @@ def test_what_a_model_tells_about_itself(model, classifier):
 def test_mistakes_are_user_errors(model, tmp_path):
     with pytest.raises(UserError, match="prediction needs a classifier"):
         model.predict(SEQUENCES)
-    with pytest.raises(UserError, match="sequences is one text"):
+    with pytest.raises(UserError, match="sequences is a single string"):
         model.embed("ACGT")
     with pytest.raises(UserError, match="does not exist"):
         DNABERT2.load(tmp_path / "none")

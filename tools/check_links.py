@@ -1,8 +1,8 @@
-"""Find dead links in the Markdown files: to files, headings and, with --external, other sites.
+"""Find dead links in the Markdown files: to files, to headings and, with --external, to other sites.
 
     python tools/check_links.py [--external]
 
-A path in backquotes that starts with one of the repository's folders (`configs/finetune.toml`) counts as a link as well.
+A path in backquotes that starts with one of the repository's directories (`configs/finetune.toml`) also counts as a link.
 """
 
 import argparse
@@ -24,12 +24,12 @@ REPOSITORY_PATH = re.compile(r"(benchmarks|configs|dnabert2_jax|docs|launch|test
 
 
 def markdown_files() -> list[Path]:
-    """The Markdown files that people read, at the top and in docs/ and the package."""
+    """The user-facing Markdown files, at the top level and in docs/ and the package."""
     return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "dnabert2_jax").rglob("*.md")])
 
 
 def walk(tokens: list[Token]) -> Iterator[Token]:
-    """All tokens of a document, those inside others as well."""
+    """All tokens of a document, including nested ones."""
     for token in tokens:
         yield token
         yield from walk(token.children or [])
@@ -43,18 +43,18 @@ def parsed(path: Path) -> list[Token]:
 
 @cache
 def anchors(path: Path) -> frozenset[str]:
-    """The names that a site gives to the headings of a Markdown file."""
+    """The anchors that a site generates for the headings of a Markdown file."""
     titles = [inline.content for heading, inline in pairwise(parsed(path)) if heading.type == "heading_open"]
     return frozenset(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
 
 
 def is_missing_path(code: str) -> bool:
-    """Whether this is written like a path of the repository that does not exist."""
+    """Whether this looks like a path in the repository that does not exist."""
     return bool(REPOSITORY_PATH.fullmatch(code)) and not (ROOT / code).exists()
 
 
 def dead_links(path: Path) -> Iterator[str]:
-    """What is wrong with the links of a file that stay inside the repository."""
+    """Problems with a file's links within the repository."""
     for token in walk(parsed(path)):
         if token.type in ("link_open", "image"):
             target = str(token.attrGet("href") or token.attrGet("src"))
@@ -71,13 +71,13 @@ def dead_links(path: Path) -> Iterator[str]:
 
 
 def external_links(path: Path) -> set[str]:
-    """Addresses on other sites that a file links to."""
+    """Addresses of other sites that a file links to."""
     links = (str(token.attrGet("href")) for token in walk(parsed(path)) if token.type == "link_open")
     return {link for link in links if link.startswith(("http:", "https:"))}
 
 
 def unreachable(address: str) -> str | None:
-    """Why an address cannot be opened, or None."""
+    """The reason an address cannot be opened, or None."""
     request = urllib.request.Request(address, headers={"User-Agent": "link check"})
     try:
         with urllib.request.urlopen(request, timeout=20):
@@ -87,9 +87,9 @@ def unreachable(address: str) -> str | None:
 
 
 def main() -> int:
-    """Print every dead link; 1 if there is one."""
+    """Print every dead link; returns 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--external", action="store_true", help="open the links to other sites, too")
+    parser.add_argument("--external", action="store_true", help="also open links to other sites")
     arguments = parser.parse_args()
     files = markdown_files()
     dead = [f"{path.relative_to(ROOT)}: {problem}" for path in files for problem in dead_links(path)]
@@ -97,7 +97,7 @@ def main() -> int:
         for address in sorted({address for path in files for address in external_links(path)}):
             if problem := unreachable(address):
                 dead.append(f"{address}: {problem}")
-    print("\n".join(dead) or f"no dead link in {len(files)} Markdown files")
+    print("\n".join(dead) or f"no dead links in {len(files)} Markdown files")
     return 1 if dead else 0
 
 

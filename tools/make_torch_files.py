@@ -1,8 +1,8 @@
-"""Write tests/convert/torch_files: small state dicts as torch itself saves them, in both of its formats.
+"""Write tests/convert/torch_files: small state dicts saved by torch itself, in both of its formats.
 
     PYTHON-WITH-TORCH tools/make_torch_files.py
 
-The values follow from the index, so that tests/convert/test_torch_pickle.py can say them without torch.
+The values are computed from the index, so that tests/convert/test_torch_pickle.py can reproduce them without torch.
 """
 
 from collections import OrderedDict
@@ -30,7 +30,7 @@ def main() -> None:
         empty=torch.zeros(0, 3),
         parameter=torch.nn.Parameter(numbers + 1),
     )
-    state._metadata = OrderedDict([("", {"version": 1})])  # as Module.state_dict() leaves it
+    state._metadata = OrderedDict([("", {"version": 1})])  # as set by Module.state_dict()
     FILES.mkdir(exist_ok=True)
     torch.save(state, FILES / "archive.bin")
     torch.save(state, FILES / "archive_protocol_4.bin", pickle_protocol=4)

@@ -2,12 +2,12 @@
 
     python tools/reference_finetuning.py DIRECTORY INPUTS.npz LOSSES.npy
 
-reads a classifier that `dnabert2 convert to-hf` wrote, and arrays: input_ids, attention_mask [steps, B, T], labels
-[steps, B], learning_rates [steps], settings (weight_decay, beta1, beta2, epsilon, clip_norm), and of an adapter lora_scale
-and lora.TARGET.A [N, in, r], lora.TARGET.B [N, r, out]. It writes the loss of every step, dropout off, in float32.
+reads a classifier written by `dnabert2 convert to-hf`, and arrays: input_ids, attention_mask [steps, B, T], labels
+[steps, B], learning_rates [steps], settings (weight_decay, beta1, beta2, epsilon, clip_norm), and for an adapter lora_scale,
+lora.TARGET.A [N, in, r] and lora.TARGET.B [N, r, out]. It writes the loss of every step in float32, without dropout.
 
-The original has one projection for query, key and value, and its adapter one A for the three. multimolecule has three
-projections: their adapters share one A module here, so that the two are the same function with the same gradients.
+The original has a single projection for query, key and value, and its adapter a single A for all three. multimolecule has
+three projections: their adapters share one A module here, so that both are the same function with the same gradients.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _TARGETS = {
 
 
 def add_adapter(model: torch.nn.Module, inputs: Any) -> torch.nn.Module:
-    """The model under PEFT with the given matrices; they and the heads learn."""
+    """The model under PEFT with the given matrices; these and the heads are trainable."""
     targets = sorted({name.split(".")[1] for name in inputs if name.startswith("lora.")})
     rank = inputs[f"lora.{targets[0]}.A"].shape[-1]
     modules = [module for target in targets for module in _TARGETS[target]]
@@ -52,7 +52,7 @@ def add_adapter(model: torch.nn.Module, inputs: Any) -> torch.nn.Module:
 
 
 def optimizer_of(model: torch.nn.Module, settings: dict[str, float]) -> torch.optim.AdamW:
-    """AdamW as the Hugging Face trainer makes it: no decay of biases and LayerNorm."""
+    """AdamW as in the Hugging Face trainer: no weight decay on biases and LayerNorm."""
     learn = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     plain = [p for name, p in learn.items() if name.endswith("bias") or "layer_norm" in name]
     decayed = [p for name, p in learn.items() if not (name.endswith("bias") or "layer_norm" in name)]
@@ -62,7 +62,7 @@ def optimizer_of(model: torch.nn.Module, settings: dict[str, float]) -> torch.op
 
 
 def main() -> None:
-    """Train the model of a directory."""
+    """Train the model in a directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("inputs", type=Path)

@@ -1,10 +1,10 @@
-"""DNABERT-2 in PyTorch by multimolecule, an implementation that shares nothing with this one: what tests compare with.
+"""DNABERT-2 in PyTorch from multimolecule, an independent implementation that the tests compare with.
 
     python tools/reference_model.py DIRECTORY INPUTS.npz OUTPUTS.npz
 
-reads a directory that `dnabert2 convert to-hf` wrote and arrays input_ids and attention_mask, and writes hidden states and
-the logits of its head. Runs in a virtual environment of its own, with `pip install multimolecule==0.2.2 safetensors`; it has
-token type 0 only. multimolecule is under the AGPL: it is a tool of the tests, and no part of this package.
+reads a directory written by `dnabert2 convert to-hf` and the arrays input_ids and attention_mask, and writes the hidden
+states and the logits of its head. Runs in its own virtual environment, with `pip install multimolecule==0.2.2 safetensors`;
+it supports only token type 0. multimolecule is licensed under the AGPL: it is a test tool and not part of this package.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _NAMES = (
 
 
 def build(config: dict[str, Any], weights: dict[str, NDArray[Any]], num_labels: int | None) -> torch.nn.Module:
-    """The model in float64 and in evaluation mode; a classifier where ``num_labels`` is given. All tensors must fit."""
+    """The model in float64 and in evaluation mode; a classifier if ``num_labels`` is given. All tensors must match."""
     same = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
     settings = DnaBert2Config(
         **{key: config[key] for key in (*same, "type_vocab_size", "layer_norm_eps", "pad_token_id")},
@@ -44,7 +44,7 @@ def build(config: dict[str, Any], weights: dict[str, NDArray[Any]], num_labels: 
     )
     model = DnaBert2ForMaskedLM(settings) if num_labels is None else DnaBert2ForSequencePrediction(settings)
     state = to_reference(weights)
-    if num_labels is None:  # multimolecule lists its tied tensors, too
+    if num_labels is None:  # multimolecule also lists its tied tensors
         state["lm_head.decoder.weight"] = state["model.embeddings.word_embeddings.weight"]
         state["lm_head.bias"] = state["lm_head.decoder.bias"]
     model.load_state_dict(state, strict=True)
@@ -52,7 +52,7 @@ def build(config: dict[str, Any], weights: dict[str, NDArray[Any]], num_labels: 
 
 
 def to_reference(weights: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
-    """The original's tensors by multimolecule's names, which has query, key and value apart."""
+    """The original's tensors under multimolecule's names, with separate query, key and value."""
     state = {}
     for name, value in weights.items():
         renamed = name
@@ -68,14 +68,14 @@ def to_reference(weights: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
 
 
 def gradients(model: torch.nn.Module, names: list[str]) -> dict[str, NDArray[np.float32]]:
-    """Gradients by the original's names, after a backward pass."""
+    """Gradients under the original's names, after a backward pass."""
     grads = {name: parameter.grad for name, parameter in model.named_parameters(remove_duplicate=False)}
     parts = {name: list(to_reference({name: np.zeros(3)})) for name in names}
     return {name: torch.cat([grads[part] for part in parts[name]]).float().numpy() for name in names}
 
 
 def forward(model: torch.nn.Module, input_ids: NDArray[Any], attention_mask: NDArray[Any]) -> dict[str, torch.Tensor]:
-    """Hidden states and what the heads make of them."""
+    """Hidden states and the outputs of the heads."""
     batch = {"input_ids": torch.from_numpy(input_ids).long(), "attention_mask": torch.from_numpy(attention_mask).long()}
     outputs = model.model(**batch)
     found = {"hidden": outputs.last_hidden_state}
@@ -86,7 +86,7 @@ def forward(model: torch.nn.Module, input_ids: NDArray[Any], attention_mask: NDA
 
 
 def main() -> None:
-    """Run the model of a directory."""
+    """Run the model in a directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("inputs", type=Path)

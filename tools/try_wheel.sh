@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install a wheel into an environment of its own, away from the checkout, and check that it is complete:
+# Install a wheel into its own environment, outside the checkout, and check that it is complete:
 #     tools/try_wheel.sh PYTHON WHEEL
 set -euo pipefail
 
@@ -22,6 +22,6 @@ from dnabert2_jax.reports.page import Page
 assert "site-packages" in find_spec("dnabert2_jax").origin, "the checkout was imported, not the wheel"
 splits = load_splits(*(sample_data.table(split) for split in ("train", "dev", "test")))
 bases = sum(len(record.sequence) for path in sample_data.fasta_files().values() for record in read_fasta(path))
-assert Page("title", "subtitle", []).html().startswith("<!doctype html>")  # the templates are there, too
+assert Page("title", "subtitle", []).html().startswith("<!doctype html>")  # the templates are included
 print(f"the wheel holds {bases:,} bases and {len(splits.train):,} training rows of sample data")
 PYTHON

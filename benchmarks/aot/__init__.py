@@ -1,8 +1,8 @@
-"""Compile for accelerators that this machine does not have, and account for the whole call.
+"""Compile for accelerators that this machine does not have, and account for the cost of a whole call.
 
-For a TPU slice: cycles, memory, and what sets them; :func:`compile_for_tpu` and its ``report()``. For NVIDIA GPUs: memory,
-and the registers and spills of Pallas kernels; :func:`compile_for_gpu`. Nothing runs, so every figure is deterministic. What
-is counted, and what is not, is in docs/aot.md.
+For a TPU slice, cycles and memory and what determines them: :func:`compile_for_tpu` and its ``report()``. For NVIDIA GPUs,
+memory, and the registers and spills of Pallas kernels: :func:`compile_for_gpu`. Nothing runs, so every figure is
+deterministic. docs/aot.md describes what is and is not counted.
 """
 
 from aot.account import KernelRun, UnknownInstruction

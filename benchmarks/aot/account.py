@@ -1,13 +1,13 @@
-"""Cycles of a whole compiled TPU program: every instruction is charged, hidden behind another one, or refused.
+"""Cycles of a whole compiled TPU program: every instruction is charged, hidden behind another one, or rejected.
 
 * An instruction with the compiler's `estimated_cycles` costs those.
 * A `while` costs its body times its trips.
-* A Pallas call costs the largest of: bundles issued, cycles of the busiest matrix unit, HBM bytes at the memory's rate.
+* A Pallas call costs the maximum of: bundles issued, cycles of the busiest matrix unit, HBM bytes at memory bandwidth.
 * A copy or collective split into start and done costs what the work between the two does not hide. Copies share one queue at
-  the memory's rate, collectives one at the interconnect's. A collective that the compiler threads through a chain of fusions
-  starts with the first of them and is done with the last.
-* Anything else costs its bytes at the memory's rate, and is listed.
-* A kind of instruction that is not known here is an error: a cost model that skips what it does not know flatters.
+  memory bandwidth, collectives one at interconnect bandwidth. A collective that the compiler threads through a chain of
+  fusions starts with the first of them and is done with the last.
+* Anything else costs its bytes at memory bandwidth, and is listed.
+* An unknown kind of instruction is an error: a cost model that skips what it does not know is too optimistic.
 """
 
 from collections import defaultdict
@@ -50,11 +50,11 @@ class UnknownInstruction(ValueError):
 
 @dataclass(frozen=True)
 class KernelRun:
-    """What only the running program knows of a Pallas kernel.
+    """Properties of a Pallas kernel that are known only at run time.
 
     Attributes:
-        iterations: for each loop with trips that depend on data, in the order of the schedule: trips summed over the call.
-        hbm_bytes: bytes between HBM and VMEM over the call, where the blocks do not tell.
+        iterations: for each loop with data-dependent trips, in schedule order: trips summed over the call.
+        hbm_bytes: bytes between HBM and VMEM over the call, if the blocks do not determine them.
     """
 
     iterations: Sequence[float] = ()
@@ -69,11 +69,11 @@ def account(
     Args:
         module: the scheduled program.
         chip: what it was compiled for.
-        schedules: the schedule of each Pallas call, by the instruction's name.
-        kernels: by the name given to `pallas_call`.
+        schedules: the schedule of each Pallas call, by instruction name.
+        kernels: run-time properties, by the name given to `pallas_call`.
 
     Raises:
-        UnknownInstruction: a kind of instruction without a rule, or a loop whose trips are not in the program.
+        UnknownInstruction: there is no rule for a kind of instruction, or a loop's trips are not in the program.
         ValueError: `kernels` does not fit; see :func:`aot.bundles.kernel_cycles`.
     """
     accountant = _Accountant(module, chip, schedules, kernels or {})
@@ -85,7 +85,7 @@ def account(
 
 @dataclass
 class _Transfer:
-    """A copy or collective under way; `collective` is None for a copy."""
+    """A copy or collective in progress; `collective` is None for a copy."""
 
     name: str
     duration: float
@@ -95,7 +95,7 @@ class _Transfer:
 
 @dataclass
 class _Clock:
-    """Time within one run of a computation, and the transfers that run beside it."""
+    """Time within one run of a computation, and the transfers that run concurrently."""
 
     now: float = 0.0
     under_way: dict[str, _Transfer] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class _Accountant:
                 for first, _, body, inner in chains[instruction.name]:
                     if instruction.name == first:
                         clock.start(inner.channel, first, *self._transfer(body, inner, inner.opcode, runs))
-                if instruction.estimated_cycles is not None:  # computes something of its own beside the collective
+                if instruction.estimated_cycles is not None:  # also computes something other than the collective
                     clock.now += self._charge_one(computation, instruction, runs)
                 for _, last, _, inner in chains[instruction.name]:
                     if instruction.name == last:
@@ -164,7 +164,7 @@ class _Accountant:
         if opcode == "while":
             trips = self.module.trip_count(computation, instruction)
             if trips is None:
-                raise UnknownInstruction(f"{instruction.name}: a while loop whose trips are not constants of the program")
+                raise UnknownInstruction(f"{instruction.name}: a while loop whose trips are not constants in the program")
             return trips * self.charge(self.module.computations[instruction.called("body") or ""], runs * trips)
         if opcode == "call":
             return self.charge(self.module.computations[instruction.called("to_apply") or ""], runs)
@@ -185,7 +185,7 @@ class _Accountant:
         return cycles
 
     def _charge_conditional(self, instruction: Instruction, runs: int) -> float:
-        """Only the dearest branch is charged."""
+        """Only the most expensive branch is charged."""
         kept, results = self.account, []
         for branch in instruction.branches:
             self.account = Account()
@@ -203,7 +203,7 @@ class _Accountant:
         schedule = self.schedules.get(instruction.name)
         if schedule is None:
             raise UnknownInstruction(
-                f"{instruction.name}: no schedule; the compiler writes it only if it compiles anew, in a process that "
+                f"{instruction.name}: no schedule; the compiler writes it only for a fresh compilation, in a process that "
                 "loaded libtpu through aot"
             )
         cycles = kernel_cycles(
@@ -285,7 +285,7 @@ class _Accountant:
         sent = float(sum(a.bytes for a in computation.operand_arrays(instruction)))
         rate = self.chip.ici_bytes_per_cycle
         if base == "collective-permute":
-            rate /= 2  # one direction
+            rate /= 2  # one direction only
         elif group == 0:
             raise UnknownInstruction(f"{instruction.name}: replica groups not understood: {instruction.attributes[:200]}")
         else:
@@ -304,7 +304,7 @@ class _Accountant:
         return exposed
 
     def _bytes(self, computation: Computation, instruction: Instruction) -> int:
-        """Bytes that an instruction moves through HBM; all its bytes where it works in VMEM alone."""
+        """Bytes that an instruction moves through HBM; all its bytes if it works only in VMEM."""
         arrays: tuple[Array, ...] = (*computation.operand_arrays(instruction), *instruction.shape)
         if instruction.opcode in ("dynamic-slice", "slice", "gather"):
             arrays = (*instruction.shape, *instruction.shape)

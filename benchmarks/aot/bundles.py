@@ -1,8 +1,8 @@
-"""The VLIW schedule of one TPU kernel: which bundles run how often.
+"""The VLIW schedule of one TPU kernel: which bundles run, and how often.
 
 The compiler's dump lists the bundles of a kernel by address. A loop starts at an ``LB:`` line and ends with the branch back
-to one of the regions that start there; the four bundles after a branch (its delay slots) run too. Bundles of a predicated
-region count as if it were always taken.
+to one of the regions that start there; the four bundles after a branch (its delay slots) also run. Predicated regions are
+counted as if always taken.
 """
 
 import re
@@ -19,15 +19,15 @@ _BRANCH = re.compile(r"sbr\.rel.*?target = \$region(\d+)")
 
 @dataclass
 class Loop:
-    """A range of bundles that runs `trips` times for each run of what encloses it.
+    """A range of bundles that runs `trips` times per run of its enclosing loop.
 
     Attributes:
         start: address of the first bundle.
         end: address after the last bundle.
-        trips: None where only the running program knows.
-        is_grid: the loop over the steps of a Pallas grid.
-        matrix: matrix instructions by unit, those of inner loops left out.
-        spills: vector registers stored for want of registers, those of inner loops left out.
+        trips: None if known only at run time.
+        is_grid: whether this is the loop over the steps of a Pallas grid.
+        matrix: matrix instructions by unit, excluding inner loops.
+        spills: vector registers spilled, excluding inner loops.
         inner: loops inside this one, in order.
     """
 
@@ -41,7 +41,7 @@ class Loop:
 
     @property
     def bundles(self) -> int:
-        """Bundles of this loop's own, those of inner loops left out."""
+        """This loop's own bundles, excluding inner loops."""
         return self.end - self.start - sum(loop.end - loop.start for loop in self.inner)
 
     def walk(self) -> Iterator["Loop"]:
@@ -55,7 +55,7 @@ def parse_bundles(text: str) -> Loop:
     """The loops of a ``*-final_bundles.txt``; the outermost one is the kernel itself, which runs once.
 
     Raises:
-        ValueError: the text is not such a dump, or a loop has no branch back.
+        ValueError: the text is not such a dump, or a loop has no backward branch.
     """
     bundles = _join_lines(text)
     kernel = Loop(0, len(bundles), 1)
@@ -81,7 +81,7 @@ def parse_bundles(text: str) -> Loop:
 
 
 def _join_lines(text: str) -> list[tuple[str, str]]:
-    """(label, text) of each bundle; a bundle with a comment of several lines is joined."""
+    """(label, text) of each bundle; bundles with multi-line comments are joined into one line."""
     bundles: list[tuple[str, str]] = []
     for line in text.splitlines():
         if head := _BUNDLE.match(line):
@@ -105,7 +105,7 @@ def _loop_end(bundles: list[tuple[str, str]], start: int) -> int:
 
 @dataclass(frozen=True)
 class KernelCycles:
-    """What one call of a kernel keeps busy, in cycles.
+    """Resource use of one kernel call, in cycles.
 
     Attributes:
         bundles: bundles issued.
@@ -125,20 +125,20 @@ def kernel_cycles(
 
     Args:
         kernel: from :func:`parse_bundles`.
-        grid_steps: steps of the Pallas grid; they replace the trips of the grid's loop, which has two more to fill and drain
+        grid_steps: steps of the Pallas grid; they replace the trips of the grid loop, which has two more to fill and drain
             its pipeline.
         matrix_cycles: cycles for which one matrix instruction occupies its unit.
-        iterations: for each loop whose trips the schedule does not tell, by address: its trips summed over the whole call.
-        name: for messages.
+        iterations: for each loop whose trips are not in the schedule, by address: its trips summed over the whole call.
+        name: name for messages.
 
     Raises:
-        ValueError: `iterations` does not fit the loops of the kernel, or the grid's loop is missing.
+        ValueError: `iterations` does not match the kernel's loops, or the grid loop is missing.
     """
     dynamic = [loop for loop in kernel.walk() if loop.trips is None]
     if len(dynamic) != len(iterations):
         places = ", ".join(f"{loop.start:#x} ({loop.bundles} bundles)" for loop in dynamic) or "none"
         raise ValueError(
-            f"{name}: {len(dynamic)} loops with trips that only the running program knows, at {places}; "
+            f"{name}: {len(dynamic)} loops with trips known only at run time, at {places}; "
             f"{len(iterations)} totals given in `iterations`"
         )
     totals = {id(loop): float(total) for loop, total in zip(dynamic, iterations, strict=True)}

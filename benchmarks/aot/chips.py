@@ -1,4 +1,4 @@
-"""Figures of the accelerators that programs are compiled for, from their vendors' data sheets."""
+"""Data-sheet figures of the accelerators that programs are compiled for."""
 
 from dataclasses import dataclass
 from math import log2
@@ -8,10 +8,10 @@ from dnabert2_jax.platform import TPUS
 
 @dataclass(frozen=True)
 class Chip:
-    """One TPU chip, as the cost model sees it: per cycle, beside what :data:`TPUS` says.
+    """One TPU chip as the cost model sees it, with per-cycle figures in addition to :data:`TPUS`.
 
     Attributes:
-        name: as in the first part of a topology, ``v5e:2x2``.
+        name: the first part of a topology such as ``v5e:2x2``.
         clock_hz: cycles per second.
         ici_bytes_per_cycle: rate at which a ring over one mesh axis carries a collective, both directions together.
         matrix_cycles: cycles for which one matrix instruction occupies its unit.
@@ -24,17 +24,17 @@ class Chip:
 
     @property
     def hbm_bytes(self) -> int:
-        """Size of the memory."""
+        """Memory size."""
         return TPUS[self.name].hbm_bytes
 
     @property
     def hbm_bytes_per_cycle(self) -> float:
-        """Rate of the memory."""
+        """Memory bandwidth."""
         return float(TPUS[self.name].hbm_bytes_per_second // self.clock_hz)
 
     @property
     def flops_per_cycle(self) -> int:
-        """Peak of the matrix units in bfloat16: a power of two, as their sides are, which data sheets round."""
+        """Peak of the matrix units in bfloat16: a power of two, like their dimensions, which data sheets round."""
         return 2 ** round(log2(TPUS[self.name].peak_flops / self.clock_hz))
 
 
@@ -49,18 +49,18 @@ CHIPS = {chip.name: chip for chip in [V5E, V5P, V6E]}
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU, as XLA has to know it to compile for it.
+    """One NVIDIA GPU, with what XLA needs to know to compile for it.
 
     Attributes:
         name: as the driver reports it.
         capability: CUDA compute capability, major and minor.
         processors: streaming multiprocessors.
-        fp32_per_processor: float32 units of each.
+        fp32_per_processor: float32 units per multiprocessor.
         clock_ghz: boost clock.
-        memory_bytes: size of the memory.
-        memory_bytes_per_second: rate of the memory.
-        l2_bytes: size of the last cache.
-        shared_bytes: shared memory of a multiprocessor.
+        memory_bytes: memory size.
+        memory_bytes_per_second: memory bandwidth.
+        l2_bytes: size of the L2 cache.
+        shared_bytes: shared memory per multiprocessor.
     """
 
     name: str

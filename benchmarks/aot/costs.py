@@ -1,4 +1,4 @@
-"""What a program is charged for, and the sums over it."""
+"""The charges for a program, and their totals."""
 
 from dataclasses import dataclass, field
 
@@ -17,13 +17,13 @@ class Cost:
     """The charge for one instruction.
 
     Attributes:
-        name: the instruction's.
-        opcode: its kind; for a fusion or custom call, too.
+        name: name of the instruction.
+        opcode: its opcode, also for a fusion or custom call.
         kind: one of ``CLASSES``.
-        cycles: of one run.
+        cycles: cycles per run.
         runs: how often the program runs it.
-        by_bytes: charged at the memory's rate, for want of an estimate.
-        source: where it comes from in the user's program.
+        by_bytes: whether it is charged at memory bandwidth for lack of an estimate.
+        source: its origin in the user's program.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The parts of the charge for one Pallas call, in cycles of one run.
+    """The components of the charge for one Pallas call, in cycles per run.
 
     Attributes:
-        name: the instruction's.
+        name: name of the instruction.
         kernel: the name given to `pallas_call`.
-        grid: of the call.
-        loops: trips of each loop of the schedule over the call.
+        grid: grid of the call.
+        loops: trips of each loop in the schedule over the call.
         bundles: VLIW bundles issued, predicated regions as if always taken.
         matrix: cycles of the busiest matrix unit.
-        hbm: cycles of the memory.
-        hbm_exact: False where the number of fetches is an upper bound or a guess.
-        vmem: bytes of VMEM that the kernel takes for blocks and scratch.
-        spills: vector registers stored for want of registers, as written in the schedule.
+        hbm: cycles of memory traffic.
+        hbm_exact: False if the number of fetches is an upper bound or a guess.
+        vmem: bytes of VMEM that the kernel uses for blocks and scratch.
+        spills: vector registers spilled, according to the schedule.
         runs: how often the program runs it.
     """
 
@@ -77,13 +77,13 @@ class Kernel:
 
     @property
     def bottleneck(self) -> str:
-        """What sets the charge."""
+        """The component that determines the charge."""
         return max(("bundles", "matrix", "hbm"), key=lambda part: float(getattr(self, part)))
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective, bytes and cycles of one run."""
+    """One collective, with bytes and cycles per run."""
 
     name: str
     opcode: str
@@ -96,7 +96,7 @@ class Collective:
 
 @dataclass
 class Account:
-    """Everything that a program is charged for."""
+    """All charges for a program."""
 
     costs: list[Cost] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
@@ -117,5 +117,5 @@ class Account:
 
     @property
     def charged_by_bytes(self) -> list[Cost]:
-        """Instructions without an estimate, the dearest first."""
+        """Instructions without an estimate, most expensive first."""
         return sorted((c for c in self.costs if c.cycles and c.by_bytes), key=lambda c: -c.total)

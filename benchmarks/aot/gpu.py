@@ -1,6 +1,6 @@
-"""Compile a function for NVIDIA GPUs on a machine that has none: memory, and what its Pallas kernels take of the hardware.
+"""Compile a function for NVIDIA GPUs on a machine without one: memory, and the hardware resources of its Pallas kernels.
 
-There is no cost model for GPUs here: times need a GPU.
+There is no cost model for GPUs: measuring time needs a GPU.
 """
 
 import importlib
@@ -25,14 +25,14 @@ from dnabert2_jax.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class GpuKernel:
-    """What one Pallas kernel takes, as the assembler reports it.
+    """Resources of one Pallas kernel, as reported by the assembler.
 
     Attributes:
         name: the name given to `pallas_call`.
-        registers: of a thread.
-        spill_stores: bytes a thread stores for want of registers.
-        spill_loads: bytes a thread loads for the same reason.
-        stack: bytes of a thread's stack frame.
+        registers: registers per thread.
+        spill_stores: bytes of spill stores per thread.
+        spill_loads: bytes of spill loads per thread.
+        stack: bytes of stack frame per thread.
     """
 
     name: str
@@ -49,7 +49,7 @@ class CompiledForGpu:
     Attributes:
         gpu: one of ``chips.GPUS``.
         compiled: jax's compiled object; it cannot run here.
-        kernels: its Pallas kernels that go through Triton, one entry for each that differs.
+        kernels: its Pallas kernels lowered through Triton, one entry per distinct kernel.
     """
 
     gpu: str
@@ -83,10 +83,10 @@ class CompiledForGpu:
 
 @cache
 def gpu_devices(gpu: str, count: int = 1) -> tuple[Any, ...]:
-    """Devices of one machine with `count` GPUs, to make a mesh of; the same ones at every call.
+    """Devices of one machine with `count` GPUs, for building a mesh; every call returns the same ones.
 
     Raises:
-        UserError: no such GPU, or jax's CUDA plugin or the assembler is not installed.
+        UserError: the GPU is unknown, or jax's CUDA plugin or the assembler is not installed.
     """
     if gpu not in GPUS:
         raise UserError(f"no figures for a GPU {gpu!r}{nearest(gpu, GPUS)}; there are some for {', '.join(GPUS)}")
@@ -113,7 +113,7 @@ def compile_for_gpu(function: Callable[..., Any], *arguments: Any, gpu: str, **j
     jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
     with tempfile.TemporaryDirectory(prefix="dnabert2-ptx-") as dump:
         options = {"xla_gpu_cuda_data_dir": str(cuda), "xla_gpu_autotune_level": 0, "xla_dump_to": dump}
-        options["xla_backend_optimization_level"] = 3  # kernels as users get them, whatever XLA_FLAGS says
+        options["xla_backend_optimization_level"] = 3  # kernels as users get them, regardless of XLA_FLAGS
         compiled = jitted.lower(*arguments).compile(compiler_options=options)
         calls = {
             instruction.op_name.split("/")[-2]
@@ -146,11 +146,11 @@ def _assemble(ptx: Path, cuda: Path) -> Sequence[GpuKernel]:
 
 @cache
 def _cuda() -> Path:
-    """The folder of the CUDA assembler that pip installs."""
+    """The directory of the CUDA assembler installed by pip."""
     missing = [name for name in ("jax_plugins.xla_cuda12", "nvidia.cuda_nvcc") if not _installed(name)]
     if missing:
         raise UserError(f"compiling for a GPU needs {' and '.join(missing)}, not installed here; run `make aot`")
-    if "JAX_PLATFORMS" not in os.environ:  # jax looks for a GPU as soon as its plugin is there
+    if "JAX_PLATFORMS" not in os.environ:  # jax looks for a GPU as soon as its plugin is installed
         jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
     cuda = Path(importlib.import_module("nvidia.cuda_nvcc").__path__[0])
     os.environ["PATH"] = f"{cuda / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"

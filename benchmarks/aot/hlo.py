@@ -1,6 +1,6 @@
-"""Scheduled HLO as text -> computations, instructions, the bytes of their shapes and the trips of their loops.
+"""Parse scheduled HLO text into computations, instructions, the bytes of their shapes and the trips of their loops.
 
-Only the syntax lives here; what an instruction costs is decided in :mod:`aot.account`.
+Only the syntax is handled here; :mod:`aot.account` decides what an instruction costs.
 """
 
 import json
@@ -27,8 +27,8 @@ class Array:
     Attributes:
         dtype: XLA's name of the element type.
         dims: logical sizes.
-        minor_to_major: dimensions from the fastest one on.
-        tile: sizes of the memory tile, minor dimension last; empty where the layout has none.
+        minor_to_major: dimensions, fastest-varying first.
+        tile: sizes of the memory tile, minor dimension last; empty if the layout has none.
         space: memory space; 0 is HBM, 1 is VMEM.
     """
 
@@ -40,14 +40,14 @@ class Array:
 
     @property
     def bits(self) -> int:
-        """Bits of one element."""
+        """Bits per element."""
         if self.dtype in _BITS:
             return _BITS[self.dtype]
         return int(re.findall(r"\d+", self.dtype)[0])
 
     @property
     def bytes(self) -> int:
-        """Bytes in memory, padding of the tiles included."""
+        """Bytes in memory, tile padding included."""
         return self.bytes_of(self.dims)
 
     def bytes_of(self, dims: tuple[int, ...]) -> int:
@@ -61,7 +61,7 @@ class Array:
 
 
 def parse_shape(text: str) -> tuple[Array, ...]:
-    """All arrays of a shape, those of nested tuples flattened in order."""
+    """All arrays of a shape, with nested tuples flattened in order."""
     return tuple(_array(*match.groups()) for match in _ARRAY.finditer(text))
 
 
@@ -91,12 +91,12 @@ class Instruction:
     shape: tuple[Array, ...]
     operands: tuple[str, ...]
     attributes: str
-    literal: str  # what stands between the parentheses
+    literal: str  # the text between the parentheses
     is_root: bool
 
     @cached_property
     def backend_config(self) -> dict[str, Any]:
-        """The compiler's notes on this instruction, empty where it left none."""
+        """The compiler's backend config of this instruction; empty if there is none."""
         start = self.attributes.find("backend_config={")
         if start < 0:
             return {}
@@ -105,18 +105,18 @@ class Instruction:
 
     @property
     def estimated_cycles(self) -> int | None:
-        """The compiler's own estimate, None where it has none."""
+        """The compiler's own estimate, or None."""
         cycles = self.backend_config.get("window_config", {}).get("estimated_cycles")
         return None if cycles is None else int(cycles)
 
     @property
     def scoped_vmem(self) -> int:
-        """Bytes of VMEM that the instruction takes while it runs."""
+        """Bytes of VMEM that the instruction uses while it runs."""
         configs = self.backend_config.get("used_scoped_memory_configs", [])
         return sum(int(c["size"]) for c in configs if c["memory_space"] == "1")
 
     def called(self, role: str) -> str | None:
-        """Name of the computation called as `calls`, `body`, `condition`, `to_apply`."""
+        """Name of the computation referenced as `calls`, `body`, `condition` or `to_apply`."""
         return dict(_CALLED.findall(self._attributes_head)).get(role)
 
     @property
@@ -135,15 +135,15 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Where the instruction comes from in the user's program, as far as the compiler kept it."""
+        """The instruction's origin in the user's program, as far as the compiler preserved it."""
         name = re.search(r'op_name="([^"]*)"', self.attributes)
         return name.group(1) if name else ""
 
     @property
     def channel(self) -> str:
-        """What the parts of one collective share: the number of its chain of fusions, or of its channel.
+        """An identifier shared by the parts of one collective: the number of its chain of fusions, or of its channel.
 
-        Collectives that the compiler threads through fusions may all have one channel; their chains tell them apart.
+        Collectives that the compiler threads through fusions may all share one channel; their chains distinguish them.
         """
         chain = re.search(r'chain_id="(\d+)"', self.attributes)
         channel = re.search(r"channel_id=(\d+)", self._attributes_head)
@@ -151,7 +151,7 @@ class Instruction:
 
     @property
     def group_size(self) -> int:
-        """Devices in one group of a collective; 0 where the instruction does not say."""
+        """Devices in one group of a collective; 0 if the instruction does not specify it."""
         text = self._attributes_head
         if found := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
             sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found.group(1))}
@@ -169,7 +169,7 @@ class Instruction:
 
 @dataclass
 class Computation:
-    """A list of instructions in the order in which they run."""
+    """A list of instructions in execution order."""
 
     name: str
     instructions: list[Instruction] = field(default_factory=list)
@@ -190,11 +190,11 @@ class Computation:
         return {i.name: i for i in self.instructions}
 
     def operand_arrays(self, instruction: Instruction) -> tuple[Array, ...]:
-        """Arrays that an instruction reads, tuples flattened."""
+        """Arrays that an instruction reads, with tuples flattened."""
         return tuple(array for name in instruction.operands for array in self[name].shape)
 
     def constant(self, name: str) -> int | None:
-        """The integer that a scalar is known to be, seen through copies; None where it is not a constant."""
+        """The integer value of a constant scalar, looking through copies; None if it is not a constant."""
         instruction = self[name]
         if instruction.opcode == "constant" and re.fullmatch(r"-?\d+", instruction.literal):
             return int(instruction.literal)
@@ -211,14 +211,14 @@ class Module:
     entry: Computation
 
     def reachable(self, name: str) -> Iterator[tuple[Computation, Instruction]]:
-        """Instructions of a fused computation and of every one fused into it, each with where it stands."""
+        """Instructions of a fused computation and of all computations fused into it, each with its computation."""
         for instruction in self.computations[name]:
             yield self.computations[name], instruction
             if called := instruction.called("calls"):
                 yield from self.reachable(called)
 
     def trip_count(self, caller: Computation, loop: Instruction) -> int | None:
-        """Trips of a counted `while`; None where start, step or end is not a constant of the program."""
+        """Trips of a counted `while`; None if its start, step or end is not a constant in the program."""
         condition, body = (self.computations[loop.called(role) or ""] for role in ("condition", "body"))
         test = condition.root
         while test.opcode in ("copy", "bitcast"):
@@ -243,7 +243,7 @@ def _tuple_index(instruction: Instruction) -> int | None:
 
 
 def _step(body: Computation, name: str, index: int) -> int | None:
-    """What one trip adds to the loop counter at `index` of the loop's tuple."""
+    """The amount that one trip adds to the loop counter at `index` of the loop's tuple."""
     instruction = body[name]
     if instruction.opcode in ("copy", "bitcast"):
         return _step(body, instruction.operands[0], index)
@@ -259,7 +259,7 @@ def _step(body: Computation, name: str, index: int) -> int | None:
 
 
 def parse_module(text: str) -> Module:
-    """Read what ``compiled.as_text()`` returns.
+    """Parse the output of ``compiled.as_text()``.
 
     Raises:
         ValueError: there is no entry computation.
@@ -300,7 +300,7 @@ def _instruction(line: str, head: re.Match[str]) -> Instruction:
 
 
 def _closing(line: str, start: int) -> int:
-    """Position after the parenthesis that closes the one at `start`."""
+    """Position after the parenthesis that matches the one at `start`."""
     depth = 0
     for position in range(start, len(line)):
         depth += {"(": 1, ")": -1}.get(line[position], 0)

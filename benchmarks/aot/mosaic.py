@@ -1,7 +1,7 @@
-"""What a Pallas TPU call says about itself: its grid, its blocks, and how often each block is fetched.
+"""Information carried by a Pallas TPU call: its grid, its blocks, and how often each block is fetched.
 
-The call carries its kernel as MLIR. Index maps are evaluated over the whole grid; Pallas copies a block only when its
-indices differ from those of the step before.
+The call carries its kernel as MLIR. Index maps are evaluated over the whole grid; Pallas copies a block only if its
+indices differ from those of the previous step.
 """
 
 import base64
@@ -24,8 +24,8 @@ class Block:
 
     Attributes:
         shape: sizes of the block.
-        fetches: times the block is copied over the whole grid; every step where the index map reads run-time values.
-        exact: False where `fetches` is that upper bound.
+        fetches: number of copies of the block over the whole grid; one per step if the index map reads run-time values.
+        exact: False if `fetches` is that upper bound.
     """
 
     shape: tuple[int, ...]
@@ -41,7 +41,7 @@ class MosaicCall:
         name: the name given to `pallas_call`.
         grid: sizes of the grid.
         scalars: scalar-prefetch operands, which come first among the operands.
-        blocks: inputs, then outputs; None for an operand that the kernel copies by itself.
+        blocks: inputs, then outputs; None for an operand that the kernel copies itself.
     """
 
     name: str
@@ -57,7 +57,7 @@ class MosaicCall:
     def hbm_bytes(self, operands: tuple[Array, ...], results: tuple[Array, ...]) -> tuple[int, bool]:
         """Bytes between HBM and VMEM over the call, and whether they are exact rather than an estimate.
 
-        What lives in VMEM already costs nothing. An operand that the kernel copies by itself counts once, as a whole.
+        Arrays already in VMEM cost nothing. An operand that the kernel copies itself counts once, as a whole.
         """
         total, exact = sum(array.bytes for array in operands[: self.scalars]), True
         arrays = (*operands[self.scalars :], *results)
@@ -74,10 +74,10 @@ class MosaicCall:
 
 
 def read_mosaic_call(config: dict[str, Any]) -> MosaicCall:
-    """Read the backend configuration of a ``tpu_custom_call``.
+    """Parse the backend configuration of a ``tpu_custom_call``.
 
     Raises:
-        KeyError: an index map uses an operation that is not known here.
+        KeyError: an index map uses an unknown operation.
     """
     from jaxlib.mlir import ir
     from jaxlib.mosaic.python import tpu
@@ -111,7 +111,7 @@ def _block(window: Any, functions: dict[str, Any], grid: tuple[int, ...], scalar
     return Block(shape, 1 + int(changes.sum()), exact=True)
 
 
-_Value = Any  # an array over the grid, a number, or None for what only the running program knows
+_Value = Any  # an array over the grid, a number, or None if known only at run time
 
 _COMPARE = [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]
 
@@ -143,7 +143,7 @@ _OPERATIONS: dict[str, Callable[..., _Value]] = {
 
 
 def _evaluate(index_map: Any, arguments: list[_Value]) -> list[_Value]:
-    """Values of an index map for all steps of the grid at once."""
+    """Values of an index map for all grid steps at once."""
     block = index_map.regions[0].blocks[0]
     values: dict[Any, _Value] = dict(zip(block.arguments, arguments, strict=True))
     for op in block.operations:

@@ -13,9 +13,9 @@ class Memory:
     """Bytes per device.
 
     Attributes:
-        arguments: of the call.
-        outputs: of the call.
-        aliased: outputs that take the place of donated arguments.
+        arguments: arguments of the call.
+        outputs: outputs of the call.
+        aliased: outputs that reuse donated arguments.
         temporaries: everything in between.
     """
 
@@ -26,7 +26,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """What has to fit into the device at once."""
+        """The total that must fit on the device at once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries
 
 
@@ -38,7 +38,7 @@ def memory_of(compiled: Any) -> Memory:
 
 @dataclass(frozen=True)
 class TpuReport:
-    """What one call of a program costs on each chip of a slice; print it for a table."""
+    """The cost of one call of a program on each chip of a slice; print it for a table."""
 
     topology: str
     chip: Chip
@@ -56,7 +56,7 @@ class TpuReport:
         return self.cycles / self.chip.clock_hz
 
     def utilization(self, flops: float) -> float:
-        """Share of the chip's peak, for a call that does `flops` of useful work on each chip."""
+        """Fraction of the chip's peak, for a call that does `flops` of useful work on each chip."""
         return flops / (self.chip.flops_per_cycle * self.cycles)
 
     def to_json(self) -> dict[str, Any]:
@@ -73,10 +73,10 @@ class TpuReport:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.topology}: {_millions(self.cycles)} cycles, {1e3 * self.seconds:,.3f} ms a call"]
+        lines = [f"{self.topology}: {_millions(self.cycles)} cycles, {1e3 * self.seconds:,.3f} ms per call"]
         lines += _class_lines(self.account)
         used, hbm, temporary = (n / 2**30 for n in (self.memory.peak, self.chip.hbm_bytes, self.memory.temporaries))
-        lines.append(f"memory: {used:.2f} of {hbm:.0f} GiB a chip, {temporary:.2f} GiB of it temporary")
+        lines.append(f"memory: {used:.2f} of {hbm:.0f} GiB per chip, {temporary:.2f} GiB of it temporary")
         lines += _kernel_lines(self.account) + _collective_lines(self.account) + _by_bytes_lines(self.account)
         return "\n".join(lines)
 
@@ -103,14 +103,14 @@ def _kernel_lines(account: Account) -> list[str]:
 
 
 def _collective_lines(account: Account) -> list[str]:
-    """Like collectives together: an unrolled model has hundreds."""
+    """Similar collectives grouped together: an unrolled model has hundreds."""
     groups: defaultdict[tuple[str, int, float], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for c in account.collectives:
         row = groups[c.opcode, c.group, c.bytes]
         row[0] += c.runs
         row[1] += c.runs * c.hidden
         row[2] += c.runs * c.exposed
-    lines = ["collectives: runs, bytes a chip sends in one, cycles of all"] if groups else []
+    lines = ["collectives: runs, bytes sent per chip and run, total cycles"] if groups else []
     for (opcode, group, sent), (runs, hidden, exposed) in sorted(groups.items(), key=lambda item: -item[1][2]):
         over = f" over {group}" if group else ""
         lines.append(
@@ -121,7 +121,7 @@ def _collective_lines(account: Account) -> list[str]:
 
 
 def _by_bytes_lines(account: Account) -> list[str]:
-    """Instructions without an estimate by kind, each with the dearest one."""
+    """Instructions without an estimate by kind, each with the most expensive one."""
     groups = defaultdict(list)
     for cost in account.charged_by_bytes:
         groups[cost.opcode].append(cost)
@@ -130,7 +130,7 @@ def _by_bytes_lines(account: Account) -> list[str]:
     for opcode, costs in groups.items():
         dearest = costs[0]
         lines.append(
-            f"  {len(costs)} x {opcode}: {_millions(sum(c.total for c in costs))}; dearest {dearest.name} "
+            f"  {len(costs)} x {opcode}: {_millions(sum(c.total for c in costs))}; largest {dearest.name} "
             f"{_millions(dearest.total)} {dearest.source}".rstrip()
         )
     return lines

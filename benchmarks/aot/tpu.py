@@ -1,4 +1,4 @@
-"""Compile a function for a TPU slice on a machine that has none, and account for its cycles and its memory."""
+"""Compile a function for a TPU slice on a machine without one, and account for its cycles and memory."""
 
 import atexit
 import importlib.util
@@ -32,7 +32,7 @@ class CompiledForTpu:
         topology: the slice.
         compiled: jax's compiled object; it cannot run here.
         module: the scheduled program.
-        schedules: the loops of each Pallas kernel, by the name of its instruction.
+        schedules: the loops of each Pallas kernel, by instruction name.
     """
 
     topology: str
@@ -46,7 +46,7 @@ class CompiledForTpu:
         return memory_of(self.compiled)
 
     def report(self, kernels: Mapping[str, KernelRun] | None = None) -> TpuReport:
-        """The cost of one call, see :func:`aot.account.account`.
+        """The cost of one call; see :func:`aot.account.account`.
 
         Raises:
             UserError: there are no figures for this generation.
@@ -60,7 +60,7 @@ class CompiledForTpu:
 
 @cache
 def tpu_devices(topology: str) -> tuple[Any, ...]:
-    """Devices of a slice such as ``v5e:4x4``, to make a mesh of; the same ones at every call.
+    """Devices of a slice such as ``v5e:4x4``, for building a mesh; every call returns the same ones.
 
     Raises:
         UserError: libtpu is not installed.
@@ -81,17 +81,17 @@ def compile_for_tpu(function: Callable[..., Any], *arguments: Any, topology: str
         **jit_options: for `jax.jit`, such as `donate_argnums`.
 
     Raises:
-        UserError: see :func:`tpu_devices`; or a program that this libtpu compiles and cannot write down.
+        UserError: see :func:`tpu_devices`; or this libtpu compiles the program but cannot write it out.
     """
     dump = _dump_directory()
     jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
     compiled = jitted.lower(*arguments).compile()
     try:
         text = compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:  # libtpu 0.0.52, of whole steps for v5p and v6e
+    except jax.errors.JaxRuntimeError as error:  # libtpu 0.0.52, for whole steps on v5p and v6e
         raise UserError(
-            f"{topology}: the program compiles, but this libtpu cannot write it down, so that nothing can be charged "
-            f"({str(error).splitlines()[0]}); take another libtpu or another slice"
+            f"{topology}: the program compiles, but this libtpu cannot write it out, so its cost cannot be estimated "
+            f"({str(error).splitlines()[0]}); use another libtpu or another slice"
         ) from error
     module = parse_module(text)
     calls = {i.name for c in module.computations.values() for i in c if i.custom_call_target == "tpu_custom_call"}
@@ -106,12 +106,12 @@ def compile_for_tpu(function: Callable[..., Any], *arguments: Any, topology: str
 
 @cache
 def _dump_directory() -> Path:
-    """Where libtpu writes the schedules of this process; libtpu reads its options when it is loaded, once."""
+    """The directory where libtpu writes this process's schedules; libtpu reads its options only once, when it is loaded."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "compiling for a TPU needs libtpu, which is not installed here; run `make aot`, or pip install libtpu"
         )
-    if "JAX_PLATFORMS" not in os.environ:  # jax looks for a TPU as soon as libtpu is there
+    if "JAX_PLATFORMS" not in os.environ:  # jax looks for a TPU as soon as libtpu is installed
         jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
     directory = Path(tempfile.mkdtemp(prefix="dnabert2-schedules-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)

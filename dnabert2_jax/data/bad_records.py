@@ -1,4 +1,4 @@
-"""Records that cannot be used: all of them are named in one error, or they are left out and counted."""
+"""Unusable records: either one error names all of them, or they are skipped and counted."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ _MOST_NAMED = 10
 
 
 class BadRecords:
-    """Collects what is wrong with the records of one source.
+    """Collects problems with the records of one source.
 
     Args:
-        source: the file, or what else they came from, as messages begin.
-        policy: ``error`` or ``skip``; None for callers that cannot leave records out, whose messages do not offer it.
+        source: the file or other origin, with which messages begin.
+        policy: ``error`` or ``skip``; None for callers that cannot skip records, so that messages do not offer it.
     """
 
     def __init__(self, source: str, policy: BadRecordPolicy | None) -> None:
@@ -21,20 +21,20 @@ class BadRecords:
         self._messages: list[str] = []
 
     def add(self, error: UserError) -> None:
-        """Count a record; its message begins with the source."""
+        """Add a bad record; its message begins with the source."""
         self._messages.append(str(error))
 
     def finish(self, records: int) -> tuple[str, ...]:
-        """Judge all of them at the end.
+        """Report all of them at the end.
 
         Args:
-            records: how many there were, good and bad.
+            records: total number of records, good and bad.
 
         Returns:
-            A note about those that were left out; nothing if there were none.
+            A note about the skipped records; empty if there are none.
 
         Raises:
-            UserError: there are bad records, and the policy is not to skip them; or nothing else is left.
+            UserError: there are bad records and the policy is not to skip them, or no good records are left.
         """
         if not self._messages:
             return ()
@@ -47,7 +47,7 @@ class BadRecords:
 
 
 def refuse_records(source: str, errors: Sequence[UserError], records: int) -> None:
-    """Raise one error that names all bad records; nothing happens if there are none."""
+    """Raise one error that names all bad records, if there are any."""
     if errors:
         raise UserError(_described(source, [str(error) for error in errors], records))
 
@@ -60,7 +60,7 @@ def _described(source: str, messages: Sequence[str], records: int) -> str:
 
 
 def _listed(source: str, messages: Sequence[str]) -> str:
-    """What is wrong with the first few, without the advice that follows."""
+    """The problems of the first few, without the advice that follows."""
     named = [message.removeprefix(f"{source}, ").partition("; ")[0] for message in messages[:_MOST_NAMED]]
     more = [f"and {len(messages) - _MOST_NAMED:,} more"] if len(messages) > _MOST_NAMED else []
     return "; ".join([*named, *more])

@@ -1,7 +1,7 @@
-"""Batches of token rows: one assembler for training and inference, whatever plan says which sequence goes where.
+"""Batches of token rows: one assembler for training and inference, driven by a plan of which sequence goes where.
 
-Three planners make plans for it: ``by_length`` (one sequence in each row, rows of a few padded lengths), ``packed_epochs``
-(training batches whose rows hold several sequences) and ``packing`` (the same for inference, where order is free).
+Three modules make plans: ``by_length`` (one sequence per row, rows of a few padded lengths), ``packed_epochs`` (training
+batches whose rows hold several sequences) and ``packing`` (the same for inference, where the order is free).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ from dnabert2_jax.types import ClassificationBatch, HostOrDevice, TokenBatch
 
 
 class EncodedBatch(NamedTuple):
-    """What a network reads, and which sequences they are. P is the number of slots of a row.
+    """The network's inputs, and which sequences they are. P is the number of slots per row.
 
     Attributes:
         tokens: ids, segments and token types, [B, T] each; segment s of a row is its slot s - 1.
         starts: position of each slot's [CLS], 0 in an unused slot, int32 [B, P]; None where each row is one sequence.
-        rows: number of the encoded row in each slot, -1 in an unused one, [B, P]; [B] where each row is one sequence.
+        rows: index of the encoded row in each slot, -1 in an unused one, [B, P]; [B] where each row is one sequence.
     """
 
     tokens: TokenBatch
@@ -33,13 +33,13 @@ class EncodedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The shape of a batch, and what goes into it.
+    """The shape and content of a batch.
 
     Attributes:
-        width: T, tokens of a row, padding included.
-        height: B, rows of the batch; those beyond ``members`` stay empty.
-        members: numbers of the encoded rows that share each row of the batch, in their order.
-        slots: P, the most that may share a row; None where each row is one sequence, without an axis for slots.
+        width: T, tokens per row, padding included.
+        height: B, rows in the batch; those beyond ``members`` stay empty.
+        members: indices of the encoded rows that share each row of the batch, in order.
+        slots: P, the maximum number that may share a row; None where each row is one sequence and there is no slot axis.
     """
 
     width: int
@@ -50,7 +50,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Batches(Sequence[EncodedBatch]):
-    """A sequence of batches, each assembled when it is asked for.
+    """A sequence of batches, each assembled on access.
 
     Attributes:
         encoded: the token rows.
@@ -66,17 +66,17 @@ class Batches(Sequence[EncodedBatch]):
 
     @property
     def shapes(self) -> set[tuple[int, int]]:
-        """(rows, width) of the batches: one compilation each."""
+        """Distinct (rows, width) of the batches; each is compiled once."""
         return {(plan.height, plan.width) for plan in self.plan}
 
     @property
     def widths(self) -> list[int]:
-        """Widths of rows in use, ascending."""
+        """Row widths in use, ascending."""
         return sorted({plan.width for plan in self.plan})
 
     @property
     def real_tokens(self) -> int:
-        """Tokens of all sequences, special tokens included."""
+        """Total tokens of all sequences, special tokens included."""
         lengths = self.encoded.lengths
         return sum(int(lengths[number]) for plan in self.plan for members in plan.members for number in members)
 
@@ -118,12 +118,12 @@ class Batches(Sequence[EncodedBatch]):
 
 @dataclass(frozen=True)
 class TrainingBatches(Sequence[ClassificationBatch]):
-    """Batches with labels and dropout seeds: those of one epoch.
+    """The batches of one epoch, with labels and dropout seeds.
 
     Attributes:
         batches: the token rows.
-        labels: of each encoded row, [rows] or [rows, C].
-        dropout_seeds: of each encoded row; where several share a row of the batch, the first one's counts. [rows].
+        labels: label of each encoded row, [rows] or [rows, C].
+        dropout_seeds: seed of each encoded row; where several share a row of the batch, the first one's is used. [rows].
     """
 
     batches: Batches
@@ -149,13 +149,13 @@ class TrainingBatches(Sequence[ClassificationBatch]):
         return map(self._labeled, self.batches)
 
     def one_of_each_shape(self) -> list[ClassificationBatch]:
-        """A batch of each (rows, width) that occurs, the widest first."""
+        """One batch of each (rows, width) that occurs, widest first."""
         first = {(plan.height, plan.width): number for number, plan in reversed(list(enumerate(self.batches.plan)))}
         return [self[first[shape]] for shape in sorted(first, key=lambda shape: -shape[1])]
 
     def _labeled(self, batch: EncodedBatch) -> ClassificationBatch:
         used = batch.rows >= 0
-        labels = self.labels[batch.rows]  # an unused slot's -1 reads the last row's, which then becomes 0
+        labels = self.labels[batch.rows]  # an unused slot's -1 reads the last row's label, which is then set to 0
         labels[~used] = 0
         first = batch.rows if batch.starts is None else batch.rows[:, 0]
         return ClassificationBatch(

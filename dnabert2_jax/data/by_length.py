@@ -1,8 +1,8 @@
-"""Batches of one sequence a row, padded to one of a few lengths.
+"""Batches of one sequence per row, padded to one of a few lengths.
 
-Rows are padded to a few lengths rather than to the longest row of the file: a jitted step is compiled once for each length,
-and short rows do not pay for a long one. What a batch holds is a pure function of (seed, epoch), so a run that resumes in
-the middle of an epoch sees what it would have seen.
+Rows are padded to a few lengths rather than to the longest row of the file: a jitted step is compiled once per length, and
+short rows do not pay for a long one. The content of a batch is a pure function of (seed, epoch), so a run resumed in the
+middle of an epoch sees the same batches as an uninterrupted one.
 """
 
 import numpy as np
@@ -14,23 +14,23 @@ from dnabert2_jax.draws import Domain, hash64, record_seeds
 
 
 def choose_lengths(lengths: NDArray[np.integer], max_shapes: int = 3, multiple: int = 8) -> tuple[int, ...]:
-    """The padded lengths, at most ``max_shapes``, that need the fewest padded tokens in all.
+    """The padded lengths, at most ``max_shapes``, that need the fewest padded tokens in total.
 
     Args:
-        lengths: tokens of every row that will be batched. [rows].
-        max_shapes: most lengths to use; each costs a compilation.
+        lengths: tokens in every row that will be batched. [rows].
+        max_shapes: maximum number of lengths; each costs a compilation.
         multiple: every length is a multiple of this many tokens.
 
     Returns:
-        Ascending lengths; the last one holds the longest row.
+        Ascending lengths; the last one fits the longest row.
     """
     if max_shapes < 1 or multiple < 1 or not len(lengths):
         raise ValueError(f"max_shapes {max_shapes} and multiple {multiple} must be at least 1, of {len(lengths)} rows")
     rounded = -(-np.asarray(lengths, np.int64) // multiple) * multiple
     candidates, counts = np.unique(rounded, return_counts=True)
     rows_up_to = np.cumsum(counts)
-    # best[j]: fewest padded tokens for the rows up to candidate j when candidate j is the longest length in use; one length
-    # at first, one more each round. before[j]: the length used before j, or -1 where one more did not help.
+    # best[j]: fewest padded tokens for the rows up to candidate j if candidate j is the longest length in use; one length
+    # at first, one more per round. before[j]: the length used before j, or -1 where one more did not help.
     best = candidates * rows_up_to
     rounds: list[NDArray[np.int64]] = []
     for _ in range(max_shapes - 1):
@@ -57,19 +57,19 @@ def epoch_batches(
     """The training batches of one epoch: every row once, in an order drawn from (seed, epoch).
 
     A batch is drawn at random from the rows of one padded length, and the batches of all lengths are shuffled together. The
-    rows left over at one length (a random few, different ones each epoch) move up to the next length in use. So an epoch has
-    ceil(rows / batch_size) steps whatever the lengths, and at most one short batch: a step over two or three rows would move
-    the parameters as far as a full one, in a noisier direction.
+    rows left over at one length (a random few, different in each epoch) move up to the next length in use. An epoch thus has
+    ceil(rows / batch_size) steps regardless of the lengths, and at most one short batch: a step over two or three rows would
+    move the parameters as far as a full one, in a noisier direction.
 
     Args:
         encoded: the rows.
-        batch_size: rows of a batch.
+        batch_size: rows per batch.
         seed: the run's seed.
         epoch: from 0.
         lengths: padded lengths, from :func:`choose_lengths`.
 
     Returns:
-        Batches whose dropout seeds come from the record index ``epoch * len(encoded) + row``, never from the batch.
+        Batches whose dropout seeds depend on the record index ``epoch * len(encoded) + row``, never on the batch.
 
     Raises:
         ValueError: a row is longer than the last length.
@@ -87,12 +87,12 @@ def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def epoch_seeds(rows: int, seed: int, epoch: int) -> NDArray[np.uint32]:
-    """A dropout seed for every row, of the record index ``epoch * rows + row``. [rows]."""
+    """A dropout seed for every row, from the record index ``epoch * rows + row``. [rows]."""
     return record_seeds(seed, epoch * rows + np.arange(rows))
 
 
 def evaluation_batches(encoded: EncodedRows, batch_size: int, lengths: tuple[int, ...]) -> Batches:
-    """Batches of every row once, short rows first and otherwise in file order.
+    """Batches that hold every row once, short rows first and otherwise in file order.
 
     Raises:
         ValueError: a row is longer than the last length.

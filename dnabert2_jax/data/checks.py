@@ -1,6 +1,6 @@
-"""Checks of a task's tables: rows, lengths, letters, duplicates, contradictory labels, and rows that two tables share.
+"""Checks of a task's tables: rows, lengths, letters, duplicates, contradictory labels, and rows shared between tables.
 
-A score on a test table that repeats training rows, or that contradicts itself, says less than it seems to; these are the
+A score on a test table that repeats training rows or contradicts itself is less meaningful than it seems; these are the
 counts needed to judge it.
 """
 
@@ -20,13 +20,13 @@ _MAX_LINES = 5
 
 
 class TableReport(TypedDict):
-    """Counts of one table; sequences are compared after the letters policy, pairs as pairs.
+    """Counts for one table; sequences are compared after the letters policy, pairs as pairs.
 
     Attributes:
         path: the file.
-        rows: its rows.
+        rows: number of rows.
         label_counts: rows by label, in the order of the classes; empty if labels are measurements.
-        measurements: their mean, standard deviation, smallest and largest; empty if labels are classes.
+        measurements: their mean, standard deviation, minimum and maximum; empty if labels are classes.
         bases: total letters of all sequences.
         shortest, median, longest: bases per row, both sequences of a pair together.
         lower_case: letters that were upper-cased.
@@ -36,7 +36,7 @@ class TableReport(TypedDict):
         tokens_lost: tokens truncated, over all rows.
         duplicate_rows: rows that repeat the sequence of an earlier row.
         contradictory_sequences: sequences that occur with more than one label.
-        contradictory_lines: the first few lines of the file with such a sequence.
+        contradictory_lines: the first few lines of the file that hold such a sequence.
     """
 
     path: str
@@ -58,13 +58,13 @@ class TableReport(TypedDict):
 
 
 class SharedRows(TypedDict):
-    """Rows of one table whose sequence is also in another one.
+    """Rows of one table whose sequence also occurs in another.
 
     Attributes:
         earlier, later: names of the two tables.
         rows: rows of the later table whose sequence is also in the earlier one.
-        contradictory_rows: those of them with a label that the earlier table never gives that sequence.
-        lines: the first few lines of shared rows in the later table.
+        contradictory_rows: those whose label never occurs with that sequence in the earlier table.
+        lines: the first few lines of the later table that hold shared rows.
     """
 
     earlier: str
@@ -75,12 +75,12 @@ class SharedRows(TypedDict):
 
 
 class TablesReport(TypedDict):
-    """The tables of a fine-tuning run.
+    """Checks of the tables of a fine-tuning run.
 
     Attributes:
         max_tokens: maximum row length in tokens, special tokens included.
-        tables: by name (train, dev, test).
-        shared: for each pair of tables.
+        tables: counts by table name (train, dev, test).
+        shared: shared rows for each pair of tables.
     """
 
     max_tokens: int
@@ -93,7 +93,7 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
 
     Args:
         splits: the tables.
-        encoded: the same as token ids, by name: ``train``, ``dev`` and ``test``.
+        encoded: the same tables as token ids, by name: ``train``, ``dev`` and ``test``.
     """
     tables = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     labels = {name: _labels_by_sequence(table, encoded[name]) for name, table in tables.items()}
@@ -105,7 +105,7 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
 
 
 def notes_on(data: TablesReport) -> list[str]:
-    """Warnings for a reader of the scores: truncated rows, contradictory labels, and rows that two tables share."""
+    """Warnings for readers of the scores: truncated rows, contradictory labels, and rows shared between tables."""
     notes = []
     cut = {name: table for name, table in data["tables"].items() if table["truncated_rows"]}
     if cut:
@@ -121,9 +121,9 @@ def notes_on(data: TablesReport) -> list[str]:
     for pair in data["shared"]:
         if pair["rows"]:
             consequence = (
-                "the test scores are not of unseen sequences alone"
+                "the test scores are not based only on unseen sequences"
                 if pair["later"] == "test"
-                else "the dev scores, by which the evaluation to keep is chosen, favor what memorizes the training rows"
+                else "the dev scores, which select the evaluation to keep, favor memorizing the training rows"
             )
             notes.append(
                 f"{pair['rows']:,} of {data['tables'][pair['later']]['rows']:,} {pair['later']} rows are also in the "
@@ -139,7 +139,7 @@ def _lines(first: list[int]) -> str:
 
 
 def leaked_lines(splits: Splits) -> list[int]:
-    """Lines of the test table whose sequence (or pair) is also in the train or the dev table, whatever its label."""
+    """Lines of the test table whose sequence (or pair) is also in the train or dev table, regardless of its label."""
     seen = {*splits.train.keys(), *splits.dev.keys()}
     return [line for line, key in zip(splits.test.lines, splits.test.keys(), strict=True) if key in seen]
 

@@ -1,4 +1,4 @@
-"""Finding the columns of a table by their names, as people write them."""
+"""Find the columns of a table by name, tolerating common variants."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,21 +8,21 @@ from dnabert2_jax.errors import UserError, nearest
 _LOOKS_LIKE_DNA = re.compile(r"[ACGTN]{8,}", re.IGNORECASE)
 
 _SYNONYMS = {"sequence": ("seq", "dna", "dnasequence"), "label": ("labels", "class", "target")}
-"""Other names of the default columns, in plain form."""
+"""Alternative names of the default columns, in normalized form."""
 
 
 @dataclass(frozen=True)
 class Header:
     """The header of a table.
 
-    A column is the one of exactly that name; or else the one that differs only in case, spaces, ``_`` or ``-``; or else the
-    one with another common name, such as ``seq``. Two at the same level are an error.
+    A column is matched by its exact name; or else by a name that differs only in case, spaces, ``_`` or ``-``; or else by
+    another common name, such as ``seq``. Two matches at the same level are an error.
 
     Attributes:
         source: the file, for messages.
         names: names of the columns.
         expected: the columns that the header must have, for messages.
-        notes: which columns were read under another name; grows as columns are looked up.
+        notes: which columns were matched under another name; grows as columns are looked up.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Header:
         """The position of a column.
 
         Raises:
-            UserError: there is none, or more than one.
+            UserError: no column matches, or more than one does.
         """
         at, _ = self._find(name)
         if at is None:
@@ -51,10 +51,10 @@ class Header:
         return at
 
     def sequence_columns(self, name: str) -> list[int]:
-        """Positions of the column of sequences, or of the two columns of pairs, which end in 1 and 2.
+        """Positions of the sequence column, or of the two columns of pairs, which end in 1 and 2.
 
         Raises:
-            UserError: there is neither, or one cannot tell which is meant.
+            UserError: there is neither, or the choice is ambiguous.
         """
         pair = [f"{name}1", f"{name}2"]
         single_level = self._find(name)[1]
@@ -66,7 +66,7 @@ class Header:
         return [self.column(name)] if single_level <= pair_level else [self.column(each) for each in pair]
 
     def _find(self, name: str) -> tuple[int | None, int]:
-        """Where a column is, and how far its name is from the one asked for: 0 exact, 1 written otherwise, 2 a synonym."""
+        """A column's position, and how its name matches the requested one: 0 exactly, 1 as a variant, 2 as a synonym."""
         stem, digit = (name[:-1], name[-1]) if name[-1:] in "12" and name[:-1] in _SYNONYMS else (name, "")
         levels = (
             [at for at, own in enumerate(self.names) if own == name],

@@ -1,4 +1,4 @@
-"""Making train, dev and test tables of one: whole groups of rows go to one table, so that what belongs together stays so."""
+"""Split one table into train, dev and test tables by whole groups of rows, so that related rows stay together."""
 
 import csv
 import re
@@ -34,13 +34,13 @@ _LABEL_COLUMNS = ("label", "labels", "class", "target")
 
 @dataclass(frozen=True)
 class Division:
-    """Three tables of one.
+    """The result of splitting a table.
 
     Attributes:
-        rows: rows of each table.
-        groups: groups of each table.
-        labels: rows with each label in each table, where the table has labels and few different ones.
-        notes: what is worth knowing about it, for the terminal.
+        rows: rows in each table.
+        groups: groups in each table.
+        labels: rows with each label in each table, if the table has labels and few distinct ones.
+        notes: remarks for the terminal.
     """
 
     rows: dict[str, int]
@@ -63,22 +63,22 @@ def divide_table(
 ) -> Division:
     """Write ``train.csv``, ``dev.csv`` and ``test.csv`` with the table's own columns, and ``split.json``.
 
-    Rows with the same sequence (or pair) are always in one table.
+    Rows with the same sequence (or pair) always go to the same table.
 
     Args:
         table: the rows.
         out: the directory to create.
         by: what else stays together.
-        group_column: the column of ``group``; for ``contig`` that of the contig, by default one that is called so, or else
-            the part of ``name`` before the last colon, as in ``chr2:100-200``.
-        fractions: of the rows, for train, dev and test.
-        similarity: of ``similarity``: see :func:`~dnabert2_jax.data.similarity.similar_groups`.
-        seed: of the order in which groups are dealt out.
-        sequence_column: the column of sequences; pairs are in two of that name with 1 and 2.
-        force: replace what such a call wrote there before.
+        group_column: for ``group``, the column of groups; for ``contig``, that of contigs: by default a column with such a
+            name, or else the part of ``name`` before the last colon, as in ``chr2:100-200``.
+        fractions: fractions of the rows for train, dev and test.
+        similarity: threshold for ``similarity``; see :func:`~dnabert2_jax.data.similarity.similar_groups`.
+        seed: determines the order in which groups are assigned.
+        sequence_column: the column of sequences; pairs are in two columns with that name followed by 1 and 2.
+        force: replace the output of an earlier split.
 
     Raises:
-        UserError: the table or a column cannot be used, fractions that are not, or fewer groups than tables.
+        UserError: the table or a column cannot be used, the fractions are invalid, or there are fewer groups than tables.
     """
     if min(fractions) < 0 or not np.isclose(sum(fractions), 1):
         raise UserError(f"fractions {fractions} of train, dev and test do not add up to 1; give three such as 0.8,0.1,0.1")
@@ -116,7 +116,7 @@ def divide_table(
 
 
 def connected(values: list[Any], keys: list[Any]) -> NDArray[np.int64]:
-    """Group numbers [rows], from 0: rows that share a value or a key, directly or through others, are in one group."""
+    """Group numbers [rows], from 0: rows that share a value or key, directly or through other rows, are in one group."""
     count = len(values)
     first: dict[tuple[str, Any], int] = {}
     links = [
@@ -132,11 +132,11 @@ def connected(values: list[Any], keys: list[Any]) -> NDArray[np.int64]:
 def deal(groups: NDArray[np.int64], fractions: tuple[float, float, float], seed: int) -> NDArray[np.int64]:
     """Which of the three tables each row goes to, [rows].
 
-    Groups are taken in random order, large ones first, and each goes to the table that lacks most rows, as long as no table
-    stays empty.
+    Groups are taken in random order, large ones first, and each goes to the table that is short of the most rows, provided
+    that no table stays empty.
 
     Raises:
-        UserError: fewer groups than tables that get any.
+        UserError: there are fewer groups than tables that should get any.
     """
     wanted = [number for number, fraction in enumerate(fractions) if fraction > 0]
     _, sizes = np.unique(groups, return_counts=True)
@@ -177,7 +177,7 @@ def _column_values(source: str, names: list[str], rows: list[list[str]], by: Div
     for number, match in enumerate(contigs):
         if match is None:
             raise UserError(
-                f"{source}: name {rows[number][at]!r} does not say on which contig the sequence is; accepted is "
+                f"{source}: name {rows[number][at]!r} does not name the contig of the sequence; accepted is "
                 "CONTIG:ANYTHING, as in chr2:100-200; name a column of contigs with --group-column"
             )
     return [match[1] for match in contigs if match]

@@ -1,7 +1,7 @@
-"""From sequences to token rows: the one place where sequences and pairs are tokenized, cut to a limit, or read in windows.
+"""From sequences to token rows: the only place where sequences and pairs are tokenized, truncated, or split into windows.
 
-A row is what the encoder reads as one sequence: ``[CLS] A [SEP]``, or ``[CLS] A [SEP] B [SEP]`` for a pair. Training,
-evaluation, prediction and embedding all read rows made here.
+A row is one sequence as the encoder reads it: ``[CLS] A [SEP]``, or ``[CLS] A [SEP] B [SEP]`` for a pair. Training,
+evaluation, prediction and embedding all use the rows made here.
 """
 
 import os
@@ -23,7 +23,7 @@ from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import with_template
 
 NO_LIMIT = 2**30
-"""A ``max_tokens`` that no sequence reaches."""
+"""A value of ``max_tokens`` that no sequence reaches."""
 
 _MOST_THREADS = 8
 
@@ -37,7 +37,7 @@ class EncodedRows:
 
     Attributes:
         input_ids: ids of each row, special tokens included, [tokens of the row] each.
-        first_tokens: tokens of token type 0 in each row: those before the second sequence of a pair. [rows].
+        first_tokens: number of tokens of type 0 in each row: those before the second sequence of a pair. [rows].
     """
 
     input_ids: list[NDArray[np.int32]]
@@ -49,18 +49,18 @@ class EncodedRows:
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each row. [rows]."""
+        """Tokens in each row. [rows]."""
         return np.array([len(ids) for ids in self.input_ids], np.int32)
 
 
 @dataclass(frozen=True)
 class EncodedSequences(EncodedRows):
-    """Sequences or pairs as token rows of at most ``max_tokens`` tokens, those of one sequence side by side.
+    """Sequences or pairs as token rows of at most ``max_tokens`` tokens; the rows of one sequence are adjacent.
 
     Attributes:
         windows: number of rows of each sequence; 1 unless it was too long and is read in windows. [sequences].
         full_lengths: tokens that each sequence would have without a limit. [sequences].
-        cut_bases: bases at each sequence's end that no row holds; for a pair, those of both. [sequences].
+        cut_bases: bases truncated from the end of each sequence; for a pair, from both. [sequences].
         max_tokens: the limit.
     """
 
@@ -75,7 +75,7 @@ class EncodedTable(EncodedSequences):
     """A labeled table, one token row per table row.
 
     Attributes:
-        labels: class numbers [rows], 0 and 1 for each label [rows, C] or measurements [rows], see
+        labels: class numbers [rows], 0 or 1 for each label [rows, C], or measurements [rows]; see
             :class:`~dnabert2_jax.types.ClassificationBatch`.
     """
 
@@ -87,7 +87,7 @@ class EncodedTable(EncodedSequences):
         Args:
             other: the same rows, reverse-complemented before they were tokenized.
             seed: the run's seed.
-            epoch: from 0; each epoch draws another half.
+            epoch: from 0; each epoch draws a different half.
         """
         take = (hash64(seed, Domain.ROW_STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
         return replace(
@@ -100,11 +100,11 @@ class EncodedTable(EncodedSequences):
 
     @property
     def truncated_rows(self) -> int:
-        """Rows that were cut to ``max_tokens``."""
+        """Number of rows truncated to ``max_tokens``."""
         return int(np.count_nonzero(self.full_lengths > self.lengths))
 
     def summary(self) -> str:
-        """One line about lengths and truncation, for the terminal."""
+        """A line about lengths and truncation, for the terminal."""
         line = f"{len(self):,} rows, {int(self.lengths.sum()):,} tokens, longest row {int(self.lengths.max()):,} tokens"
         if self.truncated_rows:
             cut = int((self.full_lengths - self.lengths).sum())
@@ -118,17 +118,17 @@ class EncodedTable(EncodedSequences):
 def encode_table(
     table: Table, tokenizer: Tokenizer, labels: Labels, max_tokens: int, *, token_types: bool = True
 ) -> EncodedTable:
-    """Tokenize a labeled table; rows that are too long are cut, see :func:`encode_sequences`.
+    """Tokenize a labeled table; rows that are too long are truncated, see :func:`encode_sequences`.
 
     Args:
         table: the rows.
-        tokenizer: gives the ids of a sequence.
-        labels: what the training table's labels stand for.
-        max_tokens: longest row, in tokens, special tokens included.
-        token_types: the second sequence of a pair has token type 1; else type 0.
+        tokenizer: the tokenizer.
+        labels: the meaning of the training table's labels.
+        max_tokens: maximum row length in tokens, special tokens included.
+        token_types: whether the second sequence of a pair has token type 1 rather than 0.
 
     Raises:
-        UserError: ``max_tokens`` leaves no room for a token of each sequence, or a label is not among the classes.
+        UserError: ``max_tokens`` leaves no room for one token of each sequence, or a label is not among the classes.
     """
     encoded = encode_sequences(table, tokenizer, max_tokens, long="cut", token_types=token_types)
     return EncodedTable(**vars(encoded), labels=labels.encode(table))
@@ -145,20 +145,21 @@ def encode_sequences(
 ) -> EncodedSequences:
     """Tokenize sequences or pairs as rows of at most ``max_tokens`` tokens, special tokens included.
 
-    Windows begin and end at token boundaries of the whole sequence, and have equal numbers of tokens. That makes them
-    windows of bases, too: BPE never merged across such a boundary, so a window has the tokens its bases alone would get.
+    Windows begin and end at token boundaries of the whole sequence and have equal numbers of tokens. They are therefore also
+    windows of bases: BPE never merged across such a boundary, so a window has the same tokens as its bases on their own.
 
     Args:
         sequences: sequences or pairs.
-        tokenizer: makes the ids.
-        max_tokens: longest row.
-        long: what to do with a sequence that is too long. Pairs can only be cut, because a pair of windows would mean
-            nothing: tokens are cut from the longer sequence until both are equally long, then from both.
+        tokenizer: the tokenizer.
+        max_tokens: maximum row length in tokens.
+        long: what to do with sequences that are too long. Pairs can only be truncated, because a pair of windows would be
+            meaningless: tokens are removed from the longer sequence until both have the same length, then from both.
         overlap: minimum window overlap as a fraction of a window, in [0, 1).
-        token_types: the second sequence of a pair has token type 1; else type 0.
+        token_types: whether the second sequence of a pair has token type 1 rather than 0.
 
     Raises:
-        UserError: no room for a token of each sequence, an overlap out of range, or a long pair that may not be cut.
+        UserError: there is no room for one token of each sequence, the overlap is out of range, or a long pair may not be
+            truncated.
     """
     special = 2 if sequences.pairs is None else 3
     room = max_tokens - special
@@ -207,11 +208,11 @@ def _raw_ids(sequences: Sequences, tokenizer: Tokenizer) -> Iterator[tuple[Raw, 
 
 
 def window_starts(tokens: int, window: int, overlap: float) -> list[int]:
-    """First tokens of the fewest evenly spread windows that cover ``tokens`` tokens with at least the given overlap.
+    """Start positions of the fewest evenly spaced windows that cover ``tokens`` tokens with at least the given overlap.
 
     Args:
-        tokens: of the sequence, more than ``window``.
-        window: tokens of a window.
+        tokens: tokens in the sequence, more than ``window``.
+        window: tokens per window.
         overlap: minimum overlap as a fraction of a window, in [0, 1).
     """
     step = max(1, int(window * (1 - overlap)))

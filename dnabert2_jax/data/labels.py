@@ -1,14 +1,14 @@
-"""What the label column of a table stands for: a class, any number of labels, or a measurement.
+"""The meaning of a table's label column: a class, any number of labels, or a measurement.
 
 ============ ========================= =====================================================================
 task         a row's label             for example
 ============ ========================= =====================================================================
 single_label its class                 ``promoter``, or ``1``
-multi_label  names joined by ``;``     ``H3K4me3;H3K27ac``, or ``0;3``; ``-`` for a row without any
+multi_label  names joined by ``;``     ``H3K4me3;H3K27ac``, or ``0;3``; ``-`` for none
 regression   a number                  ``-0.25``
 ============ ========================= =====================================================================
 
-The training table decides what the labels are; the other tables are read accordingly.
+The training table determines the labels; the other tables are read accordingly.
 """
 
 import math
@@ -27,16 +27,16 @@ from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.errors import UserError, WrongTaskError, nearest
 
 SEPARATOR, NONE = ";", "-"
-"""What separates the labels of a row, and what stands for none."""
+"""The separator between the labels of a row, and the symbol for none."""
 
 _CLASS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
 class Labels(ABC):
-    """What a training table's label column stands for.
+    """The meaning of a training table's label column.
 
     Attributes:
-        names: names of a head's outputs, C of them.
+        names: names of the head's C outputs.
     """
 
     names: tuple[str, ...]
@@ -48,23 +48,23 @@ class Labels(ABC):
     @property
     @abstractmethod
     def head(self) -> HeadConfig:
-        """The head that predicts them; it reads a sequence as the original does."""
+        """The head that predicts them; it pools a sequence as the original does."""
 
     @property
     @abstractmethod
     def what(self) -> str:
-        """What there is to predict, for a message."""
+        """What is to be predicted, for messages."""
 
     @abstractmethod
     def encode(self, table: Table) -> NDArray[Any]:
-        """A table's labels as a batch holds them: see :class:`~dnabert2_jax.types.ClassificationBatch`.
+        """A table's labels in batch format; see :class:`~dnabert2_jax.types.ClassificationBatch`.
 
         Raises:
-            UserError: a label that is not in the training table.
+            UserError: a label is not in the training table.
         """
 
     def counts(self, table: Table) -> dict[str, int]:
-        """Rows of a table that have each label; empty for measurements."""
+        """Number of a table's rows with each label; empty for measurements."""
         return {}
 
 
@@ -83,7 +83,7 @@ class LabelSet(Labels):
         """The classes of a training table: 0, 1, ... C-1 in that order, or names in alphabetical order.
 
         Raises:
-            UserError: one class only, numbers with a gap, numbers mixed with names, or numbers that are not integers.
+            UserError: there is only one class, numbers have a gap or are mixed with names, or numbers are not integers.
         """
         first_row: dict[str, int] = {}
         for row, label in enumerate(table.labels):
@@ -125,18 +125,18 @@ class LabelSet(Labels):
 
     @property
     def what(self) -> str:
-        """How many classes, and which."""
+        """The number of classes, and their names."""
         return f"{len(self)} classes: {_listed(self.names)}"
 
     def counts(self, table: Table) -> dict[str, int]:
-        """Rows of each class, in the order of the classes."""
+        """Number of rows of each class, in the order of the classes."""
         return {name: table.labels.count(name) for name in self.names}
 
     def encode(self, table: Table) -> NDArray[np.int32]:
         """Class numbers of a table's rows, shape [rows].
 
         Raises:
-            UserError: a label that is not among the classes.
+            UserError: a label is not among the classes.
         """
         number = {name: c for c, name in enumerate(self.names)}
         _refuse_unknown(table, ((row, label) for row, label in enumerate(table.labels) if label not in number), self.names)
@@ -148,17 +148,17 @@ class MultiLabelSet(Labels):
     """The labels of a task whose rows may have several; label number c is called ``names[c]``.
 
     Attributes:
-        names: as tables write them, ``;`` between those of a row.
+        names: labels as tables write them, separated by ``;`` within a row.
     """
 
     names: tuple[str, ...]
 
     @classmethod
     def from_table(cls, table: Table) -> "MultiLabelSet":
-        """The labels of a training table: integers in their order, or names in alphabetical order.
+        """The labels of a training table: integers in numerical order, or names in alphabetical order.
 
         Raises:
-            UserError: a label that is empty, named twice in a row or surrounded by white space; or one label only.
+            UserError: a label is empty, repeated within a row or surrounded by white space; or there is only one label.
         """
         found = {name for row in range(len(table)) for name in _names_of(table, row)}
         if len(found) < 2:
@@ -177,18 +177,18 @@ class MultiLabelSet(Labels):
 
     @property
     def what(self) -> str:
-        """How many labels, and which."""
+        """The number of labels, and their names."""
         return f"{len(self)} labels, any number per row: {_listed(self.names)}"
 
     def counts(self, table: Table) -> dict[str, int]:
-        """Rows that have each label."""
+        """Number of rows with each label."""
         return dict(zip(self.names, self.encode(table).astype(int).sum(axis=0).tolist(), strict=True))
 
     def encode(self, table: Table) -> NDArray[np.float32]:
         """1 where a row has a label, else 0, shape [rows, C].
 
         Raises:
-            UserError: a label that is not among them.
+            UserError: a label is not among them.
         """
         number = {name: c for c, name in enumerate(self.names)}
         names = [_names_of(table, row) for row in range(len(table))]
@@ -206,12 +206,12 @@ class MultiLabelSet(Labels):
 
 @dataclass(frozen=True)
 class Measurements(Labels):
-    """Numbers in their own unit; a head predicts how many standard deviations a number is from the mean.
+    """Measurements in their own unit; a head predicts how many standard deviations a measurement is from the mean.
 
     Attributes:
-        mean: of the training table.
+        mean: mean of the training table.
         deviation: the training table's (population) standard deviation.
-        names: the name of the one output.
+        names: the name of the single output.
     """
 
     mean: float
@@ -220,16 +220,16 @@ class Measurements(Labels):
 
     @classmethod
     def from_table(cls, table: Table) -> "Measurements":
-        """Mean and deviation of a training table.
+        """Mean and standard deviation of a training table.
 
         Raises:
-            UserError: a label that is not a number, labels that are all the same, or that float32 cannot tell apart.
+            UserError: a label is not a number, or the labels are all the same or indistinguishable in float32.
         """
         values = _numbers(table)
         mean, deviation = float(values.mean()), float(values.std())
         if not deviation > 0:
             raise UserError(
-                f"{table.path}: all {len(table)} rows have the label {table.labels[0]!r}; a regression needs different ones"
+                f"{table.path}: all {len(table)} rows have the label {table.labels[0]!r}; regression needs different values"
             )
         if not math.isfinite(deviation) or deviation < 1e-5 * abs(mean):
             raise UserError(
@@ -245,23 +245,23 @@ class Measurements(Labels):
 
     @property
     def what(self) -> str:
-        """How an output of the network becomes a measurement."""
+        """How an output of the network is converted to a measurement."""
         return f"measurements, {self.mean:g} + {self.deviation:g} x output"
 
     def encode(self, table: Table) -> NDArray[np.float32]:
-        """The numbers as they are, shape [rows].
+        """The measurements, unscaled, shape [rows].
 
         Raises:
-            UserError: a label that is not a number.
+            UserError: a label is not a number.
         """
         return _numbers(table).astype(np.float32)
 
 
 def learn_labels(task: TaskKind, train: Table) -> Labels:
-    """What the label column of a task's training table stands for.
+    """The meaning of the label column in a task's training table.
 
     Raises:
-        UserError: labels that the task cannot have.
+        UserError: the labels are not valid for the task.
     """
     if task == "single_label":
         return LabelSet.from_table(train)
@@ -276,7 +276,7 @@ def saved_labels(head: HeadConfig, names: tuple[str, ...]) -> Labels:
 
 
 def _names_of(table: Table, row: int) -> list[str]:
-    """The labels of a row, each once."""
+    """The distinct labels of a row."""
     label = table.labels[row]
     names = [] if label == NONE else label.split(SEPARATOR)
     for name in names:
@@ -292,7 +292,7 @@ def _numbers(table: Table) -> NDArray[np.float64]:
     values, errors = np.empty(len(table)), []
     for row, label in enumerate(table.labels):
         try:
-            values[row] = float(label.replace("_", "no digit"))  # which Python would ignore
+            values[row] = float(label.replace("_", "no digit"))  # Python would ignore "_"
         except ValueError:
             values[row] = math.nan
         if not abs(values[row]) < np.finfo(np.float32).max:
@@ -318,7 +318,7 @@ def _refuse_unknown(table: Table, unknown: Iterable[tuple[int, str]], names: tup
 
 
 def _is_measurement(label: str) -> bool:
-    """Whether a label is a number, yet neither a class number nor a code such as 007."""
+    """Whether a label is a number, but neither a class number nor a code such as 007."""
     try:
         float(label)
     except ValueError:

@@ -1,12 +1,12 @@
-"""BERT's masking (Devlin et al. 2019) with a fixed number of slots per row and no random state.
+"""BERT masking (Devlin et al. 2019) with a fixed number of slots per row and no random state.
 
-Which tokens of a record are masked, and what replaces them, is a hash of (seed, record, position). A fixed count keeps
-shapes static, so that only the masked positions need the projection to the vocabulary.
+Which tokens of a record are masked, and what replaces them, is determined by a hash of (seed, record, position). The fixed
+count keeps shapes static, so that only the masked positions are projected to the vocabulary.
 
-Where tokens overlap, the neighbors of a masked one give it away, so spans of tokens are masked, as in DNABERT (Ji et al.
-2021). A row is divided into spans starting at a random offset, and all spans are equally likely to be chosen, so all tokens
-are, whatever their position. One draw decides what a span becomes (as in SpanBERT, Joshi et al. 2020): a single token left
-unchanged would again give the others away.
+Where tokens overlap, a masked token is given away by its neighbors, so spans of tokens are masked, as in DNABERT (Ji et al.
+2021). A row is divided into spans from a random offset, and all spans, and hence all tokens, are equally likely to be
+chosen, regardless of position. One draw decides what replaces a whole span (as in SpanBERT, Joshi et al. 2020): a single
+token left unchanged would again give the others away.
 """
 
 import numpy as np
@@ -23,13 +23,14 @@ def mask_rows(
 ) -> MlmBatch:
     """Mask a batch of rows.
 
-    Special tokens and ``[UNK]`` are never chosen, because there is nothing to learn from predicting them. A row with fewer
-    eligible tokens than a full one gets ``rate`` of what it has (at least one, if any), and weight 0 in the remaining slots.
-    On average ``rate`` of the spans are chosen, at least one; the ends of the row and ``[UNK]`` make some of them shorter.
+    Special tokens and ``[UNK]`` are never chosen, because there is nothing to learn from predicting them. In a row with
+    fewer eligible tokens than a full one, a fraction ``rate`` of them is masked (at least one, if there are any), and the
+    remaining slots get weight 0. On average a fraction ``rate`` of the spans is chosen, but at least one; row ends and
+    ``[UNK]`` shorten some of them.
 
     Args:
         tokens: numpy rows, [B, T] each.
-        config: rates, and the length of spans.
+        config: rates and span length.
         seed: the run's seed.
         records: global record index of each row, [B].
         vocab_size: V, for random replacements.
@@ -40,14 +41,14 @@ def mask_rows(
     offset = (hash64(seed, Domain.MASK_SPAN_OFFSET, records) % np.uint64(span)).astype(np.int64)
     spans = (np.arange(ids.shape[1])[None] + offset[:, None]) // span
 
-    # The smallest hashes of a row are a uniform choice without replacement; ineligible tokens sort last, and those of a span
-    # have the same hash and stay together.
+    # The smallest hashes in a row are a uniform choice without replacement; ineligible tokens sort last, and the tokens of a
+    # span have the same hash and stay together.
     order = hash64(seed, Domain.MASK_ORDER, records[:, None], spans)
     order = np.where(eligible, order >> np.uint64(1), np.iinfo(np.uint64).max)
     ranked = np.argsort(order, axis=1, kind="stable")
     order = np.take_along_axis(order, ranked, 1)
     eligible = np.take_along_axis(eligible, ranked, 1)
-    rank = np.cumsum(np.diff(order, axis=1, prepend=order[:, :1]) != 0, axis=1)  # of a token's span
+    rank = np.cumsum(np.diff(order, axis=1, prepend=order[:, :1]) != 0, axis=1)  # rank of each token's span
     available = np.where(eligible, rank + 1, 0).max(1)  # spans
     if span == 1:
         wanted = np.where(available >= ids.shape[1] - 2, slots, np.ceil(config.rate * available))

@@ -1,8 +1,8 @@
-"""Training batches whose rows hold several sequences each: hardly any padding, whatever the lengths.
+"""Training batches whose rows hold several sequences each, with hardly any padding for any mix of lengths.
 
 A batch has as many sequences as an unpacked one, in an order drawn from (seed, epoch), so a step means the same. They are
-spread over a fixed number of rows as evenly as possible, and a few widths, chosen over the whole run, hold all batches.
-Tokens see their own segment only, and ALiBi depends on distances alone, so the loss is that of one sequence per row.
+distributed over a fixed number of rows as evenly as possible, and a few widths, chosen over the whole run, fit all batches.
+Tokens attend only to their own segment, and ALiBi depends only on distances, so the loss is that of one sequence per row.
 """
 
 import heapq
@@ -15,8 +15,8 @@ from dnabert2_jax.data.batches import Batches, BatchPlan, TrainingBatches
 from dnabert2_jax.data.by_length import choose_lengths, epoch_order, epoch_seeds
 from dnabert2_jax.data.encoding import EncodedTable
 
-# A position of a row this many times as wide as the hidden size costs twice that of a narrow one: attention grows with the
-# width, and all else with the hidden size. Measured at hidden size 192, see ``data/packing.py``.
+# A position in a row this many times as wide as the hidden size costs twice as much as one in a narrow row: attention grows
+# with the width, everything else with the hidden size. Measured at hidden size 192, see ``data/packing.py``.
 _DOUBLE_COST = 5
 _SAMPLED_BATCHES = 200
 
@@ -27,15 +27,15 @@ def pack_epochs(
     """The training batches of all epochs: every sequence once per epoch, in an order drawn from (seed, epoch).
 
     Args:
-        tables: the table as each epoch reads it (its rows may be on either strand).
-        batch_size: sequences of a batch; the last one of an epoch may hold fewer.
+        tables: the table for each epoch (its rows may be on either strand).
+        batch_size: sequences per batch; the last batch of an epoch may hold fewer.
         seed: the run's seed.
-        hidden_size: of the encoder: how expensive wide rows are.
-        max_shapes: widths to use, at most; each is compiled.
+        hidden_size: the encoder's hidden size, which determines how expensive wide rows are.
+        max_shapes: maximum number of widths; each is compiled.
         parts: the number of rows is a multiple of this, so that a batch can be divided.
 
     Returns:
-        An epoch's batches for each table. A row has the dropout seed of its first sequence.
+        One epoch of batches per table. A row has the dropout seed of its first sequence.
     """
     drawn = [
         [order[at : at + batch_size] for at in range(0, len(table), batch_size)]
@@ -70,7 +70,7 @@ def _fitting(widths: tuple[int, ...], tokens: int) -> int:
 
 
 def _spread(lengths: NDArray[np.integer], height: int) -> list[list[int]]:
-    """Which sequences share each of ``height`` rows: the longest first, always into the row with most room (Graham 1969)."""
+    """Which sequences share each of ``height`` rows: longest first, always into the row with the most room (Graham 1969)."""
     rows: list[list[int]] = [[] for _ in range(height)]
     filled = [(0, row) for row in range(height)]
     for i in np.argsort(-lengths, kind="stable").tolist():
@@ -81,7 +81,7 @@ def _spread(lengths: NDArray[np.integer], height: int) -> list[list[int]]:
 
 
 def _cost(batches: list[NDArray[np.int32]], height: int, hidden_size: int, max_shapes: int) -> float:
-    """An estimate of the time of some batches in ``height`` rows each, in positions of a narrow row."""
+    """Estimated time of batches of ``height`` rows each, in positions of a narrow row."""
     needed = np.array([max(int(lengths[row].sum()) for row in _spread(lengths, height)) for lengths in batches])
     widths = np.array(choose_lengths(needed, max_shapes))
     used = widths[np.searchsorted(widths, needed)]

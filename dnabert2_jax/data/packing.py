@@ -1,9 +1,10 @@
-"""Sequences of any lengths to batches of a few shapes, with little padding: for inference.
+"""Pack sequences of any length into batches of a few shapes with little padding, for inference.
 
-A row of a batch holds one sequence or several, told apart by segment ids; tokens see their own segment only, and ALiBi
-depends on distances rather than positions, so a sequence's result does not depend on its neighbors. Rows are as wide as the
-longest sequences need, shorter sequences fill the space that is left, and the rest go into narrower rows of a few widths: as
-many as an estimate of the whole cost suggests. Sequences of more than ``LONGEST_PACKED`` tokens have a row to themselves.
+A row of a batch holds one or more sequences, distinguished by segment ids; tokens attend only to their own segment, and
+ALiBi depends on distances rather than positions, so a sequence's result does not depend on its neighbors. Rows are as wide
+as the longest sequences need, shorter sequences fill the remaining space, and the rest go into narrower rows of a few
+widths: as many as an estimate of the total cost suggests. Sequences longer than ``LONGEST_PACKED`` tokens get a row of
+their own.
 """
 
 from bisect import bisect_right
@@ -16,48 +17,48 @@ from dnabert2_jax.data.by_length import choose_lengths
 from dnabert2_jax.data.encoding import EncodedRows
 
 LONGEST_PACKED = 4096
-"""Tokens of the longest sequence that shares a row with others."""
+"""Maximum length in tokens of a sequence that shares a row with others."""
 
 MAX_WIDTHS = 4
-"""At most this many widths of packed rows: each is compiled, and a fifth one would save little."""
+"""Maximum number of packed row widths: each is compiled, and a fifth would save little."""
 
 _NARROWEST = 16
 _TOKENS_A_SLOT = 8
 
-# What plans are compared by, in positions: attention doubles the cost of a position at about this width, and compiling a
+# Cost model for comparing plans, in positions: attention doubles the cost of a position at about this width, and compiling a
 # shape takes about as long as computing this many positions (measured on a CPU with a model of 3 million parameters).
 _WIDTH_OF_DOUBLE_COST = 1024
 _POSITIONS_A_SHAPE = 4096
 
 
 def slots_of_row(width: int) -> int:
-    """P, the most sequences that a row of ``width`` tokens may hold: one for every eight tokens, or one long one."""
+    """P, the maximum number of sequences in a row of ``width`` tokens: one per eight tokens, or a single long one."""
     return max(1, width // _TOKENS_A_SLOT) if width <= LONGEST_PACKED else 1
 
 
 def padded_width(tokens: int) -> int:
-    """The width that a row of ``tokens`` tokens is rounded up to: eight steps from each power of two to the next.
+    """The width to which a row of ``tokens`` tokens is rounded up: eight steps from each power of two to the next.
 
-    A ninth at most is padding, and there are few enough widths that calls with different sequences share compilations.
+    At most a ninth is padding, and there are few enough widths that calls with different sequences share compilations.
     """
     return max(_NARROWEST, _round_up(tokens, 8, least=8))
 
 
 def _round_up(count: int, steps: int, least: int = 1) -> int:
-    """The next of the numbers that go in ``steps`` equal steps from a power of two to the next, multiples of ``least``."""
+    """Round up on a grid of ``steps`` equal steps from each power of two to the next, in multiples of ``least``."""
     step = max(least, (1 << (count - 1).bit_length()) // (2 * steps))
     return -(-count // step) * step
 
 
 def pack(rows: EncodedRows, tokens_per_batch: int) -> Batches:
-    """Plan batches that hold every sequence once, in the widths that cost least; the widest come first.
+    """Plan batches that hold every sequence once, in the cheapest set of widths; the widest come first.
 
-    A batch has as many rows as make ``tokens_per_batch`` tokens, and only the last one of a width may have fewer. A sequence
-    with more tokens than that is a batch of its own.
+    A batch has as many rows as fit into ``tokens_per_batch`` tokens, and only the last batch of a width may have fewer. A
+    sequence with more tokens than that is a batch of its own.
 
     Args:
         rows: the sequences; at least one.
-        tokens_per_batch: positions of a batch, padding included.
+        tokens_per_batch: positions per batch, padding included.
     """
     lengths = rows.lengths.astype(np.int64)
     order = np.argsort(-lengths, kind="stable")
@@ -76,7 +77,7 @@ def pack(rows: EncodedRows, tokens_per_batch: int) -> Batches:
 
 
 def _cost(plans: list[BatchPlan]) -> float:
-    """An estimate of the time that batches take, compilation included, in positions of a narrow row."""
+    """Estimated time of batches, compilation included, in positions of a narrow row."""
     positions = sum(plan.height * plan.width * (1 + plan.width / _WIDTH_OF_DOUBLE_COST) for plan in plans)
     return positions + _POSITIONS_A_SHAPE * len({(plan.height, plan.width) for plan in plans})
 
@@ -86,7 +87,7 @@ def _pack_short(
 ) -> list[BatchPlan]:
     """Batches of sequences that may share rows.
 
-    A width's last batch is completed with rows of shorter sequences, so that only the very last batch may be short.
+    The last batch of a width is filled up with rows of shorter sequences, so that only the very last batch may be short.
     """
     waiting = _Waiting(order, lengths)
     plan: list[BatchPlan] = []
@@ -100,11 +101,11 @@ def _pack_short(
 
 
 class _Waiting:
-    """Sequences that have no row yet, by length."""
+    """Sequences not yet placed in a row, by length."""
 
     def __init__(self, order: list[int], lengths: NDArray[np.int64]) -> None:
         self._by_length: dict[int, list[int]] = {}
-        for sequence in reversed(order):  # so that pop() takes the earliest of a length
+        for sequence in reversed(order):  # so that pop() returns the earliest of each length
             self._by_length.setdefault(int(lengths[sequence]), []).append(sequence)
         self._lengths = sorted(self._by_length)
 
@@ -116,7 +117,7 @@ class _Waiting:
         return self._lengths[-1]
 
     def take(self, room: int) -> tuple[int, int] | None:
-        """The longest that fits into ``room`` tokens, and its length."""
+        """The longest sequence that fits into ``room`` tokens, and its length."""
         at = bisect_right(self._lengths, room) - 1
         if at < 0:
             return None

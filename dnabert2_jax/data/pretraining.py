@@ -1,8 +1,8 @@
 """From a corpus to masked rows: windows are tokenized on the fly, so every epoch sees new crops and rows need no padding.
 
-Which rows a step holds is a function of its number (:meth:`PretrainingRows.batch`), so there is no iterator state to save
-and processes need not talk to each other. Grain runs that function ahead of the model, on several threads and in order; its
-shuffling, repeating and checkpoints are not used, because they would make a row depend on the steps before it.
+The rows of a step are a function of its number (:meth:`PretrainingRows.batch`), so there is no iterator state to save, and
+processes need not communicate. Grain runs that function ahead of the model, on several threads and in order; its
+shuffling, repeating and checkpointing are not used, because they would make a row depend on the steps before it.
 """
 
 import os
@@ -26,19 +26,19 @@ from dnabert2_jax.types import MlmBatch, TokenBatch
 
 _PROBE_ROWS = 256
 _READERS = min(16, max(2, os.cpu_count() or 1))
-"""Threads that make batches: the tokenizer, nine tenths of the work, releases Python's lock."""
+"""Threads that make batches: the tokenizer, which is nine tenths of the work, releases the GIL."""
 
 
 def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, seed: int) -> int:
-    """Bases that a window needs so that 99 of 100 windows fill a row.
+    """Bases per window such that 99 of 100 windows fill a row.
 
     Tokenizing more than is kept wastes work and tokenizing less leaves padding, so this is measured on the corpus.
 
     Args:
-        corpus: where the windows will come from.
-        tokenizer: will tokenize them.
-        tokens_per_row: T, with ``[CLS]`` and ``[SEP]``.
-        seed: of the run; the result is a pure function of the arguments.
+        corpus: the source of the windows.
+        tokenizer: the tokenizer.
+        tokens_per_row: T, including ``[CLS]`` and ``[SEP]``.
+        seed: the run's seed; the result is a pure function of the arguments.
     """
     wanted = tokens_per_row - 2
     longest = int(tokenizer.piece_lengths.max()) * wanted + _overlap(tokenizer) - 1
@@ -49,19 +49,19 @@ def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, 
 
 
 def _overlap(tokenizer: Tokenizer) -> int:
-    """Tokens that a base is part of."""
+    """Number of tokens that contain a given base."""
     return tokenizer.k if isinstance(tokenizer, KmerTokenizer) and tokenizer.overlapping else 1
 
 
 class PretrainingRows:
-    """Masked rows by their global record index: a pure function of the corpus, the tokenizer, the settings and the index.
+    """Masked rows by global record index: a pure function of the corpus, the tokenizer, the settings and the index.
 
     Args:
         corpus: the DNA.
-        tokenizer: makes the tokens.
+        tokenizer: the tokenizer.
         tokens_per_row: T.
-        masking: rates; unless it sets the length of spans, they are k tokens for overlapping k-mers, else single tokens.
-        seed: chooses windows and masks.
+        masking: rates; the default span length is k tokens for overlapping k-mers, else a single token.
+        seed: determines windows and masks.
         split: "train", or "validation" for the held-out blocks.
         reverse_complement: read half of the training windows from the other strand.
 
@@ -90,7 +90,7 @@ class PretrainingRows:
         self.tokens_per_row, self._tokenizer, self._seed = tokens_per_row, tokenizer, seed
 
     def of_split(self, split: Split) -> "PretrainingRows":
-        """Rows of another split, whose windows have the same length: it is not measured again.
+        """Rows of another split with the same window length, which is not measured again.
 
         Raises:
             UserError: the split is empty.
@@ -102,7 +102,7 @@ class PretrainingRows:
         return other
 
     def batch(self, records: Sequence[int] | NDArray[np.integer]) -> MlmBatch:
-        """The rows of some records, masked. Shapes [B, T] and [B, K]."""
+        """The masked rows of the given records. Shapes [B, T] and [B, K]."""
         index = np.asarray(records, np.int64)
         windows = self.windows.batch(index)
         encoded = self._tokenizer.encode_raw_batch([window.sequence for window in windows])
@@ -120,9 +120,9 @@ class PretrainingRows:
 
 
 def unigram_entropy(rows: PretrainingRows, vocab_size: int, records: int = 4096) -> float:
-    """Entropy in nats of the pieces that masking chooses, over some training rows.
+    """Entropy in nats of the pieces that masking selects, over a sample of training rows.
 
-    It is the loss of a model that knows nothing but how often each piece occurs.
+    It is the loss of a model that knows only how often each piece occurs.
     """
     batch = rows.batch(range(records))
     counts = np.bincount(batch.masked_labels[batch.masked_weights > 0], minlength=vocab_size)[NUM_SPECIAL:]
@@ -137,16 +137,16 @@ def training_batches(
     last_step: int,
     here: NDArray[np.integer] | None = None,
 ) -> Iterator[MlmBatch]:
-    """Batches of the steps ``first_step`` to ``last_step - 1``, prepared ahead of the model in the background.
+    """Batches for steps ``first_step`` to ``last_step - 1``, prepared ahead of the model in the background.
 
-    Step s holds the records s * batch_size to (s + 1) * batch_size - 1, whichever process asks: a run resumes from its step
-    number alone.
+    Step s holds records s * batch_size to (s + 1) * batch_size - 1 on every process: a run resumes from its step number
+    alone.
 
     Args:
-        rows: makes them.
-        batch_size: rows of a step, over all processes.
-        first_step: the first one.
-        last_step: the one after the last.
+        rows: the source of the rows.
+        batch_size: rows per step, over all processes.
+        first_step: the first step.
+        last_step: one past the last step.
         here: the rows of each batch that this process makes; None for all.
     """
     if first_step >= last_step:
@@ -164,9 +164,9 @@ def training_batches(
 def validation_batches(
     rows: PretrainingRows, batch_size: int, max_rows: int, here: NDArray[np.integer] | None = None
 ) -> list[MlmBatch]:
-    """Up to ``max_rows`` held-out rows, spread evenly over the split, in whole batches; the same ones at every evaluation.
+    """Up to ``max_rows`` held-out rows, spread evenly over the split, in whole batches; the same rows at every evaluation.
 
-    If the split has too few, the last batch repeats rows with weight 0. ``here``: as in :func:`training_batches`.
+    If the split has too few rows, the last batch repeats rows with weight 0. ``here``: as in :func:`training_batches`.
     """
     own = np.arange(batch_size) if here is None else here
     batches = []
@@ -179,7 +179,7 @@ def validation_batches(
 def validation_species(
     rows: PretrainingRows, batch_size: int, max_rows: int, here: NDArray[np.integer] | None = None
 ) -> list[NDArray[np.int32]]:
-    """Species number of each row of :func:`validation_batches`, [B] a batch."""
+    """Species number of each row of :func:`validation_batches`, [B] per batch."""
     own = np.arange(batch_size) if here is None else here
     return [
         rows.windows.species(records[own]).astype(np.int32) for records, _ in _validation_records(rows, batch_size, max_rows)
@@ -187,7 +187,7 @@ def validation_species(
 
 
 def _validation_records(rows: PretrainingRows, batch_size: int, max_rows: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Records of each batch, [batch_size], and how many of them are not repeated to fill it."""
+    """The records of each batch, [batch_size], and how many of them are real rather than repeated to fill it."""
     available = rows.windows.epoch_size
     chosen = np.unique(np.linspace(0, available - 1, min(max_rows, available)).astype(np.int64))
     for start in range(0, len(chosen), batch_size):

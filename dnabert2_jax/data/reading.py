@@ -1,8 +1,8 @@
-"""The one reader of sequence files: FASTA and FASTQ, and tables with or without labels.
+"""The reader for all sequence files: FASTA and FASTQ, and tables with or without labels.
 
-A table has a header line and a column ``sequence`` or, for pairs, ``sequence1`` and ``sequence2``; a labeled one has a
-column ``label``, too (the layout of GUE, Zhou et al. 2024). What is written otherwise but cannot be misunderstood is read,
-with a note (see ``rows`` and ``columns``). Every error names the line that an editor would show, so it can be fixed there.
+A table has a header line and a column ``sequence`` or, for pairs, ``sequence1`` and ``sequence2``; a labeled table also has
+a column ``label`` (the layout of GUE, Zhou et al. 2024). Unambiguous deviations are accepted with a note (see ``rows`` and
+``columns``). Every error names the line as an editor shows it, so that it can be fixed there.
 """
 
 import gzip
@@ -42,16 +42,16 @@ def read_sequences(
 ) -> Sequences:
     """Read a FASTA or FASTQ file, or a table with a header.
 
-    A FASTA file is one whose name says so (``.fa``, ``.fasta``, ``.fna`` ..., compressed or not) or that starts with ``>``;
-    a FASTQ file likewise (``.fq``, ``.fastq``, ``@``); its qualities are ignored. A table needs a column of sequences, or
-    two for pairs (the column's name followed by 1 and 2); its other columns are kept beside the sequences.
+    A FASTA file is recognized by its suffix (``.fa``, ``.fasta``, ``.fna`` ..., compressed or not) or by starting with
+    ``>``; a FASTQ file likewise (``.fq``, ``.fastq``, ``@``); its qualities are ignored. A table needs a column of
+    sequences, or two for pairs (the column's name followed by 1 and 2); its other columns are kept with the sequences.
 
     Args:
         path: the file; ``-`` for standard input.
         sequence_column: the table's column of sequences.
-        name_column: the table's column of names; by default ``name`` if there is such a column, else rows are named by
-            their number, from 1.
-        bad_records: what to do with a record that cannot be used; None is ``error`` where skipping is not on offer.
+        name_column: the table's column of names; by default ``name`` if there is such a column, else rows are numbered
+            from 1.
+        bad_records: what to do with unusable records; None means ``error`` where skipping is not offered.
 
     Raises:
         UserError: the file is missing, damaged or empty; a column is missing; a sequence is empty or holds a letter that is
@@ -79,7 +79,7 @@ def read_sequences(
 def stream_sequences(
     path: Path, letters: LetterCounts, *, sequence_column: str = "sequence", name_column: str | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Names and clean letters of single sequences, those of a FASTA or FASTQ file one in memory at a time.
+    """Names and clean letters of single sequences; a FASTA or FASTQ file is read one record at a time.
 
     Args:
         path: as for :func:`read_sequences`.
@@ -88,7 +88,7 @@ def stream_sequences(
         name_column: as for :func:`read_sequences`.
 
     Raises:
-        UserError: as :func:`read_sequences`; the table holds pairs.
+        UserError: as for :func:`read_sequences`; or the table holds pairs.
     """
     path = Path(path)
     if path.is_file() and (layout := _layout(path)) is not None:
@@ -98,7 +98,7 @@ def stream_sequences(
     table = read_sequences(path, sequence_column=sequence_column, name_column=name_column)
     if table.pairs is not None:
         raise UserError(
-            f"{path} holds pairs, but windows are those of one sequence; choose one of the two columns "
+            f"{path} holds pairs, but windows are cut from single sequences; choose one of the two columns "
             "(--sequence-column sequence1)"
         )
     letters.add(table.letters)
@@ -115,19 +115,19 @@ def read_table(
 ) -> Table:
     """Read a labeled table: CSV, TSV or an Excel workbook, plain or gzip.
 
-    A tab in the header makes the file a TSV, a semicolon and no comma one with semicolons. Quoted fields, CRLF, a byte order
-    mark, UTF-16, blank lines and spaces around values are understood. Class numbers written as 1.0 are read as 1.
+    A tab in the header makes the file a TSV; a semicolon and no comma makes it semicolon-separated. Quoted fields, CRLF, a
+    byte order mark, UTF-16, blank lines and spaces around values are accepted. Class numbers written as 1.0 are read as 1.
 
     Args:
         path: the file; ``-`` for standard input.
-        sequence_column: name of the column with the sequence; pairs are in the columns of that name followed by 1 and 2.
-        label_column: name of the column with the label.
-        label_map: the names of labels, by how the table writes them; it must have them all.
-        bad_records: what to do with a row that cannot be used; None is ``error`` where skipping is not on offer.
+        sequence_column: name of the sequence column; pairs are in the columns with that name followed by 1 and 2.
+        label_column: name of the label column.
+        label_map: label names by the way the table writes them; it must cover all labels.
+        bad_records: what to do with unusable rows; None means ``error`` where skipping is not offered.
 
     Raises:
-        UserError: the file is missing, damaged, not text or has no rows; a column is missing; a row has another number of
-            fields than the header, an empty sequence or label, or a letter that is not DNA.
+        UserError: the file is missing, damaged, not text or has no rows; a column is missing; a row has a different number
+            of fields than the header, an empty sequence or label, or a letter that is not DNA.
     """
     with _opened(path) as (file, source):
         records = _Records.read(file, source, (sequence_column, label_column))
@@ -152,7 +152,7 @@ def read_table(
 
 
 def count_rows(path: Path) -> int:
-    """Rows of a table, its header left out; nothing in them is checked.
+    """Rows of a table without its header; their content is not checked.
 
     Raises:
         UserError: the file is missing, damaged or not text.
@@ -162,7 +162,7 @@ def count_rows(path: Path) -> int:
 
 @dataclass(frozen=True)
 class _Good:
-    """The rows of a table that can be used, after the letters policy; ``numbers`` counts all rows from 1."""
+    """The usable rows of a table, after the letters policy; ``numbers`` counts all rows from 1."""
 
     rows: list[tuple[int, list[str]]]
     numbers: list[int]
@@ -190,7 +190,7 @@ class _Records:
         return cls(source, Header(source, names, expected), rows, read.notes)
 
     def good(self, columns: list[int], label_at: int | None, policy: BadRecordPolicy | None) -> _Good:
-        """The rows whose sequences, and labels if there are any, can be used."""
+        """The rows whose sequences, and labels if there are any, are usable."""
         if not self.rows:
             raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
         letters, bad = LetterCounts(), BadRecords(self.source, policy)
@@ -227,7 +227,7 @@ class _Records:
 
 
 def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Labels with 1.0 written as 1, if all of them are whole numbers: spreadsheets and data frames write them so."""
+    """Labels with 1.0 normalized to 1, if all are whole numbers: spreadsheets and data frames write them that way."""
     whole = [_WHOLE_NUMBER.fullmatch(label) for label in labels]
     if not any(whole) or not all(
         match or label.removeprefix("-").isdecimal() for match, label in zip(whole, labels, strict=True)
@@ -268,7 +268,7 @@ def _read_records(file: Path, source: str, layout: Layout, policy: BadRecordPoli
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[Path, str]]:
-    """The file to read, and what messages call it; standard input is copied to a file first, to look at its beginning."""
+    """The file to read and its name in messages; standard input is first copied to a file, to inspect its beginning."""
     if str(path) != STANDARD_STREAM:
         yield Path(path), str(path)
         return
@@ -294,7 +294,7 @@ def _layout(path: Path) -> Layout | None:
             with gzip.open(path) as file:
                 head = file.read(64)
     except (OSError, EOFError, zlib.error):
-        return None  # reading it as a table tells what is wrong with it
+        return None  # reading it as a table reports what is wrong with it
     if head.startswith(b"@"):
         return "fastq"
     return "fasta" if head.lstrip().startswith(b">") else None

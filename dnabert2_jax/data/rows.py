@@ -22,8 +22,8 @@ class Rows:
     """A file as fields without surrounding white space.
 
     Attributes:
-        records: the line each record starts on (the row, in a workbook) and its fields, the header first.
-        notes: what was taken for granted in reading them.
+        records: the line on which each record starts (the row, in a workbook) and its fields, header first.
+        notes: assumptions made while reading.
     """
 
     records: list[tuple[int, list[str]]]
@@ -35,10 +35,10 @@ def read_rows(path: Path, source: str) -> Rows:
 
     Args:
         path: the file.
-        source: what messages call it.
+        source: its name in messages.
 
     Raises:
-        UserError: the file is missing, damaged, in an unknown encoding, or a workbook without the package to read it.
+        UserError: the file is missing, damaged or in an unknown encoding, or a workbook but openpyxl is not installed.
     """
     try:
         data = path.read_bytes()
@@ -63,7 +63,7 @@ def read_rows(path: Path, source: str) -> Rows:
 
 
 def _decoded(data: bytes, source: str) -> tuple[str, tuple[str, ...]]:
-    """The text without byte order mark, and a note if it is UTF-16; line ends stay as they are."""
+    """The text without a byte order mark, and a note if it is UTF-16; line endings are kept."""
     utf16 = data.startswith(_UTF16)
     try:
         return data.decode("utf-16" if utf16 else "utf-8-sig"), ("UTF-16 text",) if utf16 else ()
@@ -76,14 +76,14 @@ def _decoded(data: bytes, source: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _delimiter(text: str) -> str:
-    """What separates the columns: whichever of tab, comma, and semicolon the header has, in this order."""
+    """The column separator: the first of tab, comma, and semicolon that occurs in the header."""
     header = text.lstrip("\r\n").partition("\n")[0]
     return next((each for each in "\t,;" if each in header), ",")
 
 
 def _split(text: str, delimiter: str, source: str) -> list[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    # The csv module refuses fields of more than 131,072 characters unless told otherwise, and only for the whole process.
+    # The csv module rejects fields of more than 131,072 characters by default; the limit can only be set process-wide.
     limit = csv.field_size_limit()
     csv.field_size_limit(max(limit, len(text)))
     records = []
@@ -112,7 +112,7 @@ def _workbook(data: bytes, source: str) -> Rows:
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         sheets = [(sheet.title, list(_filled(sheet.iter_rows(values_only=True)))) for sheet in book.worksheets]
-    except Exception as error:  # zipfile, XML and openpyxl itself each have their own
+    except Exception as error:  # zipfile, XML and openpyxl each raise their own
         raise UserError(f"{source}: this Excel workbook cannot be read ({error}); save the table as CSV") from error
     filled = [(title, rows) for title, rows in sheets if rows]
     if not filled:
@@ -124,7 +124,7 @@ def _workbook(data: bytes, source: str) -> Rows:
 
 
 def _filled(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, list[str]]]:
-    """Row number and fields of the rows that have any, without the empty cells at their ends."""
+    """Row number and fields of the nonempty rows, without trailing empty cells."""
     for number, values in enumerate(rows, start=1):
         fields = ["" if value is None else str(value) for value in values]
         while fields and not fields[-1]:

@@ -1,4 +1,4 @@
-"""Sequences as they were given: cleaned by the letters policy, each with its name, and in a table each with its label."""
+"""Sequences in input order: cleaned by the letters policy, each with its name and, in a labeled table, its label."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -18,15 +18,15 @@ _COMPLEMENT = str.maketrans(*COMPLEMENTS)
 
 @dataclass(frozen=True)
 class Sequences:
-    """Clean sequences, or pairs of them, in the order they were given.
+    """Clean sequences, or pairs of them, in input order.
 
     Attributes:
-        source: the file, or what else they came from, for messages.
+        source: the file or other origin, for messages.
         names: name of each sequence.
         sequences: upper-case letters of each; the first sequence where rows are pairs.
         pairs: the second sequence of each row, or None.
         letters: what the letters policy saw and changed, both sequences together.
-        notes: what else was taken for granted, or left out, in reading them.
+        notes: other assumptions made or records skipped while reading.
         columns: the other columns of an unlabeled table, by name. [sequences] each.
     """
 
@@ -48,7 +48,7 @@ class Sequences:
         return [len(a) + len(b) for a, b in zip(self.sequences, seconds, strict=True)]
 
     def where(self, row: int) -> str:
-        """Source and name of a sequence, for a message."""
+        """Source and name of a sequence, for messages."""
         return f"{self.source}, {self.names[row]!r}"
 
     def keys(self) -> list[Hashable]:
@@ -56,12 +56,12 @@ class Sequences:
         return list(self.sequences if self.pairs is None else zip(self.sequences, self.pairs, strict=True))
 
     def summary(self) -> str:
-        """One line about what was read and changed, for the terminal."""
+        """A line about what was read and changed, for the terminal."""
         unit = ("sequence" if self.pairs is None else "pair") + "s" * (len(self) != 1)
         return "; ".join([f"{self.source}: {len(self):,} {unit}, {self.letters.bases:,} bases", *self.changes()])
 
     def changes(self) -> list[str]:
-        """What the letters policy changed, and what was taken for granted, for the terminal; often nothing."""
+        """What the letters policy changed, and assumptions made, for the terminal; often empty."""
         changed = [f"{self.letters.lower_case:,} lower-case letters upper-cased"] if self.letters.lower_case else []
         if ambiguous := sum(self.letters.ambiguous.values()):
             changed.append(f"{ambiguous:,} ambiguity codes read as [UNK]")
@@ -73,9 +73,9 @@ class Table(Sequences):
     """The labeled rows of one file.
 
     Attributes:
-        labels: labels as they are written.
-        lines: line of the file each row starts on, from 1.
-        ignored_columns: columns of the file that were not asked for.
+        labels: labels as written.
+        lines: line of the file on which each row starts, from 1.
+        ignored_columns: columns of the file that were not used.
     """
 
     labels: list[str]
@@ -88,7 +88,7 @@ class Table(Sequences):
         return Path(self.source)
 
     def take(self, rows: SequenceOf[int] | NDArray[np.integer]) -> "Table":
-        """Some rows, with their lines in the file."""
+        """A subset of the rows, with their lines in the file."""
         return replace(
             self,
             names=[self.names[row] for row in rows],
@@ -99,7 +99,7 @@ class Table(Sequences):
         )
 
     def where(self, row: int) -> str:
-        """File and line of a row, for a message."""
+        """File and line of a row, for messages."""
         return f"{self.source}, line {self.lines[row]}"
 
 
@@ -118,11 +118,11 @@ def given_sequences(
     Args:
         sequences: DNA in either case, IUPAC codes allowed.
         pairs: the second sequence of each pair, if rows are pairs.
-        names: a name for each; by default the keys of a dict, the index of a Series, or else the numbers from 1.
+        names: a name for each; by default the keys of a dict, the index of a Series, or else numbers from 1.
 
     Raises:
-        UserError: none, a table in place of a column, lists of unequal length; or a sequence is missing, empty, not text or
-            holds a letter that is not DNA: all such rows are named.
+        UserError: there are no sequences, a table was given instead of a column, or lists differ in length; or a sequence is
+            missing, empty, not text or holds a letter that is not DNA (the message names all such rows).
     """
     keys, firsts = _keys_and_values("sequences", sequences)
     _, seconds = (None, None) if pairs is None else _keys_and_values("pairs", pairs)
@@ -151,9 +151,9 @@ def given_sequences(
 
 
 def _keys_and_values(argument: str, values: Any) -> tuple[list[Any] | None, list[Any]]:
-    """What a collection is labeled with, if it is, and what it holds."""
+    """The keys of a collection, if it has any, and its values."""
     if isinstance(values, str | bytes):
-        raise UserError(f"{argument} is one text; give a list of them: [{argument}]")
+        raise UserError(f"{argument} is a single string; give a list of strings: [{argument}]")
     if hasattr(values, "columns"):  # a DataFrame of pandas or polars, or a table of Arrow
         columns = [str(name) for name in getattr(values, "column_names", values.columns)]
         likely = next((name for name in columns if "seq" in name.casefold() or "dna" in name.casefold()), columns[0])
@@ -171,9 +171,9 @@ def clean_sequence(text: str | bytes, letters: LetterCounts, source: str, record
     """One sequence after the letters policy, counted in ``letters``.
 
     Args:
-        text: letters as they came.
+        text: letters as given.
         letters: the counts to add to.
-        source: file, or what else it came from, for the error message.
+        source: file or other origin, for the error message.
         record: record name or row number, for the error message.
 
     Raises:
@@ -187,11 +187,11 @@ def clean_sequence(text: str | bytes, letters: LetterCounts, source: str, record
 
 
 def reverse_complement(sequence: str) -> str:
-    """The other strand of an upper-case sequence; an ambiguity code becomes that of the complements."""
+    """The reverse complement of an upper-case sequence; an ambiguity code becomes the code of the complements."""
     return sequence.translate(_COMPLEMENT)[::-1]
 
 
 def other_strand(sequences: AnySequences) -> AnySequences:
-    """The same sequences (or table) reverse-complemented; the two of a pair keep their order."""
+    """The same sequences (or table), reverse-complemented; the sequences of a pair keep their order."""
     pairs = None if sequences.pairs is None else list(map(reverse_complement, sequences.pairs))
     return replace(sequences, sequences=list(map(reverse_complement, sequences.sequences)), pairs=pairs)

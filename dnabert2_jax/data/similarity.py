@@ -1,8 +1,8 @@
-"""Clusters of sequences that are near copies of each other, so that a split does not put one in train and one in test.
+"""Clusters of near-identical sequences, so that a split does not put one in train and another in test.
 
-Similarity is the Jaccard index of the sets of canonical k-mers (a k-mer and its reverse complement are one), so strand and
-order do not matter. MinHash (Broder 1997) with locality-sensitive bands proposes pairs, and the exact index of each decides:
-nothing is joined that is not similar, and of pairs at an index of 0.25, one in 3,000 is missed. A short sequence
+Similarity is the Jaccard index of the sets of canonical k-mers (a k-mer and its reverse complement count as one), so strand
+and order do not matter. MinHash (Broder 1997) with locality-sensitive bands proposes pairs, and the exact index of each
+decides: dissimilar sequences are never joined, and of pairs with an index of 0.25, one in 3,000 is missed. A short sequence
 inside a much longer one has a low index and is not joined.
 """
 
@@ -16,7 +16,7 @@ from dnabert2_jax.draws import hash64
 from dnabert2_jax.genome.letters import BASES
 
 KMER = 12
-"""Bases of a k-mer: two unrelated sequences of a few hundred bases share hardly any."""
+"""Bases per k-mer: unrelated sequences of a few hundred bases share hardly any."""
 
 _BANDS, _ROWS = 128, 2  # P(found) = 1 - (1 - similarity^2)^128: 0.9997 at 0.25
 
@@ -24,7 +24,7 @@ _CODE = np.full(256, 255, np.uint8)
 _CODE[np.frombuffer(BASES.encode(), np.uint8)] = range(4)
 
 Kmers = NDArray[np.uint64]
-"""Sorted codes of the distinct k-mers of a sequence."""
+"""Sorted codes of a sequence's distinct k-mers."""
 
 
 def similar_groups(
@@ -34,11 +34,11 @@ def similar_groups(
 
     Args:
         rows: the sequence of each row, or its pair, upper-case.
-        similarity: smallest Jaccard index of k-mers that counts as similar, in (0, 1].
+        similarity: minimum Jaccard index of k-mers that counts as similar, in (0, 1].
         progress: called after every row.
 
     Returns:
-        The number of each row's group's first row. [rows].
+        For each row, the number of the first row in its group. [rows].
     """
     group = np.arange(len(rows))
 
@@ -69,9 +69,9 @@ def similar_groups(
 
 
 def canonical_kmers(sequences: Sequence[str]) -> Kmers:
-    """The distinct k-mers of some sequences on either strand; one without any stands for itself as a whole.
+    """The distinct canonical k-mers of some sequences; if there are none, a hash of the whole sequences stands in.
 
-    K-mers with an ambiguity code are left out.
+    K-mers with an ambiguity code are omitted.
     """
     found = [_kmers(sequence) for sequence in sequences]
     kmers = np.unique(np.concatenate(found))
@@ -82,7 +82,7 @@ def canonical_kmers(sequences: Sequence[str]) -> Kmers:
 
 
 def jaccard(a: Kmers, b: Kmers) -> float:
-    """Common k-mers as a fraction of all."""
+    """Shared k-mers as a fraction of all k-mers."""
     common = len(np.intersect1d(a, b, assume_unique=True))
     return common / (len(a) + len(b) - common)
 
@@ -98,6 +98,6 @@ def _kmers(sequence: str) -> Kmers:
 
 
 def _band_keys(kmers: Kmers) -> NDArray[np.uint64]:
-    """One key for each band: rows that share one may be similar."""
+    """One key per band: rows that share a key may be similar."""
     minima = hash64(np.arange(_BANDS * _ROWS)[:, None], kmers[None, :]).min(1).reshape(_BANDS, _ROWS)
     return hash64(minima[:, 0], minima[:, 1])

@@ -16,10 +16,10 @@ class Splits:
     """Three tables with the same columns and the same labels.
 
     Attributes:
-        train: the rows to train on.
-        dev: the rows to choose by.
-        test: the rows to report on.
-        labels: what the label column stands for, from the training table.
+        train: training rows.
+        dev: rows for model selection.
+        test: rows for the reported scores.
+        labels: the meaning of the label column, from the training table.
     """
 
     train: Table
@@ -41,17 +41,17 @@ def load_splits(
     """Read the three tables of a task.
 
     Args:
-        train: the rows to train on.
-        dev: the rows to choose by.
-        test: the rows to report on.
-        task: what their label column holds, see ``data/labels.py``.
-        sequence_column: of all three tables, as :func:`~dnabert2_jax.data.reading.read_table`.
+        train: table of training rows.
+        dev: table for model selection.
+        test: table for the reported scores.
+        task: what the label column holds, see ``data/labels.py``.
+        sequence_column: for all three tables, as for :func:`~dnabert2_jax.data.reading.read_table`.
         label_column: likewise.
         label_map: likewise.
 
     Raises:
-        UserError: as :func:`~dnabert2_jax.data.reading.read_table`; labels that the task cannot have; or some tables hold
-            pairs and others do not.
+        UserError: as for :func:`~dnabert2_jax.data.reading.read_table`; the labels are not valid for the task; or some
+            tables hold pairs and others do not.
     """
     train_table, dev_table, test_table = (
         read_table(path, sequence_column=sequence_column, label_column=label_column, label_map=label_map)
@@ -63,6 +63,6 @@ def load_splits(
         if (table.pairs is None) != (train_table.pairs is None):
             single, pair = (table, train_table) if table.pairs is None else (train_table, table)
             raise UserError(
-                f"{single.path} has one sequence a row and {pair.path} has two; give all tables of a task the same columns"
+                f"{single.path} has one sequence per row and {pair.path} has two; give all tables of a task the same columns"
             )
     return Splits(train_table, dev_table, test_table, labels)

@@ -13,7 +13,7 @@ _FOUR_BASES = np.array(
 
 
 def pack_bases(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pack upper-case ASCII bases, four per byte; letters other than A C G T become A. Shape [ceil(bases / 4)]."""
+    """Pack upper-case ASCII bases, four per byte; any letter other than A C G T becomes A. Shape [ceil(bases / 4)]."""
     codes = np.frombuffer(letters.tobytes().translate(_CODE), np.uint8)
     codes = np.pad(codes, (0, -len(codes) % 4)).reshape(-1, 4)
     packed = codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6
@@ -21,7 +21,7 @@ def pack_bases(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def unpack_bases(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:
-    """ASCII letters of the bases from ``start`` to ``stop`` of a packed sequence. Shape [stop - start]."""
+    """ASCII letters of bases ``start`` to ``stop`` of a packed sequence. Shape [stop - start]."""
     first = start // 4
     letters = _FOUR_BASES[packed[first : (stop + 3) // 4]].view(np.uint8)
     return letters[start - 4 * first : stop - 4 * first]

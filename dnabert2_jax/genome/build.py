@@ -1,4 +1,4 @@
-"""FASTA files to a corpus directory, one contig of a file in memory at a time; everything changed or left out is counted."""
+"""Build a corpus directory from FASTA files, with one contig per file in memory; every change and omission is counted."""
 
 import hashlib
 import math
@@ -35,14 +35,14 @@ class SpeciesSource:
     """A species to put into a corpus.
 
     Attributes:
-        name: any name without line breaks; contig names must be unique within a species only.
+        name: any name without line breaks; contig names need to be unique only within a species.
         files: its FASTA files, in order.
-        weight: share of the training windows, relative to the other species; None for its training bases. Give weights to
-            all species or to none.
+        weight: share of the training windows, relative to the other species; None to use its number of training bases. Give
+            weights to all species or to none.
         held_out: names of contigs held out whole for validation, instead of blocks of this species.
     """
 
-    __pydantic_config__ = STRICT  # where a TOML file describes it
+    __pydantic_config__ = STRICT  # for reading it from a TOML file
 
     name: str
     files: list[Path]
@@ -61,13 +61,14 @@ def build_corpus(
 ) -> Corpus:
     """Build a corpus directory; it appears under its name only when it is complete.
 
-    Files are read one by one into ``.NAME.parts`` beside it, which takes as much space again. After a kill, or an error in
-    some file, the same call resumes with the files that are not packed yet. The result does not depend on ``processes``.
+    Files are read one by one into ``.NAME.parts`` next to it, which needs the same amount of space again. If the build is
+    killed or a file has an error, the same call resumes with the files not yet packed. The result does not depend on
+    ``processes``.
 
     Args:
-        species: what to read; the order gives the species numbers.
+        species: what to read; the order determines the species numbers.
         out: the directory to create.
-        processes: files read at the same time; each holds one contig in memory.
+        processes: files read in parallel; each holds one contig in memory.
         progress: called after every file.
         force: replace the corpus at ``out``, if there is one.
         options: the fields of :class:`~dnabert2_jax.config.corpus.CorpusConfig`.
@@ -107,7 +108,7 @@ def build_corpus(
 
 
 class _Writer:
-    """The open files of a corpus that is being written."""
+    """The open files of a corpus being written."""
 
     def __init__(self, directory: Path, settings: CorpusConfig) -> None:
         self.settings = settings

@@ -1,7 +1,7 @@
-"""The corpus directory: genomes at two bits per base, memory-mapped, with a manifest of what is in it and how it was made.
+"""The corpus directory: memory-mapped genomes at two bits per base, with a manifest of its content and how it was built.
 
 =================  ==========================================================================================
-manifest.json      species, counts, settings, sources, and size and SHA-256 of every other file
+manifest.json      species, counts, settings, sources, and the size and SHA-256 of every other file
 bases.bin          two bits per base (see ``bits``); every contig starts at a byte
 contigs.bin        one row per contig: offset in bases.bin (bases), length (bases), species number
 ambiguous.bin      one row per run of one IUPAC code: start, stop (bases of bases.bin), ASCII code
@@ -10,7 +10,7 @@ validation.bin     the same for validation windows
 names.txt          one line per contig: its name
 =================  ==========================================================================================
 
-Tables are little-endian 64-bit integers, so that millions of contigs open at once.
+Tables are little-endian 64-bit integers, so that a corpus of millions of contigs opens instantly.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Source:
 
 @dataclass(kw_only=True, config=STRICT)
 class Species:
-    """A species of a corpus, with everything that was counted while it was read.
+    """A species of a corpus, with everything that was counted while reading it.
 
     Attributes:
         name: as given.
@@ -57,10 +57,10 @@ class Species:
         bases: their letters.
         lower_case: letters that were upper-cased (soft-masking).
         ambiguous: IUPAC codes kept, by letter.
-        empty_records: FASTA records without sequence, skipped.
+        empty_records: FASTA records without a sequence, skipped.
         short_contigs, short_bases: contigs below the stated minimum, skipped, and their letters.
         train_bases, validation_bases: letters of the two splits.
-        split_out_bases: letters of kept contigs in neither: IUPAC codes and pieces below the minimum between them.
+        split_out_bases: letters of kept contigs in neither split: IUPAC codes, and pieces between them below the minimum.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of everything that determines the windows: two corpora with the same hash give the same windows."""
+        """SHA-256 of everything that determines the windows: corpora with the same hash give the same windows."""
         parts = [f"{self.format}", *(f"{name} {file.sha256}" for name, file in sorted(self.files.items()))]
         parts += [f"{species.name} {species.weight!r}" for species in self.species]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -139,7 +139,7 @@ class Corpus:
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
-        """Open a corpus directory; checks that every file has the size in its manifest (``verify`` checks content, too).
+        """Open a corpus directory; checks every file's size against the manifest (``verify`` also checks the content).
 
         Raises:
             UserError: not a corpus, another format, or damaged; the message names the file.
@@ -171,7 +171,7 @@ class Corpus:
             if stated is None or found != stated:
                 state = "is missing" if found is None else f"has {found} bytes"
                 raise UserError(
-                    f"{path} is damaged: {name} {state}, its manifest says {stated}; copy it again, or rebuild it"
+                    f"{path} is damaged: {name} {state}, but its manifest says {stated}; copy it again, or rebuild it"
                 )
         return cls(path, manifest)
 
@@ -179,13 +179,13 @@ class Corpus:
         """Read every file and compare its SHA-256 with the manifest.
 
         Raises:
-            UserError: content changed; the message names the first such file.
+            UserError: a file's content changed; the message names the first such file.
         """
         for name, stored in self.manifest.files.items():
             found = file_sha256(self.path / name)
             if found != stored.sha256:
                 raise UserError(
-                    f"{self.path / name} changed: sha256 {found}, its manifest says {stored.sha256}; "
+                    f"{self.path / name} changed: sha256 {found}, but its manifest says {stored.sha256}; "
                     "copy the directory again, or rebuild it"
                 )
 

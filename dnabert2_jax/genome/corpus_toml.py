@@ -13,7 +13,7 @@ from dnabert2_jax.genome.build import SpeciesSource
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CorpusDescription:
-    """The whole file: ``[build]``, and ``[[species]]`` whose files are relative to the current directory."""
+    """The whole file: ``[build]``, and ``[[species]]`` entries whose files are relative to the current directory."""
 
     command: Literal["corpus build"] = "corpus build"
     build: CorpusConfig = CorpusConfig()
@@ -24,6 +24,6 @@ def load_description(file: Path) -> CorpusDescription:
     """Read a corpus's TOML file.
 
     Raises:
-        UserError: the file cannot be read, or names every key or value that is not accepted.
+        UserError: the file cannot be read, or holds invalid keys or values (the message names all of them).
     """
     return parse_run(CorpusDescription, read_toml(file), str(file), overridden=None)

@@ -1,4 +1,4 @@
-"""FASTA and FASTQ records streamed by dnaio from plain or compressed files, with an explanation of whatever is wrong."""
+"""FASTA and FASTQ records streamed by dnaio from plain or compressed files, with errors that explain what is wrong."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class FastaRecord:
 
     Attributes:
         name: the first word of the header.
-        sequence: letters as they are in the file, without line breaks; may be empty.
+        sequence: letters exactly as in the file, without line breaks; may be empty.
         number: position in the file, from 1.
     """
 
@@ -37,21 +37,21 @@ class FastaRecord:
 def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = None) -> Iterator[FastaRecord]:
     """Read the records of a FASTA or FASTQ file, one in memory at a time; the qualities of FASTQ are ignored.
 
-    Plain, gzip, bgzip, bzip2, xz and zstandard files; any line width; Unix, DOS or old Mac line ends. Blank lines, and
-    comment lines that start with ``#``, are skipped. Letters are not checked here (see ``genome.letters``), and empty
-    records are passed on.
+    Reads plain, gzip, bgzip, bzip2, xz and zstandard files with any line width and Unix, DOS or old Mac line endings. Blank
+    lines, and comment lines that start with ``#``, are skipped. Letters are not checked here (see ``genome.letters``), and
+    empty records are passed through.
 
     Args:
-        path: the file; its compression is known by its suffix, or else by its content.
+        path: the file; its compression is detected by suffix, or else by content.
         layout: ``fasta`` or ``fastq``.
-        source: what messages call the file; by default its path.
+        source: name of the file in messages; by default its path.
 
     Yields:
         Records in file order.
 
     Raises:
-        UserError: the file is missing, a directory, not FASTA, damaged or cut short, or holds no record; or a record has no
-            name, or the name of an earlier one.
+        UserError: the file is missing, a directory, not FASTA, damaged or truncated, or has no records; or a record has no
+            name, or the same name as an earlier one.
     """
     path = Path(path)
     source, start = source or str(path), _STARTS[layout]
@@ -77,7 +77,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
                 numbers[name] = number
                 yield FastaRecord(name, record.sequence.encode("ascii"), number)
     except dnaio.FileFormatError as error:
-        # If a record itself is at fault, dnaio gives no line, or that of the next record.
+        # If the record itself is invalid, dnaio reports no line, or that of the next record.
         line = "" if error.line is None else f", line {error.line + 1}"
         raise UserError(
             f"{source}, record {number + 1}{line}: not {layout.upper()}: {error.message}; records start with '{start}name'"
@@ -102,7 +102,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
 
 
 def _check_bgzip_end(path: Path, source: str) -> None:
-    """A bgzip file cut between two blocks is still a valid gzip file, so only the missing last block gives it away."""
+    """A bgzip file truncated between two blocks is still valid gzip, so only the missing last block reveals it."""
     with path.open("rb") as file:
         head = file.read(16)
         if head[:4] != _BGZF_EOF[:4] or head[12:14] != b"BC":

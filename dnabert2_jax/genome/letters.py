@@ -1,8 +1,8 @@
-"""The alphabet, and the letters policy: what a DNA sequence may contain, what is changed, and the count of every change.
+"""The alphabet and the letters policy: what a DNA sequence may contain, what is changed, and a count of every change.
 
-The policy applies before any tokenizer, wherever sequence comes in (FASTA, tables, Python calls). Lower case is treated as
-soft-masking and upper-cased; IUPAC ambiguity codes stay as they are (a tokenizer maps each to one ``[UNK]``; a corpus may
-split its windows there instead); anything else is an error that names file, record and position.
+The policy applies before any tokenizer, to all input (FASTA, tables, Python calls). Lower case is treated as soft-masking
+and upper-cased; IUPAC ambiguity codes are kept (a tokenizer maps each to one ``[UNK]``; a corpus may split its windows
+there instead); anything else is an error that names the file, record and position.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ BASES = "ACGT"
 AMBIGUITY_CODES = "NRYSWKMBDHV"
 
 COMPLEMENTS = ("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
-"""Every letter, and at the same position of the second string the letter that pairs with it on the other strand."""
+"""Every letter, and at the same position in the second string, its complement."""
 
 _UPPER = np.arange(256, dtype=np.uint8)
 _UPPER[ord("a") : ord("z") + 1] -= 32
@@ -65,7 +65,7 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
 
     Args:
         sequence: letters as given.
-        source: the file, or other origin, for the error message.
+        source: the file or other origin, for the error message.
         record: record name or row number, for the error message.
 
     Returns:
@@ -74,7 +74,7 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
     Raises:
         UserError: at the first letter that is neither a base nor an IUPAC code.
     """
-    # A character outside Latin-1 must not pass as some other byte: "?" is forbidden like every other symbol.
+    # A character outside Latin-1 must not pass as another byte: "?" is forbidden like any other symbol.
     raw = np.frombuffer(sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence, np.uint8)
     kind = _KIND[raw]
     counts = LetterCounts(bases=len(raw))

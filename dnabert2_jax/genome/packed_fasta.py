@@ -1,9 +1,9 @@
-"""One FASTA file, read and packed on its own: corpora are assembled from these, so that files can be read in parallel.
+"""A single FASTA file, read and packed on its own: corpora are assembled from these, so files can be read in parallel.
 
-A packed file is a directory: ``bases.bin`` (see ``bits``; every contig starts at a byte), ``contigs.bin`` (one row per
-record: its number in the file, and the bases kept, 0 if it was skipped), ``ambiguous.bin`` (as in a corpus, counted from the
-start of this file), ``names.txt`` (one line per record) and ``part.json``, written last, which says what file it was made
-from, and the counts.
+A packed file is a directory: ``bases.bin`` (see ``bits``; every contig starts on a byte boundary), ``contigs.bin`` (one row
+per record: its number in the file and the bases kept, 0 if it was skipped), ``ambiguous.bin`` (as in a corpus, but counted
+from the start of this file), ``names.txt`` (one line per record) and ``part.json``, written last, which records the source
+file and the counts.
 """
 
 import json
@@ -27,7 +27,7 @@ from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.hashes import file_sha256
 
 _SLICE = 1 << 22
-"""Bases handled at once: a multiple of four, because a slice starts at a byte of bases.bin."""
+"""Bases processed at once: a multiple of four, because a slice starts on a byte boundary of bases.bin."""
 
 _DESCRIPTION = "part.json"
 _IS_BASE = bytes(chr(letter) in BASES for letter in range(256))
@@ -38,10 +38,10 @@ class PackedFasta:
     """What was read from one file.
 
     Attributes:
-        directory: where it is.
-        sha256: of the FASTA file.
+        directory: the directory.
+        sha256: SHA-256 of the FASTA file.
         letters: counts over the contigs kept.
-        empty_records: FASTA records without sequence, skipped.
+        empty_records: FASTA records without a sequence, skipped.
         short_contigs, short_bases: contigs below the minimum, skipped, and their letters.
     """
 
@@ -64,14 +64,14 @@ class PackedFasta:
 
     @cached_property
     def names(self) -> list[str]:
-        """Name of each record."""
+        """The name of each record."""
         return (self.directory / "names.txt").read_text("ascii").split("\n")[:-1]
 
 
 def pack_fasta(path: Path, directory: Path, min_contig: int) -> PackedFasta:
-    """Pack a FASTA file, one contig in memory at a time; a complete result of the same file is reused.
+    """Pack a FASTA file, one contig in memory at a time; a complete result for the same file is reused.
 
-    The same file means the same path, size and modification time.
+    "The same file" means the same path, size and modification time.
 
     Raises:
         UserError: see ``read_fasta`` and ``clean_letters``.
@@ -136,7 +136,7 @@ def _read(file: Path, columns: int) -> IntRows:
 
 
 def _clean_slices(record: FastaRecord, path: Path) -> Iterator[tuple[NDArray[np.uint8], LetterCounts]]:
-    """The letters policy applied to one slice at a time, to save memory."""
+    """Apply the letters policy to one slice at a time, to save memory."""
     what = {"source": str(path), "record": f"record {record.number} ({record.name})"}
     for start in range(0, len(record.sequence), _SLICE):
         try:

@@ -1,4 +1,4 @@
-"""A pseudo-random permutation of range(n), evaluated at single points; vectorized over arrays of points."""
+"""A pseudo-random permutation of range(n), evaluated pointwise; vectorized over arrays of points."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ def permute(x: NDArray[np.int64], n: NDArray[np.int64], *key: int | NDArray[np.i
     Args:
         x: points, each in ``range(n)``, [points].
         n: sizes, [points].
-        key: words that select the permutation, each a number or [points].
+        key: words that select the permutation, each a scalar or [points].
 
     Returns:
         Shape [points].

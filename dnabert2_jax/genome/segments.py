@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.draws import Domain, hash64
 
 IntRows = NDArray[np.int64]
-"""Columns of integers, or one of them: [rows, columns] or [rows]."""
+"""Integer columns, or a single one: [rows, columns] or [rows]."""
 
 
 def validation_blocks(
@@ -14,17 +14,17 @@ def validation_blocks(
 ) -> tuple[IntRows, NDArray[np.bool_]]:
     """Cut the contigs of one species into blocks and choose some for validation.
 
-    A contig is cut into as many equal blocks of at least ``block`` bases as fit, at least one. Blocks are ranked by a hash
-    of (species, contig, block) and taken for validation up to ``fraction`` of the bases; with two or more blocks, at least
-    one is taken and one left. In a species so small that one block is more than ``fraction`` of it, blocks are as long as
-    that fraction, unless that is less than ``shortest``.
+    A contig is cut into as many equal blocks of at least ``block`` bases as fit, but at least one. Blocks are ranked by a
+    hash of (species, contig, block) and assigned to validation up to ``fraction`` of the bases; with two or more blocks, at
+    least one is assigned and at least one is not. If a species is so small that one block exceeds ``fraction`` of it, blocks
+    are as long as that fraction, but no shorter than ``shortest``.
 
     Args:
         lengths: bases of each contig, [contigs].
         species_key: number that identifies the species.
-        fraction: share of the bases for validation, 0 for none.
-        block: bases of a block.
-        shortest: bases of the shortest block in a small species.
+        fraction: fraction of the bases for validation; 0 for none.
+        block: bases per block.
+        shortest: minimum bases per block in a small species.
 
     Returns:
         Rows (contig, start, stop), [blocks, 3], and whether a block is for validation, [blocks].
@@ -48,7 +48,7 @@ def validation_blocks(
 
 
 def merge_blocks(blocks: IntRows, chosen: NDArray[np.bool_]) -> tuple[IntRows, IntRows]:
-    """Join adjacent blocks of a contig that are in the same split into segments.
+    """Merge adjacent blocks of a contig in the same split into segments.
 
     Returns:
         Training and validation segments, rows (contig, start, stop).
@@ -65,7 +65,7 @@ def cut_at_runs(segments: IntRows, offsets: IntRows, runs: IntRows) -> IntRows:
 
     Args:
         segments: rows (contig, start, stop) in order, [segments, 3].
-        offsets: place of each contig in the coordinates of the runs, [contigs].
+        offsets: start of each contig in the coordinates of the runs, [contigs].
         runs: rows (start, stop, ...) in order, [runs, 2 or more].
 
     Returns:

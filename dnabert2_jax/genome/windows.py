@@ -1,14 +1,14 @@
-"""Windows of a corpus: which stretch of DNA is at index i, as a pure function of (seed, i).
+"""Windows of a corpus: the stretch of DNA at index i, as a pure function of (seed, i).
 
 Nothing is drawn in sequence, so hosts, workers and resumed runs agree on every window without communicating.
 
-Training. The species of index i is slot i mod P of a pattern that gives every species its share of P slots; with its rank
-among the slots of its species, i is the k-th window of that species. A species of n cells goes through all of them in each
-epoch k // n, in an order that seed and epoch determine. A cell is one of the equal parts that the valid starts of a
-segment are divided into, as many as whole windows fit into the segment; the start within the cell is drawn anew each epoch.
-So every region is seen once per epoch, at fresh offsets, and starts are uniform over the segment.
+Training. The species of index i is given by slot i mod P of a pattern that assigns every species its share of P slots;
+given the slot's rank among the slots of its species, i is the k-th window of that species. A species with n cells visits
+all of them in each epoch k // n, in an order determined by seed and epoch. The valid starts of a segment are divided into
+equal cells, as many as whole windows fit into the segment; the start within a cell is redrawn each epoch. Every region is
+thus seen once per epoch, at fresh offsets, and starts are uniform over the segment.
 
-Validation. Segments are cut into equal tiles of at most a window, in order, on the forward strand: every base once.
+Validation. Segments are cut into equal tiles no longer than a window, in order, on the forward strand: every base once.
 """
 
 from collections.abc import Sequence
@@ -52,10 +52,10 @@ class Windows:
     """The windows of one split.
 
     Args:
-        corpus: where the DNA is.
-        window_bases: length of a window; shorter if its segment is.
-        seed: chooses order, offsets and strands (training).
-        split: "train": any index from 0 on; "validation": indices below ``epoch_size``.
+        corpus: the source of the DNA.
+        window_bases: window length; a window is shorter if its segment is.
+        seed: determines order, offsets and strands (training).
+        split: "train": any nonnegative index; "validation": indices below ``epoch_size``.
         reverse_complement: reverse-complement a random half of the training windows.
 
     Attributes:
@@ -101,7 +101,7 @@ class Windows:
         return self.batch([index])[0]
 
     def batch(self, indices: Sequence[int] | NDArray[np.integer]) -> list[Window]:
-        """The windows at some indices, in their order.
+        """The windows at the given indices, in the same order.
 
         Raises:
             IndexError: an index is negative, or past the end of the validation split.
@@ -118,7 +118,7 @@ class Windows:
         ]
 
     def species(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
-        """Species number of the windows at some indices (in range), without reading them. Shape [indices]."""
+        """Species number of the windows at the given indices (in range), without reading them. Shape [indices]."""
         index = np.asarray(indices, np.int64)
         contig = (self._train(index) if self.split == "train" else self._tiles(index))[0]
         return self.corpus.contig_species[contig]
@@ -134,7 +134,7 @@ class Windows:
         window = np.minimum(length, self.window_bases)
         starts = length - window + 1
         offset = uniform(self.seed, Domain.WINDOW_START, species, epoch, cell)
-        # The minimum is for rounding: part + offset may come out equal to parts.
+        # The minimum guards against rounding: part + offset may come out equal to parts.
         start = np.minimum(((part + offset) * starts / parts).astype(np.int64), starts - 1) + self._segments[segment, 1]
         coin = (hash64(self.seed, Domain.WINDOW_STRAND, species, epoch, cell) >> np.uint64(63)).astype(np.int64)
         reverse = coin if self.reverse_complement else 0 * coin
@@ -146,7 +146,7 @@ class Windows:
         return self._segments[segment, 0], first + part * length // parts, first + (part + 1) * length // parts, 0 * first
 
     def _locate(self, cell: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """Segment of a cell, number of the cell in it, number of its cells, and its length in bases."""
+        """The segment of each cell, the cell's number within it, the segment's number of cells, and its length in bases."""
         segment = np.searchsorted(self._first_cell, cell, "right") - 1
         length = self._segments[segment, 2] - self._segments[segment, 1]
         return segment, cell - self._first_cell[segment], self._first_cell[segment + 1] - self._first_cell[segment], length
@@ -157,9 +157,9 @@ class Windows:
 
 
 def _species_pattern(weights: list[float], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The species of each slot, the rank of the slot among those of its species, and the number of slots of each species.
+    """The species of each slot, the slot's rank among those of its species, and the number of slots per species.
 
-    Every species gets one slot, and the rest are shared by weight, rounded by largest remainder.
+    Every species gets one slot, and the rest are distributed by weight, rounded by the largest-remainder method.
     """
     wanted = np.maximum(0.0, np.asarray(weights) / np.sum(weights) * PATTERN - 1)
     wanted *= (PATTERN - len(weights)) / max(1.0, wanted.sum())

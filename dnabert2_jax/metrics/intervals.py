@@ -1,7 +1,7 @@
 """Confidence intervals of test scores, by the bootstrap over rows (Efron and Tibshirani 1993, percentile intervals).
 
-Every score here is a function of sums over rows, or of ranks, so that all resamples are computed as a few matrix products
-instead of scoring each one anew.
+Every score here is a function of sums over rows, or of ranks, so all resamples are computed with a few matrix products
+instead of one by one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,22 +17,22 @@ RESAMPLES = 1000
 LEVEL = 0.95
 SEED = 0
 _CELLS_AT_ONCE = 2**22
-"""Resamples times rows that are held in memory at once."""
+"""Resamples times rows held in memory at once."""
 
 Weights = NDArray[np.float64]
-"""How often each row is drawn, [resamples, rows]."""
+"""How often each row is drawn in each resample, [resamples, rows]."""
 
 
 class Intervals(TypedDict):
     """Percentile intervals of scores; JSON-ready.
 
-    They tell how the scores would vary over other test rows of the same kind, not over other seeds of training.
+    They estimate how the scores would vary over other test rows of the same kind, not over training seeds.
 
     Attributes:
-        level: of confidence.
-        resamples: tables of as many rows, drawn with replacement from the test table.
-        seed: of the draws.
-        scores: (low, high) by score; a score that is undefined in more than half of the resamples is left out.
+        level: confidence level.
+        resamples: number of tables of the same size, drawn with replacement from the test table.
+        seed: seed of the draws.
+        scores: (low, high) by score; scores that are undefined in more than half of the resamples are omitted.
     """
 
     level: float
@@ -48,7 +48,7 @@ def confidence_intervals(task: TaskKind, labels: NDArray[Any], outputs: NDArray[
         task: single_label: ``mcc``, ``macro_f1``, ``accuracy``, ``auroc``; multi_label: ``mcc``, ``macro_f1``, ``micro_f1``,
             ``accuracy``, ``auroc``; regression: ``pearson``, ``r2``, ``rmse``, and ``spearman`` with the ranks of the whole
             table.
-        labels: encoded, as for the scores, [rows] or [rows, C].
+        labels: encoded labels, as for the scores, [rows] or [rows, C].
         outputs: probabilities or measurements, [rows, C].
     """
     compute = {"single_label": _of_classes, "multi_label": _of_labels, "regression": _of_measurements}[task]
@@ -83,7 +83,7 @@ def _of_classes(labels: NDArray[Any], probabilities: NDArray[np.float64], weight
         covariance = correct * rows - (labeled * predicted).sum(1)
         scale = np.sqrt((rows**2 - (labeled**2).sum(1)) * (rows**2 - (predicted**2).sum(1)))
         mcc = np.where(scale > 0, covariance / scale, 0.0)
-        of_class = 2 * right / (labeled + predicted)  # not a number for a class that does not occur
+        of_class = 2 * right / (labeled + predicted)  # NaN for a class that does not occur
     areas = np.stack([_auroc(truth[:, c], probabilities[:, c], weights) for c in classes[1 if len(classes) == 2 else 0 :]])
     return {"mcc": mcc, "macro_f1": np.nanmean(of_class, axis=1), "accuracy": correct / rows, "auroc": areas.mean(0)}
 
@@ -121,7 +121,7 @@ def _of_measurements(labels: NDArray[Any], values: NDArray[np.float64], weights:
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64], mean: Weights) -> NDArray[np.float64]:
-    x, y = x - x.mean(), y - y.mean()  # for precision; the result does not depend on it
+    x, y = x - x.mean(), y - y.mean()  # for numerical precision only
     mean_x, mean_y = mean @ x, mean @ y
     spread = (mean @ x**2 - mean_x**2) * (mean @ y**2 - mean_y**2)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -129,7 +129,7 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64], mean: Weights) 
 
 
 def _auroc(positive: NDArray[np.bool_], score: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:
-    """Area under the ROC curve of each resample: pairs in the right order, ties counting one half. [resamples]."""
+    """Area under the ROC curve for each resample: fraction of correctly ordered pairs, ties count one half. [resamples]."""
     order = np.argsort(score, kind="stable")
     firsts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
     sorted_weights = weights[:, order]

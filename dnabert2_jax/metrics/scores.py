@@ -21,25 +21,25 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.atomic import write_bytes
 
 _SMALLEST = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, where the loss would be infinite
-_LEFT_OF_ONE = 2.0**-25  # a float32 sigmoid rounds to 1 from a logit of 17 on
+_LEFT_OF_ONE = 2.0**-25  # a float32 sigmoid rounds to 1 for logits of 17 or more
 
 
 class ClassificationMetrics(TypedDict):
-    """Scores of one table.
+    """Classification scores on one table.
 
     Attributes:
         mcc: Matthews correlation coefficient, for any number of classes (Gorodkin 2004); 0 if undefined.
-        macro_f1: unweighted mean of the F1 of every class that occurs among the labels or the predictions.
+        macro_f1: unweighted mean F1 of the classes that occur among the labels or the predictions.
         accuracy: fraction of rows predicted correctly.
         loss: mean cross-entropy in nats; probabilities are clipped at 1e-38.
         auroc: area under the ROC curve; macro one-vs-rest average for three or more classes. None if undefined.
         auroc_undefined: why ``auroc`` is None, else None.
-        n: rows.
-        classes: names of the classes, in the order of every list below.
+        n: number of rows.
+        classes: names of the classes, in the order used by every list below.
         label_counts: rows of each class.
         predicted_counts: rows predicted as each class.
         confusion_matrix: counts; rows are labels, columns are predictions.
-        collapsed: every row was predicted as one class although the labels differ, as happens when fine-tuning diverges
+        collapsed: every row was predicted as the same class although the labels differ, as happens when fine-tuning diverges
             or never starts to learn.
     """
 
@@ -64,8 +64,8 @@ def classification_metrics(
 
     Args:
         labels: class numbers, [rows].
-        probabilities: of each class, rows summing to 1, [rows, C].
-        names: of the classes, C of them.
+        probabilities: class probabilities, rows summing to 1, [rows, C].
+        names: names of the C classes.
 
     Raises:
         UserError: a probability is not finite.
@@ -112,21 +112,21 @@ def scores_without(
     lines: NDArray[np.integer],
     excluded: Sequence[int],
 ) -> ClassificationMetrics | None:
-    """The scores of the rows whose line is not excluded; None if no row is left.
+    """The scores on the rows whose line is not excluded; None if no rows are left.
 
     Args:
         labels: class numbers, [rows].
         probabilities: [rows, C].
-        names: of the classes.
+        names: names of the classes.
         lines: line numbers in the file, [rows].
-        excluded: lines to leave out.
+        excluded: lines to exclude.
     """
     kept = ~np.isin(lines, excluded)
     return classification_metrics(labels[kept], probabilities[kept], names) if kept.any() else None
 
 
 def collapse_advice(method: str) -> str:
-    """What to do about a collapsed run of one fine-tuning method."""
+    """Advice for a collapsed run, by fine-tuning method."""
     if method == "probe":
         return "the encoder's features do not separate the classes; train it: training.method=lora or full"
     return (
@@ -136,21 +136,21 @@ def collapse_advice(method: str) -> str:
 
 
 class MultiLabelMetrics(TypedDict):
-    """Scores of one table whose rows may have several labels; a label is predicted if its probability is above one half.
+    """Scores on a table whose rows may have several labels; a label is predicted if its probability is above one half.
 
     Attributes:
-        mcc: mean over labels of the Matthews correlation coefficient; undefined ones count as 0.
-        macro_f1: mean of the F1 of every label that occurs among the rows or the predictions.
+        mcc: mean Matthews correlation coefficient over labels; undefined ones count as 0.
+        macro_f1: mean F1 of the labels that occur among the rows or the predictions.
         micro_f1: F1 of all decisions pooled.
         accuracy: fraction of all decisions (rows times labels) that are correct.
         exact_match: fraction of rows with all labels correct.
         loss: mean binary cross-entropy in nats; probabilities are clipped to [1e-38, 1 - 2**-25].
         auroc: mean area under the ROC curve over the labels for which it is defined; None if there are none.
         auprc: the same for average precision.
-        undefined: labels that all rows or no rows have; ``auroc`` and ``auprc`` leave them out.
-        n: rows.
+        undefined: labels that all rows or no rows have; excluded from ``auroc`` and ``auprc``.
+        n: number of rows.
         classes: names of the labels.
-        by_label: for each label its ``rows``, ``predicted`` rows, ``mcc``, ``f1``, ``auroc`` and ``auprc``.
+        by_label: for each label, its ``rows``, ``predicted`` rows, ``mcc``, ``f1``, ``auroc`` and ``auprc``.
         collapsed: every row got the same prediction.
     """
 
@@ -177,7 +177,7 @@ def multi_label_metrics(
     Args:
         labels: 1 where a row has the label, else 0, [rows, C].
         probabilities: [rows, C].
-        names: of the labels, C of them.
+        names: names of the C labels.
 
     Raises:
         UserError: a probability is not finite.
@@ -220,7 +220,7 @@ def multi_label_metrics(
 
 
 class RegressionMetrics(TypedDict):
-    """Scores of one table of measurements.
+    """Regression scores on one table.
 
     Attributes:
         pearson: correlation of measurements and predictions; 0 if either is constant.
@@ -229,8 +229,8 @@ class RegressionMetrics(TypedDict):
         mae: mean absolute error, in the unit of the measurements.
         rmse: root mean squared error, in the unit of the measurements.
         loss: mean squared error, in squared standard deviations of the training table.
-        n: rows.
-        collapsed: predictions vary by less than a thousandth of the training table's standard deviation.
+        n: number of rows.
+        collapsed: the predictions vary by less than a thousandth of the training table's standard deviation.
     """
 
     pearson: float
@@ -249,8 +249,8 @@ def regression_metrics(
     """Score predictions against measurements.
 
     Args:
-        measured: [rows].
-        predicted: in the same unit, [rows].
+        measured: measurements, [rows].
+        predicted: predictions in the same unit, [rows].
         deviation: standard deviation of the training table.
 
     Raises:
@@ -276,11 +276,11 @@ def regression_metrics(
 
 
 Scores = Mapping[str, Any]
-"""Scores of one table, whatever the task: one of the three above."""
+"""Scores on one table for any task: one of the three types above."""
 
 
 def _mcc(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
-    # A single class everywhere: scikit-learn also gives 0, with a warning about the confusion matrix.
+    # Only one class everywhere: scikit-learn also returns 0, but warns about the confusion matrix.
     same = np.array_equal(labels, predictions) and len(np.unique(labels)) == 1
     return 0.0 if same else float(matthews_corrcoef(labels, predictions))
 
@@ -293,7 +293,7 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1; ties get their mean rank."""
+    """Ranks, starting at 1; ties get their mean rank."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[group]
 

@@ -1,4 +1,4 @@
-"""The metrics of each task: which ones are reported, which one is the main one, and how they are computed."""
+"""The metrics of each task: which are reported, which is the main one, and how they are computed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from dnabert2_jax.metrics.scores import Scores, classification_metrics, multi_la
 
 
 class Predicted(Protocol):
-    """What a head predicts; every kind of labels of :mod:`dnabert2_jax.data.labels` is one."""
+    """What a head predicts; implemented by every kind of labels in :mod:`dnabert2_jax.data.labels`."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Names of the outputs, C of them."""
+        """Names of the C outputs."""
         ...
 
     @property
     def head(self) -> HeadConfig:
-        """The head, with the mean and deviation of measurements."""
+        """The head, with the mean and standard deviation of measurements."""
         ...
 
 
@@ -32,8 +32,8 @@ class TaskMetrics:
 
     Attributes:
         main: key of the score that selects the best evaluation; higher is better.
-        shown: keys of the scores that are reported for each evaluation, and their display names.
-        compute: (encoded labels, outputs [rows, C], what they stand for) to scores.
+        shown: keys of the scores reported for each evaluation, and their display names.
+        compute: maps (encoded labels, outputs [rows, C], their meaning) to scores.
     """
 
     main: str
@@ -41,11 +41,11 @@ class TaskMetrics:
     compute: Callable[[NDArray[Any], NDArray[np.floating], Predicted], Scores]
 
     def brief(self, scores: Scores) -> str:
-        """The main score with its name."""
+        """The main score, with its name."""
         return f"{self.shown[self.main]} {scores[self.main]:.3f}"
 
     def dev_line(self, scores: Scores) -> dict[str, float]:
-        """An evaluation on the dev table as a line of the metrics file; undefined scores are left out."""
+        """An evaluation on the dev table as a line of the metrics file, without undefined scores."""
         return {f"dev_{key}": scores[key] for key in (*self.shown, "loss") if scores[key] is not None}
 
     def summary(self, scores: Scores, intervals: Intervals | None = None) -> str:
@@ -58,7 +58,7 @@ class TaskMetrics:
 
 
 def interval_text(intervals: Intervals, key: str) -> str:
-    """The confidence interval of a score as ``[0.71, 0.78]``; nothing if it has none."""
+    """The confidence interval of a score as ``[0.71, 0.78]``; empty if it has none."""
     if key not in intervals["scores"]:
         return ""
     low, high = intervals["scores"][key]
@@ -86,5 +86,5 @@ TASK_METRICS: dict[TaskKind, TaskMetrics] = {
 
 
 def metrics_for(predicted: Predicted) -> TaskMetrics:
-    """The metrics of the task that some labels belong to."""
+    """The metrics of the task to which the given labels belong."""
     return TASK_METRICS[predicted.head.task]

@@ -1,7 +1,7 @@
-"""The interface of all tokenizers, whatever their tokens are.
+"""The interface shared by all tokenizers.
 
-There are two layers. *Raw* encoding takes sequence as it is and returns the ids of that sequence alone; this is what
-pretraining reads. :meth:`Tokenizer.encode` applies the letters policy first, and adds special tokens.
+There are two layers. *Raw* encoding takes a sequence as is and returns its ids without special tokens; this is what
+pretraining uses. :meth:`Tokenizer.encode` applies the letters policy first and adds special tokens.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK, wit
 
 
 class Reader(Protocol):
-    """Makes a tokenizer of a file's content; ``source`` is its name, for error messages."""
+    """Makes a tokenizer from a file's content; ``source`` is the file's name, for error messages."""
 
     def __call__(self, content: bytes, /, *, source: str) -> "Tokenizer":
         """Read the content, or raise UserError."""
@@ -29,21 +29,21 @@ class Reader(Protocol):
 
 
 readers: dict[str, Reader] = {}
-"""How to read each kind of file, by its name; filled by ``tokenizer/loading.py``."""
+"""The reader for each kind of file, by file name; filled by ``tokenizer/loading.py``."""
 
 
 class Tokenizer(ABC):
     """DNA to token ids and back; ids 0-4 are [UNK] [CLS] [SEP] [PAD] [MASK] in every tokenizer.
 
     Args:
-        pieces: the text of every id except the special tokens.
+        pieces: the text of every id other than the special tokens.
         content: what :meth:`save` writes.
 
     Attributes:
         file_name: name of its file.
         pieces: the text of every id, special tokens included.
         piece_lengths: bases that each id advances by: 0 for [CLS], [SEP], [PAD] and [MASK], 1 for [UNK]. [vocab_size].
-        sha256: hex digest of the file that :meth:`save` writes.
+        sha256: SHA-256 hex digest of the file that :meth:`save` writes.
     """
 
     file_name: ClassVar[str]
@@ -61,14 +61,14 @@ class Tokenizer(ABC):
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """Read a tokenizer of any kind; import the class from ``tokenizer.loading`` for that, which registers all kinds.
+        """Read a tokenizer of any kind; for this, import the class from ``tokenizer.loading``, which registers all kinds.
 
         Args:
-            path: ``tokenizer.model`` (BPE), ``tokenizer.json`` (BPE as Hugging Face's libraries write it: the file of the
-                released DNABERT-2) or ``kmer_tokenizer.json``; or a directory that holds one of these.
+            path: ``tokenizer.model`` (BPE), ``tokenizer.json`` (BPE as written by Hugging Face libraries, including the file
+                of the released DNABERT-2) or ``kmer_tokenizer.json``; or a directory that holds one of these.
 
         Raises:
-            UserError: the file is missing or damaged, or describes something that this package could not reproduce exactly;
+            UserError: the file is missing or damaged, or describes a tokenizer that this package cannot reproduce exactly;
                 or a directory holds several different tokenizers.
         """
         path = Path(path)
@@ -98,7 +98,7 @@ class Tokenizer(ABC):
         return write_file(Path(directory) / self.file_name, self._content)
 
     def save_hugging_face(self, directory: str | Path) -> Path:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json``, which Hugging Face's libraries load, into ``directory``.
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``, for Hugging Face libraries, into ``directory``.
 
         Raises:
             UserError: they cannot be written, or cannot represent this tokenizer.
@@ -114,7 +114,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
-        """The ids of sequences as they are, without special tokens: the fast path for pretraining.
+        """The ids of sequences taken as is, without special tokens: the fast path for pretraining.
 
         Args:
             sequences: upper-case A, C, G and T; how other characters are read depends on the tokenizer.
@@ -133,20 +133,20 @@ class Tokenizer(ABC):
         """
 
     def token_bases(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
-        """Bases that each token of a row stands for, [tokens]; the cumulative sum maps tokens to bases.
+        """Number of bases that each token of a row represents, [tokens]; the cumulative sum maps tokens to bases.
 
-        They add up to the bases of the sequence (for a pair, of both): each base belongs to one token.
+        They add up to the bases of the sequence (of both sequences of a pair): each base belongs to one token.
         """
         return self.piece_lengths[np.asarray(ids, np.int64)]
 
     def encode_raw(self, sequence: str) -> list[int]:
-        """The ids of one sequence as it is, without special tokens; see :meth:`encode_raw_batch`."""
+        """The ids of one sequence taken as is, without special tokens; see :meth:`encode_raw_batch`."""
         return self.encode_raw_batch([sequence])[0].tolist()
 
     def encode(self, text: str, pair: str | None = None) -> list[int]:
         """``[CLS] text [SEP]`` or ``[CLS] text [SEP] pair [SEP]`` as ids.
 
-        Lower case is treated as soft-masking and upper-cased, IUPAC codes are unknown bases. To count what was changed, call
+        Lower case is treated as soft-masking and upper-cased; IUPAC codes are unknown bases. To count the changes, call
         :func:`~dnabert2_jax.genome.letters.clean_letters` first.
 
         Raises:
@@ -188,7 +188,7 @@ class Tokenizer(ABC):
 
 
 def write_file(file: Path, content: bytes) -> Path:
-    """Write one file of a tokenizer, whole or not at all, in a directory that is created if necessary.
+    """Write one file of a tokenizer atomically, in a directory that is created if necessary.
 
     Raises:
         UserError: it cannot be written.

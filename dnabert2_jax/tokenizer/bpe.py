@@ -1,4 +1,4 @@
-"""Byte-pair encoding of DNA: a SentencePiece model whose ids are laid out like those of the released DNABERT-2."""
+"""Byte-pair encoding of DNA: a SentencePiece model with the id layout of the released DNABERT-2."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ MODEL_FILE = "tokenizer.model"
 FIRST_MERGE = NUM_SPECIAL + len(BASES)
 
 _WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-"""Unicode's White_Space property, where the released tokenizer splits; Python's ``\\s`` has four more characters."""
+"""Unicode's White_Space property, on which the released tokenizer splits; Python's ``\\s`` has four more characters."""
 
 _RUNS = re.compile(f"[{BASES}]+|[^{BASES}{_WHITE_SPACE}]+")
 
@@ -29,7 +29,7 @@ _RUNS = re.compile(f"[{BASES}]+|[^{BASES}{_WHITE_SPACE}]+")
 class BpeTokenizer(Tokenizer):
     """Byte-pair encoding; every character that is not an upper-case base is one [UNK], and white space only separates.
 
-    The released tokenizer reads text in the same way, except that here the name of a special token is ordinary text.
+    The released tokenizer reads text the same way, except that here the name of a special token is ordinary text.
     Encoding releases the GIL.
     """
 
@@ -56,7 +56,7 @@ class BpeTokenizer(Tokenizer):
 
     @classmethod
     def from_pieces(cls, pieces: Sequence[str], *, source: str = "tokenizer") -> "BpeTokenizer":
-        """The tokenizer of a vocabulary: the same pieces always give the same file.
+        """The tokenizer for a vocabulary: the same pieces always give the same file.
 
         Args:
             pieces: text of every id, special tokens included; merges in rank order.
@@ -84,16 +84,16 @@ class BpeTokenizer(Tokenizer):
     def merges(self) -> list[tuple[str, str] | None]:
         """The two pieces that each id from ``FIRST_MERGE`` on is merged from; None for a piece that no text can produce.
 
-        SentencePiece merges any two neighbors whose text is a piece; other programs merge only pairs on a list, and this is
-        that list. It is unambiguous: what happens within a stretch of letters depends on these letters alone until a merge
-        reaches across their ends. So wherever two tokens are adjacent, encoding their letters alone passes through the same
-        two tokens, and each piece can come from only one pair.
+        SentencePiece merges any two neighbors whose text is a piece; other programs merge only pairs from a list, and this
+        is that list. It is unambiguous: what happens within a stretch of letters depends only on those letters until a merge
+        crosses one of its ends. So wherever two tokens are adjacent, encoding only their letters passes through the same two
+        tokens, and each piece can come from only one pair.
         """
         ranks = {piece: rank for rank, piece in enumerate(self.pieces[FIRST_MERGE:])}
         return [_last_pair(piece, ranks) for piece in ranks]
 
     def save_hugging_face(self, directory: str | Path) -> Path:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json``, laid out like those of the released model.
+        """Write ``tokenizer.json`` and ``tokenizer_config.json`` in the layout of the released model.
 
         Returns:
             The path of ``tokenizer.json``.
@@ -104,7 +104,7 @@ class BpeTokenizer(Tokenizer):
         return write_tokenizer_json(self.pieces, filter(None, self.merges()), Path(directory))
 
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
-        """The ids of sequences as they are, without special tokens: the fast path for pretraining.
+        """The ids of sequences taken as is, without special tokens: the fast path for pretraining.
 
         Args:
             sequences: upper-case A, C, G and T; any other character is one [UNK], but white space only separates.
@@ -113,7 +113,7 @@ class BpeTokenizer(Tokenizer):
         Returns:
             An array of shape [tokens] for each sequence.
         """
-        # SentencePiece fuses adjacent unknown letters into one id, so it only gets to see runs of bases.
+        # SentencePiece fuses adjacent unknown letters into one id, so it is only given runs of bases.
         runs = [_RUNS.findall(sequence) for sequence in sequences]
         bases = [run for row in runs for run in row if run[0] in BASES]
         encoded = iter(self._processor.encode(bases, return_type="numpy", num_threads=num_threads))
@@ -133,7 +133,7 @@ class BpeTokenizer(Tokenizer):
 
 
 def _last_pair(piece: str, ranks: dict[str, int]) -> tuple[str, str] | None:
-    """The last two tokens when byte-pair encoding merges the letters of ``piece``; None if it stops at more than two."""
+    """The last two tokens as byte-pair encoding merges the letters of ``piece``; None if it stops at more than two."""
     parts = list(piece)
     while len(parts) > 2:
         candidates = [(ranks[a + b], at) for at, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]

@@ -1,9 +1,9 @@
-"""Reading ``tokenizer.json``, the file of Hugging Face's ``tokenizers`` and of the released DNABERT-2.
+"""Read ``tokenizer.json``, the format of Hugging Face ``tokenizers`` and of the released DNABERT-2.
 
-The file is data: a vocabulary, a list of merges, and what happens before and after. Everything in it that affects the ids is
-compared with what this package does, and any other value is refused, so a file that loads gives the same ids here as there.
-Three things are ignored on purpose: padding and truncation (left over from the last call before the file was saved), and the
-decoder.
+The file holds a vocabulary, a list of merges, and the steps before and after. Everything in it that affects the ids is
+compared with what this package does, and any other value is rejected, so a file that loads gives the same ids here as there.
+Three things are deliberately ignored: padding and truncation (left over from the last call before the file was saved), and
+the decoder.
 """
 
 from typing import Any, Literal
@@ -58,7 +58,7 @@ def read_tokenizer_json(content: bytes, *, source: str) -> BpeTokenizer:
         source: its name, for error messages.
 
     Raises:
-        UserError: damaged, or a tokenizer whose ids this package would not reproduce exactly.
+        UserError: the file is damaged, or describes a tokenizer whose ids this package cannot reproduce exactly.
     """
 
     def refuse(found: str, accepted: str) -> UserError:

@@ -1,8 +1,8 @@
-"""k-mer tokenizers, the baselines for byte pairs; numpy on a whole batch at once.
+"""k-mer tokenizers, the baselines for BPE; numpy on a whole batch at once.
 
-- Stride 1: every k-mer of the sequence, overlapping, as in DNABERT (Ji et al. 2021). n bases are n - k + 1 tokens.
+- Stride 1: every k-mer of the sequence, overlapping, as in DNABERT (Ji et al. 2021). n bases give n - k + 1 tokens.
 - Stride k: consecutive k-mers, as in the Nucleotide Transformer (Dalla-Torre et al. 2023). They are cut from the start of
-  every run of bases; each base left at its end, and every N, is a token of its own.
+  every run of bases; each base left over at its end, and every N, is a token of its own.
 """
 
 import json
@@ -37,11 +37,11 @@ class _File(BaseModel):
 class KmerTokenizer(Tokenizer):
     """k-mers in alphabetical order of their letters, after the special tokens and, with stride k, A C G T N.
 
-    If they overlap, a k-mer with any character that is not an upper-case base is [UNK]. If they do not, such a character is
-    a token of its own: N, or [UNK] for any other.
+    If k-mers overlap, one with any character that is not an upper-case base is [UNK]. If they do not, such a character is a
+    token of its own: N, or [UNK] for any other character.
 
     Attributes:
-        k: bases of a k-mer.
+        k: bases per k-mer.
         stride: bases from one k-mer to the next: 1 or k.
     """
 
@@ -51,7 +51,7 @@ class KmerTokenizer(Tokenizer):
         """Make the tokenizer; nothing is trained.
 
         Args:
-            k: bases of a k-mer, 3 to 6.
+            k: bases per k-mer, 3 to 6.
             stride: 1 for overlapping k-mers, k for consecutive ones.
 
         Raises:
@@ -80,11 +80,11 @@ class KmerTokenizer(Tokenizer):
         """Read a ``kmer_tokenizer.json``.
 
         Args:
-            content: of the file.
+            content: content of the file.
             source: its name, for error messages.
 
         Raises:
-            UserError: damaged, or another kind of file.
+            UserError: the file is damaged or of another kind.
         """
         try:
             file = _File.model_validate_json(content)
@@ -96,17 +96,17 @@ class KmerTokenizer(Tokenizer):
             ) from error
 
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
-        """The ids of sequences as they are, without special tokens: the fast path for pretraining.
+        """The ids of sequences taken as is, without special tokens: the fast path for pretraining.
 
         Args:
             sequences: upper-case A, C, G and T; any other character, even white space, is an unknown base.
-            num_threads: ignored: numpy processes the whole batch on one core.
+            num_threads: ignored; numpy processes the whole batch on one core.
 
         Returns:
             An array of shape [tokens] for each sequence.
 
         Raises:
-            UserError: overlapping k-mers, and a sequence shorter than k (and not empty), which would have no token.
+            UserError: k-mers overlap and a nonempty sequence is shorter than k, so it would have no tokens.
         """
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         if self.overlapping and (short := np.flatnonzero((lengths > 0) & (lengths < self.k))).size:
@@ -114,7 +114,7 @@ class KmerTokenizer(Tokenizer):
                 f"sequences[{short[0]}] has {lengths[short[0]]} bases, too few for an overlapping {self.k}-mer; "
                 f"accepted are {self.k} or more: leave shorter sequences out, or choose another tokenizer"
             )
-        # A character outside Latin-1 becomes one "?", unknown like every other symbol.
+        # A character outside Latin-1 becomes a single "?", unknown like any other symbol.
         text = "".join(sequences).encode("latin-1", "replace")
         codes = _CODE[np.frombuffer(text, np.uint8)]
         ends = np.cumsum(lengths)
@@ -127,9 +127,9 @@ class KmerTokenizer(Tokenizer):
         return [ids[before[start] : before[end]] for start, end in zip(starts, ends, strict=True)]
 
     def token_bases(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
-        """Bases that each token of a row stands for, [tokens]; they add up to the bases of the sequence.
+        """Number of bases that each token of a row represents, [tokens]; they add up to the bases of the sequence.
 
-        Each overlapping k-mer stands for its first base, and the last one of a sequence for all of its k.
+        Each overlapping k-mer represents its first base, and the last one of a sequence all k of its bases.
         """
         array = np.asarray(ids, np.int64)
         bases = self.piece_lengths[array]
@@ -140,8 +140,8 @@ class KmerTokenizer(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         """Ids back to sequence: bases in no known k-mer become N, special tokens other than [UNK] are skipped.
 
-        Where overlapping k-mers contradict each other, as a model's predictions may, a base is that of the k-mer that starts
-        there, or else of the last one before it.
+        Where overlapping k-mers contradict each other, as a model's predictions may, a base is taken from the k-mer that
+        starts there, or else from the last one before it.
 
         Raises:
             UserError: an id outside the vocabulary.
@@ -162,7 +162,7 @@ class KmerTokenizer(Tokenizer):
         return letters.tobytes().decode()
 
     def _kmer_ids(self, codes: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """The id of the k-mer that starts at each position, [UNK] if not all of it is bases. [positions - k + 1], or [0]."""
+        """The id of the k-mer that starts at each position, [UNK] if it is not all bases. [positions - k + 1], or [0]."""
         count = max(0, len(codes) - self.k + 1)
         numbers = np.zeros(count, np.int32)
         for offset in range(self.k):
@@ -172,10 +172,10 @@ class KmerTokenizer(Tokenizer):
     def _one_after_the_other(
         self, codes: NDArray[np.uint8], starts: NDArray[np.int64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
-        """Where a token starts, [bases], and the tokens that do, [tokens].
+        """Whether a token starts at each base, [bases], and the ids of those tokens, [tokens].
 
         Args:
-            codes: of all sequences, concatenated. [bases].
+            codes: codes of all sequences, concatenated. [bases].
             starts: where each sequence starts.
         """
         base = codes < _N
@@ -194,10 +194,10 @@ class KmerTokenizer(Tokenizer):
 
 
 def _is_sequence(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which tokens stand for bases: all but [CLS], [SEP], [PAD] and [MASK]."""
+    """Which tokens represent bases: all but [CLS], [SEP], [PAD] and [MASK]."""
     return (ids == UNK) | (ids >= NUM_SPECIAL)
 
 
 def _sequences_in(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Start and end of each stretch of tokens that stand for bases, [stretches, 2]."""
+    """Start and end of each stretch of tokens that represent bases, [stretches, 2]."""
     return np.flatnonzero(np.diff(_is_sequence(ids), prepend=False, append=False)).reshape(-1, 2)

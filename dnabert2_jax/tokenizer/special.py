@@ -1,6 +1,6 @@
 """The five special tokens, and the templates that place them around sequences.
 
-Ids and templates are those of the released DNABERT-2 tokenizer, and all tokenizers here share them.
+Ids and templates are those of the released DNABERT-2 tokenizer and are shared by all tokenizers here.
 """
 
 from collections.abc import Sequence

@@ -17,13 +17,13 @@ from dnabert2_jax.tokenizer.special import CLS, MASK, NUM_SPECIAL, PAD, SEP, SPE
 DEFAULT_VOCAB_SIZE = 4096
 
 DEFAULT_MAX_PIECE_LENGTH = 32
-"""The longest piece of the released tokenizer, in bases: five of its 4,091 pieces have it, all repeats of two letters,
-and 4,040 have 11 bases or fewer. On genomes of 15 species, limits of 12, 16 and 64 change the bases per token by less than
-0.1 %; without a limit, a small sample wastes pieces on whole copies of its repeats."""
+"""The longest piece of the released tokenizer, in bases: five of its 4,091 pieces are this long, all repeats of two letters,
+and 4,040 have 11 bases or fewer. On the genomes of 15 species, limits of 12, 16 and 64 change the bases per token by less
+than 0.1 %; without a limit, a small sample wastes pieces on whole copies of its repeats."""
 
 SENTENCE_BASES = 4096
-"""Training text is cut into sentences of this length. SentencePiece drops sentences over a limit, and a cut only hides the
-pairs that span it, one position in thousands."""
+"""Training text is cut into sentences of this length. SentencePiece drops sentences over a limit, whereas a cut only hides
+the pairs that span it, one position in thousands."""
 
 LONGEST_PIECE = 512
 """SentencePiece's own limit, in bases."""
@@ -41,20 +41,20 @@ def train_bpe(
     max_piece_length: int = DEFAULT_MAX_PIECE_LENGTH,
     num_threads: int = 1,
 ) -> BpeTokenizer:
-    """Learn a BPE vocabulary: [UNK] [CLS] [SEP] [PAD] [MASK], then A C G T, then the merges in the order they were learned.
+    """Learn a BPE vocabulary: [UNK] [CLS] [SEP] [PAD] [MASK], then A C G T, then the merges in the order learned.
 
     The letters policy applies, and text is split at IUPAC codes. The same sequences give the same tokenizer, byte for byte,
-    whatever the number of threads. Takes about 0.4 s and 40 MB per Mb of the sample.
+    regardless of the number of threads. Takes about 0.4 s and 40 MB per Mb of the sample.
 
     Args:
-        sequences: the sample; read once, all of it is used.
-        vocab_size: ids in all, special tokens included; 9 or more.
-        max_piece_length: longest piece, in bases; 1 or more.
+        sequences: the sample; read once and used in full.
+        vocab_size: total number of ids, special tokens included; 9 or more.
+        max_piece_length: maximum piece length in bases; 1 or more.
         num_threads: cores to use, 1 or more.
 
     Raises:
-        UserError: an option out of range, a forbidden letter (the message names the sequence), a base that never occurs, or
-            a sample with too few pieces for ``vocab_size`` (the message names the largest possible).
+        UserError: an option is out of range, a letter is forbidden (the message names the sequence), a base never occurs, or
+            the sample has too few pieces for ``vocab_size`` (the message gives the largest possible).
     """
     if vocab_size < FIRST_MERGE:
         raise UserError(f"vocab_size is {vocab_size}; accepted is {FIRST_MERGE} (special tokens and bases) or more")
@@ -111,8 +111,8 @@ def sample_corpus(corpus: Corpus, *, sample_bases: int, window_bases: int, seed:
     Args:
         corpus: the DNA; its held-out blocks are not used.
         sample_bases: stop after this many bases, or after one epoch, so that a small corpus is not counted twice.
-        window_bases: length of a window.
-        seed: chooses the windows.
+        window_bases: window length.
+        seed: determines the windows.
 
     Raises:
         UserError: an option is below 1, or the corpus has no training sequence.
@@ -138,7 +138,7 @@ def _sentences(sequences: Iterable[str | bytes]) -> Iterator[str]:
 
 
 def _released_layout(proto: ModelProto) -> list[str]:
-    """The pieces, with A, C, G and T moved from the end, where SentencePiece puts letters, to after the special tokens.
+    """The pieces, with A, C, G and T moved from the end, where SentencePiece puts letters, to just after the special tokens.
 
     Merges apply in the order of their scores, which is their order here, so segmentation does not change.
     """

@@ -1,20 +1,20 @@
-"""Checkpoints of a run: Orbax writes the state in the background, a manifest of hashes tells which ones are intact.
+"""Checkpoints of a run: Orbax writes the state in the background, and a manifest of hashes shows which ones are intact.
 
-A directory of checkpoints::
+Layout of a checkpoint directory::
 
     step_00001000/
-        state/            what Orbax writes, every process its own shards
-        contents.json     the run's own notes (meta) and the dtype and shape of every array
+        state/            written by Orbax, each process its own shards
+        contents.json     the run's own metadata (meta) and the dtype and shape of every array
         manifest.json     size and SHA-256 of every file above, written last
-    damaged_step_00002000/    did not match its manifest; never read again, left for a person to look at
+    damaged_step_00002000/    did not match its manifest; never read again, kept for inspection
 
-Orbax by itself loads flipped bytes silently, so a step counts only with its manifest, and is read only if every byte
-agrees with it. That is why retention is here and not left to Orbax's CheckpointManager: it deletes old steps as soon as it
-has moved a new one into place, and its one callback runs before it writes the last files of a step
+Orbax by itself loads corrupted bytes silently, so a step is valid only with its manifest, and is read only if every byte
+matches it. This is why retention is handled here and not by Orbax's CheckpointManager: it deletes old steps as soon as it
+has moved a new one into place, and its only callback runs before it writes the last files of a step
 (``_CHECKPOINT_METADATA``, ``commit_success.txt``). A manifest written in that callback leaves these files unsealed; one
-written later leaves a moment in which the only sealed step of ``keep_last=1`` is already deleted. Here an old step goes
-after the new one is sealed, and loses its manifest first, so that a step half deleted by a kill never passes for a damaged
-one.
+written later leaves a window in which the only sealed step of ``keep_last=1`` is already deleted. Here an old step is
+deleted only after the new one is sealed, and its manifest goes first, so that a step left half deleted by a kill is never
+mistaken for a damaged one.
 """
 
 import fcntl
@@ -48,12 +48,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint that was read.
+    """A restored checkpoint.
 
     Attributes:
         step: its step.
-        state: the tree that was saved, with the structure and the shardings of the abstract state.
-        meta: the run's notes, as JSON returns them (tuples are lists, keys are strings).
+        state: the saved tree, with the structure and shardings of the abstract state.
+        meta: the run's metadata, as it comes back from JSON (tuples are lists, keys are strings).
     """
 
     step: int
@@ -62,7 +62,7 @@ class Restored:
 
 
 def nothing_saved(directory: Path) -> bool:
-    """Whether a directory of checkpoints holds none, not even a damaged one, and no running run has it open."""
+    """Whether a checkpoint directory holds no checkpoints, not even damaged ones, and is not open in any running run."""
     if not directory.exists():
         return True
     for path in directory.iterdir():
@@ -79,17 +79,17 @@ def nothing_saved(directory: Path) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one directory that every process sees; every process makes the same calls.
+    """The checkpoints of one run, in a directory shared by all processes; every process makes the same calls.
 
-    Opening removes what a killed run left unfinished, and reports it. One run at a time: a second one is refused.
+    Opening it removes, and reports, whatever a killed run left unfinished. Only one run at a time may open it.
 
     Args:
         directory: created if it does not exist.
-        keep_last: how many of the newest complete checkpoints to keep.
+        keep_last: number of newest complete checkpoints to keep.
         keep_every: steps that are multiples of this are kept forever.
 
     Raises:
-        UserError: the directory cannot be used, another run uses it, or an option is out of range.
+        UserError: the directory cannot be used or is in use by another run, or an option is out of range.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep_last: int = 2, keep_every: int | None = None) -> None:
@@ -104,7 +104,7 @@ class Checkpoints:
         self._keep_every = keep_every
         self._lock: int | None = None
         on_first(self._open)
-        # Weights hardly compress, and training wants the cores that zstd would take.
+        # Weights hardly compress, and training needs the cores that zstd would use.
         self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
@@ -127,20 +127,20 @@ class Checkpoints:
         Waits for the previous save if it is still running. Old checkpoints are deleted only once the new one is complete.
 
         Args:
-            step: larger than that of every checkpoint here.
-            state: a tree of jax or numpy arrays and numpy scalars, none of them empty; Python numbers belong in ``meta``.
+            step: must be larger than the step of every existing checkpoint.
+            state: a tree of nonempty jax or numpy arrays and numpy scalars; Python numbers belong in ``meta``.
             meta: a small JSON-ready dict.
 
         Raises:
-            UserError: this save or the previous one could not be written, or there is one of this step or a later one.
+            UserError: this save or the previous one failed, or there is already a checkpoint of this step or a later one.
             TypeError: a leaf has no dtype, or ``meta`` is not JSON.
             ValueError: a leaf has 64 bits and ``jax_enable_x64`` is off: Orbax would truncate it to 32 silently.
         """
         self.wait()
         if (latest := max(self.steps(), default=-1)) >= step:
             raise UserError(
-                f"{self.directory} already holds a checkpoint of step {latest}, so none of step {step} can be added: "
-                "resume from the one that is there, or choose another directory"
+                f"{self.directory} already holds a checkpoint of step {latest}, so step {step} cannot be saved: "
+                "resume from it, or choose another directory"
             )
         arrays = {name: _savable(name, leaf) for name, leaf in _named_leaves(state).items()}
         contents = json.dumps({"meta": meta, "arrays": {name: _signature(leaf) for name, leaf in arrays.items()}})
@@ -157,19 +157,19 @@ class Checkpoints:
         self._pending = self._background.submit(self._complete, step)
 
     def restore_latest(self, abstract_state: Any) -> Restored | None:
-        """Read the newest checkpoint that is whole.
+        """Restore the newest intact checkpoint.
 
-        A damaged one is reported, set aside (renamed to ``damaged_step_...``), and the one before it is tried.
+        A damaged one is reported, set aside (renamed to ``damaged_step_...``), and the previous one is tried.
 
         Args:
-            abstract_state: the structure expected; its leaves (arrays, or ``jax.ShapeDtypeStruct``) have ``shape`` and
-                ``dtype``, and a ``sharding`` if the array belongs elsewhere than on the first device.
+            abstract_state: the expected structure; its leaves (arrays, or ``jax.ShapeDtypeStruct``) have ``shape`` and
+                ``dtype``, and a ``sharding`` if the array does not belong on the first device.
 
         Returns:
             The checkpoint, or None if none was ever completed.
 
         Raises:
-            UserError: all checkpoints are damaged, or names, shapes or dtypes are not as expected; they are listed.
+            UserError: all checkpoints are damaged, or names, shapes or dtypes differ from those expected (they are listed).
         """
         self.wait()
         step = on_first(self._newest_whole)
@@ -191,20 +191,20 @@ class Checkpoints:
         return Restored(step, state, contents["meta"])
 
     def wait(self) -> None:
-        """Block until the running save, if any, is complete.
+        """Block until the save in progress, if any, is complete.
 
         Raises:
-            UserError: it could not be written.
+            UserError: the save failed.
         """
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
     def close(self) -> None:
-        """Wait for the running save and release the directory.
+        """Wait for the save in progress and release the directory.
 
         Raises:
-            UserError: the save could not be written.
+            UserError: the save failed.
         """
         try:
             self.wait()
@@ -225,7 +225,7 @@ class Checkpoints:
         """Create the directory, lock it for this run, and remove what a killed run left."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # A POSIX lock: it ends with its process, however that dies, and processes forked from it do not hold it.
+            # A POSIX lock: released when the process ends for any reason, and not inherited by forked processes.
             self._lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
             try:
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -245,7 +245,7 @@ class Checkpoints:
         return 0
 
     def _complete(self, step: int) -> None:
-        """The part of a save that runs in the background: wait for Orbax, seal the step, delete old ones."""
+        """The background part of a save: wait for Orbax, seal the step, delete old ones."""
         try:
             self._checkpointer.wait_until_finished()
             if jax.process_index() == 0:
@@ -260,7 +260,7 @@ class Checkpoints:
             shutil.rmtree(self._path(step), ignore_errors=True)
         return UserError(
             f"the checkpoint of step {step} could not be written to {self.directory}: {_first_line(error)}; "
-            f"complete ones are untouched ({', '.join(map(str, self.steps())) or 'none'}); make room there and run again"
+            f"complete ones are untouched ({', '.join(map(str, self.steps())) or 'none'}); make room there and rerun"
         )
 
     def _retire(self) -> None:
@@ -268,27 +268,27 @@ class Checkpoints:
         for step in steps[: -self._keep_last]:
             if self._keep_every is None or step % self._keep_every:
                 try:
-                    # The manifest first: a step that is half deleted must not look like a damaged one.
+                    # The manifest goes first: a half-deleted step must not look like a damaged one.
                     (self._path(step) / MANIFEST).unlink()
                     shutil.rmtree(self._path(step))
                 except OSError as error:
                     logger.warning("the old checkpoint %s could not be deleted: %s", self._path(step), error)
 
     def _newest_whole(self) -> int:
-        """The newest step that agrees with its manifest, or _ABSENT; damaged ones newer than it are set aside."""
+        """The newest step that matches its manifest, or _ABSENT; newer, damaged ones are set aside."""
         for step in reversed(self.steps()):
             try:
                 verify_manifest(self._path(step))
             except UserError as damage:
                 aside = self._aside(step)
                 self._path(step).rename(aside)
-                logger.warning("%s; set aside as %s, falling back to the checkpoint before it", damage, aside.name)
+                logger.warning("%s; set aside as %s, falling back to the previous checkpoint", damage, aside.name)
             else:
                 return step
         if damaged := sorted(path.name for path in self.directory.glob("damaged_step_*")):
             raise UserError(
                 f"{self.directory} holds no intact checkpoint, only {', '.join(damaged)}: copy one back from a "
-                "backup as step_..., or delete them to start from the beginning; and check the disk"
+                "backup as step_..., or delete them to start over; and check the disk"
             )
         return _ABSENT
 
@@ -310,7 +310,7 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _savable(name: str, leaf: Any) -> jax.Array | np.ndarray:
-    """What Orbax may write later: it copies numpy arrays, and jax never reuses a donated buffer that has a view."""
+    """A leaf that Orbax may write later: it copies numpy arrays, and jax never reuses a donated buffer that has a view."""
     if isinstance(leaf, jax.Array):
         return leaf
     if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
@@ -333,8 +333,8 @@ def _differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
         for name in wanted
         if saved.get(name, wanted[name]) != wanted[name]
     ]
-    found += [f"{name} is not in it" for name in wanted if name not in saved]
-    found += [f"{name} is not expected" for name in saved if name not in wanted]
+    found += [f"{name} is missing" for name in wanted if name not in saved]
+    found += [f"{name} is unexpected" for name in saved if name not in wanted]
     return found
 
 

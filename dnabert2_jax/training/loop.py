@@ -1,7 +1,7 @@
-"""The training loop that pretraining and fine-tuning share, and the callbacks that make a run out of its steps.
+"""The training loop shared by pretraining and fine-tuning, and its callbacks.
 
-:func:`run_steps` takes steps and nothing else. After each one it calls the callbacks in order: log metrics, evaluate, save a
-checkpoint. Which of them a run has, and how often each is due, is for its recipe to say.
+:func:`run_steps` only takes steps. After each one it calls the callbacks in order: log metrics, evaluate, save a
+checkpoint. The recipe decides which callbacks a run has and how often each is due.
 """
 
 import time
@@ -24,16 +24,16 @@ from dnabert2_jax.training.workdir import MetricsLog
 
 @dataclass(frozen=True)
 class StepEvent:
-    """A step that was started on the devices, as callbacks see it.
+    """A step dispatched to the devices, as seen by callbacks.
 
     Attributes:
-        step: its number, from 1.
-        batch: what it was trained on, as this process holds it.
-        waited: seconds until the batch was ready.
-        state: the state after it. The next step reuses its buffers, so a callback copies what it keeps.
-        metrics: what it reports, on the devices.
-        last: whether it is the last step of the run.
-        stopping: whether the run was asked to stop after it.
+        step: step number, from 1.
+        batch: this process's part of the training batch.
+        waited: seconds spent waiting for the batch.
+        state: the state after the step. The next step reuses its buffers, so a callback must copy what it keeps.
+        metrics: the step's metrics, on the devices.
+        last: whether this is the last step of the run.
+        stopping: whether the run was asked to stop after this step.
     """
 
     step: int
@@ -48,7 +48,7 @@ class StepEvent:
 Callback = Callable[[StepEvent], None]
 
 Due = Callable[[int], bool]
-"""Whether something is due after a step; after the last step it always is."""
+"""Whether something is due after a step; it always is after the last step."""
 
 
 def every(steps: int) -> Due:
@@ -66,22 +66,22 @@ def run_steps(
     callbacks: Sequence[Callback],
     finished: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Train from the state's step to the last one.
+    """Train from the state's step to the last step.
 
     Args:
-        state: where to start.
-        train_step: ``(state, batch) -> (state, metrics)``; it takes the batch to the devices.
+        state: the initial state.
+        train_step: ``(state, batch) -> (state, metrics)``; it transfers the batch to the devices.
         batches: one batch per step, beginning with the step after the state's.
-        total: steps of the whole run.
-        stop_requests: asked after every step.
+        total: total number of steps in the run.
+        stop_requests: checked after every step.
         callbacks: called in order after every step.
-        finished: asked before every step, whether to end the run early.
+        finished: checked before every step; ends the run early if true.
 
     Returns:
         The state after the last step.
 
     Raises:
-        Stopped: the run was asked to stop before its last step; the callbacks have seen that step as ``stopping``.
+        Stopped: the run was asked to stop before its last step; the callbacks were called with ``stopping`` set.
     """
     for step in range(int(state.step) + 1, total + 1):
         if finished():
@@ -102,18 +102,18 @@ def run_steps(
 
 @dataclass(kw_only=True)
 class LogMetrics:
-    """Shows progress, writes the means of the steps since the last line, and ends a run that diverged.
+    """Shows progress, logs the means over the steps since the last line, and ends a diverged run.
 
     Attributes:
         meter: measures the steps.
-        log: gets a line when one is due, and when the run stops.
-        bar: shows progress and the last figures.
+        log: receives a line whenever one is due, and when the run stops.
+        bar: shows progress and the latest figures.
         due: when to write a line.
-        values: further values of a line.
-        skipped_in_a_row: this many skipped steps in a row (not finite) end the run.
-        diverged: makes the error to raise then, from the number of steps in a row and the last one of them.
-        began: when the run began, by ``time.monotonic``.
-        first_step_seconds: from ``began`` to the end of the first step, compiling included; None before that.
+        values: additional values for each line.
+        skipped_in_a_row: number of consecutive skipped (non-finite) steps that ends the run.
+        diverged: makes the error to raise then, from the number of consecutive steps and the last of them.
+        began: start time of the run, by ``time.monotonic``.
+        first_step_seconds: from ``began`` to the end of the first step, compilation included; None before that.
     """
 
     meter: Meter
@@ -131,7 +131,7 @@ class LogMetrics:
         """Measure a step."""
         first = self.first_step_seconds is None
         if first:
-            self.meter.restart()  # compiling, which the call of the step has just done, is not training
+            self.meter.restart()  # the call of the step has just compiled it, which is not training time
         self.meter.add(event.step, event.metrics, event.batch, 0.0 if first else event.waited)
         if first:
             jax.block_until_ready(event.metrics)  # type: ignore[no-untyped-call]
@@ -144,7 +144,7 @@ class LogMetrics:
             raise self.diverged(self.meter.skipped_in_a_row, self.meter.last_skipped)
 
     def evaluated(self, step: int, scores: Mapping[str, Any], shown: str = "") -> None:
-        """Write the scores of an evaluation, and show them beside the bar; the time it took is not training time."""
+        """Log the scores of an evaluation and show them next to the bar; its duration does not count as training time."""
         self.log.write(step, **scores)
         self._evaluation = shown
         self.bar.advance(0, figures=self._figures())
@@ -159,9 +159,9 @@ class SaveCheckpoints:
     """Saves a checkpoint when one is due, after the last step, and when the run stops.
 
     Attributes:
-        checkpoints: where to.
-        due: when.
-        meta: the run's notes beside the state, from the step; ``identity`` is what :func:`resume` compares.
+        checkpoints: where to save.
+        due: when to save.
+        meta: makes the metadata saved with the state, from the step; ``identity`` is what :func:`resume` compares.
     """
 
     checkpoints: Checkpoints
@@ -169,7 +169,7 @@ class SaveCheckpoints:
     meta: Callable[[int], dict[str, Any]]
 
     def __call__(self, event: StepEvent) -> None:
-        """Save if it is time to; a run that stops waits until everything is on the disk."""
+        """Save if one is due; a run that is stopping waits until everything is on disk."""
         if self.due(event.step) or event.last or event.stopping:
             self.checkpoints.save(event.step, event.state, self.meta(event.step))
             if event.stopping:
@@ -179,14 +179,14 @@ class SaveCheckpoints:
 def resume(
     checkpoints: Checkpoints, state: TrainState, identity: Mapping[str, str | int], *, workdir: Path, total: int
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state and the notes of the newest checkpoint that is whole.
+    """The state and metadata of the newest intact checkpoint.
 
     Args:
-        checkpoints: of the run.
-        state: a fresh state, which is returned (with no notes) if there is no checkpoint.
-        identity: hashes of the inputs that the result depends on besides the settings.
+        checkpoints: the run's checkpoints.
+        state: a fresh state, returned (without metadata) if there is no checkpoint.
+        identity: hashes of the inputs, other than settings, on which the result depends.
         workdir: the run's directory, for messages.
-        total: steps of the whole run.
+        total: total number of steps in the run.
 
     Raises:
         UserError: an input changed since the run began, or no checkpoint can be read.
@@ -202,5 +202,5 @@ def resume(
 
 
 def updates(state: TrainState) -> int:
-    """Steps that were not skipped, as the optimizer counts them."""
+    """Number of steps not skipped, as counted by the optimizer."""
     return int(optax.tree.get_all_with_path(state.optimizer, "count")[0][1])

@@ -1,4 +1,4 @@
-"""Whether a training step fits into memory, told by its compiled program before the first step runs."""
+"""Check, before the first step runs, whether a training step fits into memory according to its compiled program."""
 
 import resource
 from collections.abc import Callable, Iterator
@@ -15,29 +15,29 @@ _GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 
 def check_memory(step: Callable[..., Any], *args: Any, rows: int, accumulate: int) -> None:
-    """Compile a step, and compare what it needs with what there is.
+    """Compile a step, and compare the memory it needs with what is available.
 
-    The program is compiled once: jax keeps it for the first call with arguments of these shapes.
+    The program is compiled only once: jax caches it for the first call with arguments of these shapes.
 
     Args:
         step: a jitted function.
-        args: its arguments, of the largest shapes that the run has.
-        rows: of a batch, for messages.
-        accumulate: microbatches now, for messages.
+        args: its arguments, with the largest shapes in the run.
+        rows: rows per batch, for messages.
+        accumulate: current number of microbatches, for messages.
 
     Raises:
-        UserError: the step cannot fit.
+        UserError: the step does not fit.
     """
     with explain_memory(rows, accumulate):
         analysis = step.lower(*args).compile().memory_analysis()  # type: ignore[attr-defined]
-    if analysis is None:  # a backend that does not tell
+    if analysis is None:  # a backend that does not report it
         return
     needed = int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
     devices = jax.tree.leaves(args)[0].sharding.addressable_devices
     device = next(iter(devices))
     stats = device.memory_stats() or {}
     if device.platform == "cpu":
-        needed *= len(devices)  # which share the memory of the host
+        needed *= len(devices)  # they share the host's memory
         limit, free = _host_memory()
     elif "bytes_limit" in stats:
         limit = free = stats["bytes_limit"] - stats["bytes_in_use"]
@@ -51,7 +51,7 @@ def check_memory(step: Callable[..., Any], *args: Any, rows: int, accumulate: in
 
 @contextmanager
 def explain_memory(rows: int, accumulate: int) -> Iterator[None]:
-    """Turn an out-of-memory error of the device, or of its compiler, into one that says what to do.
+    """Turn an out-of-memory error from the device or its compiler into one that suggests what to do.
 
     Raises:
         UserError: out of memory on the device.
@@ -62,13 +62,13 @@ def explain_memory(rows: int, accumulate: int) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"a step of {rows:,} rows is out of memory on the {jax.default_backend()} device "
+            f"a step of {rows:,} rows ran out of memory on the {jax.default_backend()} device "
             f"({str(error).splitlines()[0]}); {_remedy(accumulate)}"
         ) from error
 
 
 def _host_memory() -> tuple[int | None, int | None]:
-    """Bytes that this process may still take at most, and those that are free now; None where the system does not say."""
+    """The maximum bytes this process may still allocate, and those free now; None if the system does not report them."""
     with suppress(OSError, ValueError):
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines}
@@ -87,7 +87,7 @@ def _needs(needed: int, rows: int) -> str:
 
 def _remedy(accumulate: int) -> str:
     return (
-        f"raise training.accumulate (now {accumulate}: the parts that a batch is computed in; the result is the same), "
+        f"raise training.accumulate (now {accumulate}: the number of microbatches per batch; the result is the same), "
         "lower training.batch_size, or set model.remat=full (less memory, more arithmetic)"
     )
 

@@ -1,4 +1,4 @@
-"""What a run measures while it trains: means, throughput, model FLOPs utilization (MFU) and memory."""
+"""Measurements during training: means, throughput, model FLOPs utilization (MFU) and memory."""
 
 import resource
 import sys
@@ -17,19 +17,19 @@ _STEPS_IN_FLIGHT = 2
 
 
 class Meter:
-    """Means and speeds of the steps since the last reading.
+    """Means and speeds over the steps since the last reading.
 
-    A step's figures are fetched two steps later: the device never waits for the host, and the host never runs further ahead,
-    so that batches do not pile up, waiting for input shows as such, and a request to stop is answered soon.
+    A step's figures are fetched two steps later: the device never waits for the host, and the host never runs further ahead
+    than that, so batches do not pile up, input waits show up as such, and stop requests are answered quickly.
 
     Args:
-        means: makes means of the sums over predictions.
-        flops_per_token: of the model, see :func:`~dnabert2_jax.modeling.flops.training_flops_per_token`.
-        peak: operations per second of all devices together. MFU needs both; without one of them there is none.
-        processes: processes that share a batch, each with as many rows.
+        means: converts sums over predictions to means.
+        flops_per_token: the model's, see :func:`~dnabert2_jax.modeling.flops.training_flops_per_token`.
+        peak: operations per second of all devices together. MFU needs both; if either is missing, it is not reported.
+        processes: number of processes that share a batch, with equal numbers of rows.
 
     Attributes:
-        figures: the last reading as a line; before it, the throughput so far.
+        figures: the last reading as a line; before the first one, the throughput so far.
         skipped_in_a_row: steps without a finite loss and gradient since the last good one.
         last_skipped: the last such step.
     """
@@ -50,17 +50,17 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new interval: time spent on compiling or evaluating is not training time."""
+        """Begin a new interval: time spent compiling or evaluating is not training time."""
         self._tokens, self._waited, self._began = 0, 0.0, time.monotonic()
 
     def add(self, step: int, metrics: StepMetrics, batch: Any, waited: float) -> None:
-        """Take note of a step that was started.
+        """Record a dispatched step.
 
         Args:
-            step: its number.
-            metrics: what it reports, on the devices.
+            step: step number.
+            metrics: the step's metrics, on the devices.
             batch: this process's rows, with ``tokens`` on the host.
-            waited: seconds until the batch was ready.
+            waited: seconds spent waiting for the batch.
         """
         self._tokens += int(np.count_nonzero(batch.tokens.segment_ids)) * self._processes
         self._waited += waited
@@ -74,13 +74,13 @@ class Meter:
         return self._last_figures or f"{self._tokens_per_second():,.0f} tokens/s"
 
     def read(self) -> dict[str, float]:
-        """The means over the interval's steps that were not skipped, its speeds, and the peak memory use so far.
+        """Means over the interval's steps that were not skipped, speeds, and the peak memory use so far.
 
         Returns:
-            What ``means`` gives, ``gradient_norm`` (before clipping) and ``update_norm``, unless all steps were skipped;
-            ``skipped_steps``, ``tokens_per_second`` (real tokens), ``input_wait`` (fraction of the time), ``mfu`` (where
-            the devices' peak is known), ``host_memory_bytes`` and ``device_memory_bytes`` (of the first device, where it
-            reports that).
+            The output of ``means``, ``gradient_norm`` (before clipping) and ``update_norm``, unless all steps were skipped;
+            ``skipped_steps``, ``tokens_per_second`` (real tokens), ``input_wait`` (fraction of the time), ``mfu`` (if the
+            devices' peak is known), ``host_memory_bytes`` and ``device_memory_bytes`` (of the first device, if it reports
+            that).
         """
         while self._in_flight:
             self._settle()
@@ -118,7 +118,7 @@ class Meter:
 
 
 def _as_line(values: dict[str, float]) -> str:
-    """The figures of a reading that people watch."""
+    """The figures of a reading worth watching."""
     forms = {
         "loss": "loss {:.3f}",
         "masked_accuracy": "masked accuracy {:.3f}",
@@ -134,7 +134,7 @@ def _as_line(values: dict[str, float]) -> str:
 
 
 def memory() -> dict[str, int]:
-    """Peak memory use since the start, in bytes: of this process, and of its first device where that reports it."""
+    """Peak memory use since the start, in bytes: of this process, and of its first device if it reports that."""
     unit = 1 if sys.platform == "darwin" else 1024
     found = {"host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -1,4 +1,4 @@
-"""Losses as sums over examples, so that accumulation, fill rows and several devices all add up to the same mean."""
+"""Losses as sums over examples, so that accumulation, fill rows and multiple devices all yield the same mean."""
 
 import math
 from collections.abc import Callable
@@ -21,8 +21,8 @@ class Sums(NamedTuple):
 
     Attributes:
         loss: cross-entropy in nats; for a regression, the squared error in squared standard deviations.
-        correct: right predictions; with several labels per row, the fraction of them that is right; 0 for a regression.
-        weight: predictions that count.
+        correct: correct predictions; with several labels per row, the fraction of them that is correct; 0 for a regression.
+        weight: number of predictions that count.
     """
 
     loss: jax.Array
@@ -35,9 +35,9 @@ Loss = Callable[[Tree, Tree, Any, bool], Sums]
 
 
 def masked_lm_means(total: Sums) -> dict[str, float]:
-    """Sums over masked tokens as means: ``loss``, ``perplexity`` and ``masked_accuracy``."""
+    """Means from sums over masked tokens: ``loss``, ``perplexity`` and ``masked_accuracy``."""
     loss = float(total.loss) / float(total.weight)
-    # Perplexity of a diverged run overflows; infinity says so.
+    # The perplexity of a diverged run overflows to infinity.
     return {
         "loss": loss,
         "perplexity": math.exp(loss) if loss < 700 else math.inf,
@@ -88,10 +88,10 @@ def classification_loss(
 
     Args:
         network: the model.
-        lora: settings of the adapter, where there is one.
+        lora: settings of the adapter, if there is one.
         label_smoothing: fraction of each label that is spread evenly over all classes (Szegedy et al. 2016).
         class_weights: factor of each class's loss, [C]. The sum is still divided by rows: weights with a mean of 1 over the
-            table then give the same gradient on average, whatever rows a batch happens to hold.
+            table then give the same gradient on average, regardless of which rows a batch holds.
     """
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
@@ -110,7 +110,7 @@ def classification_loss(
 
 
 def multi_label_loss(network: Network[SequenceClassifier], lora: LoraConfig | None = None) -> Loss:
-    """Binary cross-entropy, the mean over a row's labels; fill rows have no weight."""
+    """Binary cross-entropy, averaged over a row's labels; fill rows have no weight."""
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
         logits = classification_logits(network, {**trainable, **frozen}, batch, lora, training)
@@ -138,13 +138,13 @@ def regression_loss(
 def table_loss(
     network: Network[SequenceClassifier], labels: Labels, train: NDArray[Any], schedule: Epochs, lora: LoraConfig | None
 ) -> Loss:
-    """The training loss of a fine-tuning run, by what its labels are.
+    """The training loss of a fine-tuning run, by kind of labels.
 
     Args:
         network: the model.
-        labels: what the label column stands for.
-        train: the labels of the training table, encoded.
-        schedule: has the smoothing and the class weights.
+        labels: the meaning of the label column.
+        train: the encoded labels of the training table.
+        schedule: holds the smoothing and the class weights.
         lora: settings of the adapter, if there is one.
     """
     if isinstance(labels, Measurements):
@@ -156,7 +156,7 @@ def table_loss(
 
 
 def table_means(labels: Labels) -> Callable[[Sums], dict[str, float]]:
-    """Makes means of the sums of :func:`table_loss`: ``loss``, and except for a regression ``accuracy``."""
+    """Converts the sums of :func:`table_loss` to means: ``loss`` and, except for a regression, ``accuracy``."""
 
     def means(total: Sums) -> dict[str, float]:
         loss = {"loss": float(total.loss) / float(total.weight)}
@@ -166,6 +166,6 @@ def table_means(labels: Labels) -> Callable[[Sums], dict[str, float]]:
 
 
 def balanced_weights(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
-    """Weights n / (C n_c) of the classes c: each has the same part in the loss, and the mean over the table is 1. [C]."""
+    """Class weights n / (C n_c): every class contributes equally to the loss, and the mean over the table is 1. [C]."""
     counts = np.bincount(labels, minlength=num_classes)
     return (len(labels) / (num_classes * counts)).astype(np.float32)

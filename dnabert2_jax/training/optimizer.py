@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and linear decay, as the paper trains."""
+"""AdamW with linear warm-up and linear decay, as in the paper."""
 
 import jax
 import optax
@@ -9,20 +9,20 @@ from dnabert2_jax.types import Tree
 
 
 def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Learning rate by step, counted from 0: up over w steps of warm-up (at most the whole run), then down over the rest.
+    """Learning rate by step, from 0: rises over w warm-up steps (at most the whole run), then falls over the rest.
 
-    Steps w - 1 and w have the peak rate (without warm-up, step 0 alone); the last of T = ``total_steps`` has 1 / (T - w)
-    of it: the rate would be 0 at step T, which is not taken.
+    Steps w - 1 and w have the peak rate (without warm-up, only step 0); the last of T = ``total_steps`` has 1 / (T - w) of
+    it: the rate would reach 0 at step T, which is not taken.
     """
     warmup = config.warmup(total_steps)
-    # Step 0 already moves: the rate of step s is that of s + 1 in the usual formula.
+    # Step 0 already updates the parameters: step s has the rate of step s + 1 in the usual formula.
     up = optax.linear_schedule(config.learning_rate / max(warmup, 1), config.learning_rate, max(warmup - 1, 1))
     down = optax.linear_schedule(config.learning_rate, 0.0, max(total_steps - warmup, 1))
     return optax.join_schedules([up, down], [warmup])
 
 
 def warn_of_long_warmup(config: OptimizerConfig, total_steps: int) -> None:
-    """Say so if the warm-up takes half of the run or more: the steps that should lower the learning rate are missing."""
+    """Warn if the warm-up takes half of the run or more, which leaves too few steps to lower the learning rate."""
     warmup = config.warmup(total_steps)
     if 2 * warmup >= total_steps:
         end = "the run ends at its peak" if warmup == total_steps else "few steps are left to lower it"
@@ -41,7 +41,7 @@ def decayed(params: Tree) -> Tree:
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Clipping, then AdamW on the schedule."""
+    """Gradient clipping, then AdamW on the schedule."""
     by_peak = config.learning_rate if config.decay_scaling == "schedule" else 1.0
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

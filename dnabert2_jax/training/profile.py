@@ -1,4 +1,4 @@
-"""A profile of a few training steps, on request."""
+"""Profile a few training steps, on request."""
 
 from pathlib import Path
 from types import TracebackType
@@ -12,14 +12,14 @@ _STEPS_BEFORE_PROFILE = 5
 
 
 class Profile:
-    """A callback that traces some steps with ``jax.profiler``, a few after the start, when everything is compiled.
+    """A callback that traces a few steps with ``jax.profiler``, shortly after the start, when everything is compiled.
 
-    A context manager. Only process 0 traces. TensorBoard's profile plugin and Perfetto show the trace.
+    A context manager. Only process 0 traces. View the trace with TensorBoard's profile plugin or Perfetto.
 
     Args:
-        directory: where it goes.
-        first: steps done before.
-        steps: steps to trace; 0: none.
+        directory: where to write the trace.
+        first: number of steps done before.
+        steps: number of steps to trace; 0 for none.
     """
 
     def __init__(self, directory: Path, first: int, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""A run that is asked to stop, by its scheduler (SIGTERM) or its user (Ctrl-C), saves a checkpoint first."""
+"""Stop a run on request of its scheduler (SIGTERM) or its user (Ctrl-C), after saving a checkpoint."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ class Stopped(SystemExit):
     """The run saved a checkpoint and stopped as requested; a process that does not catch this exits with code 0.
 
     Args:
-        step: of the checkpoint.
+        step: step of the checkpoint.
     """
 
     def __init__(self, step: int) -> None:
@@ -22,14 +22,14 @@ class Stopped(SystemExit):
 
 
 class StopRequests:
-    """Catches SIGTERM and the first Ctrl-C, so that a loop can ask after every step whether to stop; a context manager.
+    """Catches SIGTERM and the first Ctrl-C, so that a loop can check after every step whether to stop; a context manager.
 
-    Further SIGTERMs change nothing, so a scheduler that repeats itself does not disturb the save; a second Ctrl-C aborts.
+    Further SIGTERMs are ignored, so a scheduler that repeats them does not disturb the save; a second Ctrl-C aborts.
 
     With several processes, jax's preemption service (``multihost_utils.reached_preemption_sync_point``) handles SIGTERM:
-    one that arrives at any process makes all of them stop after the same step.
+    if any process receives one, all of them stop after the same step.
 
-    In a thread other than the main one, which may not handle signals, nothing is caught.
+    Outside the main thread, where signals cannot be handled, nothing is caught.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class StopRequests:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def after(self, step: int) -> bool:
-        """Whether to stop after this step. Every process must ask after every step, and gets the same answer."""
+        """Whether to stop after this step. Every process must call this after every step, and all get the same answer."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._requested
@@ -58,7 +58,7 @@ class StopRequests:
         if number == signal.SIGINT:
             if self._requested:
                 raise KeyboardInterrupt
-            os.write(2, b"\nstopping after this step; Ctrl-C again interrupts\n")  # print may be busy in this very thread
+            os.write(2, b"\nstopping after this step; Ctrl-C again interrupts\n")  # this thread may be inside print
             if jax.process_count() > 1:
                 signal.raise_signal(signal.SIGTERM)
         self._requested = True

@@ -14,10 +14,10 @@ from dnabert2_jax.types import Tree
 
 
 class TrainState(NamedTuple):
-    """What a step changes. Frozen parameters (the base under an adapter) are not in it: no gradient, no moments, no copy.
+    """What a step updates. Frozen parameters (the base of an adapter) are excluded: no gradient, no moments, no copy.
 
     Attributes:
-        step: steps done, int32 scalar.
+        step: number of steps done, int32 scalar.
         trainable: the trainable parameters.
         optimizer: optax state.
     """
@@ -28,13 +28,13 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports; scalars on the device.
+    """Metrics of a step; scalars on the device.
 
     Attributes:
-        sums: loss, right predictions and weight over the batch.
+        sums: loss, correct predictions and weight over the batch.
         gradient_norm: global norm before clipping.
-        update_norm: global norm of the change of the parameters; 0 if the step was skipped.
-        skipped: 1 if the loss or the gradient was not finite, and nothing but the step number changed; else 0.
+        update_norm: global norm of the parameter update; 0 if the step was skipped.
+        skipped: 1 if the loss or the gradient was not finite and only the step number changed; else 0.
     """
 
     sums: Sums
@@ -47,7 +47,7 @@ TrainStep = Callable[[TrainState, Tree, Any], tuple[TrainState, StepMetrics]]
 
 
 def init_state(trainable: Tree, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
-    """State before the first step, on the devices of the layout, where ``trainable`` must be already."""
+    """State before the first step, on the devices of the layout, where ``trainable`` must already be."""
     shardings = state_shardings(trainable, optimizer, layout)
     step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)()
     return TrainState(step, trainable, jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trainable))
@@ -64,15 +64,15 @@ def make_train_step(
 ) -> TrainStep:
     """``step(state, frozen, batch) -> (state, metrics)``, jitted; the old state's buffers are reused.
 
-    If the loss or the gradient is not finite, parameters and optimizer state (with the schedule in it) stay as they are:
-    one such update would leave nothing but NaN behind.
+    If the loss or the gradient is not finite, the parameters and the optimizer state (including the schedule) are left
+    unchanged: one such update would turn everything into NaN.
 
     Args:
         loss: sums over a batch.
         optimizer: how gradients become updates.
         layout: how devices share the step; state and batch are on them.
-        accumulate: microbatches that a batch is computed in, one after the other, to save memory; the result is that of the
-            whole batch.
+        accumulate: number of microbatches per batch, computed one after another to save memory; the result is the same as
+            for the whole batch.
     """
 
     def gradient_sums(trainable: Tree, frozen: Tree, batch: Any) -> tuple[Tree, Sums]:
@@ -87,7 +87,7 @@ def make_train_step(
         def add_part(total: tuple[Tree, Sums], part: Any) -> tuple[tuple[Tree, Sums], None]:
             return jax.tree.map(jnp.add, total, gradient(trainable, part)), None
 
-        # Part i has the rows i, i + accumulate, ...: every device then has as many of each part, and none moves.
+        # Microbatch i has rows i, i + accumulate, ...: every device then has equally many rows of each, and none move.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable), Sums(*[jnp.zeros(())] * 3)
         return jax.lax.scan(add_part, zeros, parts)[0]

@@ -1,4 +1,4 @@
-"""A run's directory: its settings, its metrics, its checkpoints and its model."""
+"""A run's directory: its settings, metrics, checkpoints and model."""
 
 import json
 import re
@@ -21,7 +21,7 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 _LOGS = re.compile(rf"{re.escape(METRICS_FILE)}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz|.*\.partial")
-"""What a run leaves that stopped before it saved anything."""
+"""What a run leaves behind if it stopped before saving anything."""
 
 FREE = (
     *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.parts", "model.attention"),
@@ -33,8 +33,8 @@ FREE = (
 class Workdir:
     """The directory of one run.
 
-    With the same run again, it resumes; another run is refused, so that none continues from weights of different settings,
-    unless the run in it saved nothing: a first attempt that failed may be corrected in place.
+    The same run resumes in it; a different run is rejected, so that no run continues from weights trained with different
+    settings, unless the earlier run saved nothing: a failed first attempt may be corrected in place.
     Settings that affect the result only by rounding (:data:`FREE`) may differ.
 
     Args:
@@ -42,11 +42,11 @@ class Workdir:
         run: the effective run, JSON-ready.
 
     Attributes:
-        checkpoints: directory of the training state.
+        checkpoints: directory for the training state.
         model: directory for the model.
 
     Raises:
-        UserError: the directory of another run, or one that cannot be written to.
+        UserError: the directory belongs to another run or cannot be written to.
     """
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ class Workdir:
             if file.exists():
                 before = _read_run(file)
                 if is_first() and self._has_only_logs() and changes(before, run):
-                    remark(f"{path}: its earlier run saved nothing; starting with other settings")
+                    remark(f"{path}: the earlier run saved nothing; starting over with new settings")
                 else:
                     _refuse_differences(path, before, run, FREE if is_first() else ())
                 if before != run:
@@ -79,21 +79,21 @@ class Workdir:
             ) from error
 
     def _has_only_logs(self) -> bool:
-        """Whether the run in the directory saved no checkpoint and no result, and has ended."""
+        """Whether the run in the directory has ended without saving a checkpoint or a result."""
         others = {entry.name for entry in self.path.iterdir()} - {RUN_FILE, self.checkpoints.name}
         return all(map(_LOGS.fullmatch, others)) and nothing_saved(self.checkpoints)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file into the directory, whole or not at all; only process 0 writes."""
+        """Write a JSON file into the directory atomically; only process 0 writes."""
         if is_first():
             write_json(self.path / name, content)
 
 
 def open_workdir(path: Path, run: dict[str, Any]) -> Workdir:
-    """The directory of a run, in each of its processes: process 0 creates it, and the others find the same run there.
+    """The directory of a run, in each of its processes: process 0 creates it, and the others check that it is the same run.
 
     Raises:
-        UserError: as :class:`Workdir`; or processes see different directories, or were given different runs.
+        UserError: as for :class:`Workdir`; or processes see different directories or were given different runs.
     """
 
     def make() -> None:
@@ -104,13 +104,13 @@ def open_workdir(path: Path, run: dict[str, Any]) -> Workdir:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON object per line, each with its ``step``; and the same numbers for TensorBoard.
+    """``metrics.jsonl``: one JSON object per line, each with its ``step``; the same numbers are written for TensorBoard.
 
     A context manager that closes the files. Only process 0 writes; in the others it does nothing.
 
     Args:
         workdir: the run's directory.
-        step: where the run resumes; lines of later steps, written by a run that was killed, are dropped.
+        step: the step from which the run resumes; lines of later steps, written by a killed run, are dropped.
     """
 
     def __init__(self, workdir: Workdir, step: int) -> None:
@@ -122,11 +122,11 @@ class MetricsLog:
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self.path.open("a", buffering=1)
-        # TensorBoard ignores what earlier event files have for these steps.
+        # Makes TensorBoard ignore the entries of earlier event files for these steps.
         self._events = SummaryWriter(str(workdir.path / TENSORBOARD), purge_step=step + 1, flush_secs=10)
 
     def write(self, step: int, **values: float | str | dict[str, float]) -> None:
-        """Append one line. A dict is a group of curves; text is not plotted."""
+        """Append one line. A dict is plotted as a group of curves; text is not plotted."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -148,7 +148,7 @@ class MetricsLog:
 
     @staticmethod
     def read(workdir: Path) -> list[dict[str, Any]]:
-        """All lines of a run; a last line that a kill truncated is left out."""
+        """All lines of a run, except a last line truncated by a kill."""
         path = workdir / METRICS_FILE
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}\n")]
@@ -173,7 +173,7 @@ def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any], fr
 
 
 def changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = FREE) -> list[str]:
-    """The settings that differ between two runs, other than those that are free to, as text."""
+    """The settings that differ between two runs, except those that are free to differ, as text."""
     before, after = flat_settings(old), flat_settings(new)
     return [
         f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
@@ -183,7 +183,7 @@ def changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = FR
 
 
 def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings of a nested dict by their dotted names, as ``--set`` takes them."""
+    """The settings of a nested dict by dotted name, as in ``--set``."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

@@ -117,7 +117,7 @@ def test_bundles_of_a_kernel_are_linear_in_the_trips(compiled_products):
 
 
 def test_a_kernels_trips_have_to_be_told(compiled_products):
-    with pytest.raises(ValueError, match=r"products: 1 loops with trips that only the running program knows"):
+    with pytest.raises(ValueError, match=r"products: 1 loops with trips known only at run time"):
         compiled_products.report()
 
 

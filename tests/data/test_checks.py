@@ -58,7 +58,7 @@ def test_counts_are_those_of_counting_by_hand(tmp_path_factory, train, test):
     assert sum(rows for _, rows in report["tables"]["test"]["token_lengths"]) == len(test)
     assert any("of the train table have more than one label" in note for note in notes_on(report))
     assert bool(shared["rows"]) == any(
-        note.endswith("unseen sequences alone.") and "train" in note for note in notes_on(report)
+        note.endswith("based only on unseen sequences.") and "train" in note for note in notes_on(report)
     )
     json.dumps(report)
 
@@ -70,7 +70,7 @@ def test_one_file_for_all_three_tables_is_noted_for_dev_and_for_test(tmp_path: P
     notes = notes_on(tables_report(splits, dict.fromkeys(("train", "dev", "test"), encoded)))
     lines = "(lines 2, 3, 4, 5, 6, …), 0 of them with another label"
     dev, test, test_in_dev = notes
-    assert dev.startswith(f"7 of 7 dev rows are also in the train table {lines}: the dev scores, by which")
+    assert dev.startswith(f"7 of 7 dev rows are also in the train table {lines}: the dev scores, which")
     assert test.startswith(f"7 of 7 test rows are also in the train table {lines}: the test scores are not")
     assert "7 of 7 test rows are also in the dev table" in test_in_dev
 

@@ -80,7 +80,7 @@ def test_measurements_are_read_as_they_are_and_known_by_mean_and_deviation(tmp_p
         (("inf", "1"), "line 2: label 'inf' is not a number"),
         (("1", "1e300"), "line 3: label '1e300' is not a number that float32 can hold"),
         (("1_000", "1"), "line 2: label '1_000' is not a number"),
-        (("3.5", "3.5"), "all 2 rows have the label '3.5'; a regression needs different ones"),
+        (("3.5", "3.5"), "all 2 rows have the label '3.5'; regression needs different values"),
         (("1000000001", "1000000002"), "beyond the seven digits of float32; subtract a constant"),
     ],
 )

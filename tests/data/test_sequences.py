@@ -34,7 +34,7 @@ def test_given_sequences_are_what_a_file_would_give(tmp_path_factory, texts):
 
 
 def test_mistakes_in_python():
-    with pytest.raises(UserError, match=r"sequences is one text; give a list of them: \[sequences\]"):
+    with pytest.raises(UserError, match=r"sequences is a single string; give a list of strings: \[sequences\]"):
         given_sequences("ACGT")
     with pytest.raises(UserError, match="there are no sequences"):
         given_sequences([])

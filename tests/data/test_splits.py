@@ -40,7 +40,7 @@ def test_a_test_label_that_train_lacks(tmp_path):
 def test_pairs_and_single_sequences_do_not_mix(tmp_path):
     train = write(tmp_path, "sequence,label\nA,0\nC,1\n", "train.csv")
     test = write(tmp_path, "sequence1,sequence2,label\nA,A,0\n", "test.csv")
-    with pytest.raises(UserError, match=r"train\.csv has one sequence a row and .*test\.csv has two"):
+    with pytest.raises(UserError, match=r"train\.csv has one sequence per row and .*test\.csv has two"):
         load_splits(train, train, test)
 
 

@@ -251,7 +251,7 @@ def test_open_says_what_is_damaged(make_corpus, tmp_path: Path):
 
     for change, message in [
         (lambda d: (d / "bases.bin").unlink(), "bases.bin is missing"),
-        (lambda d: cut(d / "bases.bin"), "bases.bin has 124 bytes, its manifest says 125"),
+        (lambda d: cut(d / "bases.bin"), "bases.bin has 124 bytes, but its manifest says 125"),
         (lambda d: cut(d / "train.bin"), "train.bin has"),
         (lambda d: cut(d / "manifest.json"), "manifest.json is damaged"),
         (lambda d: set_format(d / "manifest.json"), "format 99"),

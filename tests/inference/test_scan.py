@@ -184,7 +184,7 @@ def test_a_table_has_windows_too_but_pairs_do_not(tmp_path):
     table = write_table(tmp_path / "t.csv", [("first", "ACGTACGTAC"), ("second", "GGT")], header="name,sequence")
     assert [chunk.sequences.names for chunk in plan_scan(table, 6).chunks(100)] == [["first", "first", "second"]]
     pairs = write_table(tmp_path / "p.csv", [("ACGT", "GGT")], header="sequence1,sequence2")
-    with pytest.raises(UserError, match="holds pairs, but windows are those of one sequence"):
+    with pytest.raises(UserError, match="holds pairs, but windows are cut from single sequences"):
         plan_scan(pairs, 6)
     with pytest.raises(UserError, match=r"--window 6 --step 7: .*a step 1 to 6"):
         plan_scan(table, 6, 7)

@@ -231,8 +231,8 @@ def test_differences_are_listed(tmp_path):
     for part in (
         "params.w is float32[2, 500], expected float32[3, 500]",
         "count is uint32[], expected int32[]",
-        "extra is not in it",
-        "loss is not expected",
+        "extra is missing",
+        "loss is unexpected",
     ):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
@@ -256,7 +256,7 @@ def test_what_cannot_be_kept_exactly_is_refused(tmp_path):
 def test_an_older_step_is_refused(tmp_path):
     save_steps(tmp_path, 5)
     for step in (4, 5):
-        with pytest.raises(UserError, match=f"of step 5, so none of step {step} can be added"):
+        with pytest.raises(UserError, match=f"of step 5, so step {step} cannot be saved"):
             save_steps(tmp_path, step)
     assert_is(restore(tmp_path), 5)
 

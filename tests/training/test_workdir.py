@@ -53,7 +53,7 @@ def test_a_first_attempt_that_saved_nothing_may_be_corrected_in_place(tmp_path, 
     (workdir.checkpoints / ".lock").touch()
     (tmp_path / "skipped_batch_2.npz").touch()
     again = Workdir(tmp_path, OTHER)
-    assert f"{tmp_path}: its earlier run saved nothing; starting with other settings" in capsys.readouterr().err
+    assert f"{tmp_path}: the earlier run saved nothing; starting over with new settings" in capsys.readouterr().err
     assert json.loads((tmp_path / "run.json").read_text()) == OTHER
     log_steps(again, 0, 1)
     assert MetricsLog.read(tmp_path) == [{"step": 1, "loss": 1 / 7}]

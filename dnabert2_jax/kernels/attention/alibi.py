@@ -1,4 +1,4 @@
-"""ALiBi slopes (Press et al. 2022), in the order that the original DNABERT-2 uses for any number of heads."""
+"""ALiBi slopes (Press et al. 2022), in the order the original DNABERT-2 uses, for any number of heads."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,9 @@ def _geometric(num_heads: int) -> NDArray[np.float32]:
 def alibi_slopes(num_heads: int) -> NDArray[np.float32]:
     """Slopes of the symmetric bias ``-slope * |i - j|``, shape [H].
 
-    A power of two gives the geometric series 2^(-8/H), 2^(-16/H), ...; any other number takes the series of the power of two
-    below it, then every second slope of the one above (for 12 heads: 2^-1 .. 2^-8, then 2^-0.5, 2^-1.5, 2^-2.5, 2^-3.5).
+    For a power of two, the slopes are the geometric series 2^(-8/H), 2^(-16/H), ...; any other number of heads takes the
+    series of the next lower power of two, then every second slope of the series of the next higher one (for 12 heads:
+    2^-1 .. 2^-8, then 2^-0.5, 2^-1.5, 2^-2.5, 2^-3.5).
     """
     power = 1 << (num_heads.bit_length() - 1)
     if power == num_heads:

@@ -1,7 +1,7 @@
-"""One attention function, ordered backends.
+"""One attention function with an ordered list of backends.
 
-A backend names the layout of its q, k and v and says why it cannot serve a call. ``auto`` takes the first that serves well;
-one selected by name fails loudly instead of falling back.
+A backend names the layout of its q, k and v and reports why it cannot serve a call. ``auto`` takes the first suitable
+backend; a backend selected by name raises an error instead of falling back.
 """
 
 import importlib.util
@@ -30,12 +30,12 @@ _AMPERE = 8
 
 
 class Call(NamedTuple):
-    """What decides whether a backend can serve.
+    """Properties of a call that determine which backends can serve it.
 
     Attributes:
         target: what the call is traced for.
-        tokens: of a row.
-        head_dim: width of a head.
+        tokens: tokens per row.
+        head_dim: head width.
     """
 
     target: Target
@@ -49,10 +49,10 @@ class Backend:
 
     Attributes:
         name: how users select it.
-        layout: order of the axes of q, k, v and the output, see :class:`Inputs`.
-        run: the function.
-        cannot: why it cannot serve a call at all, or None.
-        should_not: why ``auto`` takes a later backend for a call that this one could serve, or None.
+        layout: axis order of q, k, v and the output; see :class:`Inputs`.
+        run: the attention function.
+        cannot: returns the reason it cannot serve a call, or None if it can.
+        should_not: returns the reason ``auto`` prefers a later backend for a call that this one could serve, or None.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Backend:
     should_not: Callable[[Call], str | None] = lambda call: None
 
     def refuses(self, call: Call) -> str | None:
-        """Why ``auto`` passes over this backend, or None."""
+        """The reason ``auto`` skips this backend, or None."""
         return self.cannot(call) or self.should_not(call)
 
 
 def _pallas_tpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array, jax.Array]:
-    from dnabert2_jax.kernels.attention.tpu.backend import pallas_tpu_attention  # a third of a second to import
+    from dnabert2_jax.kernels.attention.tpu.backend import pallas_tpu_attention  # takes a third of a second to import
 
     return pallas_tpu_attention(inputs, scale=scale, skip=skip)
 
@@ -118,14 +118,14 @@ BACKENDS: dict[str, Backend] = {
 
 
 class Choice(NamedTuple):
-    """A backend, and why those before it were passed over."""
+    """The selected backend, and the reasons the backends before it were skipped."""
 
     backend: Backend
     refusals: dict[str, str]
 
 
 def explain_choice(tokens: int, head_dim: int = 64) -> Choice:
-    """What ``auto`` selects for rows of ``tokens`` tokens and heads of ``head_dim``, and why not an earlier backend."""
+    """What ``auto`` selects for rows of ``tokens`` tokens and heads of ``head_dim``, and why it skips earlier backends."""
     call = Call(current_target(), tokens, head_dim)
     refusals: dict[str, str] = {}
     for backend in BACKENDS.values():
@@ -137,10 +137,10 @@ def explain_choice(tokens: int, head_dim: int = 64) -> Choice:
 
 
 def choose_backend(implementation: str, tokens: int, head_dim: int = 64) -> Backend:
-    """The backend that serves rows of ``tokens`` tokens and heads of ``head_dim``.
+    """The backend that serves rows of ``tokens`` tokens and heads of width ``head_dim``.
 
     Raises:
-        UserError: ``implementation`` is neither ``"auto"`` nor the name of a backend, or that backend cannot serve.
+        UserError: ``implementation`` is neither ``"auto"`` nor the name of a backend, or that backend cannot serve the call.
     """
     if implementation == AUTO:
         return explain_choice(tokens, head_dim).backend
@@ -164,19 +164,19 @@ def projected_attention(
     implementation: str = AUTO,
     skip: bool = True,
 ) -> jax.Array:
-    """Attention between the two projections of a block, which write and read the layout that the kernel wants.
+    """Attention between a block's two projections, which write and read the layout the kernel expects.
 
-    A transpose between projection and kernel costs a pass over memory; an einsum that writes its result where the kernel
-    reads it costs none. So the kernel names the layout and the projections follow.
+    A transpose between projection and kernel costs a pass over memory; an einsum that writes its result directly in the
+    kernel's layout does not. The kernel therefore names the layout, and the projections follow it.
 
     Args:
-        project_in: layout -> (q, k, v) in it.
+        project_in: layout -> (q, k, v) in that layout.
         project_out: (attention output, its layout) -> [B, T, D].
         slopes: ALiBi slopes, [H].
-        segment_ids: 0 at padding, else the sequence's number in its row, [B, T].
+        segment_ids: 0 at padding, else the index of the sequence in its row, [B, T].
         head_dim: d, for the factor 1 / sqrt(d).
         implementation: ``"auto"`` or a backend's name.
-        skip: leave out keys that ALiBi makes irrelevant, see :func:`attention`.
+        skip: skip keys that ALiBi makes irrelevant; see :func:`attention`.
     """
     backend = choose_backend(implementation, segment_ids.shape[1], head_dim)
     q, k, v = project_in(backend.layout)
@@ -201,17 +201,17 @@ def attention(
         k: keys, [B, T, H, d].
         v: values, [B, T, H, d].
         slopes: ALiBi slopes, [H]; see :func:`~dnabert2_jax.kernels.attention.alibi.alibi_slopes`.
-        segment_ids: 0 at padding, else the sequence's number in its row, [B, T]; all one sequence if left out.
+        segment_ids: 0 at padding, else the index of the sequence in its row, [B, T]; if omitted, each row is one sequence.
         implementation: ``"auto"`` or a backend's name.
-        skip: leave out the keys that ALiBi makes irrelevant, which moves the output by at most 2^-24 of the largest value
-            (:mod:`~dnabert2_jax.kernels.attention.skipping`); ``reference`` never does.
+        skip: skip keys that ALiBi makes irrelevant, which changes the output by at most 2^-24 of the largest value
+            (:mod:`~dnabert2_jax.kernels.attention.skipping`); ``reference`` never skips.
 
     Returns:
         [B, T, H, d] in the dtype of ``q``; zeros at padding.
 
     Raises:
-        UserError: unknown backend, or one that cannot serve.
-        ValueError: shapes that do not belong together.
+        UserError: the backend is unknown or cannot serve the call.
+        ValueError: the shapes are inconsistent.
     """
     return attention_and_log_sum_exp(q, k, v, slopes, segment_ids, implementation=implementation, skip=skip)[0]
 
@@ -226,7 +226,7 @@ def attention_and_log_sum_exp(
     implementation: str = AUTO,
     skip: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
-    """The output of :func:`attention`, and the logarithm of the softmax's denominator.
+    """The output of :func:`attention` and the logarithm of the softmax denominator.
 
     Returns:
         [B, T, H, d] in the dtype of ``q``, zeros at padding; and float32 [B, T, H], undefined at padding.

@@ -1,9 +1,9 @@
-"""Block sizes of the TPU and GPU kernels: the one table.
+"""Block sizes of the TPU and GPU kernels, in one table.
 
-The TPU's are from the modelled cycles of ``benchmarks/attention.py --target tpu`` with the blocks that skipping leaves
+The TPU sizes come from the cycles modeled by ``benchmarks/attention.py --target tpu`` for the blocks left after skipping
 (S = 10, 12 heads). Long blocks keep the matrix units busy: a 128 x 128 tile of the forward pass costs 50 cycles in blocks of
-512, 82 in blocks of 256. Short ones visit fewer keys beyond the radius. Sizes chosen for each slope save less than 8 % over
-the best single pair, so all heads share one.
+512, 82 in blocks of 256. Short blocks visit fewer keys beyond the radius. Choosing sizes per slope saves less than 8 % over
+the best single pair, so all heads share one pair.
 """
 
 from typing import NamedTuple
@@ -15,11 +15,11 @@ class TpuBlocks(NamedTuple):
     """Sizes in tokens; all divide ``tokens``.
 
     Attributes:
-        tokens: length of a row, padded.
-        queries: queries of a block in the forward pass.
-        keys: keys of a block in the forward pass.
-        backward_queries: queries of a block in the backward pass.
-        backward_keys: keys of a block in the backward pass.
+        tokens: padded row length.
+        queries: queries per block in the forward pass.
+        keys: keys per block in the forward pass.
+        backward_queries: queries per block in the backward pass.
+        backward_keys: keys per block in the backward pass.
     """
 
     tokens: int
@@ -30,14 +30,14 @@ class TpuBlocks(NamedTuple):
 
 
 _BLOCK_BYTES = 8 * 2**20
-"""What a kernel needs beside the row: tiles of scores in flight, blocks and tables."""
+"""What a kernel needs in addition to the row: tiles of scores in flight, blocks and tables."""
 
 _CYCLES: dict[int, float] = {128: 120.0, 256: 82.0, 384: 60.0, 512: 50.0}
-"""Cycles per 128 x 128 tile of the forward pass on v5e, by size of both blocks: what short ones cost against padding."""
+"""Cycles per 128 x 128 tile of the forward pass on v5e, by the size of both blocks; weighs short blocks against padding."""
 
 
 def tpu_blocks(tokens: int) -> TpuBlocks:
-    """The blocks that serve rows of ``tokens`` tokens at the least cost, padding included."""
+    """The cheapest blocks for rows of ``tokens`` tokens, padding included."""
 
     def padded(block: int) -> int:
         return -(-tokens // block) * block
@@ -47,14 +47,14 @@ def tpu_blocks(tokens: int) -> TpuBlocks:
 
 
 def row_fits(tokens: int, head_dim: int, itemsize: int, vmem: int) -> tuple[bool, bool]:
-    """Whether the chip holds a whole row of one head, in the forward and in the backward pass.
+    """Whether a whole row of one head fits on the chip, in the forward and in the backward pass.
 
-    Arrays that the pipeline fills while the row before is computed with are there twice.
+    Arrays that the pipeline fills while the previous row is being processed are double-buffered.
 
     Args:
-        tokens: of a row, padded.
-        head_dim: width of a head.
-        itemsize: bytes of a number of q.
+        tokens: padded row length.
+        head_dim: head width.
+        itemsize: bytes per element of q.
         vmem: bytes of on-chip memory.
     """
     segments = SEGMENT_ROWS * itemsize
@@ -66,13 +66,13 @@ def row_fits(tokens: int, head_dim: int, itemsize: int, vmem: int) -> tuple[bool
 
 
 class GpuBlocks(NamedTuple):
-    """One kernel's blocks and what it asks of the compiler.
+    """One kernel's block sizes and compiler parameters.
 
     Attributes:
-        own: tokens of the block that a program writes.
-        other: tokens of a block that it visits.
-        warps: of 32 threads, which share a program's work.
-        stages: blocks on their way from memory at a time.
+        own: tokens in the block that a program writes.
+        other: tokens in a block that it visits.
+        warps: warps (of 32 threads) that share a program's work.
+        stages: pipeline stages, i.e. blocks being loaded from memory at a time.
     """
 
     own: int
@@ -82,7 +82,7 @@ class GpuBlocks(NamedTuple):
 
 
 class GpuPasses(NamedTuple):
-    """Blocks of the three GPU kernels."""
+    """Block sizes of the three GPU kernels."""
 
     forward: GpuBlocks
     query_gradient: GpuBlocks
@@ -90,7 +90,7 @@ class GpuPasses(NamedTuple):
 
     @property
     def unit(self) -> int:
-        """Tokens of the longest block, of which a row has a whole number when it is padded."""
+        """Tokens in the longest block; rows are padded to a multiple of it."""
         return max(size for blocks in self for size in (blocks.own, blocks.other))
 
 
@@ -106,8 +106,8 @@ _AMPERE: dict[tuple[int, int], GpuPasses] = {
     (64, 4): _passes((64, 32, 8, 2), (64, 32, 8, 2), (64, 16, 8, 2)),
     (128, 4): _passes((32, 32, 8, 2), (32, 16, 8, 2), (32, 16, 8, 2)),
 }
-"""By head width and bytes of a number. Each warp reads all keys of a tile from shared memory, so few warps with many rows
-each are best where the registers allow it. float32 has no matrix unit and is served for exactness, not for speed."""
+"""By head width and bytes per element. Each warp reads all keys of a tile from shared memory, so few warps with many rows
+each are best where the registers allow it. float32 has no matrix units and is supported for exactness, not for speed."""
 
 _HOPPER: dict[tuple[int, int], GpuPasses] = {
     (32, 2): _passes((128, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 2)),
@@ -117,20 +117,20 @@ _HOPPER: dict[tuple[int, int], GpuPasses] = {
     (64, 4): _passes((64, 32, 8, 2), (64, 32, 8, 2), (64, 16, 8, 2)),
     (128, 4): _passes((32, 16, 8, 2), (32, 16, 8, 2), (32, 16, 8, 1)),
 }
-"""The same for GPUs whose matrix units read both factors from shared memory."""
+"""The same for GPUs whose matrix units read both operands from shared memory."""
 
 
 def gpu_blocks(tokens: int, head_dim: int, itemsize: int, capability: str) -> GpuPasses:
-    """The blocks that serve rows of ``tokens`` tokens.
+    """The blocks for rows of ``tokens`` tokens.
 
-    Chosen for the most work between two reads of memory that leaves no registers spilled, as ptxas reports them for an H100
-    and an A100 (tests/aot/test_attention_gpu.py); no clock has seen them yet.
+    Chosen to do the most work per memory read without spilling registers, as reported by ptxas for an H100 and an A100
+    (tests/aot/test_attention_gpu.py); not yet timed on hardware.
 
     Args:
-        tokens: of a row.
+        tokens: tokens per row.
         head_dim: 32, 64 or 128.
-        itemsize: bytes of a number: 2 or 4.
-        capability: compute capability, such as ``9.0``; empty where it is not known.
+        itemsize: bytes per element: 2 or 4.
+        capability: compute capability, such as ``9.0``; empty if unknown.
     """
     passes = (_HOPPER if capability.startswith(("9.", "10.")) else _AMPERE)[head_dim, itemsize]
     shortest = max(16, 1 << (tokens - 1).bit_length())

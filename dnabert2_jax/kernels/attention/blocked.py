@@ -1,9 +1,10 @@
-"""Attention by blocks in plain XLA: FlashAttention-2 (Dao 2023) as loops, in O(T) memory, over the blocks that matter only.
+"""Blocked attention in plain XLA: FlashAttention-2 (Dao 2023) as loops over only the blocks that matter, in O(T) memory.
 
-One row and head at a time, so that each visits no more blocks of keys than its own radius and segments require
-(:mod:`~dnabert2_jax.kernels.attention.skipping`). A CPU loses nothing by that: one tile's products keep its cores busy.
-Forward keeps a running maximum and sum for each block of queries. Backward recomputes the weights of the same tiles from the
-log-sum-exp of their rows; only q, k, v, the output and that log-sum-exp are saved between the two.
+Rows and heads are processed one at a time, so that each visits no more blocks of keys than its own radius and segments
+require (:mod:`~dnabert2_jax.kernels.attention.skipping`). This costs a CPU nothing: the products of a single tile keep its
+cores busy. The forward pass keeps a running maximum and sum for each block of queries. The backward pass recomputes the
+weights of the same tiles from the log-sum-exp of their rows; only q, k, v, the output and that log-sum-exp are saved between
+the two.
 """
 
 from collections.abc import Callable
@@ -17,65 +18,65 @@ from dnabert2_jax.kernels.attention.kernel import Gradients, Inputs, Kernel, Sav
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 
 BLOCK = 256
-"""Longest block in tokens: of queries, and of the keys that are visited or skipped together."""
+"""Maximum block length in tokens, for queries and for the keys that are visited or skipped together."""
 
 WIDE = 4
-"""Key blocks in one step where as many are left: a large product runs on all cores, a small one does not."""
+"""Key blocks per step, if that many are left: a large product runs on all cores, a small one does not."""
 
-_FLOOR = -1e30  # where a running maximum starts
-_HIDDEN = -2e30  # score of a key that does not count: its weight is exactly 0, against the floor, too
+_FLOOR = -1e30  # initial value of a running maximum
+_HIDDEN = -2e30  # score of a masked key: its weight is exactly 0, even relative to the floor
 
 _Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def _block_length(tokens: int) -> int:
-    """Length of a block: the fewest blocks within BLOCK, then as short as cover the tokens, in whole vectors of 8."""
+    """Block length: fewest blocks of at most BLOCK tokens, then the shortest multiple of 8 that covers the tokens."""
     count = -(-tokens // BLOCK)
     return -(-tokens // (count * 8)) * 8
 
 
 class _Head(NamedTuple):
-    """One head of one row, or all of them along a leading axis, in n blocks of ``block`` tokens."""
+    """One head of one row, or all heads of all rows along a leading axis, in n blocks of ``block`` tokens."""
 
     q: jax.Array  # [T, d]
     k: jax.Array  # [T, d]
     v: jax.Array  # [T, d]
     segments: jax.Array  # [T]
     slope: jax.Array  # []
-    start: jax.Array  # [n], first block of keys that a block of queries visits
-    stop: jax.Array  # [n], the one after its last
+    start: jax.Array  # [n], first block of keys visited by each block of queries
+    stop: jax.Array  # [n], one past the last
 
     @property
     def block(self) -> int:
         return self.q.shape[0] // self.start.shape[0]
 
     def scaled(self, scale: float) -> "_Head":
-        """In float32, in which everything is computed, and the scale applied to q, where it costs least."""
+        """Everything in float32, in which all computation is done, with the scale folded into q, where it is cheapest."""
         q, k, v = (x.astype(jnp.float32) for x in self[:3])
         return self._replace(q=q * scale, k=k, v=v)
 
     def take(self, x: jax.Array, first: jax.Array, blocks: int = 1) -> jax.Array:
-        """The tokens of ``blocks`` blocks of [T, ...]."""
+        """The tokens in ``blocks`` blocks of [T, ...]."""
         return jax.lax.dynamic_slice_in_dim(x, first * self.block, blocks * self.block)
 
     def add(self, x: jax.Array, first: jax.Array, update: jax.Array) -> jax.Array:
-        """[d, T] with ``update`` [d, tokens] added from block ``first`` on."""
+        """[d, T] with ``update`` [d, tokens] added starting at block ``first``."""
         at = first * self.block
         here = jax.lax.dynamic_slice_in_dim(x, at, update.shape[1], axis=1)
         return jax.lax.dynamic_update_slice_in_dim(x, here + update, at, axis=1)
 
     def scores(self, query: jax.Array, key: jax.Array, blocks: int) -> jax.Array:
-        """Biased scores [block, blocks * block] of block ``query`` and the key blocks from ``key`` on."""
+        """Biased scores [block, blocks * block] of query block ``query`` and ``blocks`` key blocks starting at ``key``."""
         position = jnp.arange(self.q.shape[0], dtype=jnp.float32)  # exact up to 16.7M tokens
         distance = jnp.abs(self.take(position, query)[:, None] - self.take(position, key, blocks)[None])
         scores = self.take(self.q, query) @ self.take(self.k, key, blocks).T - self.slope * distance
-        # Padding has another number as a key than as a query, so that it sees and is seen by nothing.
+        # Padding has different ids as key and as query, so it neither attends nor is attended to.
         numbers = jnp.where(self.segments > 0, self.segments, -1)
         visible = self.take(self.segments, query)[:, None] == self.take(numbers, key, blocks)[None]
         return jnp.where(visible, scores, _HIDDEN)
 
     def visit(self, query: jax.Array, tile: Callable[[jax.Array, int, _Three], _Three], state: _Three) -> _Three:
-        """Fold ``tile(first key block, blocks, state)`` over the key blocks that block ``query`` visits."""
+        """Fold ``tile(first key block, blocks, state)`` over the key blocks that query block ``query`` visits."""
         first, stop = self.start[query], self.stop[query]
         for blocks in sorted({min(WIDE, self.start.shape[0]), 1}, reverse=True):
 
@@ -103,11 +104,11 @@ def _forward_head(head: _Head, scale: float) -> tuple[jax.Array, jax.Array]:
             output = output * shrink[:, None] + weights @ head.take(head.v, key, blocks)
             return new_maximum, total * shrink + weights.sum(-1), output
 
-        # "like" the inputs in the axes of a mesh, too, over which they vary inside shard_map: loops insist on it.
+        # "like" also in the mesh axes over which the inputs vary inside shard_map: loops require it.
         q = head.take(head.q, query)
         start = (jnp.full_like(q[:, 0], _FLOOR), jnp.zeros_like(q[:, 0]), jnp.zeros_like(q))
         maximum, total, output = head.visit(query, tile, start)
-        # Rows that see nothing (padding) have total 0: they get output 0 and a log-sum-exp that is finite.
+        # Rows with no visible key (padding) have total 0: they get output 0 and a finite log-sum-exp.
         safe = jnp.where(total > 0, total, 1.0)
         return (output / safe[:, None]).astype(dtype), maximum + jnp.log(safe)
 
@@ -116,7 +117,7 @@ def _forward_head(head: _Head, scale: float) -> tuple[jax.Array, jax.Array]:
 
 
 def _backward_head(head: _Head, rows: tuple[jax.Array, ...], scale: float) -> _Three:
-    """Gradients of q, k and v, [T, d] each, from the rows of the log-sum-exp, of dO and of delta."""
+    """Gradients of q, k and v, [T, d] each, from each row's log-sum-exp, dO and delta."""
     log_sum_exp, d_output, delta = rows
     dtype = head.q.dtype
     head = head.scaled(scale)
@@ -129,7 +130,7 @@ def _backward_head(head: _Head, rows: tuple[jax.Array, ...], scale: float) -> _T
             dk, dv, dq = state
             weights = jnp.exp(head.scores(query, key, blocks) - lse[:, None])
             d_scores = weights * (do @ head.take(head.v, key, blocks).T - row_delta[:, None])
-            # Head width first: a CPU's product with a tile is half as fast where the tile has to be transposed.
+            # Head width first: on a CPU, a product with a tile runs at half the speed if the tile has to be transposed.
             dk, dv = head.add(dk, key, q.T @ d_scores), head.add(dv, key, do.T @ weights)
             return dk, dv, dq + d_scores @ head.take(head.k, key, blocks)
 
@@ -143,12 +144,12 @@ def _backward_head(head: _Head, rows: tuple[jax.Array, ...], scale: float) -> _T
 
 @dataclass(frozen=True)
 class BlockedKernel(Kernel):
-    """Maps over heads. The log-sum-exp's unit is natural."""
+    """Maps over heads. The log-sum-exp is in nats."""
 
     layout = "bhtd"
 
     def pad(self, inputs: Inputs) -> Inputs:
-        """Whole blocks of tokens."""
+        """Pad to whole blocks of tokens."""
         tokens = inputs.segment_ids.shape[1]
         if not (padding := -tokens % _block_length(tokens)):
             return inputs
@@ -170,12 +171,12 @@ class BlockedKernel(Kernel):
         return Gradients(*(x.reshape(inputs.q.shape) for x in gradients))
 
     def _heads(self, inputs: Inputs) -> _Head:
-        """All heads of all rows along one axis, B * H long, and the blocks that each visits."""
+        """All heads of all rows along one axis of length B * H, and the blocks that each visits."""
         q, k, v, slopes, segment_ids = inputs
         batch, heads, tokens, _ = q.shape
         block = _block_length(tokens)
         radius = None
-        if self.skip and tokens > WIDE * block:  # a shorter row is one step, cheaper than the few blocks of it that count
+        if self.skip and tokens > WIDE * block:  # a shorter row is one step, cheaper than a loop over blocks
             radius = skip_radius(score_bound(q, k, segment_ids, self.scale), slopes, tokens)
         ranges = block_ranges(segment_ids, radius, heads, block, block)
         segments = jnp.broadcast_to(segment_ids[:, None], (batch, heads, tokens))
@@ -186,7 +187,7 @@ class BlockedKernel(Kernel):
 def blocked_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> tuple[jax.Array, jax.Array]:
     """The :class:`~dnabert2_jax.kernels.attention.kernel.AttentionFunction` in O(T) memory, in layout bhtd.
 
-    Products and sums are float32 whatever the dtype of q. With ``skip`` off, keys are visited however far they are, as they
-    are in rows of up to WIDE blocks.
+    Products and sums are float32 regardless of the dtype of q. Without ``skip``, and in rows of up to WIDE blocks, keys are
+    visited regardless of their distance.
     """
     return BlockedKernel(scale, skip)(inputs)

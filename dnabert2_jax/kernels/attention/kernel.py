@@ -1,4 +1,4 @@
-"""What an attention backend computes, and what surrounds every kernel: padding, the gradient, `vmap` and sharding."""
+"""What an attention backend computes, and the code around every kernel: padding, the gradient, `vmap` and sharding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from dnabert2_jax.kernels.attention.sharding import mappable, per_shard
 
 
 class Inputs(NamedTuple):
-    """What attention reads. A layout orders the axes b (rows), t (tokens), h (heads) and d (width of a head).
+    """Inputs of attention. A layout orders the axes b (rows), t (tokens), h (heads) and d (head width).
 
     Attributes:
         q: queries, in the backend's layout.
-        k: keys, as q.
-        v: values, as q.
+        k: keys, like q.
+        v: values, like q.
         slopes: ALiBi slopes, float32 [H]; constants, without a gradient.
-        segment_ids: 0 at padding, else the sequence's number in its row, int32 [B, T].
+        segment_ids: 0 at padding, else the index of the sequence in its row, int32 [B, T].
     """
 
     q: jax.Array
@@ -36,12 +36,12 @@ class AttentionFunction(Protocol):
     """softmax(scale * q k^T - slope |i - j|) v over the tokens of each token's own segment."""
 
     def __call__(self, inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array, jax.Array]:
-        """The function.
+        """Compute attention.
 
         Args:
             inputs: the arrays.
             scale: factor of the dot products, positive.
-            skip: leave out keys that ALiBi makes irrelevant (:mod:`~dnabert2_jax.kernels.attention.skipping`).
+            skip: skip keys that ALiBi makes irrelevant (:mod:`~dnabert2_jax.kernels.attention.skipping`).
 
         Returns:
             The output, in the layout and dtype of ``q``, zeros at padding; and the log-sum-exp of the scores, float32
@@ -51,11 +51,11 @@ class AttentionFunction(Protocol):
 
 
 class Saved(NamedTuple):
-    """What the forward pass computes, and the backward pass reads again.
+    """What the forward pass saves for the backward pass.
 
     Attributes:
-        output: as q.
-        log_sum_exp: of the scores, in the kernel's own unit, float32 [B, H, P].
+        output: the output, like q.
+        log_sum_exp: log-sum-exp of the scores, in the kernel's own unit, float32 [B, H, P].
         bound: S of :mod:`~dnabert2_jax.kernels.attention.skipping`, float32 [B, H], if the kernel saves it.
     """
 
@@ -74,18 +74,18 @@ class Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class Kernel(ABC):
-    """A forward and a backward pass with everything that is fixed when a call is traced; equal settings are one program.
+    """A forward and a backward pass with their static settings; equal settings share one compiled program.
 
     Attributes:
         scale: factor of the dot products.
-        skip: leave out keys that ALiBi makes irrelevant.
+        skip: skip keys that ALiBi makes irrelevant.
     """
 
     scale: float
     skip: bool
 
     layout: ClassVar[str]
-    """Order of the axes of q, k, v and the output."""
+    """Axis order of q, k, v and the output."""
 
     @property
     def saves_bound(self) -> bool:
@@ -94,12 +94,12 @@ class Kernel(ABC):
 
     @property
     def nats(self) -> float:
-        """The natural log-sum-exp that one unit of the kernel's own is."""
+        """Nats per unit of the kernel's own log-sum-exp."""
         return 1.0
 
     @abstractmethod
     def pad(self, inputs: Inputs) -> Inputs:
-        """Whole blocks: segment ids [B, P], P at least T."""
+        """Pad to whole blocks: segment ids [B, P], P at least T."""
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> Saved:
@@ -110,16 +110,16 @@ class Kernel(ABC):
         """The gradients, for one device's rows and heads.
 
         Args:
-            inputs: of the forward pass.
+            inputs: inputs of the forward pass.
             saved: its results.
             d_output: cotangent of the output.
             d_log_sum_exp: cotangent of the natural log-sum-exp, float32 [B, H, P]; None if nothing depends on it. The
-                derivative of the log-sum-exp is the weights P, so that it is subtracted from FlashAttention-2's D, the row
-                sums of dO * O.
+                derivative of the log-sum-exp is the weights P, so this cotangent is subtracted from FlashAttention-2's D,
+                the row sums of dO * O.
         """
 
     def __call__(self, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
-        """Output and natural log-sum-exp, see :class:`AttentionFunction`."""
+        """Output and natural log-sum-exp; see :class:`AttentionFunction`."""
         output, log_sum_exp = _attention(self, *self.pad(inputs))
         return output[tuple(map(slice, inputs.q.shape))], log_sum_exp[:, :, : inputs.segment_ids.shape[1]]
 
@@ -148,13 +148,13 @@ def _attention_bwd(kernel: Kernel, kept: Any, cotangents: tuple[jax.Array, jax.A
     return *gradients, jnp.zeros_like(slopes), np.zeros(segment_ids.shape, jax.dtypes.float0)
 
 
-# Symbolic zeros, because hardly anyone differentiates the log-sum-exp: its cotangent need not be an array of zeros.
+# Symbolic zeros: the log-sum-exp is rarely differentiated, so its cotangent need not be an array of zeros.
 _attention.defvjp(_attention_fwd, _attention_bwd, symbolic_zeros=True)
 
 
 @cache
 def _forward(kernel: Kernel) -> Callable[..., tuple[jax.Array, ...]]:
-    """The arrays of :class:`Inputs` -> those of :class:`Saved`, wherever they lie."""
+    """The arrays of :class:`Inputs` -> those of :class:`Saved`, however they are sharded."""
 
     def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(x for x in kernel.forward(Inputs(*arrays)) if x is not None)
@@ -164,7 +164,7 @@ def _forward(kernel: Kernel) -> Callable[..., tuple[jax.Array, ...]]:
 
 @cache
 def _backward(kernel: Kernel, differentiates_log_sum_exp: bool) -> Callable[..., tuple[jax.Array, ...]]:
-    """The arrays of :class:`Inputs` and of :class:`Saved`, d output, [d log-sum-exp] -> gradients, wherever they lie."""
+    """The arrays of :class:`Inputs` and of :class:`Saved`, d output, [d log-sum-exp] -> gradients, sharded in any way."""
     layout, cut = kernel.layout, 8 if kernel.saves_bound else 7
 
     def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -1,4 +1,4 @@
-"""Dense attention in float32: the definition of every other backend, and the fastest for short rows on a CPU."""
+"""Dense attention in float32: the definition for every other backend, and the fastest for short rows on a CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from dnabert2_jax.kernels.attention.kernel import Inputs
 
 
 def reference_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> tuple[jax.Array, jax.Array]:
-    """The :class:`~dnabert2_jax.kernels.attention.kernel.AttentionFunction` as its definition says, in layout bhtd.
+    """The :class:`~dnabert2_jax.kernels.attention.kernel.AttentionFunction` exactly as defined, in layout bhtd.
 
     ``skip`` is ignored: the definition visits every key.
     """
@@ -17,11 +17,11 @@ def reference_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> t
 
 
 def attention_at(inputs: Inputs, positions: jax.Array, *, scale: float) -> jax.Array:
-    """The output of :func:`reference_attention` for the tokens at some positions only, which see the whole row.
+    """The output of :func:`reference_attention` only for the tokens at some positions, which attend to the whole row.
 
     Args:
-        inputs: the arrays; of the queries only those at ``positions``, [B, H, P, d].
-        positions: the position in its row of each query, [B, P].
+        inputs: the arrays, with only the queries at ``positions``, [B, H, P, d].
+        positions: position of each query in its row, [B, P].
         scale: factor of the dot products.
 
     Returns:
@@ -35,12 +35,12 @@ def _dense_attention(inputs: Inputs, own: jax.Array, positions: jax.Array, scale
     """Output and log-sum-exp of queries at ``positions`` [B or 1, P], in the segments ``own`` [B, P]."""
     q, k, v, slopes, segment_ids = inputs
     distance = jnp.abs(positions[:, :, None] - jnp.arange(k.shape[2])[None, None]).astype(jnp.float32)
-    # Like the kernels: matrix units would otherwise round float32 factors.
+    # As in the kernels: matrix units would otherwise round float32 operands.
     precision = "highest" if q.dtype == jnp.float32 else None
     scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32, precision=precision) * scale
     scores = scores - slopes[None, :, None, None] * distance[:, None]
     visible = (own[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
-    # A finite floor keeps rows without any visible key (padding) free of NaN; their output is then set to zero.
+    # A finite floor keeps rows without any visible key (padding) free of NaNs; their output is then set to zero.
     scores = jnp.where(visible[:, None], scores, -1e30)
     weights = jax.nn.softmax(scores, axis=-1)
     output = jnp.einsum("bhqk,bhkd->bhqd", weights, v.astype(jnp.float32), precision=precision)

@@ -1,10 +1,10 @@
-"""Attention under `vmap` and on sharded arrays, for code that XLA can neither batch nor cut well by itself.
+"""Attention under `vmap` and on sharded arrays, for code that XLA cannot batch or partition well by itself.
 
-Rows and heads never meet inside attention, so rows that `vmap` adds are rows like others, and each device serves its own
-rows and heads without communication. How a device gets them differs:
+Attention never mixes rows or heads, so the rows that `vmap` adds are ordinary rows, and each device computes its own rows
+and heads without communication. How a device gets them depends on the mesh:
 
-* With a mesh made current by `jax.set_mesh`, the call is wrapped in a `shard_map` over it. This is the only way for a TPU
-  kernel: libtpu has no custom partitioning.
+* With a mesh set by `jax.set_mesh`, the call is wrapped in a `shard_map` over it. This is the only way for a TPU kernel:
+  libtpu has no custom partitioning.
 * Without one, `custom_partitioning` asks XLA how the arrays are sharded. CPU and GPU only.
 """
 
@@ -21,16 +21,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from dnabert2_jax.platform import current_target
 
 ROW_AXES = ("data", "fsdp")
-"""Mesh axes over which rows are spread where the axes are Auto: an array that is traced does not say how it is sharded."""
+"""Mesh axes over which rows are sharded when the axes are Auto: a traced array does not reveal its sharding."""
 
 HEAD_AXES = ("tensor",)
-"""Mesh axes over which heads are spread where the axes are Auto."""
+"""Mesh axes over which heads are sharded when the axes are Auto."""
 
 _Run = Callable[..., tuple[jax.Array, ...]]
 
 
 def mappable(run: _Run) -> _Run:
-    """``run`` under `vmap` as one call with more rows, where XLA would make a loop of calls.
+    """``run`` under `vmap` as a single call with more rows, where XLA would loop over calls.
 
     Args:
         run: a function of arrays with leading rows, and of slopes [H], the one argument with a single axis.
@@ -57,11 +57,11 @@ def mappable(run: _Run) -> _Run:
 
 
 def per_shard(run: _Run, equation: str) -> _Run:
-    """``run`` on each device's own rows and heads; an axis of another kind is gathered first if it is sharded.
+    """``run`` on each device's own rows and heads; any other axis is gathered first if it is sharded.
 
     Args:
-        run: a function of arrays to several arrays; the first argument has both axes, b and h.
-        equation: axes of its arguments and results, as for an einsum: b rows, h heads; all others stay whole.
+        run: a function from arrays to several arrays; the first argument has both axes, b and h.
+        equation: axes of its arguments and results, as in an einsum: b rows, h heads; all other axes stay unsharded.
     """
     arguments, results = (side.split(",") for side in equation.split("->"))
     partitioned = _partitioned(run, arguments, results)
@@ -95,7 +95,7 @@ def _axes(mesh: Any, array: jax.Array, letters: str) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for letter, names in (("b", ROW_AXES), ("h", HEAD_AXES)):
         taken: list[str] = []
-        for name in names:  # rows that an axis does not divide are served by all of its devices
+        for name in names:  # if an axis does not divide the rows, all of its devices compute the same rows
             devices = math.prod(mesh.shape[n] for n in [*taken, name] if n in mesh.shape)
             if name in mesh.shape and array.shape[letters.index(letter)] % devices == 0:
                 taken.append(name)
@@ -115,6 +115,6 @@ def _partitioned(run: _Run, arguments: list[str], results: list[str]) -> _Run:
 
     sharded = custom_partitioning(run)  # type: ignore[no-untyped-call]
     rule = " -> ".join(", ".join(" ".join(letters) for letters in side) for side in (arguments, results))
-    whole = tuple(x for x in dict.fromkeys("".join(arguments)) if x not in "bh")  # the verifier wants the rule's own order
+    whole = tuple(x for x in dict.fromkeys("".join(arguments)) if x not in "bh")  # the verifier needs the rule's own order
     sharded.def_partition(partition=partition, sharding_rule=rule, need_replication_factors=whole)  # type: ignore[no-untyped-call]
     return sharded

@@ -1,7 +1,7 @@
 """Attention for NVIDIA GPUs: exact, in O(T) memory, with ALiBi and segments inside the tile and irrelevant blocks skipped.
 
-This file says which blocks the kernels of :mod:`~.triton` visit; another set with the same three functions can take their
-place.
+This module determines which blocks the kernels of :mod:`~.triton` visit; any other set of the same three functions can
+replace them.
 """
 
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ def pallas_gpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> 
 
 
 def _padded(head_dim: int) -> int:
-    """The width of a head in Triton's tiles, a power of two."""
+    """The head width in Triton tiles, a power of two."""
     return max(_MIN_HEAD_DIM, 1 << (head_dim - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class GpuKernel(Kernel):
-    """The kernels of one row length. The log-sum-exp's unit is the bit, because a GPU computes 2^x.
+    """The kernels for one row length. The log-sum-exp is in bits, because a GPU computes 2^x.
 
     Attributes:
         passes: block sizes.
@@ -47,7 +47,7 @@ class GpuKernel(Kernel):
     passes: GpuPasses
     interpret: Any
 
-    # What a matrix product writes: cuBLAS has no transposed output, and a tile's rows are whole cache lines in it as well.
+    # The layout a matrix product writes: cuBLAS has no transposed output, and tile rows are whole cache lines here as well.
     layout = "bthd"
 
     @property
@@ -59,7 +59,7 @@ class GpuKernel(Kernel):
         return float(np.log(2))
 
     def pad(self, inputs: Inputs) -> Inputs:
-        """Segment ids to whole blocks and heads to a power of two; the kernels mask tokens beyond the end of q, k and v."""
+        """Pad segment ids to whole blocks and heads to a power of two; the kernels mask tokens past the end of q, k, v."""
         missing = _padded(inputs.q.shape[3]) - inputs.q.shape[3]
         q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing else x for x in inputs[:3])
         tokens = inputs.segment_ids.shape[1]
@@ -96,13 +96,13 @@ class GpuKernel(Kernel):
 
 
 def visited_bounds(segment_ids: jax.Array, radius: jax.Array | None, heads: int, own: int, other: int) -> jax.Array:
-    """The ``bounds`` of :class:`~.triton.GpuInputs`, int32 [B, H, n, 6]; arguments as of `block_ranges`."""
+    """The ``bounds`` of :class:`~.triton.GpuInputs`, int32 [B, H, n, 6]; arguments as for `block_ranges`."""
     tokens = segment_ids.shape[1]
     start, stop = block_ranges(segment_ids, radius, heads, own, other)
     first = own * jnp.arange(tokens // own, dtype=jnp.int32)
     index = jnp.arange(tokens // other, dtype=jnp.int32)
     own_start, own_stop = first // other, (first + own - 1) // other + 1  # the blocks that meet the diagonal
-    # [B, n, m] booleans, reduced as they are made: which pairs of blocks are not of one and the same sequence.
+    # [B, n, m] booleans, reduced as they are computed: which pairs of blocks are not in one and the same sequence.
     mixed = _only_number(segment_ids, own, 0)[:, :, None] != _only_number(segment_ids, other, -1)[:, None, :]
     inner_start = jnp.where(mixed & (index < own_start[:, None]), index + 1, 0).max(axis=-1)
     inner_stop = jnp.where(mixed & (index >= own_stop[:, None]), index, tokens // other).min(axis=-1)
@@ -111,7 +111,7 @@ def visited_bounds(segment_ids: jax.Array, radius: jax.Array | None, heads: int,
 
 
 def _only_number(segment_ids: jax.Array, block: int, otherwise: int) -> jax.Array:
-    """The number of the sequence that fills a block, or ``otherwise``; int32 [B, n]."""
+    """The index of the sequence that fills a block, or ``otherwise``; int32 [B, n]."""
     numbers = segment_ids.reshape(segment_ids.shape[0], -1, block)
     smallest, largest = numbers.min(axis=-1), numbers.max(axis=-1)
     return jnp.where((smallest == largest) & (smallest > 0), smallest, otherwise)

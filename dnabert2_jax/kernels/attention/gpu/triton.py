@@ -1,11 +1,11 @@
-"""The three GPU kernels, for Pallas' lowering through Triton: forward, gradient of queries, gradients of keys and values.
+"""The three GPU kernels, lowered by Pallas through Triton: forward, gradient of queries, gradients of keys and values.
 
-Each program owns one block of tokens of one head and loops over the blocks that it has to visit; nobody else writes what it
-writes, so results repeat bitwise. Scores are kept in bits (times log2 e), because a GPU computes 2^x.
+Each program owns one block of tokens of one head and loops over the blocks that it has to visit; no other program writes its
+output, so results are bitwise reproducible. Scores are kept in bits (times log2 e), because a GPU computes 2^x.
 
-Almost all of a long row's tiles are *inner* ones: whole blocks of one sequence, entirely before or entirely behind the
-diagonal. There |i - j| is linear, so that the bias falls into a part of each key and a part of each query. The first is one
-addition to a score, the second goes into the softmax's own subtraction, and no segments are compared. The other tiles
+Almost all tiles of a long row are *inner* tiles: whole blocks of one sequence, entirely before or entirely after the
+diagonal. There |i - j| is linear, so the bias splits into a term per key and a term per query. The first is one addition
+to each score, the second is folded into the softmax's own subtraction, and no segments are compared. The other tiles
 (diagonal, ends of sequences, padding) are *edge* tiles.
 """
 
@@ -21,28 +21,28 @@ from jax.experimental.pallas import triton as plgpu
 
 from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks
 
-_FLOOR = -1e30  # where a running maximum starts
-_HIDDEN = -2e30  # score of a key that does not count: its weight is exactly 0, against the floor, too
+_FLOOR = -1e30  # initial value of a running maximum
+_HIDDEN = -2e30  # score of a masked key: its weight is exactly 0, even relative to the floor
 _BITS = float(np.log2(np.e))
 
 _EDGE, _KEYS_BEFORE, _KEYS_BEHIND = 0, 1, -1
-"""Kinds of tiles: keys all before their queries, all behind them, or neither."""
+"""Kinds of tiles: all keys before the queries, all keys after them, or neither."""
 
 BOUNDS = 6
-"""Numbers that say which blocks a block visits: see :class:`GpuInputs`."""
+"""Numbers that specify which blocks a block visits; see :class:`GpuInputs`."""
 
 
 class GpuInputs(NamedTuple):
-    """What all kernels read: arrays, or in a kernel the references to them.
+    """What all kernels read: arrays, or, inside a kernel, references to them.
 
     Attributes:
         q: queries, [B, T, H, d], d a power of two.
-        k: keys, as q.
-        v: values, as q.
+        k: keys, like q.
+        v: values, like q.
         slopes: ALiBi slopes, float32 [H].
-        segment_ids: 0 at padding, else the sequence's number in its row, int32 [B, P]: T padded to whole blocks.
-        bounds: int32 [B, H, n, 6], ascending: a block visits blocks 0 to 5 of these, of which those from 1 to 2 are inner
-            and lie before it, and those from 3 to 4 are inner and lie behind it.
+        segment_ids: 0 at padding, else the index of the sequence in its row, int32 [B, P]: T padded to whole blocks.
+        bounds: int32 [B, H, n, 6], ascending: a block visits the blocks from bound 0 to bound 5, of which those from bound 1
+            to 2 are inner blocks before it, and those from bound 3 to 4 are inner blocks after it.
     """
 
     q: Any
@@ -54,7 +54,7 @@ class GpuInputs(NamedTuple):
 
 
 class GradientRows(NamedTuple):
-    """What the gradients' kernels read in addition.
+    """What the gradient kernels read in addition.
 
     Attributes:
         d_output: like q.
@@ -77,14 +77,14 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 class _Rows(NamedTuple):
-    """A row's tokens of one array, of which blocks are read."""
+    """One row of one array, read and written in blocks of tokens."""
 
     ref: Any  # [T, d]
     block: int
-    ragged: bool  # T is not whole blocks
+    ragged: bool  # T is not a multiple of the block
 
     def take(self, index: jax.Array, kind: int = _EDGE) -> jax.Array:
-        """Block ``index``, [block, d], zeros beyond the end; an inner tile never gets there."""
+        """Block ``index``, [block, d], with zeros past the end; inner tiles never reach it."""
         first = index * self.block
         at = self.ref.at[pl.ds(first, self.block), :]
         if not self.ragged or kind != _EDGE:
@@ -93,7 +93,7 @@ class _Rows(NamedTuple):
         return plgpu.load(at, mask=inside[:, None], other=0.0)
 
     def put(self, index: jax.Array, value: jax.Array) -> None:
-        """Write block ``index``, nothing beyond the end."""
+        """Write block ``index``, but nothing past the end."""
         first = index * self.block
         at = self.ref.at[pl.ds(first, self.block), :]
         inside = _positions(first, self.block) < self.ref.shape[0]
@@ -101,7 +101,7 @@ class _Rows(NamedTuple):
 
 
 class _Head(NamedTuple):
-    """What turns products q.k of one head into scores."""
+    """What turns the products q.k of one head into scores."""
 
     scale: float
     slope: jax.Array  # in bits
@@ -110,7 +110,7 @@ class _Head(NamedTuple):
     def scores(
         self, kind: int, products: jax.Array, first_query: jax.Array, first_key: jax.Array, *, key_axis: int
     ) -> tuple[jax.Array, jax.Array]:
-        """Scores in bits but for a term of each query, and that term, which is still to be subtracted."""
+        """Scores in bits except for one term per query, and that term, which is still to be subtracted."""
 
         def of_keys(x: jax.Array) -> jax.Array:
             return jnp.expand_dims(x, 1 - key_axis)
@@ -120,21 +120,21 @@ class _Head(NamedTuple):
 
         keys, queries = products.shape[key_axis], products.shape[1 - key_axis]
         scaled = products * (self.scale * _BITS)
-        # Both counted from the first key, which keeps them small and exact.
+        # Both are counted from the first key, which keeps them small and exact.
         key = _positions(0, keys).astype(jnp.float32)
         query = _positions(first_query - first_key, queries).astype(jnp.float32)
         if kind != _EDGE:
             return scaled + of_keys(key * (kind * self.slope)), query * (kind * self.slope)
         scores = scaled - self.slope * jnp.abs(of_queries(query) - of_keys(key))
         numbers = plgpu.load(self.segments.at[pl.ds(first_key, keys)])
-        # Padding has another number as a key than as a query, so that it sees and is seen by nothing.
+        # Padding has different ids as key and as query, so it neither attends nor is attended to.
         numbers = jnp.where(numbers > 0, numbers, -1)
         visible = of_queries(plgpu.load(self.segments.at[pl.ds(first_query, queries)])) == of_keys(numbers)
         return jnp.where(visible, scores, _HIDDEN), jnp.zeros(queries, jnp.float32)
 
 
 def _visit(bounds: Any, before: int, tile: Callable[[int, jax.Array, Any], Any], state: Any) -> Any:
-    """Fold ``tile(kind, block, state)`` over the blocks to visit; ``before`` is the kind of inner tiles before one's own."""
+    """Fold ``tile(kind, block, state)`` over the blocks to visit; ``before``: kind of inner tiles before the own block."""
     start, inner_start, own_start, own_stop, inner_stop, stop = (bounds[n] for n in range(BOUNDS))
 
     def edge(n: jax.Array, state: Any) -> Any:
@@ -143,7 +143,7 @@ def _visit(bounds: Any, before: int, tile: Callable[[int, jax.Array, Any], Any],
         block = block + jnp.where(block >= own_stop, inner_stop - own_stop, 0)
         return tile(_EDGE, block, state)
 
-    # Three loops and not five: what they hold is compiled as often.
+    # Three loops rather than five: their bodies are compiled once per loop.
     edges = (stop - start) - (own_start - inner_start) - (inner_stop - own_stop)
     state = jax.lax.fori_loop(0, edges, edge, state)
     state = jax.lax.fori_loop(inner_start, own_start, partial(tile, before), state)
@@ -151,7 +151,7 @@ def _visit(bounds: Any, before: int, tile: Callable[[int, jax.Array, Any], Any],
 
 
 class _Call(NamedTuple):
-    """What is fixed when a kernel is built; ``own`` tokens of a program's block, ``other`` of a block that it visits."""
+    """A kernel's static parameters; ``own`` tokens in a program's block, ``other`` in a block that it visits."""
 
     scale: float
     own: int
@@ -187,7 +187,7 @@ def _forward_kernel(call: _Call, refs: GpuInputs, _: Any, output: Any, log_sum_e
     maximum, total, weighted = _visit(
         refs.bounds, _KEYS_BEFORE, tile, (zeros + _FLOOR, zeros, jnp.zeros(queries.shape, jnp.float32))
     )
-    # Rows that see nothing (padding) have total 0: they get output 0 and a log-sum-exp that is finite.
+    # Rows with no visible key (padding) have total 0: they get output 0 and a finite log-sum-exp.
     total = jnp.where(total > 0, total, 1.0)
     call.mine(output).put(index, weighted / total[:, None])
     log_sum_exp[...] = maximum + jnp.log2(total)
@@ -220,7 +220,7 @@ def _key_gradient_kernel(call: _Call, refs: GpuInputs, rows: GradientRows, dk: A
         queries, d_rows = call.others(refs.q).take(block, kind), call.others(rows.d_output).take(block, kind)
         theirs = pl.ds(block * call.other, call.other)
         reference, row_delta = plgpu.load(rows.bits.at[theirs]), plgpu.load(rows.delta.at[theirs])
-        # Keys first: the weights are then the left side of both products without a transpose.
+        # Keys first: the weights are then the left operand of both products without a transpose.
         scores, shift = head.scores(kind, _dot(keys, queries.T), block * call.other, index * call.own, key_axis=0)
         weights = jnp.exp2(scores - (reference + shift)[None, :])
         d_values = d_values + _dot(weights.astype(d_rows.dtype), d_rows)
@@ -245,16 +245,16 @@ def _launch(
     log_sum_exp: bool = False,
     interpret: Any,
 ) -> tuple[jax.Array, ...]:
-    """One program for each block, head and row of the batch; blocks of a head are neighbors and share its cache.
+    """Run one program for each block, head and batch row; blocks of the same head are adjacent, so they share its cache.
 
     Args:
-        kernel: one of those above.
-        name: of the kernel.
-        inputs: read by all kernels.
-        rows: what a gradient reads in addition.
+        kernel: one of the kernels above.
+        name: name of the kernel.
+        inputs: arrays read by all kernels.
+        rows: what a gradient kernel reads in addition.
         scale: factor of the products.
-        blocks: sizes for this kernel.
-        outputs: arrays like q that it writes.
+        blocks: block sizes for this kernel.
+        outputs: number of arrays like q that it writes.
         log_sum_exp: whether it also writes [B, H, P].
         interpret: run in Pallas' interpreter.
     """

@@ -1,7 +1,7 @@
 """Attention for TPUs: exact, in O(T) memory, with ALiBi and segments inside the tile and irrelevant blocks skipped.
 
-This file chooses between the kernels of :mod:`~.forward`, :mod:`~.backward` and, for rows up to 128 tokens, :mod:`~.short`,
-and prepares what they read.
+This module chooses between the kernels of :mod:`~.forward`, :mod:`~.backward` and, for rows of up to 128 tokens,
+:mod:`~.short`, and prepares their inputs.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from dnabert2_jax.kernels.attention.tpu.tile import LANES, Tiling
 from dnabert2_jax.platform import current_target, vmem_bytes
 
 _HEAD_DIM_UNIT = 16
-"""Rows of one register of bfloat16; a head is padded to whole registers."""
+"""Rows of one bfloat16 register; a head is padded to whole registers."""
 
 
 def pallas_tpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> tuple[jax.Array, jax.Array]:
@@ -43,7 +43,7 @@ def pallas_tpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> 
 
 @dataclass(frozen=True)
 class TpuKernel(Kernel):
-    """The kernels of one row length. The log-sum-exp's unit is a product q.k, before the scale.
+    """The kernels for one row length. The log-sum-exp is in units of the product q.k, before the scale.
 
     Attributes:
         blocks: block sizes.
@@ -70,7 +70,7 @@ class TpuKernel(Kernel):
         return self.scale
 
     def pad(self, inputs: Inputs) -> Inputs:
-        """Whole registers of a head's width, whole blocks of tokens."""
+        """Pad the head width to whole registers and the tokens to whole blocks."""
         head_dim, tokens = inputs.q.shape[2:]
         rows, columns = -head_dim % _HEAD_DIM_UNIT, self.blocks.tokens - tokens
         if not (rows or columns):

@@ -1,7 +1,8 @@
 """Backward pass of the TPU kernel: dQ, dK and dV in one pass over the tiles that the forward pass visited.
 
-One grid step takes one block of keys through its blocks of queries; dK and dV of the block are summed on the way, dQ of the
-whole row stays on the chip until the last block of keys has added to it. Five products a tile (Dao 2023, algorithm 2).
+One grid step loops one block of keys over its blocks of queries; dK and dV of the block are accumulated along the way, and
+dQ of the whole row stays on the chip until the last block of keys has added to it. Five products per tile (Dao 2023,
+algorithm 2).
 """
 
 import functools
@@ -24,12 +25,12 @@ def _kernel(
     start_ref: Any,
     stop_ref: Any,
     slopes_ref: Any,
-    # inputs of the block of keys
+    # inputs for the block of keys
     k_ref: Any,
     v_ref: Any,
     key_segments_ref: Any,
     key_bias_ref: Any,
-    # inputs of the row
+    # inputs for the row
     q_ref: Any,
     d_output_ref: Any,
     log_sum_exp_ref: Any,
@@ -41,7 +42,7 @@ def _kernel(
     resident: bool,
     interpret: bool,
 ) -> None:
-    if not resident:  # dQ is an input, too: zeros in the place of the output, to be added to
+    if not resident:  # dQ is also an input: zeros aliased with the output, to be accumulated into
         outputs_and_scratch = outputs_and_scratch[1:]
     dq_ref, dk_ref, dv_ref, keys_ref, values_ref, table_ref, dk_sum_ref, dv_sum_ref, *row_scratch = outputs_and_scratch
     dot = functools.partial(tile.dot, interpret=interpret)
@@ -73,7 +74,7 @@ def _kernel(
             return [*(ref[0, 0, :, at] for ref in row_refs), query_segments_ref[0, :, at]]
 
         def add_dq(visit: jax.Array, dq: jax.Array, taken: list[jax.Array]) -> None:
-            del taken  # what was there before is here already
+            del taken  # the previous content is already here
             dq_sum_ref[:, tokens(visits.block(visit))] += dq
     else:
         *buffers, dq_sums_ref, semaphores, dq_semaphores = row_scratch
@@ -118,7 +119,7 @@ def _kernel(
 
     def beside(visit: jax.Array) -> None:
         query_block = visits.block(visit)
-        side = jnp.where(visits.is_before(query_block), BEHIND, BEFORE)  # keys lie behind queries that are before them
+        side = jnp.where(visits.is_before(query_block), BEHIND, BEFORE)  # keys lie after queries that are before them
         visit_one(visit, side, None, slope * tile.query_shift(side, query_block * queries, first_key, keys, queries))
 
     def across(n: jax.Array) -> None:
@@ -150,12 +151,12 @@ def backward(
     """Gradients of q, k and v, [B, H, d, T] each.
 
     Args:
-        inputs: of the forward pass, T a multiple of both block sizes.
+        inputs: inputs of the forward pass, T a multiple of both block sizes.
         ranges: blocks of queries to visit, int32 [B, H, T / keys].
         d_output: cotangent of the output, [B, H, d, T].
-        log_sum_exp: over scale, float32 [B, H, 1, T].
+        log_sum_exp: log-sum-exp divided by the scale, float32 [B, H, 1, T].
         delta: row sums of dO * O, float32 [B, H, 1, T].
-        tiling: how.
+        tiling: how the kernel is launched.
     """
     q, k, v, slopes, segment_ids = inputs
     scale, queries, keys, resident, _, interpret = tiling
@@ -181,7 +182,7 @@ def backward(
         row_specs = [pl.BlockSpec(memory_space=pl.ANY)] * 6
         dq_spec, dq_dtype = pl.BlockSpec(memory_space=pl.ANY), jnp.float32
         types = [(head_dim, dtype), (head_dim, dtype), (1, jnp.float32), (1, jnp.float32), (segments, dtype)]
-        types += [(head_dim, jnp.float32)] * 2  # dQ as it comes and as it goes
+        types += [(head_dim, jnp.float32)] * 2  # dQ as it is read and as it is written
         row_scratch = [pltpu.VMEM((2, rows, queries), of_type) for rows, of_type in types]
         row_scratch += [pltpu.SemaphoreType.DMA((6, 2)), pltpu.SemaphoreType.DMA((2,))]
         aliases = {len(scalars) + len(arrays): 0}

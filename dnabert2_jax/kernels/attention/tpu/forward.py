@@ -1,10 +1,10 @@
 """Forward pass of the TPU kernel: FlashAttention-2 (Dao 2023) over the blocks of keys that matter.
 
-One grid step takes one block of queries through its blocks of keys. Softmax needs a reference to subtract from the scores
-before 2^x; any that neither overflows nor underflows will do, and a running maximum is the most expensive: each block of
-keys waits for the one before. With S, the bound of the scores that :mod:`~.skipping` needs, a query's score with its own
-key is as good: no score is above it by more than 2 S, and the own key's weight is 1. Then nothing in the loop waits, and
-the matrix units never pause. Heads with S above SAFE_BOUND take the running maximum.
+One grid step loops one block of queries over its blocks of keys. Softmax needs a reference to subtract from the scores
+before 2^x; any reference that neither overflows nor underflows will do, and a running maximum is the most expensive: each
+block of keys has to wait for the previous one. Given S, the bound on the scores that :mod:`~.skipping` needs, a query's
+score with its own key serves as well: no score exceeds it by more than 2 S, and the own key's weight is 1. Nothing in the
+loop then waits, and the matrix units never stall. Heads with S above SAFE_BOUND use the running maximum.
 """
 
 import functools
@@ -22,8 +22,8 @@ from dnabert2_jax.kernels.attention.tpu.tile import BEFORE, BEHIND, DIAGONAL, FL
 from dnabert2_jax.kernels.attention.tpu.visits import Stream, repeat, visits_of
 
 SAFE_BOUND = 32.0
-"""Largest S for which the own key's score serves as the softmax's reference: weights stay below 2^93, so that sums over 2^23
-keys of values below 2^11 stay within float32."""
+"""Largest S for which the own key's score serves as the softmax reference: weights stay below 2^93, so sums over 2^23 keys
+of values below 2^11 stay within float32."""
 
 
 def _kernel(
@@ -143,7 +143,7 @@ def _kernel(
     repeat(jnp.where(bounded, visits.on_diagonal, 0), across)
     repeat(jnp.where(bounded, 0, visits.total), unbounded)
 
-    # Rows that see nothing (padding) have weight 0: they get output 0 and a log-sum-exp that is finite.
+    # Rows with no visible key (padding) have weight 0: they get output 0 and a finite log-sum-exp.
     weight = jnp.sum(weight_ref[...], axis=0, keepdims=True)
     weight = jnp.where(weight > 0, weight, 1.0)
     output_ref[0, 0] = (sum_ref[...] / weight).astype(output_ref.dtype)
@@ -157,13 +157,13 @@ def _distances(first_query: jax.Array, first_key: jax.Array, queries: int, keys:
 
 
 def forward(inputs: Inputs, ranges: BlockRanges, bounded: jax.Array, tiling: Tiling) -> tuple[jax.Array, jax.Array]:
-    """Attention output [B, H, d, T] and log-sum-exp over scale, float32 [B, H, 1, T].
+    """Attention output [B, H, d, T] and log-sum-exp divided by the scale, float32 [B, H, 1, T].
 
     Args:
         inputs: the arrays, T a multiple of both block sizes.
         ranges: blocks of keys to visit, int32 [B, H, T / queries].
-        bounded: whether the own key's score may serve as the softmax's reference, int32 [B, H].
-        tiling: how.
+        bounded: whether the own key's score may serve as the softmax reference, int32 [B, H].
+        tiling: how the kernel is launched.
     """
     q, k, v, slopes, segment_ids = inputs
     scale, queries, keys, resident, _, interpret = tiling

@@ -1,6 +1,6 @@
-"""Sums over the width of a head, token by token: the two passes that attention needs before its kernels can start.
+"""Per-token sums over the head width: the two passes that attention needs before its kernels can start.
 
-Each reads its arrays once, at the memory's rate. XLA's own reduction over this axis of a token-minor array takes four times
+Each reads its arrays once, at memory bandwidth. XLA's own reduction over this axis of a token-minor array takes four times
 as long.
 """
 
@@ -18,13 +18,13 @@ _LONGEST = 4096  # tokens in one step
 
 
 def _chunk(tokens: int) -> int:
-    """Tokens of one step: the longest that divides the row, in whole registers."""
+    """Tokens in one step: the largest number of whole registers that divides the row."""
     registers = tokens // LANES
     return LANES * max(n for n in range(1, _LONGEST // LANES + 1) if registers % n == 0)
 
 
 def _products(a: Any, b: Any) -> jax.Array:
-    """[1, 1, d, n] twice -> sums over d of the products, float32 [1, n]."""
+    """Two arrays [1, 1, d, n] -> sums over d of their products, float32 [1, n]."""
     return jnp.sum(a[0, 0].astype(jnp.float32) * b[0, 0].astype(jnp.float32), axis=0, keepdims=True)
 
 
@@ -44,7 +44,7 @@ def _longest_kernel(segments_ref: Any, q_ref: Any, k_ref: Any, longest_ref: Any)
 def longest_rows(
     q: jax.Array, k: jax.Array, segment_ids: jax.Array, *, interpret: Any = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Largest norm of a real token's query and key, float32 [B, H] each.
+    """Largest norms of the queries and of the keys of real tokens, float32 [B, H] each.
 
     Args:
         q: queries, [B, H, d, T], T in whole registers.
@@ -74,7 +74,7 @@ def _products_kernel(a_ref: Any, b_ref: Any, products_ref: Any) -> None:
 
 
 def row_products(a: jax.Array, b: jax.Array, *, interpret: Any = False) -> jax.Array:
-    """Sums over the width of a head of a * b, float32 [B, H, 1, T].
+    """Sums of a * b over the head width, float32 [B, H, 1, T].
 
     Args:
         a: [B, H, d, T], T in whole registers.

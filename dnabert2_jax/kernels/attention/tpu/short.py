@@ -1,8 +1,8 @@
-"""The TPU kernel for rows of one register, 128 tokens: pretraining's shape, several heads in one grid step.
+"""The TPU kernel for rows of one register (128 tokens), the shape of pretraining; several heads share a grid step.
 
 A row is a single tile here: no running sums, no skipping, and the bias is added rather than contracted. What is left is a
-chain of dependent steps, so the heads of a group take each step together and fill each other's pauses. The memory sets the
-pace: on v5e four arrays of 16 KiB a head take 120 cycles, the forward pass computes for 82.
+chain of dependent steps, so the heads of a group run each step together and fill each other's stalls. The kernel is
+memory-bound: on v5e, four arrays of 16 KiB per head take 120 cycles, the computation of the forward pass 82.
 """
 
 import functools
@@ -18,7 +18,7 @@ from dnabert2_jax.kernels.attention.kernel import Inputs
 from dnabert2_jax.kernels.attention.tpu import tile
 from dnabert2_jax.kernels.attention.tpu.tile import FLOOR, LANES
 
-_GROUP = 12  # heads of one grid step in the forward pass
+_GROUP = 12  # heads per grid step in the forward pass
 _BACKWARD_GROUP = 4
 
 
@@ -29,7 +29,7 @@ def _group(heads: int, largest: int) -> int:
 def _biased_scores(
     slopes_ref: Any, q_ref: Any, k_ref: Any, query_segments_ref: Any, key_segments_ref: Any, *, scale: float, dot: Any
 ) -> list[jax.Array]:
-    """Scores before the softmax's scale, [keys, queries], of each head of the group."""
+    """Scores before the softmax scale, [keys, queries], for each head of the group."""
     key = jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), 0)
     query = jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), 1)
     distance = jnp.abs(key - query).astype(jnp.float32)
@@ -59,7 +59,7 @@ def _forward_kernel(
     dot = functools.partial(tile.dot, interpret=interpret)
     to_exponent = tile.exponent_scale(scale)
     scores = _biased_scores(slopes_ref, q_ref, k_ref, query_segments_ref, key_segments_ref, scale=scale, dot=dot)
-    # The floor is above hidden scores: rows that see nothing (padding) get weights, output and sum 0.
+    # The floor is above masked scores: rows with no visible key (padding) get zero weights, output and sum.
     references = [jnp.maximum(jnp.max(s, axis=0, keepdims=True), FLOOR) for s in scores]
     weights = [jnp.exp2((s - m) * to_exponent) for s, m in zip(scores, references, strict=True)]
     sums = [jnp.sum(w, axis=0, keepdims=True) for w in weights]
@@ -122,10 +122,10 @@ def _call(
 
     Args:
         kernel: its refs are slopes, q, k, v, segments of queries and of keys, ``more`` and the results, in this order.
-        name: of the call.
-        max_group: heads of a group.
+        name: name of the call.
+        max_group: maximum number of heads in a group.
         inputs: the arrays.
-        more: further ones, [B, H, n, 128].
+        more: additional arrays, [B, H, n, 128].
         results: shapes and dtypes, [B, H, n, 128].
         scale: factor of the dot products.
         interpret: for `pallas_call`.
@@ -156,7 +156,7 @@ def _call(
 
 
 def short_forward(inputs: Inputs, *, scale: float, interpret: Any) -> tuple[jax.Array, jax.Array]:
-    """Attention output [B, H, d, 128] and log-sum-exp over scale, float32 [B, H, 1, 128]."""
+    """Attention output [B, H, d, 128] and log-sum-exp divided by the scale, float32 [B, H, 1, 128]."""
     q = inputs.q
     results = [tile.result(q.shape, q.dtype), tile.result((*q.shape[:2], 1, LANES), jnp.float32)]
     return _call(
@@ -170,10 +170,10 @@ def short_backward(
     """Gradients of q, k and v, [B, H, d, 128] each.
 
     Args:
-        inputs: of the forward pass.
-        output: of the forward pass, [B, H, d, 128].
+        inputs: inputs of the forward pass.
+        output: output of the forward pass, [B, H, d, 128].
         d_output: its cotangent.
-        rows: log-sum-exp over scale and, if it has one, its cotangent, [B, H, 1 or 2, 128].
+        rows: log-sum-exp divided by the scale and, if it has one, its cotangent, [B, H, 1 or 2, 128].
         scale: factor of the dot products.
         interpret: for `pallas_call`.
     """

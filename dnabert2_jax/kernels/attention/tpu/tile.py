@@ -1,21 +1,22 @@
 """What the TPU kernels share: how ALiBi and segments get into a tile of scores, and the layout of the tile.
 
-Layout. q, k, v are token-minor, [head_dim, tokens], and a tile of scores is [keys, queries]. Then head_dim 64 fills no half
-registers, both products of the forward pass run without a transpose of the weights, and reductions over keys are sums of
+Layout. q, k, v are token-minor, [head_dim, tokens], and a tile of scores is [keys, queries]. With head_dim 64 no register is
+then half empty, both products of the forward pass run without transposing the weights, and reductions over keys are sums of
 registers rather than of lanes.
 
-Bias. The matrix unit contracts 128 numbers at the cost of 64, so a tile's bias rides along as FEATURES more rows of q and k:
+Bias. The matrix unit contracts 128 numbers at the cost of 64, so a tile's bias comes for free as FEATURES extra rows of q
+and k:
 
-* ALiBi. Away from the diagonal ``-slope |i - j|`` is a number of the query plus a number of the key. The key's part counts
-  from the key nearest to the block of queries, so that it is small where the weights are large, and is split into three
-  bfloat16 that add up to the float32. The query's part is subtracted with the softmax's reference, which costs nothing.
+* ALiBi. Off the diagonal, ``-slope |i - j|`` is a term per query plus a term per key. The key's term is counted from the
+  key nearest to the block of queries, so that it is small where the weights are large, and is split into three bfloat16
+  numbers that add up to the float32. The query's term is subtracted with the softmax reference, which costs nothing.
   Blocks on the diagonal get their bias from a table of all differences instead (:func:`fill_distance_table`).
-* Segments. For each bit of the sequence's number there are two rows, the bit and its complement, that meet a large negative
-  number where the query's bit differs, and an exact zero where it does not. Padding has a row of its own.
+* Segments. Each bit of the sequence index has two rows, the bit and its complement, which multiply a large negative number
+  where the query's bit differs and an exact zero where it does not. Padding has a row of its own.
 
-Scores and biases are kept as the products q.k come, before the softmax's scale, until the reference is subtracted: scores
-that matter are near it, so that the difference is exact however large they are. Then one factor, :func:`exponent_scale`,
-turns differences into exponents of 2, which is what the hardware computes.
+Scores and biases stay in units of the products q.k, before the softmax scale, until the reference is subtracted: scores
+that matter are close to it, so the difference is exact however large they are. Then a single factor,
+:func:`exponent_scale`, turns differences into exponents of 2, which is what the hardware computes.
 """
 
 import math
@@ -28,22 +29,22 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
 
-_BIAS_ROWS = 16  # one bfloat16 register: 8 rows for keys before the queries, 8 for keys behind; 3 of each are used
+_BIAS_ROWS = 16  # one bfloat16 register: 8 rows for keys before the queries, 8 for keys after; 3 of each are used
 SEGMENT_ROWS = 48
 FEATURES = _BIAS_ROWS + SEGMENT_ROWS
-"""Rows that a tile's bias takes in the contraction."""
+"""Rows that a tile's bias occupies in the contraction."""
 
 SEGMENT_BITS = 23
-"""Sequence numbers of a row are below 2^23: two rows a bit, one for padding, in SEGMENT_ROWS."""
+"""Sequence indices in a row are below 2^23: two rows per bit and one for padding, in SEGMENT_ROWS."""
 
 _HIDDEN = 2.0**120
-"""Taken off a score for each differing bit: 2^-x is then 0, and the sum over all bits is still finite in float32."""
+"""Subtracted from a score for each differing bit: 2^-x is then 0, and the sum over all bits is still finite in float32."""
 
 FLOOR = -(2.0**100)
-"""Where a running maximum starts: below every real score and above every hidden one."""
+"""Initial value of a running maximum: below every real score and above every masked one."""
 
 BEFORE, BEHIND, DIAGONAL = 0, 1, 2
-"""Where the keys of a tile lie, seen from its queries."""
+"""Where the keys of a tile lie relative to its queries."""
 
 
 class Tiling(NamedTuple):
@@ -51,9 +52,9 @@ class Tiling(NamedTuple):
 
     Attributes:
         scale: factor of the dot products.
-        queries: tokens of a block of queries.
-        keys: tokens of a block of keys.
-        resident: hold a whole row on the chip; otherwise copy each block when it is visited.
+        queries: tokens per block of queries.
+        keys: tokens per block of keys.
+        resident: keep a whole row on the chip; otherwise copy each block when it is visited.
         vmem: bytes of on-chip memory to use.
         interpret: for `pallas_call`.
     """
@@ -77,8 +78,8 @@ def result(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
 
 
 def dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int, *, interpret: bool) -> jax.Array:
-    """Matrix product over ``axis_a`` of a and ``axis_b`` of b, summed in float32; float32 inputs are not rounded."""
-    if interpret:  # XLA has no such products of bfloat16 for CPUs; those of the same numbers in float32 are as exact
+    """Matrix product over ``axis_a`` of a and ``axis_b`` of b, accumulated in float32; float32 inputs are not rounded."""
+    if interpret:  # XLA for CPUs lacks this product in bfloat16; the same values in float32 give an equally exact result
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     dimensions = (((axis_a,), (axis_b,)), ((), ()))
@@ -91,11 +92,11 @@ def exponent_scale(scale: float) -> float:
 
 
 def segment_features(segment_ids: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    """Rows of queries and of keys whose products are 0 within a sequence and hugely negative elsewhere.
+    """Rows for queries and for keys whose products are 0 within a sequence and very negative elsewhere.
 
     Args:
-        segment_ids: 0 at padding, else the sequence's number in its row, below 2^23, [B, T].
-        dtype: of q and k.
+        segment_ids: 0 at padding, else the index of the sequence in its row, below 2^23, [B, T].
+        dtype: dtype of q and k.
 
     Returns:
         [B, 48, T] for the queries and for the keys.
@@ -108,7 +109,7 @@ def segment_features(segment_ids: jax.Array, dtype: jnp.dtype) -> tuple[jax.Arra
 
 
 def key_bias(slopes: jax.Array, scale: float, block: int, dtype: jnp.dtype) -> jax.Array:
-    """The keys' part of ALiBi within a block of keys, before the scores are scaled: [H, 16, block]."""
+    """The keys' term of ALiBi within a block of keys, before the scores are scaled: [H, 16, block]."""
     offset = jnp.arange(block, dtype=jnp.float32)
     slope = slopes[:, None] / scale
     before, behind = _split(slope * (offset - (block - 1))), _split(slope * -offset)
@@ -116,7 +117,7 @@ def key_bias(slopes: jax.Array, scale: float, block: int, dtype: jnp.dtype) -> j
 
 
 def _split(x: jax.Array) -> jax.Array:
-    """[H, n] float32 as three numbers of bfloat16 that add up to it, and zeros, [H, 8, n]."""
+    """[H, n] float32 as three bfloat16 numbers that add up to it, followed by zeros, [H, 8, n]."""
     pieces = []
     for _ in range(3):
         piece = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
@@ -126,15 +127,15 @@ def _split(x: jax.Array) -> jax.Array:
 
 
 def query_bias(side: jax.Array | int, block: int, dtype: jnp.dtype) -> jax.Array:
-    """Rows of queries that pick the keys' part for one side, [16, block]."""
+    """Rows for queries that select the keys' term for one side, [16, block]."""
     row = jax.lax.broadcasted_iota(jnp.int32, (_BIAS_ROWS, block), 0)
     return ((row >> 3) == side).astype(jnp.float32).astype(dtype)
 
 
 def query_shift(side: jax.Array, first_query: jax.Array, first_key: jax.Array, keys: int, queries: int) -> jax.Array:
-    """Distance in tokens of each query from the nearest key of a block beside its own, float32 [1, queries].
+    """Distance in tokens from each query to the nearest key of an off-diagonal block, float32 [1, queries].
 
-    Added to the keys' part it makes the whole distance.
+    Together with the keys' term it makes up the whole distance.
     """
     lane = jax.lax.broadcasted_iota(jnp.int32, (1, queries), 1)
     before = first_query + lane - (first_key + (keys - 1))
@@ -143,19 +144,19 @@ def query_shift(side: jax.Array, first_query: jax.Array, first_key: jax.Array, k
 
 
 def distance_table_shape(queries: int, keys: int) -> tuple[int, int]:
-    """Of the table of :func:`fill_distance_table` for blocks of these sizes.
+    """Shape of the table of :func:`fill_distance_table` for blocks of these sizes.
 
-    The bias depends on key - query alone, so one register's width of queries will do: a wider block reads further rows.
+    The bias depends only on key - query, so one register's width of queries is enough: a wider block reads further rows.
     """
     return 2 * max(queries, keys) - LANES, LANES
 
 
 def fill_distance_table(table: jax.Array, slope: jax.Array) -> None:
-    """Write ``-slope |difference|`` for every difference of positions that a block on the diagonal holds.
+    """Write ``-slope |difference|`` for every difference of positions in a block on the diagonal.
 
     Args:
-        table: of :func:`distance_table_shape`.
-        slope: ALiBi slope over the softmax's scale.
+        table: the table, of shape :func:`distance_table_shape`.
+        slope: ALiBi slope divided by the softmax scale.
     """
     rows, lanes = table.shape
     row = jax.lax.broadcasted_iota(jnp.int32, (rows, lanes), 0)

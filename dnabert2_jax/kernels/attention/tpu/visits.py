@@ -1,7 +1,7 @@
-"""The blocks that one step of a TPU kernel visits: their order, and how they reach it.
+"""The blocks that one step of a TPU kernel visits: their order, and how they are loaded.
 
-A row that fits is held on the chip as a whole. A longer one stays in HBM, and each block is copied while the one before it
-is computed with.
+A row that fits is kept on the chip as a whole. A longer row stays in HBM, and each block is copied while the previous one is
+being processed.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from jax.experimental.pallas import tpu as pltpu
 def repeat(trips: jax.Array, body: Callable[[jax.Array], None]) -> None:
     """Run ``body(n)`` for n below ``trips``.
 
-    A part of a kernel that runs under a condition is such a loop, too: a schedule then tells how often each part runs.
+    Conditional parts of a kernel are such loops, too: a schedule then shows how often each part runs.
     """
     jax.lax.fori_loop(0, trips, lambda n, _: body(n), None)
 
 
 class Visits(NamedTuple):
-    """The visited blocks of one step: those beside the diagonal by position, then those on it."""
+    """The blocks visited in one step: first those off the diagonal by position, then those on it."""
 
     start: jax.Array
     stop: jax.Array
@@ -36,27 +36,27 @@ class Visits(NamedTuple):
 
     @property
     def on_diagonal(self) -> jax.Array:
-        """Blocks that share positions with the step's own block."""
+        """Number of blocks that share positions with the step's own block."""
         return self.diagonal_stop - self.diagonal_start
 
     @property
     def beside(self) -> jax.Array:
-        """Blocks that share none."""
+        """Number of blocks that share no positions with it."""
         return self.total - self.on_diagonal
 
     def block(self, visit: jax.Array) -> jax.Array:
-        """Which block comes at a visit."""
+        """The block of a visit."""
         beside = self.start + visit
         beside = jnp.where(beside < self.diagonal_start, beside, beside + self.on_diagonal)
         return jnp.where(visit < self.beside, beside, self.diagonal_start + visit - self.beside)
 
     def is_before(self, block: jax.Array) -> jax.Array:
-        """Whether a block beside the diagonal lies before the step's own."""
+        """Whether an off-diagonal block lies before the step's own block."""
         return block < self.diagonal_start
 
 
 def visits_of(start: jax.Array, stop: jax.Array, first: jax.Array, own: int, other: int) -> Visits:
-    """Visits to blocks ``start`` to ``stop`` of ``other`` tokens, of a step that owns ``own`` tokens from ``first`` on."""
+    """Visits to blocks ``start`` to ``stop`` of ``other`` tokens, for a step that owns ``own`` tokens from ``first`` on."""
     diagonal_start = jnp.clip(jax.lax.div(first, other), start, stop)
     diagonal_stop = jnp.clip(jax.lax.div(first + own - 1, other) + 1, start, stop)
     return Visits(start, stop, diagonal_start, diagonal_stop)
@@ -66,9 +66,9 @@ class Stream(NamedTuple):
     """Copies of blocks from HBM, one visit ahead.
 
     Attributes:
-        visits: in which order.
-        sources: block number -> where in HBM it lies.
-        buffers: two places for each source, [2, ...].
+        visits: the order of the visits.
+        sources: functions from block number to the block's location in HBM.
+        buffers: two buffers for each source, [2, ...].
         semaphores: [sources, 2].
     """
 
@@ -85,7 +85,7 @@ class Stream(NamedTuple):
         ]
 
     def fetch(self, visit: jax.Array) -> None:
-        """Start to copy what a visit needs, if there is such a visit."""
+        """Start copying what a visit needs, if there is such a visit."""
 
         @pl.when(visit < self.visits.total)
         def _() -> None:
@@ -93,7 +93,7 @@ class Stream(NamedTuple):
                 copy.start()
 
     def take(self, visit: jax.Array) -> list[jax.Array]:
-        """The blocks of a visit, and start with those of the next."""
+        """Return the blocks of a visit, and start copying those of the next."""
         self.fetch(visit + 1)
         for copy in self._copies(visit):
             copy.wait()
