@@ -113,7 +113,7 @@ def test_the_quickstart_requests_huge_pages():
     if not shutil.which("make"):
         pytest.skip("needs make")
     for environment, expected in {"": HUGE_PAGES, "glibc.malloc.hugetlb=0": f"{HUGE_PAGES}:glibc.malloc.hugetlb=0"}.items():
-        command = ["make", "--dry-run", "quickstart"]
+        command = ["make", "--no-print-directory", "--dry-run", "quickstart"]
         env = {"PATH": os.environ["PATH"], "GLIBC_TUNABLES": environment}
         printed = subprocess.run(command, cwd=LAUNCH.parent, env=env, capture_output=True, text=True, check=True).stdout
         [line] = [line for line in printed.splitlines() if " quickstart --workdir" in line]
@@ -123,7 +123,7 @@ def test_the_quickstart_requests_huge_pages():
 def test_the_quickstart_ends_with_how_to_find_the_command():
     if not shutil.which("make"):
         pytest.skip("needs make")
-    command = ["make", "--dry-run", "quickstart"]
+    command = ["make", "--no-print-directory", "--dry-run", "quickstart"]
     printed = subprocess.run(command, cwd=LAUNCH.parent, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == 'echo "to use the dnabert2 command: source .venv/bin/activate"'
     readme = (LAUNCH.parent / "README.md").read_text()

@@ -12,6 +12,7 @@ from dnabert2_jax.cli import main
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.gue.runner import GueRun
+from dnabert2_jax.metrics.intervals import confidence_intervals
 from dnabert2_jax.metrics.scores import classification_metrics, scores_without
 from dnabert2_jax.recipes.finetuning import Finetuned
 from dnabert2_jax.reports.sections import PREDICTIONS_FILE
@@ -53,7 +54,18 @@ class Trainer:
         np.savez(workdir / PREDICTIONS_FILE, labels=labels, probabilities=probabilities, lines=lines)
         clean = scores_without(labels, probabilities, splits.labels.names, lines, baseline["leaked_lines"])
         scores = classification_metrics(labels, probabilities, splits.labels.names)
-        return Finetuned(workdir / "model", None, scores, scores, 1, 1, 0.5, 0.25, clean)
+        return Finetuned(
+            model=workdir / "model",
+            adapter=None,
+            test=scores,
+            intervals=confidence_intervals("single_label", labels, probabilities),
+            dev=scores,
+            best_step=1,
+            trained_parameters=1,
+            seconds=0.5,
+            first_step_seconds=0.25,
+            clean=clean,
+        )
 
 
 def crlf(file: Path) -> None:

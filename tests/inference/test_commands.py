@@ -155,7 +155,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(dnabert2, mlm_path, fasta, tmp_pa
     [
         ("predict --data {none} --out {tmp}/p.csv", "give either --model"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv", "is a masked_lm; prediction needs"),
-        ("predict --model {mlm} --data {none} --out {tmp}/p.npz", "accepted are .csv, .parquet"),
+        ("predict --model {mlm} --data {none} --out {tmp}/p.npz", "accepted are .csv, .tsv, .parquet"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv --attention x", "backend 'x'"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.bed", "a .bed file holds coordinates; add --window BASES"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv --step 5", "give --window BASES as well"),

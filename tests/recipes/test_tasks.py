@@ -142,13 +142,13 @@ def test_evaluate_and_predict_say_what_was_reported(home, trained, task, method,
         said = list(csv.DictReader(file))
     written = read_table(table).labels
     if task == "regression":
-        assert list(said[0]) == ["name", "value", "windows", "cut_bases"]
+        assert list(said[0]) == ["name", "value", "windows", "cut_bases", "note", "label"]
         again = regression_metrics(
             np.array(list(map(float, written))), np.array([float(row["value"]) for row in said]), deviation=1.0
         )
         assert again["rmse"] == pytest.approx(scores["rmse"], rel=1e-4) == pytest.approx(result.test["rmse"], rel=1e-4)
     else:
-        assert list(said[0]) == ["name", "label", "p_gc", "p_purine", "windows", "cut_bases"]
+        assert list(said[0]) == ["name", "label", "p_gc", "p_purine", "windows", "cut_bases", "note", "input_label"]
         right = np.mean([row["label"] == label for row, label in zip(said, written, strict=True)])
         assert right == pytest.approx(scores["exact_match"]) == pytest.approx(result.test["exact_match"])
         assert scores["by_label"]["gc"]["mcc"] == pytest.approx(result.test["by_label"]["gc"]["mcc"], abs=1e-6)
