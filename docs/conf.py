@@ -39,7 +39,7 @@ napoleon_use_ivar = True  # as fields of the class, attributes would be there tw
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!dnabert2_jax)[a-z_'].*"),
-    ("py:.*", r"dnabert2_jax\..*\.(_\w+|[A-Z]|Run)"),
+    ("py:.*", r"dnabert2_jax\..*\.(_\w+|[A-Z]|Run|AnySequences)"),
     ("py:.*", r"dnabert2_jax\.kernels\.attention\.\w+"),
 ]
 

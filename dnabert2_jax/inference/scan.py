@@ -155,7 +155,7 @@ def predict_windows(
     Options are those of :func:`~dnabert2_jax.inference.prediction.predict`.
 
     Yields:
-        Columns of a table: name, start, end, and what :meth:`Predictions.columns` has.
+        Columns of a table: name, start, end, and what :meth:`~dnabert2_jax.inference.prediction.Predictions.columns` has.
 
     Raises:
         UserError: as :func:`~dnabert2_jax.inference.prediction.predict`.

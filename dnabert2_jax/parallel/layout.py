@@ -29,7 +29,7 @@ class Layout:
         mesh: the devices; possibly a single one.
         params: partition spec of each parameter.
         moments: partition spec of each parameter's moments.
-        bfloat16_reduction: see :class:`MeshOptions`.
+        bfloat16_reduction: see :class:`~dnabert2_jax.config.mesh.MeshOptions`.
         gathered: dtype of each parameter as a step sees it, if parameters are spread over ``data``.
         stages: sizes whose product is ``data``; gathers and scatters over ``data`` run one after the other.
         collectives: whether a step's results are added up over ``data``. On a single device they need not be; the compiler

@@ -1,8 +1,8 @@
 """The mesh: three axes of devices, of any sizes.
 
 Rows of a batch are spread over ``data`` and ``fsdp``. A step computes with weights that are whole along ``data`` (between
-steps :class:`MeshOptions` may spread them there), cut along their hidden axis over ``fsdp`` (Zhao et al. 2023) and along
-heads, inner channels or vocabulary over ``tensor`` (Shoeybi et al. 2019).
+steps :class:`~dnabert2_jax.config.mesh.MeshOptions` may spread them there), cut along their hidden axis over ``fsdp`` (Zhao
+et al. 2023) and along heads, inner channels or vocabulary over ``tensor`` (Shoeybi et al. 2019).
 """
 
 from collections.abc import Sequence

@@ -49,7 +49,7 @@ class Backend:
 
     Attributes:
         name: how users select it.
-        layout: axis order of q, k, v and the output; see :class:`Inputs`.
+        layout: axis order of q, k, v and the output; see :class:`~dnabert2_jax.kernels.attention.kernel.Inputs`.
         run: the attention function.
         cannot: returns the reason it cannot serve a call, or None if it can.
         should_not: returns the reason ``auto`` prefers a later backend for a call that this one could serve, or None.
