@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 from dnabert2_jax.artifacts.adapter import SavedAdapter, save_adapter
 from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.artifacts.provenance import make_provenance
+from dnabert2_jax.cli import main
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.compute import Compute
@@ -71,3 +73,17 @@ def mixed_sequences() -> list[str]:
     lengths = np.random.default_rng(0).integers(2, 400, 30).tolist()
     sequences = [random_dna(n, seed) for seed, n in enumerate([*lengths, 1])]
     return [*sequences, "ACGTNNRACGT", "N"]
+
+
+@pytest.fixture
+def dnabert2(monkeypatch, capsys):
+    """The command line in this process: exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dnabert2", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, errors = capsys.readouterr()
+        return stopped.value.code, out, errors
+
+    return run

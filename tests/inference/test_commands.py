@@ -10,24 +10,9 @@ import pytest
 
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.artifacts.tensors import tree_sha256
-from dnabert2_jax.cli import main
 from dnabert2_jax.version import __version__
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import write_table
-
-
-@pytest.fixture
-def dnabert2(monkeypatch, capsys):
-    """The command line in this process: exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dnabert2", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, errors = capsys.readouterr()
-        return stopped.value.code, out, errors
-
-    return run
 
 
 @pytest.fixture

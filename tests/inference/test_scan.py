@@ -1,12 +1,10 @@
 """Windows over a genome: their coordinates, that chunks change nothing, and that only chunks are in memory."""
 
 import csv
-import sys
 
 import numpy as np
 import pytest
 
-from dnabert2_jax.cli import main
 from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference import rows, scan
@@ -17,20 +15,6 @@ from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import write_table
 
 GENOME = {"chr1": random_dna(1030, 1), "chr2": "ACGTNNacgt", "chr3": random_dna(100, 2)}
-
-
-@pytest.fixture
-def dnabert2(monkeypatch, capsys):
-    """The command line in this process: exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dnabert2", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, errors = capsys.readouterr()
-        return stopped.value.code, out, errors
-
-    return run
 
 
 @pytest.fixture
