@@ -96,7 +96,7 @@ def read(path: Path, kind: Kind) -> Content:
         UserError: there is no such directory, a file is missing or damaged, or the format is unknown.
     """
     if not path.is_dir():
-        raise UserError(f"{path} does not exist; name the directory of {kind.name}")
+        raise UserError(f"{path} does not exist; name the directory of {kind.name} on this machine (nothing is downloaded)")
     for file in (kind.header, MANIFEST):
         if not (path / file).is_file():
             inside = [str(path / part) for part in ("model", "adapter") if (path / part / MANIFEST).is_file()]

@@ -55,6 +55,7 @@ def predict(
     """
     from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
     from dnabert2_jax.inference.prediction import predict as predict_sequences
+    from dnabert2_jax.inference.quality import summary_of
     from dnabert2_jax.inference.record import make_record, save_record_beside
     from dnabert2_jax.inference.rows import PREDICTION_SUFFIXES, expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import plan_scan, predict_windows
@@ -86,15 +87,18 @@ def predict(
             )
         scan = plan_scan(data, window, step, sequence_column=sequence_column, name_column=name_column)
         remark(f"{scan.summary()}; about {expected_bytes(out, scan.windows, 3 + len(opened.labels)) / 1e6:,.1f} MB to write")
-        averaged = 0
+        averaged, doubtful = 0, list[str]()
         with writing_rows(out, PREDICTION_SUFFIXES) as write:
             for columns in predict_windows(opened, scan, **how):
                 write(columns)
                 averaged += int((columns["windows"] > 1).sum())
+                doubtful += filter(None, columns["note"])
         save_record_beside(out, record)
         if averaged:
             most = max_tokens or opened.head.max_tokens
             remark(f"windows of more than {most:,} tokens: {averaged:,}, each the average over its parts; shorten --window")
+        if said := summary_of(doubtful, opened.provenance.get("training_data")):
+            remark(said)
     print_saved(out)
 
 

@@ -69,4 +69,7 @@ def split(
         ],
         console,
     )
+    for name, counts in division.labels.items():
+        if missing := [label for label in division.labels["train"] if not counts.get(label)]:
+            remark(f"warning: {name} has no row of {', '.join(missing)}; try another --seed, --fractions or --by")
     print(f"saved {out}")

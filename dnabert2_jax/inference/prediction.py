@@ -82,7 +82,7 @@ class Predictions:
 
     def __repr__(self) -> str:
         said = "values" if self.task == "regression" else f"classes {', '.join(self.classes)}"
-        return f"Predictions({len(self):,} sequences, {said})"
+        return f"Predictions({len(self):,} sequence{'s' * (len(self) != 1)}, {said})"
 
     def _repr_html_(self) -> str:
         """The first rows as a table, for notebooks."""

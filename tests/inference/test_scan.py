@@ -195,3 +195,11 @@ def test_what_does_not_go_with_windows_is_refused_first(dnabert2, arguments, wor
     assert code == 2
     assert not out
     assert words in errors
+
+
+def test_doubtful_windows_are_reported(dnabert2, fasta, classifier_path, tmp_path):
+    code, _, errors = dnabert2(
+        "predict", "--model", classifier_path, "--data", fasta, "--window", 8, "--out", tmp_path / "w.bed"
+    )
+    assert code == 0
+    assert "doubtful predictions (column note)" in errors
