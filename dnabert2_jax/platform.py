@@ -13,6 +13,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 
+from dnabert2_jax.errors import UserError
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -152,3 +154,23 @@ def _tpu_generation(device_kind: str) -> str:
         return ""
     base, _, lite = device_kind.removeprefix("TPU").strip().partition(" ")
     return base + "e" if lite == "lite" else {"v5": "v5p"}.get(base, base)
+
+
+@contextmanager
+def explaining_out_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn an out-of-memory error from the device or its compiler into one that suggests what to do.
+
+    Args:
+        what: what ran out of memory, before the words "out of memory".
+        remedy: what to do about it.
+
+    Raises:
+        UserError: out of memory on the device.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        device, detail = jax.default_backend(), str(error).splitlines()[0]
+        raise UserError(f"{what}out of memory on the {device} device ({detail}); {remedy}") from error

@@ -68,7 +68,7 @@ def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden:
         run = TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         problems = _first_of_each_key(error.errors())
-        if overridden is not None and all(key in overridden for key in problems):
+        if overridden and all(any(f"{given}.".startswith(f"{key}.") for given in overridden) for key in problems):
             source = "--set"
         explained = [_explain(kind, problem, settable=overridden is not None) for problem in problems.values()]
         raise UserError(f"{source}: {'; '.join(explained)}") from None

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.data.batches import Batches, EncodedBatch
-from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.encoder import Encoder
 from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means
 from dnabert2_jax.modeling.models import Network, SequenceClassifier, masked_lm, sequence_classifier
+from dnabert2_jax.platform import explaining_out_of_memory
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
 
@@ -231,12 +231,6 @@ def memory_explained() -> Iterator[None]:
     Raises:
         UserError: out of memory on the device.
     """
-    try:
+    remedy = "make batches smaller (--batch-tokens, batch_tokens=), or cut very long sequences"
+    with explaining_out_of_memory("", remedy):
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"out of memory on the {jax.default_backend()} device ({str(error).splitlines()[0]}); make batches smaller "
-            "(--batch-tokens, batch_tokens=), or cut very long sequences"
-        ) from error

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.platform import explaining_out_of_memory
 from dnabert2_jax.progress import remark
 
 _GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -56,15 +57,8 @@ def explain_memory(rows: int, accumulate: int) -> Iterator[None]:
     Raises:
         UserError: out of memory on the device.
     """
-    try:
+    with explaining_out_of_memory(f"a step of {rows:,} rows ran ", _remedy(accumulate)):
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"a step of {rows:,} rows ran out of memory on the {jax.default_backend()} device "
-            f"({str(error).splitlines()[0]}); {_remedy(accumulate)}"
-        ) from error
 
 
 def _host_memory() -> tuple[int | None, int | None]:

@@ -220,6 +220,8 @@ def test_a_mistake_of_set_is_not_blamed_on_the_file(tmp_path):
     file.write_text('[model]\npath = "m"\n[data]\ntrain = "a"\ndev = "b"\ntest = "c"\n')
     with pytest.raises(UserError, match=r"^--set: unknown key training\.max_step; did you mean 'max_steps'"):
         load_run(FinetuneRun, file, ["training.max_step=10"])
+    with pytest.raises(UserError, match=r"^--set: unknown key optimiser; did you mean 'optimizer'"):
+        load_run(FinetuneRun, file, ["optimiser.learning_rate=2"])
     with pytest.raises(
         UserError, match=r'^--set: lora\.targets: a list is needed, found .*; write lora\.targets=\["Wqkv"\]$'
     ):
