@@ -24,3 +24,13 @@ STANDARD_STREAM = "-"
 DivideBy = Literal["random", "group", "contig", "similarity"]
 """What a split of a table keeps together, besides equal sequences: nothing else, rows with the same value in a column, rows
 of the same contig, or near copies."""
+
+VariantScore = Literal["llr", "delta", "emb", "pll"]
+"""What a variant is scored by: the log-ratio of the alleles' probabilities, the change of a prediction, the distance of
+embeddings, or the pseudo-log-likelihood of the window."""
+
+Strands = Literal["both", "+"]
+"""Which strands are read: both, and the mean is taken, or the given one."""
+
+RefMismatch = Literal["skip", "error"]
+"""What happens to a variant whose REF is not the reference's: it is marked and not scored, or the job stops."""
