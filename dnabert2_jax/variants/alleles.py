@@ -159,6 +159,8 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
     first = max(0, start - margin - flank)
     bases = genome.fetch(allele.contig, first, min(genome.length(allele.contig), end + margin + flank))
     before, after = bases[: start - first], bases[end - first :]
+    # Where the FASTA file has N, the record may know the base, but the reference of the variant is unknown all the same.
+    ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))
     if not (ref and alt):
         to_the_left, to_the_right = shifts(before, ref or alt, after)
         if to_the_left + to_the_right > LONGEST_REPEAT:

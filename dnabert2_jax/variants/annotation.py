@@ -89,7 +89,7 @@ class Annotation:
             rows = stack.enter_context(writing_rows(table, TABLE_SUFFIXES)) if table else None
             bar = stack.enter_context(ProgressBar(title, self.survey.records)) if title else None
             defined = False
-            for part in self._parts():
+            for part in self.parts():
                 records = [item for item in part if isinstance(item, Record)]
                 scores = self.score(records)
                 of_record = iter(scores)
@@ -119,7 +119,8 @@ class Annotation:
         scores = iter(self.scorer.score(alleles))
         return [[next(scores) for _ in record.alts] or [AlleleScores("missing", {})] for record in records]
 
-    def _parts(self) -> Iterator[list[Item]]:
+    def parts(self) -> Iterator[list[Item]]:
+        """The lines of the input, some at a time: as many records as fill the batches well."""
         part: list[Item] = []
         alleles = 0
         for item in self.source.items():

@@ -13,6 +13,7 @@ def pysam() -> Any:
         UserError: it is not installed.
     """
     try:
+        importlib.import_module("pysam.bcftools")
         return importlib.import_module("pysam")
     except ImportError as error:
         raise UserError(

@@ -145,18 +145,15 @@ def writing_vcf(path: Path, *, sorted_by_position: bool) -> Iterator[Writable]:
 
 
 def _convert_to_bcf(text: Path, bcf: Path, path: Path) -> None:
+    # pysam's own writer adds an END that no header defines to symbolic alleles, and then cannot read its file.
     library = pysam()
-    quiet = library.set_verbosity(0)
     try:
-        with library.VariantFile(str(text)) as source, library.VariantFile(str(bcf), "wb", header=source.header) as target:
-            for record in source:
-                target.write(record)
-    except (OSError, ValueError) as error:
+        library.bcftools.view("--no-version", "-O", "b", "-o", str(bcf), str(text), catch_stdout=False)
+    except library.SamtoolsError as error:
         raise UserError(
-            f"{path}: BCF cannot hold these records ({error}); write .vcf or .vcf.gz, which keep any text"
+            f"{path}: BCF cannot hold these records; their header must define every contig, FILTER, INFO and FORMAT key: "
+            "complete it, or write .vcf.gz, which keeps any text"
         ) from error
-    finally:
-        library.set_verbosity(quiet)
 
 
 def _index(path: Path) -> None:
@@ -167,7 +164,7 @@ def _index(path: Path) -> None:
             library.tabix_index(str(path), preset="bcf", force=True)
         else:
             library.tabix_index(str(path), preset="vcf", force=True, keep_original=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, library.SamtoolsError) as error:
         remark(f"{path}: no index was made ({error})")
     finally:
         library.set_verbosity(quiet)

@@ -57,7 +57,10 @@ class Reference:
 
     def fetch(self, contig: str, start: int, end: int) -> str:
         """Bases ``start`` to ``end`` (not included), from 0: upper-case A, C, G, T, and N for any other letter."""
-        found = self._file.fetch(contig, start, end)
+        try:
+            found = self._file.fetch(contig, start, end)
+        except (OSError, ValueError):  # beyond the end of the file
+            found = ""
         if len(found) != end - start:
             raise UserError(
                 f"{self.path}: {contig} has {len(found):,} bases at {start + 1:,}-{end:,}, where the index promises "
@@ -135,5 +138,5 @@ def no_common_contig(source: str, names: Iterable[str], reference: Reference) ->
 
 
 def _some(names: Iterable[str]) -> str:
-    listed = sorted(names, key=lambda name: [int(part) if part.isdigit() else -1 for part in re.split(r"(\d+)", name)])
+    listed = sorted(names, key=lambda name: re.sub("[0-9]+", lambda number: number[0].zfill(9), name))
     return ", ".join(listed[:5]) + (f", ... ({len(listed):,})" if len(listed) > 5 else "")
