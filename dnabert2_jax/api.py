@@ -305,8 +305,8 @@ class DNABERT2:
             One row for each allele, with a status.
 
         Raises:
-            UserError: pysam is not installed, the model cannot give a score, a file cannot be read, no contig is in common, or
-                out of memory.
+            UserError: pysam is not installed, the model cannot give a score, a file cannot be read, no contig is in common,
+                or out of memory.
         """
         options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
         return score_variants(self._model, fasta, variants, options)

@@ -79,7 +79,7 @@ def _text(path: Path, delimiter: str) -> Iterator[Write]:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
 
         def write(columns: Columns) -> None:
-            vectors = columns.get("embedding", np.empty((len(next(iter(columns.values()))), 0)))
+            vectors = columns.get("embedding", np.empty((len(columns[next(iter(columns), "name")]), 0)))
             plain = {name: values for name, values in columns.items() if name != "embedding"}
             if not file.tell():
                 writer.writerow([*plain, *(f"e{n}" for n in range(vectors.shape[1]))])
