@@ -37,6 +37,7 @@ def pretrain(
     run = load_run(PretrainRun, config, set_ or ())
     start_processes(coordinator, num_processes, process_id)
     from dnabert2_jax.recipes.pretraining import pretrain as pretrain_run
+    from dnabert2_jax.training.goodput import account
 
     with ending_with_the_others():
         model = pretrain_run(run, workdir)
@@ -47,4 +48,6 @@ def pretrain(
         f"held-out loss {scores['loss']:.4f} nats per token, perplexity {scores['perplexity']:.1f}, "
         f"masked accuracy {scores['masked_accuracy']:.3f}"
     )
+    if goodput := account(workdir):
+        remark(f"time: {goodput.summary()}")
     print(f"saved {model.path}")
