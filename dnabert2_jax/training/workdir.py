@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import jax
 from tensorboardX import SummaryWriter
 
+from dnabert2_jax.compilation_cache import COMPILED
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
 from dnabert2_jax.progress import remark
@@ -18,8 +19,6 @@ from dnabert2_jax.training.goodput import GOODPUT_FILE
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
-COMPILED = "compiled"
-"""Where several processes share their compiled programs; made before anything else."""
 
 TENSORBOARD = "tensorboard"
 
