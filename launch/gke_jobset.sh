@@ -66,7 +66,7 @@ yaml_environment() {
 }
 
 CACHE_GB=${CACHE_GB:-20}
-mapfile -t environment < <(env -u GLIBC_TUNABLES -u LIBTPU_INIT_ARGS "$(dirname "$0")/environment.sh" tpu)
+mapfile -t environment < <(env -u GLIBC_TUNABLES "$(dirname "$0")/environment.sh" tpu)
 environment+=(DNABERT2_COMPILATION_CACHE=/mnt/dnabert2/compiled) # outlives the pods, and all of them share it
 declare -A values=(
     [NAME]=$name [IMAGE]=$IMAGE [BUCKET]=$BUCKET [SERVICE_ACCOUNT]=$SERVICE_ACCOUNT [HOSTS]=${HOSTS:-16} [CHIPS]=${CHIPS:-4}

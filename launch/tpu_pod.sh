@@ -56,7 +56,7 @@ mountpoint -q /mnt/dnabert2 || gcsfuse --implicit-dirs --metadata-cache-ttl-secs
     --file-cache-cache-file-for-range-read $BUCKET /mnt/dnabert2
 python3.11 -m venv ~/venv && ~/venv/bin/pip install -q -r /mnt/dnabert2/wheels/requirements-tpu.txt /mnt/dnabert2/wheels/*.whl"
 
-mapfile -t environment < <(env -u GLIBC_TUNABLES -u LIBTPU_INIT_ARGS "$(dirname "$0")/environment.sh" tpu)
+mapfile -t environment < <(env -u GLIBC_TUNABLES "$(dirname "$0")/environment.sh" tpu)
 environment+=(DNABERT2_COMPILATION_CACHE=/mnt/dnabert2/compiled) # outlives the workers, and all of them share it
 # Stopping the unit tells the run to save, and gives it 5 minutes to do so.
 start="sudo systemctl stop dnabert2 2> /dev/null; sudo systemctl reset-failed dnabert2 2> /dev/null
