@@ -18,6 +18,8 @@ from packaging.utils import canonicalize_name
 
 from dnabert2_jax.cli.failures import exit_code
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.training.workdir import MetricsLog
+from tests.helpers import COMPILED, pretrain_content, tiny_corpus, tiny_model, wait_until, write_run
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 REQUIREMENTS = LAUNCH.parent / "requirements.txt"
@@ -27,6 +29,7 @@ HUGE_PAGES = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
 RUN = ["--config", "c.toml", "--workdir", "/mnt/dnabert2/runs/a b", "--set", 'model.size="1b"']
 TPU = {"PROJECT": "p", "ZONE": "us-west4-a", "TYPE": "v5litepod-64", "BUCKET": "genomes"}
 COMMAND = ["--", "dnabert2", "pretrain", *RUN]
+SPOT_NODE_SECONDS = 15  # what GKE gives the pods of a spot node
 GKE = {"IMAGE": "registry/dnabert2:1", "BUCKET": "genomes", "SERVICE_ACCOUNT": "trainer"}
 
 
@@ -587,3 +590,38 @@ def test_sigterm_would_not_reach_a_run_in_the_foreground_of_process_1(tmp_path):
             assert not (tmp_path / "said").exists()
         finally:
             process.kill()
+
+
+@pytest.mark.slow
+def test_a_pod_whose_node_is_preempted_saves_in_time_and_the_next_one_ends_the_run(tmp_path):
+    """The manifest's own command around a real run, twice, each as process 1 of a PID namespace."""
+    namespace = _namespace()
+    tiny_model(tmp_path / "base")
+    corpus = tiny_corpus(tmp_path)
+    training = {"steps": 200, "save_every": 1000, "evaluate_every": 200, "log_every": 1}
+    config = write_run(
+        tmp_path / "run.toml", "pretrain", pretrain_content(tmp_path / "base", corpus.path, training=training)
+    )
+    workdir = tmp_path / "run"
+    run = ["--", sys.executable, "-m", "dnabert2_jax", "pretrain", "--config", str(config), "--workdir", str(workdir)]
+    pod = yaml.safe_load(dry_run("gke_jobset.sh", "run", *run, **GKE))["spec"]["replicatedJobs"][0]["template"]["spec"]
+    command = pod["template"]["spec"]["containers"][0]["command"]
+    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PLATFORMS": "cpu"}
+
+    with subprocess.Popen([*namespace, *command], env=env, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(process, lambda: len(MetricsLog.read(workdir)) >= 3)
+            [first] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            told = time.monotonic()
+            os.kill(int(first), signal.SIGTERM)
+            code = process.wait(timeout=60)
+            took = time.monotonic() - told
+        finally:
+            process.kill()
+    assert code == 143  # a failure, so that the JobSet starts it again
+    [saved] = (workdir / "checkpoints").glob("step_*/manifest.json")
+    assert took < SPOT_NODE_SECONDS
+    again = subprocess.run([*namespace, *command], env=env, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming from step {int(saved.parent.name.removeprefix('step_'))} of 200" in again.stderr
+    assert (workdir / "model" / "config.json").is_file()
