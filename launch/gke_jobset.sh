@@ -5,9 +5,9 @@
 #       launch/gke_jobset.sh [--dry-run] NAME -- dnabert2 pretrain --config FILE --workdir /mnt/dnabert2/runs/NAME
 #
 # Fills in gke_jobset.yaml and applies it; --dry-run prints it. The command follows "--" exactly as you would type it. The
-# bucket is mounted in every pod as /mnt/dnabert2, and --config, --workdir, corpus, and tokenizer must be in it. The defaults
-# are 64 chips of v5e: HOSTS x CHIPS is the number of chips of TOPOLOGY. CACHE_GB is how much of the bucket each node may keep on
-# its disk: at least the size of the corpus.
+# bucket is mounted in every pod as /mnt/dnabert2, where the command runs; --config, --workdir, corpus, and tokenizer must be in
+# it. The defaults are 64 chips of v5e: HOSTS x CHIPS is the number of chips of TOPOLOGY. CACHE_GB is how much of the bucket
+# each node may keep on its disk: at least the size of the corpus.
 # Prerequisites: kubectl for a cluster with such a node pool, the JobSet controller, and the Cloud Storage FUSE driver; gcloud;
 # IMAGE built from launch/Dockerfile for TPU; BUCKET in the region of the nodes, with hierarchical namespace; a Kubernetes
 # service account that may write to it.
