@@ -13,7 +13,7 @@ def reference_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> t
     """
     del skip
     position = jnp.arange(inputs.q.shape[2])[None]
-    return _dense_attention(inputs, inputs.segment_ids, position, scale)
+    return dense_attention(inputs, inputs.segment_ids, position, scale)
 
 
 def attention_at(inputs: Inputs, positions: jax.Array, *, scale: float) -> jax.Array:
@@ -28,10 +28,10 @@ def attention_at(inputs: Inputs, positions: jax.Array, *, scale: float) -> jax.A
         [B, H, P, d] in the dtype of ``q``.
     """
     own = jnp.take_along_axis(inputs.segment_ids, positions, axis=1)
-    return _dense_attention(inputs, own, positions, scale)[0]
+    return dense_attention(inputs, own, positions, scale)[0]
 
 
-def _dense_attention(inputs: Inputs, own: jax.Array, positions: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
+def dense_attention(inputs: Inputs, own: jax.Array, positions: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
     """Output and log-sum-exp of queries at ``positions`` [B or 1, P], in the segments ``own`` [B, P]."""
     q, k, v, slopes, segment_ids = inputs
     distance = jnp.abs(positions[:, :, None] - jnp.arange(k.shape[2])[None, None]).astype(jnp.float32)
