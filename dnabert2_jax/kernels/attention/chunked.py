@@ -1,6 +1,6 @@
 """Dense attention for a chunk of queries at a time: for GPUs that no fused kernel runs on.
 
-All rows and heads of a chunk are one product, which keeps a GPU busy, and only one chunk's scores are in memory. By contrast,
+All rows and heads of a chunk are one product, which keeps a GPU busy, and one chunk's scores are in memory. By contrast,
 `blocked` takes one row and head after the other, which suits the few cores of a CPU.
 """
 
