@@ -158,7 +158,7 @@ def _prepare(run: PretrainRun) -> _Job:
     corpus = Corpus.open(run.data.corpus)
 
     network = masked_lm(config, compute)
-    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.precision)
+    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.dtype.name)
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
     train_rows = PretrainingRows(
