@@ -16,7 +16,7 @@ from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.collectives import gather_parameter, reduce_gradient, stage_groups, sum_over_data
-from dnabert2_jax.parallel.mesh import ROWS, WHOLE, make_mesh, slice_sides
+from dnabert2_jax.parallel.mesh import ROWS, WHOLE, SliceOf, data_stages, make_mesh, slice_of
 from dnabert2_jax.parallel.rules import partition_spec, spread_over_data
 from dnabert2_jax.types import Tree
 
@@ -31,7 +31,7 @@ class Layout:
         moments: partition spec of each parameter's moments.
         bfloat16_reduction: see :class:`~dnabert2_jax.config.mesh.MeshOptions`.
         gathered: dtype of each parameter as a step sees it, if parameters are spread over ``data``.
-        stages: sizes whose product is ``data``; gathers and scatters over ``data`` run one after the other.
+        stages: sizes whose product is ``data``; a scatter over ``data`` runs in these stages, and a gather in reverse.
         collectives: whether a step's results are added up over ``data``. On a single device they need not be; the compiler
             then sees the plain program.
     """
@@ -170,7 +170,13 @@ class Layout:
 
 
 def make_layout(
-    options: MeshOptions, mesh: Mesh, abstract: Tree, axes: Tree, config: EncoderConfig, precision: str = "float32"
+    options: MeshOptions,
+    mesh: Mesh,
+    abstract: Tree,
+    axes: Tree,
+    config: EncoderConfig,
+    precision: str = "float32",
+    slice_of: SliceOf = slice_of,
 ) -> Layout:
     """The layout that divides rows, parameters and moments as ``options`` says.
 
@@ -181,6 +187,7 @@ def make_layout(
         axes: the logical axis names of each parameter, in the same nesting.
         config: the model's sizes.
         precision: dtype in which the blocks compute.
+        slice_of: the slice of each device, as for :func:`make_mesh`.
 
     Raises:
         UserError: a parameter, or the heads, cannot be divided.
@@ -204,7 +211,7 @@ def make_layout(
     gathered = jax.tree.map(
         lambda leaf, names: jnp.dtype(precision if "layers" in names and leaf.ndim > 2 else leaf.dtype), abstract, axes
     )
-    stages = slice_sides(list(mesh.devices[:, 0, 0]))
+    stages = data_stages(list(mesh.devices[:, 0, 0]), slice_of)
     return Layout(mesh, moments, moments, options.bfloat16_reduction, gathered, stages)
 
 
