@@ -66,8 +66,8 @@ def make_mesh(options: MeshOptions, devices: Sequence[Any] | None = None, slice_
 def arrange_devices(shape: tuple[int, int, int], devices: Sequence[Any], slice_of: SliceOf = slice_of) -> NDArray[Any]:
     """Devices in the shape of a mesh, so that ``fsdp`` and ``tensor`` stay within a slice.
 
-    Along ``data``, each place in a slice is followed by the same place in the other slices. Where a scatter over ``data`` runs
-    in stages (:func:`data_stages`), the slices are thus its last stage: what they exchange is what the others have left.
+    Along ``data``, each place in a slice is followed by the same place in the other slices. Where a scatter over ``data``
+    runs in stages (:func:`data_stages`), the slices are thus its last stage.
 
     Args:
         shape: sizes of the axes; their product is the number of devices.
@@ -91,9 +91,9 @@ def arrange_devices(shape: tuple[int, int, int], devices: Sequence[Any], slice_o
     in_slice = len(devices) // len(slices)
     if in_slice % (fsdp * tensor):
         raise UserError(
-            f"mesh: {fsdp} (fsdp) x {tensor} (tensor) devices exchange data in every layer and must share a slice (for GPUs, a "
-            f"node), but each of the {len(slices)} slices has {in_slice} devices; set mesh.fsdp and mesh.tensor so that their "
-            f"product divides {in_slice}"
+            f"mesh: {fsdp} (fsdp) x {tensor} (tensor) devices exchange data in every layer and must share a slice (a node "
+            f"of GPUs), but each of the {len(slices)} slices has {in_slice} devices; set mesh.fsdp and mesh.tensor so that "
+            f"their product divides {in_slice}"
         )
     return np.stack(
         [_arrange_slice((data // len(slices), fsdp, tensor), slices[number]) for number in sizes], axis=1
@@ -107,16 +107,16 @@ def _arrange_slice(shape: tuple[int, int, int], devices: list[Any]) -> NDArray[A
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     except AssertionError as error:  # TPU devices with holes between them
         raise UserError(
-            f"mesh: {' x '.join(map(str, shape))} = {len(devices)} devices were chosen of a TPU slice, and they are not a whole "
-            "box of it; set mesh.data=-1 to use all devices"
+            f"mesh: {' x '.join(map(str, shape))} = {len(devices)} devices were chosen of a TPU slice, and they are not a "
+            "whole box of it; set mesh.data=-1 to use all devices"
         ) from error
 
 
 def data_stages(devices: Sequence[Any], slice_of: SliceOf = slice_of) -> tuple[int, ...]:
     """The sizes of the stages in which a scatter over the ``devices`` along ``data`` runs (a gather: in reverse).
 
-    First the sides of a slice (:func:`slice_sides`), at last the slices: of what a device sends, only a share as small as its
-    own part of the result crosses the slow network between them.
+    First the sides of a slice (:func:`slice_sides`), at last the slices: the network between them is the slow one, and by
+    then each device has summed all but a share of the gradients away.
     """
     numbers = [slice_of(device) for device in devices]
     slices = len(set(numbers))

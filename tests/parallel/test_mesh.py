@@ -133,7 +133,7 @@ def test_devices_that_exchange_data_in_every_layer_are_a_box_of_one_slice(device
         (
             [*tpu_slice(4, 4), *tpu_slice(4, 4, number=5), *tpu_slice(4, 4, number=9)],
             (16, 3),
-        ),  # a slice this small is a ring
+        ),  # a ring
         (gpu_nodes(2), (8, 2)),
         (gpu_nodes(1), (8,)),
         (gpu_nodes(4, gpus=1), (4,)),
