@@ -43,7 +43,7 @@ def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, 
     wanted = tokens_per_row - 2
     longest = int(tokenizer.piece_lengths.max()) * wanted + _overlap(tokenizer) - 1
     windows = Windows(corpus, longest, seed)
-    rows = tokenizer.encode_raw_batch([window.sequence for window in windows.batch(range(_PROBE_ROWS))])
+    rows = tokenizer.encode_raw_batch(windows.sequences(range(_PROBE_ROWS)))
     covered = [int(tokenizer.token_bases(row[:wanted]).sum()) for row in rows if len(row) >= wanted]
     return int(np.quantile(covered, 0.99)) if covered else longest
 
@@ -103,19 +103,15 @@ class PretrainingRows:
 
     def batch(self, records: Sequence[int] | NDArray[np.integer]) -> MlmBatch:
         """The masked rows of the given records. Shapes [B, T] and [B, K]."""
-        index = np.asarray(records, np.int64)
-        windows = self.windows.batch(index)
-        encoded = self._tokenizer.encode_raw_batch([window.sequence for window in windows])
-        width = self.tokens_per_row
+        index, width = np.asarray(records, np.int64), self.tokens_per_row
+        encoded = self._tokenizer.encode_raw_batch(self.windows.sequences(index))
+        lengths = np.minimum(np.fromiter(map(len, encoded), np.int64, len(encoded)), width - 2)[:, None]
+        column = np.arange(width)
         ids = np.full((len(index), width), PAD, np.int32)
-        segments = np.zeros((len(index), width), np.int32)
         ids[:, 0] = CLS
-        for row, segment, pieces in zip(ids, segments, encoded, strict=True):
-            kept = pieces[: width - 2]
-            row[1 : 1 + len(kept)] = kept
-            row[1 + len(kept)] = SEP
-            segment[: len(kept) + 2] = 1
-        tokens = TokenBatch(ids, segments, np.zeros_like(ids))
+        ids[(column > 0) & (column <= lengths)] = np.concatenate([row[: width - 2] for row in encoded])
+        np.put_along_axis(ids, lengths + 1, SEP, 1)
+        tokens = TokenBatch(ids, (column < lengths + 2).astype(np.int32), np.zeros_like(ids))
         return mask_rows(tokens, self.masking, seed=self._seed, records=index, vocab_size=self._tokenizer.vocab_size)
 
 

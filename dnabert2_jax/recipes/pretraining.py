@@ -1,7 +1,8 @@
 """Masked language modeling from a corpus to a model directory; a run that was killed resumes from its last checkpoint."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
 from dnabert2_jax.parallel.layout import Layout, make_layout
 from dnabert2_jax.parallel.mesh import make_mesh
-from dnabert2_jax.parallel.processes import gather, is_first
+from dnabert2_jax.parallel.processes import gather, is_first, on_first
 from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
@@ -47,6 +48,7 @@ from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimiz
 from dnabert2_jax.training.profile import Profile
 from dnabert2_jax.training.signals import StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
+from dnabert2_jax.training.watchdog import Watchdog
 from dnabert2_jax.training.workdir import MetricsLog, Workdir, open_workdir
 from dnabert2_jax.types import MlmBatch
 
@@ -116,7 +118,11 @@ class _Job:
         )
 
 
-def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
+def _warn(reason: str) -> None:
+    remark(f"warning: {reason}")
+
+
+def pretrain(run: PretrainRun, workdir: str | Path, hung: Callable[[str], Any] = _warn) -> SavedModel:
     """Train, evaluate and save.
 
     Everything random is a function of the seed and the global record index, and the checkpoint holds the number of steps:
@@ -126,9 +132,10 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
         run: what to do.
         workdir: gets ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and at the end ``model/`` and
             ``report.html``.
+        hung: called with the reason, from another thread, if there is no progress for too long; by default only warns.
 
     Returns:
-        The model as process 0 saves it in ``workdir/model``.
+        The model as process 0 has saved it in ``workdir/model``.
 
     Raises:
         UserError: a path, a setting or the directory cannot be used; training diverged.
@@ -138,8 +145,10 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
     directory = open_workdir(Path(workdir), run_to_dict(run))
     remark(job.summary())
     warn_of_long_warmup(run.optimizer, run.training.steps)
-    state, scores = _train(job, directory)
-    return _save(job, directory, state, scores)
+    with Watchdog(directory.path, run.training.hang_timeout, hung) as watchdog:
+        state, scores = _train(job, directory, watchdog)
+        watchdog.reached("saving the model")
+        return _save(job, directory, state, scores)
 
 
 def _prepare(run: PretrainRun) -> _Job:
@@ -179,7 +188,7 @@ def _prepare(run: PretrainRun) -> _Job:
     return _Job(run, config, tokenizer, base, network, layout, here, corpus, train_rows, held_out, held_out_rows, identity)
 
 
-def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
+def _train(job: _Job, directory: Workdir, watchdog: Watchdog) -> tuple[TrainState, dict[str, Any]]:
     """All steps since the last checkpoint; the state after them, and its scores on the held-out rows.
 
     Raises:
@@ -231,10 +240,11 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
             state = run_steps(
                 state,
                 step_on_devices,
-                training_batches(job.rows, plan.batch_size, first, plan.steps, job.here),
+                watchdog.watch(training_batches(job.rows, plan.batch_size, first, plan.steps, job.here)),
                 total=plan.steps,
                 stop_requests=stop_requests,
                 callbacks=(
+                    watchdog,
                     profile,
                     metrics,
                     validate,
@@ -257,14 +267,16 @@ def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, An
         tokenizer=job.tokenizer,
         provenance=provenance,
     )
-    if not is_first():
-        return model
-    saved = save_model(directory.model, model)
-    entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
-    report_pretraining(directory.path, job.corpus, entropy)
-    for note in pretraining_notes(scores, entropy):
-        remark(f"warning: {note}")
-    return saved
+
+    def save() -> None:
+        save_model(directory.model, model)
+        entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
+        report_pretraining(directory.path, job.corpus, entropy)
+        for note in pretraining_notes(scores, entropy):
+            remark(f"warning: {note}")
+
+    on_first(save)
+    return replace(model, path=directory.model.resolve())
 
 
 def evaluate(eval_step: Any, state: TrainState, batches: list[Any], species: list[str]) -> dict[str, Any]:

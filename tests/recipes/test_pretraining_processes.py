@@ -1,7 +1,11 @@
-"""Two processes that train together: asked to stop, and left alone."""
+"""Two processes that train together: asked to stop, left alone, and in trouble."""
 
+import resource
 import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ def start_two(tmp_path):
     """Start a run of many steps on two processes, or go on with it; gives them and the run's directory, some steps later."""
     tiny_model(tmp_path / "base")
     tiny_corpus(tmp_path)
-    training = {"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000, "log_every": 1}
+    training = {"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000, "log_every": 1, "hang_timeout": 15}
     content = pretrain_content(tmp_path / "base", tmp_path / "corpus", training=training, mesh={"data": -1})
     config, workdir = write_run(tmp_path / "run.toml", "pretrain", content), tmp_path / "run"
     started = []
@@ -78,3 +82,65 @@ def test_without_the_first_process_nobody_goes_on(start_two):
     errors = processes[1].communicate(timeout=60)[1]
     assert processes[1].returncode in (1, -signal.SIGABRT)
     assert "lost another process" in errors or "JAX distributed service detected fatal errors" in errors
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_host_ends_both_with_its_message(start_two):
+    """A limit on the size of files stands for the disk: process 0 cannot lengthen its log any more."""
+    processes, workdir = start_two()
+    size = (workdir / "metrics.jsonl").stat().st_size
+    resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (size, size))
+    began = time.monotonic()
+    outcomes = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+    assert time.monotonic() - began < 15
+    assert [code for _, code in outcomes] == [2, 2], outcomes
+    assert "could not be used (File too large); make room" in outcomes[0][0]
+    assert f"dnabert2: process 0 on {socket.gethostname()} failed: OSError: [Errno 27] File too large" in outcomes[1][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_stops_answering_is_named_and_ends_the_other(start_two, number):
+    processes, workdir = start_two()
+    processes[number].send_signal(signal.SIGSTOP)
+    errors = processes[1 - number].communicate(timeout=90)[1]  # sooner than the heartbeat's 100 seconds
+    assert processes[1 - number].returncode == 1, errors
+    assert f"process {number} on {socket.gethostname()} (after " in errors
+    assert "does not answer; what each thread was doing is in" in errors
+    assert "run_steps" in (workdir / f"process_{1 - number}_stacks.txt").read_text()
+
+
+SLOW_SAVE = """
+import sys, time
+import jax
+config, workdir, port, process = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+jax.config.update("jax_platforms", "cpu")
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process, shutdown_timeout_seconds=2)
+from dnabert2_jax.config.loading import load_run
+from dnabert2_jax.config.runs import PretrainRun
+from dnabert2_jax.recipes import pretraining
+
+save_model = pretraining.save_model
+def save_slowly(*arguments):
+    time.sleep(8)
+    return save_model(*arguments)
+pretraining.save_model = save_slowly
+print(pretraining.pretrain(load_run(PretrainRun, config, ()), workdir).path)
+"""
+
+
+@pytest.mark.slow
+def test_a_final_save_may_take_longer_than_processes_wait_for_each_other_at_the_end(tmp_path):
+    tiny_model(tmp_path / "base")
+    tiny_corpus(tmp_path)
+    content = pretrain_content(tmp_path / "base", tmp_path / "corpus", training={"steps": 2}, mesh={"data": -1})
+    config, workdir = write_run(tmp_path / "run.toml", "pretrain", content), tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-c", SLOW_SAVE, str(config), str(workdir), port]
+    processes = [
+        subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for n in (0, 1)
+    ]
+    outcomes = [(*process.communicate(timeout=240), process.returncode) for process in processes]
+    assert [(out, code) for out, _, code in outcomes] == [(f"{workdir / 'model'}\n", 0)] * 2, outcomes
