@@ -90,7 +90,7 @@ class Steps:
         skipped_in_a_row: a step whose loss or gradient is not finite is skipped; this many in a row stop the run.
         profile_steps: steps to trace with ``jax.profiler``, into the run's ``profile`` directory.
         hang_timeout: seconds without progress after which a run ends and says which process hangs; 0 for never. It is four
-            times as long before the first step is done, and never less than ten times the longest step so far.
+            times as long before the first step is done, and never less than three times the longest pause so far.
     """
 
     steps: int = Field(default=500_000, ge=1)

@@ -227,8 +227,8 @@ class Corpus:
             stops: base after the last.
 
         Returns:
-            Letters in ASCII, upper case, IUPAC codes included, [intervals, letters]; and where in its row each interval begins,
-            [intervals]. What precedes and follows it there is arbitrary.
+            Letters in ASCII, upper case, IUPAC codes included, [intervals, letters]; and where in its row each interval
+            begins, [intervals]. What precedes and follows it there is arbitrary.
         """
         offsets = self.contig_offsets[contigs]
         starts, stops = starts + offsets, stops + offsets

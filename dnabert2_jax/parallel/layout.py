@@ -16,6 +16,7 @@ from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.collectives import gather_parameter, reduce_gradient, stage_groups, sum_over_data
+from dnabert2_jax.parallel.feeding import SentBatch, send_batch
 from dnabert2_jax.parallel.mesh import ROWS, WHOLE, SliceOf, data_stages, make_mesh, slice_of
 from dnabert2_jax.parallel.rules import partition_spec, spread_over_data
 from dnabert2_jax.types import Tree
@@ -98,18 +99,13 @@ class Layout:
         own = [np.arange(batch_size)[index] for index in indices.values() if index is not None]
         return np.unique(np.concatenate(own))
 
+    def send(self, rows: Any, batch_size: int) -> SentBatch:
+        """Send each process's :meth:`rows_here` of a batch, [rows here, ...], to its devices; on any thread."""
+        return send_batch(rows, NamedSharding(self.mesh, ROWS), self.rows_here(batch_size), batch_size)
+
     def batch(self, rows: Any, batch_size: int) -> Any:
         """A batch over all processes, leaves [batch_size, ...], from each one's :meth:`rows_here`, [rows here, ...]."""
-        here, sharding = self.rows_here(batch_size), NamedSharding(self.mesh, ROWS)
-
-        def spread(leaf: NDArray[Any]) -> jax.Array:
-            def shard(index: tuple[slice, ...] | None) -> NDArray[Any]:
-                assert index is not None
-                return leaf[np.searchsorted(here, np.arange(batch_size)[index[0]])]
-
-            return jax.make_array_from_callback((batch_size, *leaf.shape[1:]), sharding, shard)
-
-        return jax.tree.map(spread, rows)
+        return self.send(rows, batch_size).arrays()
 
     def by_rows(self, function: Callable[[Tree, Any], jax.Array]) -> Callable[[Tree, Any], jax.Array]:
         """``function(params, batch)``, which returns a row for each row of the batch, on each device's rows."""

@@ -1,11 +1,11 @@
 """Masked language modeling from a corpus to a model directory; a run that was killed resumes from its last checkpoint."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.modeling.compute import training_compute
 from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
+from dnabert2_jax.parallel.feeding import SentBatch
 from dnabert2_jax.parallel.layout import Layout, make_layout
 from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.parallel.processes import gather, is_first, on_first
@@ -50,7 +51,14 @@ from dnabert2_jax.training.signals import StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
 from dnabert2_jax.training.watchdog import Watchdog
 from dnabert2_jax.training.workdir import MetricsLog, Workdir, open_workdir
-from dnabert2_jax.types import MlmBatch
+from dnabert2_jax.types import MlmBatch, TokenBatch
+
+
+class _Batch(NamedTuple):
+    """A training batch: this process's rows, for the meter to count their tokens, and all rows on the devices."""
+
+    tokens: TokenBatch
+    sent: SentBatch
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,14 @@ class _Job:
         """Names of the species in the corpus."""
         return [species.name for species in self.corpus.species]
 
-    def batch(self, batch: Any) -> Any:
-        """This process's rows of a batch, as part of the whole one on the devices."""
-        return self.layout.batch(batch, self.run.training.batch_size)
+    def batches(self, first: int) -> Iterator[_Batch]:
+        """The batches of the steps after ``first``, of which this process makes its rows and sends them ahead."""
+        plan = self.run.training
+
+        def send(batch: MlmBatch) -> _Batch:
+            return _Batch(batch.tokens, self.layout.send(batch, plan.batch_size))
+
+        return training_batches(self.rows, plan.batch_size, first, plan.steps, self.here, send)
 
     def summary(self) -> str:
         """One line about the model, the rows and the devices, for people."""
@@ -226,8 +239,8 @@ def _train(job: _Job, directory: Workdir, watchdog: Watchdog) -> tuple[TrainStat
                 began=began,
             )
 
-            def step_on_devices(state: TrainState, batch: MlmBatch) -> tuple[TrainState, StepMetrics]:
-                return take_step(state, {}, job.batch(batch))
+            def step_on_devices(state: TrainState, batch: _Batch) -> tuple[TrainState, StepMetrics]:
+                return take_step(state, {}, batch.sent.arrays())
 
             def validate(event: StepEvent) -> None:
                 if event.step % plan.evaluate_every == 0 or event.last:
@@ -240,7 +253,7 @@ def _train(job: _Job, directory: Workdir, watchdog: Watchdog) -> tuple[TrainStat
             state = run_steps(
                 state,
                 step_on_devices,
-                watchdog.watch(training_batches(job.rows, plan.batch_size, first, plan.steps, job.here)),
+                watchdog.watch(job.batches(first)),
                 total=plan.steps,
                 stop_requests=stop_requests,
                 callbacks=(

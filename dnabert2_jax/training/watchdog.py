@@ -19,7 +19,7 @@ STACKS = "process_{}_stacks.txt"
 
 _NOTES, _STACKS_WANTED = "dnabert2/watchdog", "dnabert2/stacks"
 _BEFORE_FIRST_STEP = 4
-_TIMES_THE_LONGEST = 10
+_TIMES_THE_LONGEST = 3
 _MOST_SECONDS_BETWEEN_LOOKS = 5.0
 
 
@@ -28,10 +28,10 @@ class Watchdog:
 
     Where several processes train together, all of them stand still if one does. Each counts the points that it reaches, all
     of them reach the same ones, and so the one with the lowest count is the one that hangs. They know each other's counts
-    by notes that a thread leaves every few seconds; a process that does not answer is one whose notes no longer change.
+    by notes that a thread leaves every few seconds. (A process that is dead, or stopped as a whole, is noticed by jax.)
 
-    How long is too long: ``timeout`` seconds, or ten times the longest pause so far if that is more; until the first step is
-    done, four times that, because compiling takes long. Time in which this process itself was stopped does not count.
+    How long is too long: ``timeout`` seconds, or three times the longest pause so far if that is more; until the first step
+    is done, four times that, because compiling takes long. Time in which this process itself was stopped does not count.
 
     Args:
         directory: gets :data:`STACKS` of each process once there was no progress for too long.
@@ -87,9 +87,8 @@ class Watchdog:
             self._file.unlink()
 
     def _look_until_over(self, file: TextIO) -> None:
-        looks, seen, idle, longest, starting = 0, 0, 0.0, 0.0, True
+        seen, idle, longest, starting = 0, 0.0, 0.0, True
         while not self._over.wait(self._look_every):
-            looks += 1
             if self._count == seen:
                 idle += self._look_every
             else:
@@ -98,16 +97,16 @@ class Watchdog:
             patience = max(self._timeout, _TIMES_THE_LONGEST * longest) * (_BEFORE_FIRST_STEP if starting else 1)
             # For where this thread cannot run, because another one keeps Python's lock.
             faulthandler.dump_traceback_later(patience, file=file)
-            self._tell(looks)
+            self._tell()
             if idle > patience or self._stacks_wanted():
                 faulthandler.dump_traceback(file)
                 file.flush()
                 self._explain(idle)
                 return
 
-    def _tell(self, looks: int) -> None:
+    def _tell(self) -> None:
         if jax.process_count() > 1:
-            note = {"host": socket.gethostname(), "count": self._count, "point": self._point, "looks": looks}
+            note = {"host": socket.gethostname(), "count": self._count, "point": self._point}
             leave_note(f"{_NOTES}/{jax.process_index()}", json.dumps(note), replace=True)
 
     def _stacks_wanted(self) -> bool:
@@ -119,35 +118,21 @@ class Watchdog:
         files = self._file
         if jax.process_count() > 1:
             files = self._file.with_name(STACKS.format("N"))
-            before = _progress()
             leave_note(f"{_STACKS_WANTED}/{jax.process_index()}", "")
-            if self._over.wait(3 * self._look_every):
+            if self._over.wait(2 * self._look_every):
                 return
-            message += f": {who_hangs(before, _progress())}"
+            message += f": {who_hangs({int(number): json.loads(text) for number, text in read_notes(_NOTES).items()})}"
         self._hung(
             f"{message}; what each thread was doing is in {files}; restart with the same command to resume from the last "
             "checkpoint, and where it was only slow, with a larger training.hang_timeout"
         )
 
 
-_Progress = dict[int, dict[str, Any]]
-"""The latest note of each process."""
-
-
-def _progress() -> _Progress:
-    return {int(number): json.loads(text) for number, text in read_notes(_NOTES).items()}
-
-
-def who_hangs(before: _Progress, after: _Progress) -> str:
-    """The process that the others wait for, by the notes of all at two moments that are some looks apart."""
-
-    def named(numbers: list[int]) -> str:
-        return " and ".join(f"process {n} on {after[n]['host']} (after {after[n]['point']})" for n in numbers)
-
-    if silent := [number for number, note in after.items() if note["looks"] == before.get(number, note)["looks"]]:
-        return f"{named(silent)} does not answer"
-    least = min(note["count"] for note in after.values())
-    behind = [number for number, note in after.items() if note["count"] == least]
-    if len(behind) < len(after):
-        return f"{named(behind)} hangs, and the others wait for it"
-    return f"all {len(after)} processes have come equally far"
+def who_hangs(notes: dict[int, dict[str, Any]]) -> str:
+    """The process that the others wait for, by what each has reached."""
+    least = min(note["count"] for note in notes.values())
+    behind = [number for number, note in notes.items() if note["count"] == least]
+    if len(behind) == len(notes):
+        return f"all {len(notes)} processes have come equally far"
+    named = " and ".join(f"process {n} on {notes[n]['host']} (after {notes[n]['point']})" for n in behind)
+    return f"the others wait for {named}"

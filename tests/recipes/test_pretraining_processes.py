@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import pretrain_content, start_cli, tiny_corpus, tiny_model, wait_until, write_run
 
@@ -23,7 +24,7 @@ def start_two(tmp_path):
     """Start a run of many steps on two processes, or go on with it; gives them and the run's directory, some steps later."""
     tiny_model(tmp_path / "base")
     tiny_corpus(tmp_path)
-    training = {"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000, "log_every": 1, "hang_timeout": 15}
+    training = {"steps": 100_000, "save_every": 100_000, "evaluate_every": 100_000, "log_every": 1}
     content = pretrain_content(tmp_path / "base", tmp_path / "corpus", training=training, mesh={"data": -1})
     config, workdir = write_run(tmp_path / "run.toml", "pretrain", content), tmp_path / "run"
     started = []
@@ -98,49 +99,73 @@ def test_a_full_disk_on_one_host_ends_both_with_its_message(start_two):
     assert f"dnabert2: process 0 on {socket.gethostname()} failed: OSError: [Errno 27] File too large" in outcomes[1][0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_process_that_stops_answering_is_named_and_ends_the_other(start_two, number):
-    processes, workdir = start_two()
-    processes[number].send_signal(signal.SIGSTOP)
-    errors = processes[1 - number].communicate(timeout=90)[1]  # sooner than the heartbeat's 100 seconds
-    assert processes[1 - number].returncode == 1, errors
-    assert f"process {number} on {socket.gethostname()} (after " in errors
-    assert "does not answer; what each thread was doing is in" in errors
-    assert "run_steps" in (workdir / f"process_{1 - number}_stacks.txt").read_text()
-
-
-SLOW_SAVE = """
-import sys, time
+PROCESS = """
+import sys, threading, time
 import jax
 config, workdir, port, process = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process, shutdown_timeout_seconds=2)
+from dnabert2_jax.cli.failures import report
 from dnabert2_jax.config.loading import load_run
 from dnabert2_jax.config.runs import PretrainRun
+from dnabert2_jax.parallel.ending import end_run, ending_with_the_others
 from dnabert2_jax.recipes import pretraining
 
+TROUBLE
+
+with ending_with_the_others(report):
+    pretraining.pretrain(load_run(PretrainRun, config, ()), workdir, hung=end_run)
+"""
+
+SLOW_SAVE = """
 save_model = pretraining.save_model
 def save_slowly(*arguments):
     time.sleep(8)
     return save_model(*arguments)
 pretraining.save_model = save_slowly
-print(pretraining.pretrain(load_run(PretrainRun, config, ()), workdir).path)
+"""
+
+HANGING_READ = """
+read = pretraining.PretrainingRows.batch
+def hang(rows, records):
+    if process == 1 and max(records) > 300:
+        threading.Event().wait()
+    return read(rows, records)
+pretraining.PretrainingRows.batch = hang
 """
 
 
-@pytest.mark.slow
-def test_a_final_save_may_take_longer_than_processes_wait_for_each_other_at_the_end(tmp_path):
+def outcomes_on_two(tmp_path, trouble, **training):
+    """A run on two processes in some trouble: (standard error, exit code) of both, and the run's directory."""
     tiny_model(tmp_path / "base")
     tiny_corpus(tmp_path)
-    content = pretrain_content(tmp_path / "base", tmp_path / "corpus", training={"steps": 2}, mesh={"data": -1})
+    content = pretrain_content(tmp_path / "base", tmp_path / "corpus", training=training, mesh={"data": -1})
     config, workdir = write_run(tmp_path / "run.toml", "pretrain", content), tmp_path / "run"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-c", SLOW_SAVE, str(config), str(workdir), port]
-    processes = [
-        subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for n in (0, 1)
-    ]
-    outcomes = [(*process.communicate(timeout=240), process.returncode) for process in processes]
-    assert [(out, code) for out, _, code in outcomes] == [(f"{workdir / 'model'}\n", 0)] * 2, outcomes
+    command = [sys.executable, "-c", PROCESS.replace("TROUBLE", trouble), str(config), str(workdir), port]
+    processes = [subprocess.Popen([*command, str(number)], stderr=subprocess.PIPE, text=True) for number in range(2)]
+    try:
+        return [(process.communicate(timeout=240)[1], process.returncode) for process in processes], workdir
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_final_save_may_take_longer_than_processes_wait_for_each_other_at_the_end(tmp_path):
+    outcomes, workdir = outcomes_on_two(tmp_path, SLOW_SAVE, steps=2)
+    assert [code for _, code in outcomes] == [0, 0], outcomes
+    assert load_model(workdir / "model").kind == "masked_lm"
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_named_and_ends_the_run_with_the_stacks_of_both(tmp_path):
+    outcomes, workdir = outcomes_on_two(tmp_path, HANGING_READ, steps=100_000, log_every=1, hang_timeout=20)
+    assert [code for _, code in outcomes] == [1, 1], outcomes
+    for errors, _ in outcomes:
+        assert f"the others wait for process 1 on {socket.gethostname()} (after asking for batch " in errors
+        assert f"what each thread was doing is in {workdir / 'process_N_stacks.txt'}" in errors
+    assert "in hang" in (workdir / "process_1_stacks.txt").read_text()
+    assert "in hang" not in (workdir / "process_0_stacks.txt").read_text()
