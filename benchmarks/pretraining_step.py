@@ -19,7 +19,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from aot import CompiledForGpu, CompiledForTpu, compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
+from aot import (
+    CompiledForGpu,
+    CompiledForTpu,
+    compile_for_gpu,
+    compile_for_tpu,
+    gpu_devices,
+    parse_topology,
+    tpu_devices,
+)
 from jax.sharding import NamedSharding
 
 from dnabert2_jax.config.loading import load_run
@@ -97,8 +105,8 @@ def step_flops(run: PretrainRun, config: EncoderConfig) -> float:
 
 
 def compile_step(run: PretrainRun, config: EncoderConfig, topology: str) -> CompiledForTpu:
-    """The whole step, for a slice."""
-    with tracing_for("tpu", topology.partition(":")[0]):
+    """The whole step, for a slice or several."""
+    with tracing_for("tpu", parse_topology(topology)[2]):
         step, arguments = pretraining_step(run, config, tpu_devices(topology))
         compiled = compile_for_tpu(step, *arguments, topology=topology)
     # The compiler writes a kernel's schedule once, even if an unrolled loop calls it many times.

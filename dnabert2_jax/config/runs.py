@@ -91,6 +91,8 @@ class Steps:
         log_every: steps between lines of the metrics file.
         skipped_in_a_row: a step whose loss or gradient is not finite is skipped; this many in a row stop the run.
         profile_steps: steps to trace with ``jax.profiler``, into the run's ``profile`` directory.
+        hang_timeout: seconds without progress after which a run ends and says which process hangs; 0 for never. It is four
+            times as long before the first step is done, and never less than three times the longest pause so far.
     """
 
     steps: int = Field(default=500_000, ge=1)
@@ -103,6 +105,7 @@ class Steps:
     log_every: int = Field(default=50, ge=1)
     skipped_in_a_row: int = Field(default=10, ge=1)
     profile_steps: int = Field(default=0, ge=0)
+    hang_timeout: float = Field(default=1800, ge=0)
 
     _parts_divide_the_batch = model_validator(mode="after")(_check_parts)
 

@@ -1,10 +1,11 @@
 """Masked language modeling from a corpus to a model directory; a run that was killed resumes from its last checkpoint."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,9 +30,10 @@ from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.modeling.compute import training_compute
 from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
+from dnabert2_jax.parallel.feeding import SentBatch
 from dnabert2_jax.parallel.layout import Layout, make_layout
 from dnabert2_jax.parallel.mesh import make_mesh
-from dnabert2_jax.parallel.processes import gather, is_first
+from dnabert2_jax.parallel.processes import gather, is_first, on_first
 from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
@@ -48,8 +50,16 @@ from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimiz
 from dnabert2_jax.training.profile import Profile
 from dnabert2_jax.training.signals import StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
+from dnabert2_jax.training.watchdog import Watchdog
 from dnabert2_jax.training.workdir import MetricsLog, Workdir, open_workdir
-from dnabert2_jax.types import MlmBatch
+from dnabert2_jax.types import MlmBatch, TokenBatch
+
+
+class _Batch(NamedTuple):
+    """A training batch: this process's rows, for the meter to count their tokens, and all rows on the devices."""
+
+    tokens: TokenBatch
+    sent: SentBatch
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,14 @@ class _Job:
         """Names of the species in the corpus."""
         return [species.name for species in self.corpus.species]
 
-    def batch(self, batch: Any) -> Any:
-        """This process's rows of a batch, as part of the whole one on the devices."""
-        return self.layout.batch(batch, self.run.training.batch_size)
+    def batches(self, first: int) -> Iterator[_Batch]:
+        """The batches of the steps after ``first``, of which this process makes its rows and sends them ahead."""
+        plan = self.run.training
+
+        def send(batch: MlmBatch) -> _Batch:
+            return _Batch(batch.tokens, self.layout.send(batch, plan.batch_size))
+
+        return training_batches(self.rows, plan.batch_size, first, plan.steps, self.here, send)
 
     def summary(self) -> str:
         """One line about the model, the rows and the devices, for people."""
@@ -117,7 +132,11 @@ class _Job:
         )
 
 
-def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
+def _warn(reason: str) -> None:
+    remark(f"warning: {reason}")
+
+
+def pretrain(run: PretrainRun, workdir: str | Path, hung: Callable[[str], Any] = _warn) -> SavedModel:
     """Train, evaluate and save.
 
     Everything random is a function of the seed and the global record index, and the checkpoint holds the number of steps:
@@ -127,9 +146,10 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
         run: what to do.
         workdir: gets ``run.json``, ``metrics.jsonl``, ``goodput.jsonl``, ``tensorboard/``, ``checkpoints/`` and at the end
             ``model/`` and ``report.html``.
+        hung: called with the reason, from another thread, if there is no progress for too long; by default only warns.
 
     Returns:
-        The model as process 0 saves it in ``workdir/model``.
+        The model as process 0 has saved it in ``workdir/model``.
 
     Raises:
         UserError: a path, a setting or the directory cannot be used; training diverged.
@@ -140,8 +160,10 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
         directory = open_workdir(Path(workdir), run_to_dict(run))
         remark(job.summary())
         warn_of_long_warmup(run.optimizer, run.training.steps)
-        state, scores = _train(job, directory, ledger)
-        return _save(job, directory, state, scores, ledger)
+        with Watchdog(directory.path, run.training.hang_timeout, hung) as watchdog:
+            state, scores = _train(job, directory, ledger, watchdog)
+            watchdog.reached("saving the model")
+            return _save(job, directory, state, scores, ledger)
 
 
 def _prepare(run: PretrainRun) -> _Job:
@@ -181,7 +203,7 @@ def _prepare(run: PretrainRun) -> _Job:
     return _Job(run, config, tokenizer, base, network, layout, here, corpus, train_rows, held_out, held_out_rows, identity)
 
 
-def _train(job: _Job, directory: Workdir, ledger: Ledger) -> tuple[TrainState, dict[str, Any]]:
+def _train(job: _Job, directory: Workdir, ledger: Ledger, watchdog: Watchdog) -> tuple[TrainState, dict[str, Any]]:
     """All steps since the last checkpoint; the state after them, and its scores on the held-out rows.
 
     Raises:
@@ -221,8 +243,8 @@ def _train(job: _Job, directory: Workdir, ledger: Ledger) -> tuple[TrainState, d
                 began=began,
             )
 
-            def step_on_devices(state: TrainState, batch: MlmBatch) -> tuple[TrainState, StepMetrics]:
-                return take_step(state, {}, job.batch(batch))
+            def step_on_devices(state: TrainState, batch: _Batch) -> tuple[TrainState, StepMetrics]:
+                return take_step(state, {}, batch.sent.arrays())
 
             def validate(event: StepEvent) -> None:
                 if event.step % plan.evaluate_every == 0 or event.last:
@@ -236,10 +258,11 @@ def _train(job: _Job, directory: Workdir, ledger: Ledger) -> tuple[TrainState, d
             state = run_steps(
                 state,
                 step_on_devices,
-                training_batches(job.rows, plan.batch_size, first, plan.steps, job.here),
+                watchdog.watch(job.batches(first)),
                 total=plan.steps,
                 stop_requests=stop_requests,
                 callbacks=(
+                    watchdog,
                     profile,
                     metrics,
                     validate,
@@ -264,15 +287,17 @@ def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, An
         tokenizer=job.tokenizer,
         provenance=provenance,
     )
-    if not is_first():
-        return model
-    saved = save_model(directory.model, model)
-    ledger.record(int(state.step))
-    entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
-    report_pretraining(directory.path, job.corpus, entropy)
-    for note in pretraining_notes(scores, entropy):
-        remark(f"warning: {note}")
-    return saved
+
+    def save() -> None:
+        save_model(directory.model, model)
+        ledger.record(int(state.step))
+        entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
+        report_pretraining(directory.path, job.corpus, entropy)
+        for note in pretraining_notes(scores, entropy):
+            remark(f"warning: {note}")
+
+    on_first(save)
+    return replace(model, path=directory.model.resolve())
 
 
 def evaluate(eval_step: Any, state: TrainState, batches: list[Any], species: list[str]) -> dict[str, Any]:

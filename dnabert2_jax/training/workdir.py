@@ -25,13 +25,14 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 _LOGS = re.compile(
-    rf"{re.escape(METRICS_FILE)}|{re.escape(GOODPUT_FILE)}|{COMPILED}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz|.*\.partial"
+    rf"{re.escape(METRICS_FILE)}|{re.escape(GOODPUT_FILE)}|{COMPILED}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz"
+    r"|process_\d+_stacks\.txt|.*\.partial"
 )
 """What a run leaves behind if it stopped before saving anything."""
 
 FREE = (
     *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.parts", "model.attention"),
-    *("training.keep_", "training.skipped_in_a_row", "training.profile_steps"),
+    *("training.keep_", "training.skipped_in_a_row", "training.profile_steps", "training.hang_timeout"),
 )
 """Settings that may change when a run resumes: how the work is divided or logged, not what it computes."""
 
