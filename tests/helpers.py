@@ -185,6 +185,7 @@ def wait_until(process: "subprocess.Popen[str]", condition: Callable[[], bool], 
         if time.monotonic() > deadline:
             process.kill()
             raise AssertionError(f"the moment waited for never came:\n{process.communicate()[1]}")
+        time.sleep(0.001)  # rather than take the core that the process needs
 
 
 def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
