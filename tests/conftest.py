@@ -1,6 +1,7 @@
 """Strict settings for every test: several CPU devices, no silent promotion, and one way to find the development data."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -43,6 +44,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start long files first: at the end, both workers have short ones left to share."""
     tests = Path(__file__).parent
     items.sort(key=lambda item: LONG.index(room) if (room := item.path.relative_to(tests).parts[0]) in LONG else len(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests stay to the end: the garbage collector need not visit them again and again."""
+    gc.freeze()
 
 
 @pytest.fixture
