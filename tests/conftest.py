@@ -1,5 +1,7 @@
 """Strict settings for every test: several CPU devices, no silent promotion, and one way to find the development data."""
 
+# ruff: noqa: E402 - jax reads its environment when it is imported
+
 import atexit
 import gc
 import os
@@ -8,8 +10,8 @@ import tempfile
 from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("DNABERT2_TEST_PLATFORM", "cpu")
-# Tests compile much and compute little: with the quickest code generation that this jaxlib has, a training step compiles in a
-# third to a sixth of the time. XLA aborts on a flag it does not know. Subprocesses inherit the flags; those that are set
+# Tests compile much and compute little: with the quickest code generation that this jaxlib has, a training step compiles in
+# half to a sixth of the time. XLA aborts on a flag it does not know. Subprocesses inherit the flags; those that are set
 # already come last and win.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
