@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 
@@ -49,8 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Modules and collected tests stay to the end: the garbage collector need not visit them again and again."""
+    """Once the modules are imported."""
+    # They stay to the end: the garbage collector need not visit them again and again.
     gc.freeze()
+    # Some tests limit the size of a file, and a Python that does not check what it wrote (3.11 does not) would leave bytecode
+    # cut short, which no later process can import. Commands that tests start still write theirs.
+    sys.dont_write_bytecode = True
 
 
 @pytest.fixture
