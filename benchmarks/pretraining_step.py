@@ -39,7 +39,8 @@ from dnabert2_jax.types import MlmBatch, TokenBatch
 
 VOCABULARY = 4096
 SECONDS_A_DAY = 86_400
-GPU, GPU_KIND, GPU_GENERATION = "H100", "NVIDIA H100", "9.0"
+GPU, GPU_KIND = "H100", "NVIDIA H100"
+GPU_GENERATIONS = {"A100": "8.0", "H100": "9.0"}
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -106,6 +107,13 @@ def compile_step(run: PretrainRun, config: EncoderConfig, topology: str) -> Comp
     return replace(compiled, schedules={name: once[name.rpartition(".")[0]] for name in calls} | compiled.schedules)
 
 
+def compile_step_for_gpus(run: PretrainRun, config: EncoderConfig, gpu: str, count: int) -> CompiledForGpu:
+    """The whole step, for one machine with ``count`` GPUs."""
+    with tracing_for("gpu", GPU_GENERATIONS[gpu]):
+        step, arguments = pretraining_step(run, config, gpu_devices(gpu, count))
+        return compile_for_gpu(step, *arguments, gpu=gpu)
+
+
 def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, Any]:
     """Compile for a slice, print the costs, and return the figures."""
     compiled = compile_step(run, config, topology)
@@ -121,9 +129,7 @@ def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, 
 
 def on_gpus(run: PretrainRun, config: EncoderConfig, count: int) -> dict[str, Any]:
     """Compile for one machine with H100s; gives only the memory, and a lower bound on the time for the arithmetic."""
-    with tracing_for("gpu", GPU_GENERATION):
-        step, arguments = pretraining_step(run, config, gpu_devices(GPU, count))
-        compiled: CompiledForGpu = compile_for_gpu(step, *arguments, gpu=GPU)
+    compiled = compile_step_for_gpus(run, config, GPU, count)
     seconds = step_flops(run, config) / (count * (peak_flops(GPU_KIND) or math.inf))
     days = run.training.steps * seconds / SECONDS_A_DAY
     print(compiled)

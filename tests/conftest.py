@@ -53,8 +53,8 @@ def pytest_collection_finish() -> None:
     """Once the modules are imported."""
     # They stay to the end: the garbage collector need not visit them again and again.
     gc.freeze()
-    # Some tests limit the size of a file, and a Python that does not check what it wrote (3.11 does not) would leave bytecode
-    # cut short, which no later process can import. Commands that tests start still write theirs.
+    # Some tests limit the size of a file, and a Python that does not check what it wrote (3.11 does not) would leave
+    # bytecode cut short, which no later process can import. Commands that tests start still write theirs.
     sys.dont_write_bytecode = True
 
 

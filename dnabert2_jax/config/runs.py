@@ -22,7 +22,8 @@ class ModelOptions:
         path: a model directory, or one in the Hugging Face layout, to start from.
         size: or a named size (``1b``, ``117m``, ``25m``, ``3m``, ``1m``) to start from random weights.
         tokenizer: tokenizer directory for ``size``; ``path`` brings its own.
-        precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU.
+        precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU; ``tf32`` is float32 with products that round their
+            factors, to TF32 on a GPU.
         attention: ``auto`` or the name of an attention backend.
         remat: activations that the backward pass recomputes: ``none``, ``attention`` (those of each block's attention) or
             ``full`` (much less memory for a third more arithmetic; small models on a CPU even gain time, since storing

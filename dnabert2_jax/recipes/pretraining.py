@@ -39,6 +39,7 @@ from dnabert2_jax.reports import report_pretraining
 from dnabert2_jax.reports.run import pretraining_notes, save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
+from dnabert2_jax.training.goodput import Ledger
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
 from dnabert2_jax.training.memory import check_memory
 from dnabert2_jax.training.meter import Meter
@@ -124,8 +125,8 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
 
     Args:
         run: what to do.
-        workdir: gets ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and at the end ``model/`` and
-            ``report.html``.
+        workdir: gets ``run.json``, ``metrics.jsonl``, ``goodput.jsonl``, ``tensorboard/``, ``checkpoints/`` and at the end
+            ``model/`` and ``report.html``.
 
     Returns:
         The model as process 0 saves it in ``workdir/model``.
@@ -134,12 +135,13 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
         UserError: a path, a setting or the directory cannot be used; training diverged.
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
-    job = _prepare(run)
-    directory = open_workdir(Path(workdir), run_to_dict(run))
-    remark(job.summary())
-    warn_of_long_warmup(run.optimizer, run.training.steps)
-    state, scores = _train(job, directory)
-    return _save(job, directory, state, scores)
+    with Ledger() as ledger:
+        job = _prepare(run)
+        directory = open_workdir(Path(workdir), run_to_dict(run))
+        remark(job.summary())
+        warn_of_long_warmup(run.optimizer, run.training.steps)
+        state, scores = _train(job, directory, ledger)
+        return _save(job, directory, state, scores, ledger)
 
 
 def _prepare(run: PretrainRun) -> _Job:
@@ -156,7 +158,7 @@ def _prepare(run: PretrainRun) -> _Job:
     corpus = Corpus.open(run.data.corpus)
 
     network = masked_lm(config, compute)
-    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.precision)
+    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.dtype.name)
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
     train_rows = PretrainingRows(
@@ -179,7 +181,7 @@ def _prepare(run: PretrainRun) -> _Job:
     return _Job(run, config, tokenizer, base, network, layout, here, corpus, train_rows, held_out, held_out_rows, identity)
 
 
-def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
+def _train(job: _Job, directory: Workdir, ledger: Ledger) -> tuple[TrainState, dict[str, Any]]:
     """All steps since the last checkpoint; the state after them, and its scores on the held-out rows.
 
     Raises:
@@ -200,6 +202,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
     ):
         state, _ = resume(checkpoints, state, job.identity, workdir=directory.path, total=plan.steps)
         first = int(state.step)
+        ledger.keep_in(directory.path, first)
         check_memory(take_step, state, {}, job.held_out[0][0], rows=plan.batch_size, accumulate=plan.accumulate)
         with (
             MetricsLog(directory, first) as log,
@@ -208,6 +211,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
         ):
             metrics = LogMetrics(
                 meter=job.meter(),
+                ledger=ledger,
                 log=log,
                 bar=bar,
                 due=every(plan.log_every),
@@ -222,7 +226,8 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
 
             def validate(event: StepEvent) -> None:
                 if event.step % plan.evaluate_every == 0 or event.last:
-                    scores.update(evaluate(eval_step, event.state, job.held_out, job.species))
+                    with ledger.phase("evaluation", after=event.metrics):
+                        scores.update(evaluate(eval_step, event.state, job.held_out, job.species))
                     metrics.evaluated(event.step, {f"validation_{name}": value for name, value in scores.items()})
 
             def notes_at(step: int) -> dict[str, Any]:
@@ -238,14 +243,16 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
                     profile,
                     metrics,
                     validate,
-                    SaveCheckpoints(checkpoints=checkpoints, due=every(plan.save_every), meta=notes_at),
+                    SaveCheckpoints(checkpoints=checkpoints, ledger=ledger, due=every(plan.save_every), meta=notes_at),
                 ),
+                ledger=ledger,
             )
+            ledger.enter("saves")  # the last checkpoint may still be on its way
     # A run that was complete already has not been scored by any step above.
     return state, scores or evaluate(eval_step, state, job.held_out, job.species)
 
 
-def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, Any]) -> SavedModel:
+def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, Any], ledger: Ledger) -> SavedModel:
     """The model directory and the report, written by process 0."""
     directory.write_json("validation.json", scores)
     parents = job.identity | (files_read(job.base) if job.base else {})
@@ -260,6 +267,7 @@ def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, An
     if not is_first():
         return model
     saved = save_model(directory.model, model)
+    ledger.record(int(state.step))
     entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
     report_pretraining(directory.path, job.corpus, entropy)
     for note in pretraining_notes(scores, entropy):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 import pytest
 
-from benchmarks.pretraining_step import CONFIGS, compile_step, on_gpus, on_tpu, step_flops
+from benchmarks.pretraining_step import CONFIGS, compile_step, compile_step_for_gpus, on_gpus, on_tpu, step_flops
 from dnabert2_jax.config.loading import load_run
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
@@ -126,6 +126,14 @@ def test_of_gpus_memory_is_known_and_the_time_at_their_peak():
     figures = on_gpus(run, TINY, 2)
     assert 3 * 4 * PARAMETERS / 2 <= figures["memory"]["arguments"] < figures["memory"]["peak"]
     assert figures["days_at_peak"] == pytest.approx(500_000 * step_flops(run, TINY) / (2 * 989e12) / 86_400)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="no CUDA plugin; run `make aot`")
+@pytest.mark.parametrize("gpu", ["H100", "A100"])
+def test_on_a_gpu_no_sum_of_a_step_depends_on_the_order_of_threads(gpu):
+    """A float that is added atomically is rounded in another order in every run, and a resumed run then differs."""
+    step = compile_step_for_gpus(a_run(), TINY, gpu, 2)
+    assert [name for name in step.atomics if "cas" in name or ".f" in name or ".bf" in name] == []
 
 
 def test_a_mesh_that_does_not_fit_is_refused():
