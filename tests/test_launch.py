@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from dnabert2_jax.cli.failures import exit_code
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.training.workdir import MetricsLog
-from tests.helpers import COMPILED, pretrain_content, tiny_corpus, tiny_model, wait_until, write_run
+from tests.helpers import pretrain_content, tiny_corpus, tiny_model, wait_until, write_run
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 REQUIREMENTS = LAUNCH.parent / "requirements.txt"
@@ -606,7 +606,7 @@ def test_a_pod_whose_node_is_preempted_saves_in_time_and_the_next_one_ends_the_r
     run = ["--", sys.executable, "-m", "dnabert2_jax", "pretrain", "--config", str(config), "--workdir", str(workdir)]
     pod = yaml.safe_load(dry_run("gke_jobset.sh", "run", *run, **GKE))["spec"]["replicatedJobs"][0]["template"]["spec"]
     command = pod["template"]["spec"]["containers"][0]["command"]
-    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
     with subprocess.Popen([*namespace, *command], env=env, stderr=subprocess.PIPE, text=True) as process:
         try:
