@@ -2,9 +2,9 @@
 
     python benchmarks/variants.py --model DIR [--fasta FASTA] [--alleles 512] [--repeats 3]
 
-Substitutions are drawn at random from the FASTA file, or from the package's sample data. Each of `llr`, `emb` and both runs over
-all of them, and `embed` over the windows of REF; the first round compiles, then they alternate, and the best round is reported.
-"CPU" is the time of all threads, the model's included.
+Substitutions are drawn at random from the FASTA file, or from the package's sample data. Each of `llr`, `emb` and both runs
+over all of them, and `embed` over the windows of REF; the first round compiles, then they alternate, and the best round is
+reported. "of CPU" counts the time of all threads, the model's included.
 """
 
 import argparse
