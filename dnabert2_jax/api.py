@@ -27,7 +27,9 @@ from dnabert2_jax.inference.prediction import Predictions, predict
 from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.modeling.compute import resolve_compute
+from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.overwriting import refuse_overwriting
+from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 
@@ -64,7 +66,7 @@ class DNABERT2:
             UserError: the directory is missing, damaged or of another kind; the base is not the adapter's; no such backend.
         """
         compute = resolve_compute(precision, attention)
-        return cls(InferenceModel.load(Path(path), compute, None if base is None else Path(base)))
+        return cls(InferenceModel.load(as_path(path), compute, None if base is None else as_path(base)))
 
     @classmethod
     def from_hf(
@@ -85,7 +87,7 @@ class DNABERT2:
                 model; no such backend.
         """
         compute = resolve_compute(precision, attention)
-        return cls(InferenceModel.of_saved(Path(directory), load_hugging_face(Path(directory)), compute))
+        return cls(InferenceModel.of_saved(as_path(directory), load_hugging_face(local_copy(directory)), compute))
 
     def __repr__(self) -> str:
         return f"DNABERT2({str(self._model.path)!r}, kind={self.kind!r}, hidden_size={self.config.hidden_size})"
@@ -256,7 +258,7 @@ class DNABERT2:
         """
         refuse_overwriting(path, force=force)
         save_model(path, self._model.saved())
-        return Path(path)
+        return as_path(path)
 
     def fill_mask(self, sequence: str, ranges: Sequence[tuple[int, int]] = (), *, top_k: int = 5) -> list[MaskedToken]:
         """The model's predictions for masked tokens, all at once.

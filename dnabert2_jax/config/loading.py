@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.storage.paths import as_path
 
 Run = TypeVar("Run")
 
@@ -27,7 +28,7 @@ def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str
     Raises:
         UserError: the file cannot be read, or a key or value is not accepted.
     """
-    content = read_toml(Path(config)) if config else {}
+    content = read_toml(as_path(config)) if config else {}
     for override in overrides:
         _apply(content, override)
     given = {override.partition("=")[0].strip() for override in overrides}

@@ -3,28 +3,28 @@
 A path may name a model directory, an adapter directory, or a directory in the Hugging Face layout, which is read as it is.
 """
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter
-from dnabert2_jax.artifacts.directory import is_adapter_directory
+from dnabert2_jax.artifacts.directory import is_adapter_directory, to_read
 from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.convert import peft
 from dnabert2_jax.convert.hugging_face import is_hugging_face_directory, load_hugging_face
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.paths import StrPath, absolute
 
 
-def open_model(path: str | os.PathLike[str]) -> SavedModel:
+def open_model(path: StrPath) -> SavedModel:
     """Read a whole model: a model directory, whose hashes are verified, or one in the Hugging Face layout.
 
     Raises:
         UserError: there is no model, it is an adapter, or a part is missing, damaged or of another model.
     """
-    path = Path(path).resolve()
-    if is_hugging_face_directory(path):
-        return replace(load_hugging_face(path), path=path)
-    if (path / peft.CONFIG).is_file():
+    path = absolute(path)
+    source = to_read(path)
+    if is_hugging_face_directory(source):
+        return replace(load_hugging_face(source), path=path)
+    if (source / peft.CONFIG).is_file():
         raise UserError(
             f"{path} is an adapter in PEFT's format, not a model; import it with `dnabert2 convert from-peft {path} OUT "
             "--base MODEL`, and name OUT"
@@ -32,7 +32,7 @@ def open_model(path: str | os.PathLike[str]) -> SavedModel:
     return load_model(path)
 
 
-def open_adapter(path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> SavedAdapter:
+def open_adapter(path: StrPath, base: StrPath | None = None) -> SavedAdapter:
     """Read an adapter and its base, which may be in the Hugging Face layout, too.
 
     Args:
@@ -45,13 +45,13 @@ def open_adapter(path: str | os.PathLike[str], base: str | os.PathLike[str] | No
     return load_adapter(path, None if base is None else open_model(base), read_base=open_model)
 
 
-def open_any(path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> SavedModel | SavedAdapter:
+def open_any(path: StrPath, base: StrPath | None = None) -> SavedModel | SavedAdapter:
     """Read a model, or an adapter with its base.
 
     Raises:
         UserError: as :func:`open_model` and :func:`open_adapter`; a base is given for a whole model.
     """
-    if is_adapter_directory(Path(path)):
+    if is_adapter_directory(path):
         return open_adapter(path, base)
     if base is not None:
         raise UserError(f"{path} is a whole model, not an adapter; leave the base out")
@@ -63,6 +63,6 @@ def files_read(model: SavedModel) -> dict[str, str]:
 
     A model directory has none: its tensors' hash identifies it.
     """
-    if model.path is None or not is_hugging_face_directory(model.path):
+    if model.path is None or not is_hugging_face_directory(to_read(model.path)):
         return {}
     return {f"base/{name}": sha256 for name, sha256 in model.provenance["parents"].items()}

@@ -138,7 +138,7 @@ def train_by_steps(job: FinetuningJob) -> Trained:
                 callbacks=(
                     metrics,
                     evaluate,
-                    SaveCheckpoints(checkpoints=checkpoints, due=evaluations.__contains__, meta=notes_at),
+                    SaveCheckpoints(checkpoints=checkpoints, due=evaluations.__contains__, meta=notes_at, log=log),
                 ),
                 finished=out_of_patience,
             )

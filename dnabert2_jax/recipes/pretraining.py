@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,6 +36,7 @@ from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.reports import report_pretraining
 from dnabert2_jax.reports.run import pretraining_notes, save_arrays
+from dnabert2_jax.storage.paths import StrPath, as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
@@ -116,7 +116,7 @@ class _Job:
         )
 
 
-def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
+def pretrain(run: PretrainRun, workdir: StrPath) -> SavedModel:
     """Train, evaluate and save.
 
     Everything random is a function of the seed and the global record index, and the checkpoint holds the number of steps:
@@ -135,7 +135,7 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
     job = _prepare(run)
-    directory = open_workdir(Path(workdir), run_to_dict(run))
+    directory = open_workdir(as_path(workdir), run_to_dict(run))
     remark(job.summary())
     warn_of_long_warmup(run.optimizer, run.training.steps)
     state, scores = _train(job, directory)
@@ -238,7 +238,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
                     profile,
                     metrics,
                     validate,
-                    SaveCheckpoints(checkpoints=checkpoints, due=every(plan.save_every), meta=notes_at),
+                    SaveCheckpoints(checkpoints=checkpoints, due=every(plan.save_every), meta=notes_at, log=log),
                 ),
             )
     # A run that was complete already has not been scored by any step above.

@@ -17,6 +17,7 @@ from dnabert2_jax.reports.plots.curves import species_curves, species_losses, tr
 from dnabert2_jax.reports.plots.embeddings import MapMethod
 from dnabert2_jax.reports.plots.lengths import token_lengths
 from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, Theme, png, render
+from dnabert2_jax.storage.paths import explain, make_directory
 
 PICTURES = "pictures"
 PREDICTIONS_FILE = "test_predictions.npz"
@@ -224,7 +225,7 @@ def draw_pictures(workdir: Path, drawings: Sequence[Drawing], picture_format: Pi
     folder = workdir / PICTURES
     shown = []
     try:
-        folder.mkdir(exist_ok=True)
+        make_directory(folder)
         for name, caption, draw in drawings:
             figure = draw(LIGHT)
             light, dark = png(figure), png(draw(DARK))
@@ -233,7 +234,9 @@ def draw_pictures(workdir: Path, drawings: Sequence[Drawing], picture_format: Pi
                 (folder / f"{name}.{picture_format}").write_bytes(render(figure, picture_format))
             shown.append(Picture(light, dark, caption))
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error
+        raise UserError(
+            f"{folder} cannot be written ({explain(error) or error.strerror}); make room, or make {workdir} writable"
+        ) from error
     return Pictures(shown)
 
 
