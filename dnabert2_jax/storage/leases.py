@@ -36,10 +36,11 @@ class Lease:
         BucketError: the bucket cannot be used.
     """
 
-    def __init__(self, path: Path, *, renewed: float = RENEWED, expired: float = EXPIRED) -> None:
+    def __init__(self, path: Path, *, renewed: float | None = None, expired: float | None = None) -> None:
         self.path = path
         self._owner = {"id": uuid.uuid4().hex, **_this_process()}
         self._renewals = 0
+        renewed, expired = renewed or RENEWED, expired or EXPIRED
         self._take(renewed, expired)
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, args=(renewed,), name="lease", daemon=True)

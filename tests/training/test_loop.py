@@ -98,7 +98,10 @@ def test_it_ends_early_where_it_is_told_to():
 def test_a_stop_is_logged_and_saved_first_and_the_run_resumes(tmp_path, capsys):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints, logging(tmp_path / "run", 9) as metrics:
         saving = SaveCheckpoints(
-            checkpoints=checkpoints, due=every(100), meta=lambda step: {"identity": {"a": "b"}, "noted": step}
+            checkpoints=checkpoints,
+            due=every(100),
+            meta=lambda step: {"identity": {"a": "b"}, "noted": step},
+            log=metrics.log,
         )
         with pytest.raises(Stopped) as stopped:
             take(9, [metrics, saving], stop=5)
