@@ -7,24 +7,30 @@ object exists.
 """
 
 import http.client
+import itertools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 SCHEMES = ("gs", "s3")
 
 Fault = Callable[[str, str], int | None]
-"""From method and path of a request to the status to answer it with; None passes it on. May sleep."""
+"""From method and path of a request to the status to answer it with; None passes it on. May sleep.
+
+The path of an upload to Google's store, which does not name the object, is followed by a space and that name.
+"""
 
 
 def free_port() -> int:
@@ -38,14 +44,19 @@ class _Handler(BaseHTTPRequestHandler):
     emulator: ClassVar[int]
     store: ClassVar["Store"]
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # the client was killed
+            super().handle()
+
     def _handle(self) -> None:
         body = self._body()
-        status = self.store.fault(self.command, self.path)
+        named = _NAME.search(body) if self.command == "POST" else None
+        status = self.store.fault(self.command, f"{self.path} {json.loads(named[1])}" if named else self.path)
         if status is not None:
             return self._answer(status, {"Content-Type": "application/xml"}, self.store.error(status))
         query = parse_qs(urlsplit(self.path).query)
         with self.store.conditions:
-            if query.get("ifGenerationMatch") == ["0"] and self._exists(json.loads(_NAME.search(body)[1])):
+            if query.get("ifGenerationMatch") == ["0"] and named and self._exists(json.loads(named[1])):
                 return self._answer(412, {"Content-Type": "application/json"}, b'{"error": {"code": 412, "message": ""}}')
             answer, content = self._ask(self.command, self.path, body)
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in _OWN}
@@ -153,6 +164,24 @@ class Store:
         self._server.server_close()
         self._process.kill()
         self._process.wait()
+
+
+def kill_at_request(store: Store, process: "subprocess.Popen[str]", part: str, number: int) -> bool:
+    """SIGKILL a process as it makes its ``number``-th request, from 0, that changes an object with ``part`` in its name.
+
+    Returns:
+        Whether it was killed; otherwise it ended by itself before.
+    """
+    requests = itertools.count()
+
+    def kill(method: str, path: str) -> None:
+        if method not in ("GET", "HEAD") and part in unquote(path) and next(requests) == number:
+            process.kill()
+
+    store.fault = kill
+    process.communicate()
+    store.fault = lambda method, path: None
+    return process.returncode == -signal.SIGKILL
 
 
 def point_at(ports: dict[str, int]) -> None:

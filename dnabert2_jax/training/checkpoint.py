@@ -17,8 +17,9 @@ deleted only after the new one is sealed, and its manifest goes first, so that a
 mistaken for a damaged one. Where steps are kept, and how they are sealed, is in
 :mod:`dnabert2_jax.training.checkpoint_store`.
 
-In a bucket, each process writes its shards on its own disk, one file per shard (Orbax without OCDBT, which would merge the
-files of all processes, and so needs a disk that they share), and uploads them.
+In a bucket, each process writes its shards on its own disk and uploads them. Of several processes, each writes one file per
+shard: Orbax's usual format, OCDBT, has few files but merges those of all processes, for which they would need to share a
+disk. Either format is read by any number of processes.
 """
 
 import json
@@ -273,7 +274,9 @@ def _orbax(*, shared: bool) -> ocp.AsyncCheckpointer:
     if shared:
         return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
     alone = ocp.options.MultiprocessingOptions(primary_host=None)
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False, multiprocessing_options=alone)
+    handler = ocp.PyTreeCheckpointHandler(
+        use_compression=False, use_ocdbt=jax.process_count() == 1, multiprocessing_options=alone
+    )
     return ocp.AsyncCheckpointer(handler, multiprocessing_options=alone)
 
 

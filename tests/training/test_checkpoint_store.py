@@ -2,14 +2,18 @@
 
 import json
 import logging
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage import buckets
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.checkpoint_store import nothing_saved
-from tests.training.test_checkpoint import assert_is, make_state, restore, save_steps
+from tests.emulators import free_port
+from tests.training.test_checkpoint import HOSTS, assert_is, make_state, restore, save_steps
 
 
 def steps_in(bucket) -> set[str]:
@@ -43,7 +47,7 @@ def test_an_unfinished_step_is_removed(bucket, caplog):
 
 def test_a_corrupt_object_is_set_aside_and_the_step_before_is_read(bucket, caplog):
     save_steps(bucket, 3, 5)
-    name = next(name for name in buckets.names(bucket / "step_00000005") if name.startswith("state/params.w/"))
+    name = next(name for name in buckets.names(bucket / "step_00000005") if name.startswith("state/d/"))
     content = bytearray(buckets.read(bucket / "step_00000005" / name) or b"")
     content[len(content) // 2] ^= 1
     buckets.write(bucket / "step_00000005" / name, bytes(content))
@@ -60,7 +64,7 @@ def test_a_corrupt_object_is_set_aside_and_the_step_before_is_read(bucket, caplo
 def test_a_second_run_is_refused_while_the_first_is_alive(bucket, monkeypatch):
     monkeypatch.setattr("dnabert2_jax.storage.leases.RENEWED", 0.2)
     monkeypatch.setattr("dnabert2_jax.storage.leases.EXPIRED", 5.0)
-    with Checkpoints(bucket), pytest.raises(UserError, match="another run .* is writing to"):
+    with Checkpoints(bucket), pytest.raises(UserError, match=r"another run .* is writing to"):
         Checkpoints(bucket)
     Checkpoints(bucket).close()
 
@@ -104,3 +108,28 @@ def test_nothing_saved(bucket):
     assert nothing_saved(bucket / "checkpoints")
     buckets.write(bucket / "checkpoints" / "step_00000003" / "manifest.json", b"{}")
     assert not nothing_saved(bucket / "checkpoints")
+
+
+def test_two_processes_upload_their_own_shards_and_restore_them_laid_out_otherwise(bucket):
+    """The script saves and restores; it also damages the newest step, which process 0 sets aside for both."""
+    port = str(free_port())
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOSTS, str(bucket), port, str(process)], stdout=-1, stderr=subprocess.PIPE, text=True
+        )
+        for process in range(2)
+    ]
+    for child in children:
+        out, errors = child.communicate(timeout=120)
+        assert out.endswith("fine\n"), errors[-3000:]
+    files = json.loads(buckets.read(bucket / "step_00000001" / "manifest.json") or b"")["files"]
+    assert {name for name in files if name.startswith("state/rows/")} == {
+        "state/rows/.zarray",
+        *(f"state/rows/{shard}.0" for shard in range(4)),
+    }
+    assert buckets.names(bucket / "step_00000001").keys() == {*files, "manifest.json"}
+    wanted = {"rows": np.zeros((8, 8), np.float32), "all": np.zeros((8, 8), np.float32), "count": np.uint32(0)}
+    with Checkpoints(bucket) as checkpoints:  # one process reads what two wrote
+        restored = checkpoints.restore_latest(wanted)
+    assert restored is not None
+    np.testing.assert_array_equal(restored.state["rows"], np.arange(64, dtype=np.float32).reshape(8, 8))
