@@ -148,10 +148,7 @@ class Store:
     def error(self, status: int) -> bytes:
         """The body of an answer with an error, as the real store words it."""
         code, said = {
-            301: (
-                "PermanentRedirect",
-                "The bucket you are attempting to access must be addressed using the specified endpoint.",
-            ),
+            400: ("AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong; expecting 'eu-west-1'"),
             403: ("AccessDenied", "Access Denied"),
             503: ("SlowDown", "Please reduce your request rate."),
         }[status]
@@ -179,8 +176,9 @@ def kill_at_request(store: Store, process: "subprocess.Popen[str]", part: str, n
             process.kill()
 
     store.fault = kill
-    process.communicate()
+    _, errors = process.communicate()
     store.fault = lambda method, path: None
+    assert process.returncode in (0, -signal.SIGKILL), errors
     return process.returncode == -signal.SIGKILL
 
 

@@ -25,6 +25,7 @@ disk. Either format is read by any number of processes.
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -44,6 +45,7 @@ from dnabert2_jax.training.checkpoint_store import STATE, open_store
 
 _CONTENTS = "contents.json"
 _ABSENT = -1
+_EXPECTED = "primary_host=None|No per-process OCDBT checkpoint subdirs"
 
 logger = logging.getLogger(__name__)
 
@@ -271,12 +273,12 @@ class Checkpoints:
 def _orbax(*, shared: bool) -> ocp.AsyncCheckpointer:
     """Orbax, for one directory that all processes share, or for one of each process, which together hold the state."""
     # Weights hardly compress, and training needs the cores that zstd would use.
-    if shared:
+    if shared or jax.process_count() == 1:
         return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+    # At every save it warns of what this option implies.
+    logging.getLogger("absl").addFilter(lambda record: not re.search(_EXPECTED, record.getMessage()))
     alone = ocp.options.MultiprocessingOptions(primary_host=None)
-    handler = ocp.PyTreeCheckpointHandler(
-        use_compression=False, use_ocdbt=jax.process_count() == 1, multiprocessing_options=alone
-    )
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False, multiprocessing_options=alone)
     return ocp.AsyncCheckpointer(handler, multiprocessing_options=alone)
 
 

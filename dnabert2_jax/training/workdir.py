@@ -138,6 +138,7 @@ class MetricsLog:
     def __init__(self, workdir: Workdir, step: int) -> None:
         self.path = workdir.path / METRICS_FILE
         self._file: TextIO | None = None
+        self._syncing = threading.Lock()
         if not is_first():
             return
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
@@ -151,7 +152,6 @@ class MetricsLog:
         # Makes TensorBoard ignore the entries of earlier event files for these steps.
         self._events = SummaryWriter(str(self._local / TENSORBOARD), purge_step=step + 1, flush_secs=10)
         self._synced = time.monotonic()
-        self._syncing = threading.Lock()
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log")
         self._pending: Future[None] | None = None
 
@@ -175,9 +175,9 @@ class MetricsLog:
         Raises:
             NotWritten: they cannot be written.
         """
-        if self._file is None:
-            return
         with self._syncing:
+            if self._file is None:  # closed, and synced then
+                return
             try:
                 self._events.flush()  # with fsync
                 flush(self._local / METRICS_FILE)
@@ -208,10 +208,12 @@ class MetricsLog:
             else:
                 self._try_sync()
         finally:
-            self._file.close()
-            self._events.close()
-            if self._local != self._workdir:
-                shutil.rmtree(self._local, ignore_errors=True)
+            with self._syncing:
+                self._file.close()
+                self._file = None
+                self._events.close()
+                if self._local != self._workdir:
+                    shutil.rmtree(self._local, ignore_errors=True)
 
     @staticmethod
     def read(workdir: Path) -> list[dict[str, Any]]:
