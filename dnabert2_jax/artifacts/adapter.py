@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.artifacts.directory import ADAPTER, is_adapter_directory, is_directory, read, to_read, writing
+from dnabert2_jax.artifacts.directory import ADAPTER, is_adapter_directory, read, to_read, writing
 from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, tree_sha256, unflatten_tree
 from dnabert2_jax.config.model import ORIGINAL_HEAD, HeadConfig, LoraConfig, LoraTarget
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.lora import merge_adapter
+from dnabert2_jax.storage.directories import existing_directory
 from dnabert2_jax.storage.paths import StrPath, absolute, as_path
 from dnabert2_jax.types import Tree
 
@@ -102,7 +103,7 @@ def load_adapter(
         candidates = list(
             dict.fromkeys((as_path(os.path.normpath(path / header["base_path"])), as_path(header["base_absolute_path"])))
         )
-        found = next((candidate for candidate in candidates if is_directory(candidate)), None)
+        found = next((candidate for candidate in candidates if existing_directory(candidate).is_dir()), None)
         if found is None:
             raise UserError(
                 f"{path}: its base model is {'neither' if len(candidates) > 1 else 'not'} at "

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file
 from dnabert2_jax.artifacts.tensors import write_tensors
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.storage import buckets
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.directories import atomic_directory, existing_directory, files_below
@@ -61,15 +60,7 @@ class Content(NamedTuple):
 
 def is_adapter_directory(path: StrPath) -> bool:
     """Whether ``path`` holds an adapter rather than a whole model."""
-    path = absolute(path)
-    return (
-        ADAPTER.header in buckets.names(path) if in_bucket(path) else (existing_directory(path) / ADAPTER.header).is_file()
-    )
-
-
-def is_directory(path: Path) -> bool:
-    """Whether there is a directory, or something in a bucket below that name."""
-    return bool(buckets.names(path)) if in_bucket(path) else existing_directory(path).is_dir()
+    return (existing_directory(absolute(path)) / ADAPTER.header).is_file()
 
 
 def to_read(path: Path) -> Path:

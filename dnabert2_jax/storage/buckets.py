@@ -1,9 +1,9 @@
 """Objects in a bucket: written whole by one request each, and directories of them that replace each other safely.
 
 A bucket renames nothing. An object is there whole or not at all, but a directory of several is not, so it counts only with
-its manifest, which is written last. One that takes the place of another is first written beside it, as ``.NAME.next``,
-sealed there, and then copied over by the store itself: from that moment on, whoever reads ``NAME`` reads ``.NAME.next``
-until the copy is complete (:func:`whole`). A kill at any moment therefore leaves the old directory or the new one.
+its manifest, which is written last. It is first written beside its place, as ``.NAME.next``, sealed there, and then copied
+over by the store itself: from that moment on, whoever reads ``NAME`` reads ``.NAME.next`` until the copy is complete
+(:func:`whole`). A kill at any moment therefore leaves the old directory or the new one.
 """
 
 import logging
@@ -187,7 +187,7 @@ def replace_directory(folder: Path, path: Path) -> None:
     beside = _next(path)
     if whole(path) == beside:  # a replacement that was killed after its seal
         _take_over(beside, path)
-    if sealed and names(path):
+    if sealed:  # beside it even if nothing is there yet: half a directory under its own name would look like a user's
         remove(beside)
         _upload_sealed(files, beside)
         _take_over(beside, path)

@@ -23,6 +23,10 @@ RENEWED = 10.0
 EXPIRED = 60.0
 
 
+class LeaseLost(UserError):
+    """Another process has taken the lock over, and may be writing by now."""
+
+
 class Lease:
     """A lock that is held until :meth:`release`, or until this process ends.
 
@@ -50,12 +54,12 @@ class Lease:
         """Return if this process still holds the lock.
 
         Raises:
-            UserError: it was taken over, after this process had not renewed it for long.
+            LeaseLost: it was taken over, after this process had not renewed it for long.
             BucketError: the bucket cannot be read.
         """
         owner = _owner(buckets.read(self.path))
         if owner is None or owner.get("id") != self._owner["id"]:
-            raise UserError(
+            raise LeaseLost(
                 f"{self.path} was taken over by another run{_named(owner)}, because this one did not reach the bucket for "
                 "long; stop one of the two"
             )

@@ -41,6 +41,7 @@ from jax.sharding import SingleDeviceSharding
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import on_first
+from dnabert2_jax.storage.leases import LeaseLost
 from dnabert2_jax.training.checkpoint_store import STATE, open_store
 
 _CONTENTS = "contents.json"
@@ -225,9 +226,10 @@ class Checkpoints:
     def _not_written(self, step: int, error: Exception) -> UserError:
         intact = "untouched"
         if jax.process_index() == 0:
-            with suppress(OSError):
-                if not isinstance(error, UserError):  # another run may have taken the directory over
+            if not isinstance(error, LeaseLost):
+                with suppress(OSError):
                     self._store.remove(step)
+            with suppress(OSError):
                 intact += f" ({', '.join(map(str, self.steps())) or 'none'})"
         return UserError(
             f"the checkpoint of step {step} could not be written to {self.directory}: {_first_line(error)}; "

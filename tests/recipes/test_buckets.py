@@ -4,11 +4,14 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+from dnabert2_jax.api import DNABERT2
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
+from dnabert2_jax.reports import write_report
 from dnabert2_jax.storage import buckets
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.manifest import verify_manifest
@@ -90,11 +93,17 @@ def assert_pretrained(workdir: Path, pretrained: Path) -> None:
     assert {name.partition("/")[0] for name in buckets.names(workdir / "checkpoints")} == {"step_00000020", "step_00000024"}
 
 
+# Three runs of the command each, so one store of the two has to do outside of `make test-all`.
+QUICK_GS = pytest.mark.parametrize("store", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+QUICK_S3 = pytest.mark.parametrize("store", [pytest.param("gs", marks=pytest.mark.slow), "s3"], indirect=True)
+
+
+@QUICK_GS
 def test_pretraining_killed_in_a_save_and_in_the_export_ends_the_same(store: Store, bucket, home, pretrained, tmp_path):
     command = pretraining_in(bucket, home, tmp_path)
     assert kill_at_request(store, start_cli(*command, cwd=tmp_path), "step_00000008", 2)
     assert "step_00000008/manifest.json" not in buckets.names(bucket / "run" / "checkpoints")
-    assert kill_at_request(store, start_cli(*command, cwd=tmp_path), "run/model/", 1)
+    assert kill_at_request(store, start_cli(*command, cwd=tmp_path), "run/model/", 2)
     finished = run_cli(*command, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "resuming from step 24 of 24" in finished.stderr
@@ -117,6 +126,7 @@ def test_pretraining_killed_ten_times_at_random_moments_ends_the_same(store: Sto
     assert_pretrained(bucket / "run", pretrained)
 
 
+@QUICK_S3
 def test_finetuning_killed_while_its_best_adapter_is_replaced_ends_the_same(store, bucket, home, finetuned, tmp_path):
     training = {"method": "lora", "epochs": 4, "evaluations_per_epoch": 3, "patience": 1000}
     tables = {split: f"{put(home / 'task', bucket)}/{split}.csv" for split in ("train", "dev", "test")}
@@ -131,8 +141,14 @@ def test_finetuning_killed_while_its_best_adapter_is_replaced_ends_the_same(stor
     assert (adapter / "adapter.safetensors").read_bytes() == (finetuned / "adapter" / "adapter.safetensors").read_bytes()
     assert (model / "model.safetensors").read_bytes() == (finetuned / "model" / "model.safetensors").read_bytes()
     assert lines(bucket / "run") == lines(finetuned)
+    opened = DNABERT2.load(str(bucket / "run" / "adapter"))  # finds its base in the bucket
+    here = DNABERT2.load(finetuned / "adapter")
+    np.testing.assert_array_equal(opened.predict(["ACGT" * 8]).outputs, here.predict(["ACGT" * 8]).outputs)
+    page = write_report(bucket / "run")
+    assert buckets.read(page) is not None
 
 
+@pytest.mark.slow  # every request of a whole run waits
 def test_a_store_that_is_slow_changes_nothing_but_time(stores, bucket, store, home, pretrained, tmp_path):
     store.fault = lambda method, path: time.sleep(0.05)
     finished = run_cli(*pretraining_in(bucket, home, tmp_path), cwd=tmp_path)

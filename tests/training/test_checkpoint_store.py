@@ -110,6 +110,7 @@ def test_nothing_saved(bucket):
     assert not nothing_saved(bucket / "checkpoints")
 
 
+@pytest.mark.parametrize("store", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_two_processes_upload_their_own_shards_and_restore_them_laid_out_otherwise(bucket):
     """The script saves and restores; it also damages the newest step, which process 0 sets aside for both."""
     port = str(free_port())
