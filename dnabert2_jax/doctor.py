@@ -45,10 +45,11 @@ def machine() -> Iterator[tuple[str, str]]:
         stats = device.memory_stats() or {}
         memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
         yield "device", f"{device.id}: {device.device_kind} ({device.platform}){memory}"
-    for tokens in TOKENS_ASKED:
-        chosen, refusals = explain_choice(tokens)
-        refused = "; ".join(f"{name} is not available: {reason}" for name, reason in refusals.items())
-        yield "attention", f"{tokens:>5,} tokens: {chosen.name} ({refused or 'the preferred backend, and available'})"
+    choices = {tokens: explain_choice(tokens) for tokens in TOKENS_ASKED}
+    for tokens, choice in choices.items():
+        yield "attention", f"{tokens:>5,} tokens: {choice.backend.name}"
+    for name, reason in {n: r for choice in choices.values() for n, r in choice.refusals.items()}.items():
+        yield "attention", f"not {name}: {reason}"
 
 
 def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str]]:

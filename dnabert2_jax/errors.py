@@ -17,11 +17,11 @@ class WrongTaskError(UserError):
 
 
 def nearest(word: str, accepted: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'hidden_size'?``, or an empty string if nothing is close.
+    """A hint such as `` (did you mean 'hidden_size'?)``, or an empty string if nothing is close.
 
     Args:
         word: what the user wrote.
         accepted: the words that would have been valid.
     """
     close = difflib.get_close_matches(word, list(accepted), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -162,14 +162,15 @@ MISTAKES = [
     Mistake(
         "another name for a column",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
-        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename a column, or name the one to use; did you "
-        "mean 'lable'?",
+        "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename a column, or name the one to use with "
+        "--label-column (did you mean 'lable'?)",
         table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), header="sequence,lable"),
     ),
     Mistake(
         "another name for the column of sequences",
         "predict --model classifier --data table.csv --out predictions.csv",
-        "table.csv: no column 'sequence'; the header has 'id', 'insert'; rename a column, or name the one to use",
+        "table.csv: no column 'sequence'; the header has 'id', 'insert'; rename a column, or name the one to use with "
+        "--sequence-column",
         table("table.csv", ("1", "ACGTACGT"), header="id,insert"),
     ),
     Mistake(
@@ -236,7 +237,7 @@ MISTAKES = [
     Mistake(
         "a test label that train lacks",
         "finetune --config finetune.toml --workdir run --set data.test=table.csv",
-        "table.csv, line 3: label 'Rich' is not a class of the training table (plain, rich); did you mean 'rich'?; correct "
+        "table.csv, line 3: label 'Rich' is not a class of the training table (plain, rich) (did you mean 'rich'?); correct "
         "it, remove the row, or add training rows of that class",
         table("table.csv", ("ACGTACGT", "plain"), ("ACGGACGT", "Rich")),
     ),
@@ -249,7 +250,8 @@ MISTAKES = [
     Mistake(
         "a row without sequence",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
-        "table.csv, line 3: column 'sequence' is empty; fill in the sequence or remove the row",
+        "table.csv, line 3: column 'sequence' is empty; fill in the sequence or remove the row; or leave such records "
+        "out with --bad-records skip",
         table("table.csv", ("ACGTACGT", "1"), ("", "0")),
     ),
     # Models
@@ -306,13 +308,13 @@ MISTAKES = [
     Mistake(
         "an unknown key in a run",
         "pretrain --config run.toml --workdir run",
-        "run.toml: unknown key training.step; did you mean 'steps'?; accepted are steps, batch_size, ...",
+        "run.toml: unknown key training.step (did you mean 'steps'?); accepted are steps, batch_size, ...",
         lambda: change_run("\nsteps =", "\nstep ="),
     ),
     Mistake(
         "a key in the wrong section",
         "finetune --config finetune.toml --workdir run --set training.learning_rate=1e-4",
-        "--set: unknown key training.learning_rate; did you mean 'optimizer.learning_rate'?; accepted are ...",
+        "--set: unknown key training.learning_rate (did you mean 'optimizer.learning_rate'?); accepted are ...",
     ),
     Mistake(
         "text without quotes in a run",

@@ -6,8 +6,8 @@ from dnabert2_jax.errors import UserError, nearest
 @pytest.mark.parametrize(
     ("word", "hint"),
     [
-        ("hiden_size", "; did you mean 'hidden_size'?"),
-        ("learning_rate", "; did you mean 'learning_rate'?"),
+        ("hiden_size", " (did you mean 'hidden_size'?)"),
+        ("learning_rate", " (did you mean 'learning_rate'?)"),
         ("zzz", ""),
         ("", ""),
     ],

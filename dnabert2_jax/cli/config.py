@@ -24,17 +24,18 @@ def config_show(
 ) -> None:
     """Print the effective run as TOML.
 
-    Each line says where its value came from: the default, the file, or --set.
+    Each line says where its value came from: the default, the file or the run, or --set.
     """
     effective, given = _read_run(file, set_ or (), command)
     overridden = {override.partition("=")[0].strip() for override in set_ or ()}
+    given_by = "run" if file.is_dir() else "file"
     section = ""
     for key, value in effective.items():
         parent, _, name = key.rpartition(".")
         if parent != section:
             section = parent
             print(f"\n[{section}]")
-        source = "--set" if _covers(overridden, key) else "file" if key in given else "default"
+        source = "--set" if _covers(overridden, key) else given_by if key in given else "default"
         print(f"{f'{name} = {_toml(value)}' if value is not None else f'# {name} is not set':44}  # {source}")
 
 
@@ -57,12 +58,14 @@ def config_diff(
 
 
 def _read_run(path: Path, overrides: Sequence[str], command: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(effective settings, those that the file gives), flat: ``section.key`` to value."""
-    from dnabert2_jax.config.loading import load_run, parse_run, run_to_dict
-    from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+    """(effective settings, those that the file gives), flat: ``section.key`` to value.
+
+    A workdir records every setting; given are those that differ from their defaults.
+    """
+    from dnabert2_jax.config.loading import default_settings, load_run, parse_run, run_to_dict
+    from dnabert2_jax.config.runs import RUN_KINDS
     from dnabert2_jax.training.workdir import RUN_FILE, flat_settings
 
-    kinds = {"pretrain": PretrainRun, "finetune": FinetuneRun}
     workdir = path.is_dir()
     file = path / RUN_FILE if workdir else path
     if workdir and overrides:
@@ -80,12 +83,15 @@ def _read_run(path: Path, overrides: Sequence[str], command: str | None) -> tupl
             raise UserError(f"{file} is damaged ({error}); restore it from a copy") from error
         raise UserError(f"{path}: not TOML ({error}); fix that line (strings need quotes)") from error
     wanted = command or content.get("command")
-    if wanted not in kinds:
+    if wanted not in RUN_KINDS:
         found = "no command is named in it" if wanted is None else f"command {wanted!r} is unknown"
         raise UserError(f'{path}: {found}; accepted are pretrain and finetune: add `command = "..."` or give --command')
-    kind: type[Any] = kinds[wanted]
-    run = parse_run(kind, content, str(path)) if workdir else load_run(kind, path, overrides)
-    return flat_settings(run_to_dict(run)), flat_settings(content)
+    kind: type[Any] = RUN_KINDS[wanted]
+    if not workdir:
+        return flat_settings(run_to_dict(load_run(kind, path, overrides))), flat_settings(content)
+    effective = flat_settings(run_to_dict(parse_run(kind, content, str(path))))
+    defaults = flat_settings(default_settings(kind))
+    return effective, {key: value for key, value in effective.items() if key not in defaults or value != defaults[key]}
 
 
 def _covers(keys: set[str], key: str) -> bool:

@@ -23,7 +23,7 @@ from dnabert2_jax.cli.options import (
     path,
 )
 from dnabert2_jax.cli.output import print_saved
-from dnabert2_jax.config.inference import STANDARD_STREAM
+from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
@@ -39,6 +39,9 @@ def finetune(
     set_: Set = None,
     sequence_column: Annotated[str | None, Option(help="Same as --set data.sequence_column.")] = None,
     label_column: Annotated[str | None, Option(help="Same as --set data.label_column.")] = None,
+    bad_records: Annotated[
+        BadRecordPolicy | None, Option(help="Same as --set data.bad_records.", show_default="error")
+    ] = None,
 ) -> None:
     """Fine-tune a classifier or a regression on tables.
 
@@ -47,8 +50,12 @@ def finetune(
     from dnabert2_jax.config.loading import load_run
     from dnabert2_jax.config.runs import FinetuneRun
 
-    columns = {"data.sequence_column": sequence_column, "data.label_column": label_column}
-    given = [f"{key}={json.dumps(name)}" for key, name in columns.items() if name is not None]
+    options = {
+        "data.sequence_column": sequence_column,
+        "data.label_column": label_column,
+        "data.bad_records": bad_records,
+    }
+    given = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     run = load_run(FinetuneRun, config, [*(set_ or ()), *given])
     from dnabert2_jax.metrics.tasks import TASK_METRICS
     from dnabert2_jax.recipes.finetuning import finetune as finetune_run
@@ -102,11 +109,12 @@ def evaluate(
     refuse_overwriting(out, force=force)
     classifier = InferenceModel.load(model, resolve_compute(precision), base)
     classifier.need("classifier", "scoring", "train one with `dnabert2 finetune`")
+    names = _label_map(label_map or ())
     table = read_table(
         data,
         sequence_column=sequence_column,
         label_column=label_column,
-        label_map=_label_map(label_map or ()),
+        label_map=names,
         bad_records=bad_records,
     )
     saved_labels(classifier.head, classifier.labels).encode(table)  # a table that does not fit gets no remark
@@ -125,7 +133,8 @@ def evaluate(
     if evaluation.scores["collapsed"]:
         remark("warning: every row got the same prediction: the classifier has collapsed, or does not fit this table")
     settings = {"max_tokens": evaluation.predictions.max_tokens, "reverse_complement": reverse_complement}
-    record = make_record(classifier, "evaluate", data=str(data), **settings)
+    columns = {"sequence_column": sequence_column, "label_column": label_column, "label_map": names}
+    record = make_record(classifier, "evaluate", data=str(data), **columns, **settings)
     scores = {**evaluation.scores, "intervals": evaluation.intervals, RECORD: record}
     if str(out) == STANDARD_STREAM:
         print(json.dumps(scores, indent=2))

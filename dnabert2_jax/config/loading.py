@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.storage.paths import as_path
@@ -81,6 +82,20 @@ def run_to_dict(run: Any) -> dict[str, Any]:
     """The effective run as JSON-ready nested dicts; :func:`parse_run` reads it back."""
     content: dict[str, Any] = TypeAdapter(type(run)).dump_python(run, mode="json")
     return content
+
+
+def default_settings(kind: type[Any]) -> dict[str, Any]:
+    """The defaults of a run's settings, in the form of :func:`run_to_dict`, without the required ones."""
+    defaults: dict[str, Any] = {}
+    for name, field in kind.__pydantic_fields__.items():
+        section: Any = field.annotation
+        if is_dataclass(field.default):
+            defaults[name] = run_to_dict(field.default)
+        elif is_dataclass(section):
+            defaults[name] = default_settings(section)  # type: ignore[arg-type]
+        elif not field.is_required():
+            defaults[name] = to_jsonable_python(field.get_default(call_default_factory=True))
+    return defaults
 
 
 def _command(kind: Any) -> str:
@@ -160,7 +175,7 @@ def _elsewhere(kind: type[Any], key: str) -> str:
     """A hint if the key belongs to another section."""
     sections = {name: part for name, part in get_type_hints(kind).items() if is_dataclass(part)}
     places = [f"{name}.{key}" for name, part in sections.items() if key in {field.name for field in fields(part)}]
-    return f"; did you mean {' or '.join(map(repr, places))}?" if places else ""
+    return f" (did you mean {' or '.join(map(repr, places))}?)" if places else ""
 
 
 def _section(kind: type[Any], path: Sequence[str]) -> type[Any]:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from dnabert2_jax.config.inference import BadRecordPolicy
 from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS, STRICT, LoraConfig, PrecisionOption, TaskKind
@@ -132,6 +133,7 @@ class FinetuneData:
         sequence_column: column with the sequences, ``sequence`` by default; pairs are in two of that name with 1 and 2.
         label_column: column with the labels, ``label`` by default.
         label_map: names for the labels as the tables write them, such as ``{ 0 = "background", 1 = "promoter" }``.
+        bad_records: rows that cannot be used: ``error`` names them all, ``skip`` leaves them out and counts them.
         max_tokens: longer rows are truncated, counted and reported.
         token_types: the second sequence of a pair has token type 1; ``false`` reads it as type 0, as the original does.
         reverse_complement: reverse-complement a random half of the training rows, redrawn each epoch.
@@ -144,6 +146,7 @@ class FinetuneData:
     sequence_column: str | None = None
     label_column: str | None = None
     label_map: dict[str, str] = field(default_factory=dict)
+    bad_records: BadRecordPolicy = "error"
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=8)
     token_types: bool = True
     reverse_complement: bool = False
@@ -155,6 +158,7 @@ class FinetuneData:
             "sequence_column": self.sequence_column or "sequence",
             "label_column": self.label_column or "label",
             "label_map": self.label_map,
+            "bad_records": self.bad_records,
         }
 
 
@@ -244,3 +248,7 @@ class FinetuneRun:
                 f"training.selection {plan.selection} is not for data.task {task}; leave it at auto, or choose loss"
             )
         return self
+
+
+RUN_KINDS: dict[str, type[PretrainRun | FinetuneRun]] = {"pretrain": PretrainRun, "finetune": FinetuneRun}
+"""The runs by their ``command``."""

@@ -105,7 +105,7 @@ def tables_report(splits: Splits, encoded: Mapping[str, EncodedTable]) -> Tables
 
 
 def notes_on(data: TablesReport) -> list[str]:
-    """Warnings for readers of the scores: truncated rows, contradictory labels, and rows shared between tables."""
+    """Warnings for readers of the scores: truncated or shared rows, contradictory labels, and absent classes."""
     notes = []
     cut = {name: table for name, table in data["tables"].items() if table["truncated_rows"]}
     if cut:
@@ -117,6 +117,13 @@ def notes_on(data: TablesReport) -> list[str]:
             notes.append(
                 f"{table['contradictory_sequences']:,} sequences of the {name} table have more than one label "
                 f"({_lines(table['contradictory_lines'])}): no model can predict all of them correctly."
+            )
+    for name in ("dev", "test"):
+        absent = [label for label, rows in data["tables"][name]["label_counts"].items() if not rows]
+        if absent:
+            notes.append(
+                f"The {name} table has no rows of {', '.join(map(repr, absent))}: its scores do not cover all classes that "
+                "the model learns; split again, or add rows."
             )
     for pair in data["shared"]:
         if pair["rows"]:

@@ -10,6 +10,8 @@ _LOOKS_LIKE_DNA = re.compile(r"[ACGTN]{8,}", re.IGNORECASE)
 _SYNONYMS = {"sequence": ("seq", "dna", "dnasequence"), "label": ("labels", "class", "target")}
 """Alternative names of the default columns, in normalized form."""
 
+_OPTIONS = (" with --sequence-column", " with --label-column")
+
 
 @dataclass(frozen=True)
 class Header:
@@ -21,7 +23,7 @@ class Header:
     Attributes:
         source: the file, for messages.
         names: names of the columns.
-        expected: the columns that the header must have, for messages.
+        expected: the columns that the header must have, for messages: that of sequences, and that of labels if needed.
         notes: which columns were matched under another name; grows as columns are looked up.
     """
 
@@ -38,7 +40,8 @@ class Header:
         """
         at, _ = self._find(name)
         if at is None:
-            remedy = f"rename a column, or name the one to use{nearest(name, self.names)}"
+            option = dict(zip(self.expected, _OPTIONS, strict=False)).get(name, "")
+            remedy = f"rename a column, or name the one to use{option}{nearest(name, self.names)}"
             if any(_LOOKS_LIKE_DNA.fullmatch(each) for each in self.names):
                 remedy = f"the first line holds a sequence: put the header line {','.join(self.expected)} before it"
             elif len(self.names) < len(self.expected):

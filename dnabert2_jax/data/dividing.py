@@ -1,8 +1,10 @@
 """Split one table into train, dev and test tables by whole groups of rows, so that related rows stay together."""
 
 import csv
+import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,11 +110,12 @@ def divide_table(
                 writer.writerows(rows[row][1] for row in np.flatnonzero(chosen == number))
         settings = {"by": by, "group_column": group_column, "fractions": fractions, "similarity": similarity, "seed": seed}
         write_json(new / RECORD, {"table": str(table), "sha256": file_sha256(local_copy(table)), **settings})
+    counts = _label_counts(labels, chosen)
     return Division(
         rows={name: int((chosen == number).sum()) for number, name in enumerate(SPLITS)},
         groups={name: len(np.unique(groups[chosen == number])) for number, name in enumerate(SPLITS)},
-        labels=_label_counts(labels, chosen),
-        notes=(*sequences.notes, *_notes(groups, by)),
+        labels=counts,
+        notes=(*sequences.notes, *_notes(groups, by), *_skewed(counts)),
     )
 
 
@@ -197,3 +200,22 @@ def _notes(groups: NDArray[np.int64], by: DivideBy) -> tuple[str, ...]:
     if by == "random" or sizes.max() <= 0.1 * len(groups):
         return ()
     return (f"the largest group has {sizes.max():,} of {len(groups):,} rows, which all go to one table",)
+
+
+def _skewed(counts: dict[str, dict[str, int]]) -> Iterator[str]:
+    """Notes on tables in which a label is at least 10 points more or less frequent than in all rows, and not by chance.
+
+    Rows are dealt in groups, so that a large group of one label can shift a table; four standard errors are beyond chance.
+    """
+    total = Counter[str]()
+    for own in counts.values():
+        total.update(own)
+    for name, own in counts.items():
+        rows = sum(own.values())
+        for label, all_rows in total.items():
+            share = all_rows / total.total()
+            if rows and abs(own[label] / rows - share) > max(0.1, 4 * math.sqrt(share * (1 - share) / rows)):
+                yield (
+                    f"{name}: {own[label] / rows:.0%} of its rows have the label {label!r}, of all rows {share:.0%}; "
+                    "another --seed may balance them better"
+                )

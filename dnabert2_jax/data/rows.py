@@ -43,7 +43,7 @@ def read_rows(path: Path, source: str) -> Rows:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); give the path of a CSV or TSV file") from error
+        raise UserError(f"{source}: cannot be read ({error.strerror}); give the path of a CSV, TSV or Excel file") from error
     if data.startswith(b"\x1f\x8b"):
         try:
             data = gzip.decompress(data)

@@ -143,8 +143,8 @@ def given_sequences(
             row = f"{argument}[{n if keys is None else keys[n]!r}]"
             try:
                 if not isinstance(text, str | bytes):
-                    raise UserError(f"{argument}, {row} is {text!r}, not text; fill in the sequence or drop the row")
-                cleaned.setdefault(argument, []).append(clean_sequence(text, letters, argument, row))
+                    raise UserError(f"{row} is {text!r}, not text; fill in the sequence or drop the row")
+                cleaned.setdefault(argument, []).append(clean_sequence(text, letters, "", row))
             except UserError as error:
                 bad.add(error)
     bad.finish(len(firsts))
@@ -174,14 +174,15 @@ def clean_sequence(text: str | bytes, letters: LetterCounts, source: str, record
     Args:
         text: letters as given.
         letters: the counts to add to.
-        source: file or other origin, for the error message.
+        source: the file, for the error message; empty if the record's name says it all.
         record: record name or row number, for the error message.
 
     Raises:
         UserError: it is empty, or holds a letter that is not DNA.
     """
     if not text:
-        raise UserError(f"{source}, {record}: the sequence is empty; fill it in or remove it")
+        where = f"{source}, {record}" if source else record
+        raise UserError(f"{where}: the sequence is empty; fill it in or remove it")
     clean, counts = clean_letters(text, source=source, record=record)
     letters.add(counts)
     return clean.tobytes().decode("ascii")

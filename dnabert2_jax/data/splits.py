@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dnabert2_jax.config.inference import BadRecordPolicy
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.data.labels import Labels, learn_labels
 from dnabert2_jax.data.reading import read_table
@@ -37,6 +38,7 @@ def load_splits(
     sequence_column: str = "sequence",
     label_column: str = "label",
     label_map: Mapping[str, str] | None = None,
+    bad_records: BadRecordPolicy | None = None,
 ) -> Splits:
     """Read the three tables of a task.
 
@@ -48,13 +50,16 @@ def load_splits(
         sequence_column: for all three tables, as for :func:`~dnabert2_jax.data.reading.read_table`.
         label_column: likewise.
         label_map: likewise.
+        bad_records: likewise.
 
     Raises:
         UserError: as for :func:`~dnabert2_jax.data.reading.read_table`; the labels are not valid for the task; or some
             tables hold pairs and others do not.
     """
     train_table, dev_table, test_table = (
-        read_table(path, sequence_column=sequence_column, label_column=label_column, label_map=label_map)
+        read_table(
+            path, sequence_column=sequence_column, label_column=label_column, label_map=label_map, bad_records=bad_records
+        )
         for path in (train, dev, test)
     )
     labels = learn_labels(task, train_table)

@@ -65,7 +65,7 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
 
     Args:
         sequence: letters as given.
-        source: the file or other origin, for the error message.
+        source: the file, for the error message; empty if the record's name says it all.
         record: record name or row number, for the error message.
 
     Returns:
@@ -83,8 +83,9 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
         if forbidden.size:
             position = int(forbidden[0])
             letter = sequence[position] if isinstance(sequence, str) else chr(sequence[position])
+            where = f"{source}, {record}" if source else record
             raise UserError(
-                f"{source}, {record}, position {position + 1}: {letter!r} is not a DNA letter; accepted are A C G T and the "
+                f"{where}, position {position + 1}: {letter!r} is not a DNA letter; accepted are A C G T and the "
                 f"IUPAC codes {' '.join(AMBIGUITY_CODES)} in either case"
                 + (f"; {_REMEDIES[letter.upper()]}" if letter.upper() in _REMEDIES else "")
             )

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 import jax
 from tensorboardX import SummaryWriter
 
+from dnabert2_jax.config.loading import default_settings
+from dnabert2_jax.config.runs import RUN_KINDS
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
 from dnabert2_jax.progress import remark
@@ -255,8 +257,13 @@ def _refuse_differences(path: Path, old: dict[str, Any], new: dict[str, Any], fr
 
 
 def changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = FREE) -> list[str]:
-    """The settings that differ between two runs, except those that are free to differ, as text."""
-    before, after = flat_settings(old), flat_settings(new)
+    """The settings that differ between two runs, except those that are free to differ, as text.
+
+    A run that an earlier version recorded lacks the settings that did not exist then; it behaved as their defaults do.
+    """
+    kind = RUN_KINDS.get(old.get("command", ""))
+    defaults = flat_settings(default_settings(kind)) if kind else {}
+    before, after = defaults | flat_settings(old), defaults | flat_settings(new)
     return [
         f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

@@ -28,6 +28,9 @@ def test_config_show_of_a_workdir(run_file, tmp_path, dnabert2, refused):
     code, out, _ = dnabert2("config", "show", work)
     assert code == 0
     assert parse_run(FinetuneRun, tomllib.loads(out), "config show") == run
+    lines = {line.split(" = ")[0]: line.split("  # ")[-1].strip() for line in out.splitlines() if " = " in line}
+    assert (lines["learning_rate"], lines["train"]) == ("run", "run")
+    assert (lines["command"], lines["weight_decay"], lines["beta2"], lines["alpha"]) == ("default",) * 4
     refused("config", "show", work, "--set", "seed=1", words=("whose settings are fixed",))
     code, out, _ = dnabert2("config", "diff", run_file, work)
     assert (code, out) == (0, f"{run_file} and {work} have the same settings\n")

@@ -13,9 +13,13 @@ def test_doctor_says_what_runs_where(dnabert2, refused):
     assert code == 0
     assert out.startswith(f"versions   python {sys.version.split()[0]}")
     assert "cpu" in out
-    assert "128 tokens: reference (pallas_tpu is not available: it runs on TPUs, and this is a cpu" in out
-    assert "8,192 tokens: blocked (" in out
-    assert "; reference is not available: 8192 tokens are over 512)" in out
+    attention = [line.removeprefix("attention ").strip() for line in out.splitlines() if line.startswith("attention ")]
+    assert attention == [
+        *("128 tokens: reference", "512 tokens: reference", "8,192 tokens: blocked"),
+        "not pallas_tpu: it runs on TPUs, and this is a cpu",
+        "not pallas_gpu: it runs on NVIDIA GPUs, and this is a cpu",
+        "not reference: 8192 tokens are over 512",
+    ]
     refused("doctor", "--base", "x", words=("--base belongs to an adapter",))
 
 

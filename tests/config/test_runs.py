@@ -116,10 +116,10 @@ def test_a_section_given_in_part_keeps_the_commands_own_defaults():
 
 
 BAD = [
-    ("pretrain", "training.step=5", r"unknown key training\.step; did you mean 'steps'\?; accepted are steps, batch_size"),
-    ("pretrain", "trainin.steps=5", r"unknown key trainin; did you mean 'training'\?; accepted are command, seed, model"),
+    ("pretrain", "training.step=5", r"unknown key training\.step \(did you mean 'steps'\?\); accepted are steps, batch"),
+    ("pretrain", "trainin.steps=5", r"unknown key trainin \(did you mean 'training'\?\); accepted are command, seed, model"),
     ("pretrain", "lora.rank=2", r"unknown key lora; accepted are command, seed, model, data, masking"),
-    ("finetune", "lora.rang=2", r"unknown key lora\.rang; did you mean 'rank'\?"),
+    ("finetune", "lora.rang=2", r"unknown key lora\.rang \(did you mean 'rank'\?\)"),
     ("pretrain", "training.steps=many", r"training\.steps: .*integer.*, found 'many'"),
     ("pretrain", "training.steps=0", r"training\.steps: .*greater than or equal to 1, found 0"),
     ("pretrain", "training.steps=1.5", r"training\.steps: .*integer.*, found 1\.5"),
@@ -156,7 +156,7 @@ def test_what_is_not_accepted_is_named(command, setting, message):
 
 def test_everything_wrong_is_said_at_once(tmp_path):
     file = write_run(tmp_path / "run.toml", "pretrain", {"seed": 0, **PRETRAIN, "training": {"step": 5, "batch_sise": 3}})
-    with pytest.raises(UserError, match=r"run\.toml: .*training\.step; .*; unknown key training\.batch_sise; did you mean"):
+    with pytest.raises(UserError, match=r"run\.toml: .*training\.step .*; unknown key training\.batch_sise \(did you mean"):
         load_run(PretrainRun, file)
 
 
@@ -218,9 +218,9 @@ def test_whatever_a_file_holds_it_gives_a_run_or_a_users_error(content, section,
 def test_a_mistake_of_set_is_not_blamed_on_the_file(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text('[model]\npath = "m"\n[data]\ntrain = "a"\ndev = "b"\ntest = "c"\n')
-    with pytest.raises(UserError, match=r"^--set: unknown key training\.max_step; did you mean 'max_steps'"):
+    with pytest.raises(UserError, match=r"^--set: unknown key training\.max_step \(did you mean 'max_steps'"):
         load_run(FinetuneRun, file, ["training.max_step=10"])
-    with pytest.raises(UserError, match=r"^--set: unknown key optimiser; did you mean 'optimizer'"):
+    with pytest.raises(UserError, match=r"^--set: unknown key optimiser \(did you mean 'optimizer'"):
         load_run(FinetuneRun, file, ["optimiser.learning_rate=2"])
     with pytest.raises(
         UserError, match=r'^--set: lora\.targets: a list is needed, found .*; write lora\.targets=\["Wqkv"\]$'

@@ -75,6 +75,17 @@ def test_one_file_for_all_three_tables_is_noted_for_dev_and_for_test(tmp_path: P
     assert "7 of 7 test rows are also in the dev table" in test_in_dev
 
 
+def test_a_class_that_dev_lacks_is_noted(tmp_path: Path):
+    rows = tiny_rows(20, seed=1)
+    [train, test] = [write_table(tmp_path / f"{name}.csv", rows) for name in ("train", "test")]
+    dev = write_table(tmp_path / "dev.csv", [row for row in tiny_rows(20, seed=2) if row[1] == "rich"])
+    splits = load_splits(train, dev, test)
+    tables = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    encoded = {name: encode_table(table, tiny_tokenizer(), splits.labels, 64) for name, table in tables.items()}
+    [note] = [note for note in notes_on(tables_report(splits, encoded)) if "has no rows" in note]
+    assert note.startswith("The dev table has no rows of 'plain': its scores do not cover all classes")
+
+
 def test_pairs_are_compared_as_pairs(tmp_path: Path):
     header = "sequence1,sequence2,label"
     train = [("ACGT", "TTTT", "0"), ("ACGT", "CCCC", "1"), ("TTTT", "ACGT", "1")]

@@ -99,3 +99,16 @@ def test_what_is_no_table_or_exists_is_refused(table, tmp_path):
     (tmp_path / "full" / "thesis").touch()
     with pytest.raises(UserError, match="--force does not replace it"):
         divide_table(table, tmp_path / "full", force=True)
+
+
+def test_a_table_with_another_share_of_a_class_is_noted(tmp_path):
+    rows = [(f"c{n}", random_dna(60, n), "big" if n < 60 else f"cell{n}", str(int(n < 60))) for n in range(300)]
+    table = write_table(tmp_path / "table.csv", rows, HEADER)
+    grouped = divide_table(table, tmp_path / "grouped", by="group", group_column="cell", fractions=(0.4, 0.4, 0.2))
+    notes = [note for note in grouped.notes if "of its rows have the label '1'" in note]
+    [(name, share)] = [(name, own["1"] / grouped.rows[name]) for name, own in grouped.labels.items() if own["1"]]
+    assert (
+        f"{name}: {share:.0%} of its rows have the label '1', of all rows 20%; another --seed may balance them better"
+        in notes
+    )
+    assert not any("of its rows" in note for note in divide_table(table, tmp_path / "random").notes)

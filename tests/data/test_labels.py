@@ -64,6 +64,17 @@ def test_a_label_that_train_lacks_is_named(tmp_path):
         labels.encode(table(tmp_path, "enhancer", "enhancer;promotor"))
 
 
+def test_each_hint_stays_with_its_row(tmp_path):
+    labels = MultiLabelSet(("enhancer", "promoter"))
+    with pytest.raises(UserError) as error:
+        labels.encode(table(tmp_path, "promotor", "enhancer", "enhencer", "silencer"))
+    first, second, _, advice = str(error.value).partition("cannot be used: ")[2].split("; ")
+    assert first.startswith("line 2: label 'promotor'")
+    assert first.endswith("(did you mean 'promoter'?)")
+    assert second.endswith("(did you mean 'enhancer'?)")
+    assert advice.startswith("correct it, remove the row")
+
+
 def test_measurements_are_read_as_they_are_and_known_by_mean_and_deviation(tmp_path):
     rows = table(tmp_path, "-1.5", "2e0", "7")
     labels = Measurements.from_table(rows)

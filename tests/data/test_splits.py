@@ -5,7 +5,7 @@ import pytest
 from dnabert2_jax import sample_data
 from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
-from tests.helpers import write_table
+from tests.helpers import tiny_rows, write_table
 
 
 def write(folder: Path, text: str | bytes, name: str = "table.csv") -> Path:
@@ -64,3 +64,14 @@ def test_columns_and_label_map_are_those_of_all_three_tables(tmp_path):
     splits = load_splits(*tables, sequence_column="dna", label_column="kind", label_map={"0": "no", "1": "yes"})
     assert splits.labels.names == ("no", "yes")
     assert splits.test.labels == ["no", "yes"]
+
+
+def test_bad_rows_can_be_left_out_of_all_three_tables(tmp_path):
+    paths = [
+        write_table(tmp_path / f"{name}.csv", [*tiny_rows(5, seed), ("AC*T", "rich")]) for seed, name in enumerate("abc")
+    ]
+    with pytest.raises(UserError, match=r"a\.csv, line 7.*'\*' is not a DNA letter"):
+        load_splits(*paths, bad_records="error")
+    splits = load_splits(*paths, bad_records="skip")
+    assert [len(table) for table in (splits.train, splits.dev, splits.test)] == [5, 5, 5]
+    assert any("1 of 6 records skipped" in note for note in splits.dev.notes)

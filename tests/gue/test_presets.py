@@ -117,7 +117,7 @@ def test_what_the_benchmark_varies_cannot_be_overridden(override):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("training.epoch=3", "unknown key training.epoch; did you mean 'epochs'?"),
+        ("training.epoch=3", "unknown key training.epoch (did you mean 'epochs'?)"),
         ("training.epochs=many", "training.epochs: "),
         ("training", "accepted is section.key=value"),
     ],

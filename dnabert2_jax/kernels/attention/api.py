@@ -150,7 +150,7 @@ def choose_backend(implementation: str, tokens: int, head_dim: int = 64) -> Back
         raise UserError(f"attention backend {implementation!r} is unknown; accepted are {', '.join(accepted)}{hint}")
     backend = BACKENDS[implementation]
     if reason := backend.cannot(Call(current_target(), tokens, head_dim)):
-        raise UserError(f"attention backend {implementation!r} cannot serve: {reason}; use 'auto' or another backend")
+        raise UserError(f"attention backend {implementation!r} cannot be used here: {reason}; use 'auto' or another backend")
     return backend
 
 
