@@ -20,7 +20,10 @@ from dnabert2_jax.storage import buckets
 from dnabert2_jax.storage.paths import BucketError
 
 RENEWED = 10.0
+"""Seconds from one renewal to the next."""
+
 EXPIRED = 60.0
+"""Seconds without one after which a lock may be taken over."""
 
 
 class LeaseLost(UserError):

@@ -56,7 +56,7 @@ def _validated(path: Any) -> Path:
     return as_path(path)
 
 
-Location = Annotated[Path, PlainValidator(_validated), PlainSerializer(str)]
+Location = Annotated[Path, PlainValidator(_validated), PlainSerializer(str, return_type=str)]
 """A path among the settings of a run; may lie in a bucket."""
 
 
