@@ -7,14 +7,19 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+# A worker takes a file at a time, in the order in which tests/conftest.py puts them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+COVERAGE := --cov=dnabert2_jax --cov-report=term:skip-covered --cov-fail-under=98
 # Memory in pages of 2 MB, which takes about a tenth off a training step on a CPU. glibc 2.35 or later asks the kernel for them
 # if its transparent_hugepage/enabled says madvise; anything else ignores the variable. A setting that is already there comes
 # last and wins.
 HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1$(if $(GLIBC_TUNABLES),:$(GLIBC_TUNABLES))
 
+# Tests start many commands; without bytecode on disk, each of them would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test test-all aot check links docs dist clean
+.PHONY: help quickstart install dev test test-all coverage aot check links docs dist pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,11 +32,15 @@ install: $(VENV)/.package ## the package and its requirements in $(VENV)
 
 dev: $(VENV)/.dev ## the same, plus the tools for tests, checks, and documentation
 
-test: $(VENV)/.dev ## all tests except the slow ones, with coverage
-	$(PYTEST) -m "not slow" --cov=dnabert2_jax --cov-report=term:skip-covered $(PYTEST_ARGS)
+test: $(VENV)/.dev ## all tests except the slow ones
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev ## all tests
-	$(PYTEST) --cov=dnabert2_jax --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev ## the same tests, and the lines they miss; takes longer, least under 3.12 or later
+	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \
+		$(PYTEST) -m "not slow" $(COVERAGE) $(PYTEST_ARGS)
 
 aot: ## tests that compile for TPUs and GPUs without having one, in $(AOT_VENV), which takes 2 GB
 	@$(MAKE) --no-print-directory $(AOT_VENV)/.aot VENV=$(AOT_VENV)
@@ -55,6 +64,13 @@ dist: $(VENV)/.dev ## wheel and source archive in dist/; tries the wheel in a fr
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . > /dev/null
 	tools/try_wheel.sh $(PYTHON) dist/*.whl
+
+pins: $(VENV)/.dev ## renew the versions that images and TPU workers get (launch/requirements-*.txt)
+	for accelerator in tpu gpu; do \
+		$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra $$accelerator --no-annotate \
+			--python-version 3.11 --python-platform x86_64-manylinux_2_31 --custom-compile-command "make pins" \
+			--output-file launch/requirements-$$accelerator.txt || exit 1; \
+	done
 
 clean: ## remove everything the targets made, except runs/
 	rm -rf $(VENV) $(AOT_VENV) build dist site *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

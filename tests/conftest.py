@@ -1,10 +1,29 @@
 """Strict settings for every test: several CPU devices, no silent promotion, and one way to find the development data."""
 
+# ruff: noqa: E402 - jax reads its environment when it is imported
+
+import atexit
+import gc
 import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("DNABERT2_TEST_PLATFORM", "cpu")
-# Tests compile much and compute little: without LLVM's optimizer they take a third less time. Subprocesses inherit it.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+# Tests compile much and compute little: with the quickest code generation that this jaxlib has, a training step compiles in
+# half to a sixth of the time. XLA aborts on a flag it does not know. Subprocesses inherit the flags; those that are set
+# already come last and win.
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
+# What one test has compiled, the others (in both workers, and in the commands that tests start) read. No session reads what
+# another one left.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dnabert2-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import itertools
 from collections.abc import Iterator
@@ -24,8 +43,25 @@ hypothesis.settings.load_profile("default")
 
 _PORTS = {scheme: free_port() for scheme in SCHEMES}
 point_at(_PORTS)  # from the start, because client libraries keep what they connected to
+LONG = ("recipes", "gue", "reports", "training", "cli", "modeling")
+"""Directories whose files take longest."""
 
 SHARED = Path(os.environ.get("DNABERT2_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start long files first: at the end, both workers have short ones left to share."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: LONG.index(room) if (room := item.path.relative_to(tests).parts[0]) in LONG else len(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Once the modules are imported."""
+    # They stay to the end: the garbage collector need not visit them again and again.
+    gc.freeze()
+    # Some tests limit the size of a file, and a Python that does not check what it wrote (3.11 does not) would leave
+    # bytecode cut short, which no later process can import. Commands that tests start still write theirs.
+    sys.dont_write_bytecode = True
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """Tiny real things for tests of the training path: a corpus, a tokenizer, models, a task, and the command line."""
 
-import atexit
 import gzip
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,12 +33,6 @@ from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, TokenBatch, Tree
 from tests.genome.helpers import random_dna, write_fasta
-
-# Compiling a step takes seconds and running it none: programs are shared by the tests of this process and its subprocesses.
-COMPILED = tempfile.mkdtemp(prefix="dnabert2-compiled-")
-atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 CLASSES = ("plain", "rich")
 """Labels of the tiny task: a class of uniform bases, and one rich in G and C."""
@@ -176,13 +167,7 @@ def start_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Popen[
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": COMPILED,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "COLUMNS": "120",
-        },
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "120"},
     )
 
 
@@ -200,6 +185,7 @@ def wait_until(process: "subprocess.Popen[str]", condition: Callable[[], bool], 
         if time.monotonic() > deadline:
             process.kill()
             raise AssertionError(f"the moment waited for never came:\n{process.communicate()[1]}")
+        time.sleep(0.001)  # rather than take the core that the process needs
 
 
 def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:

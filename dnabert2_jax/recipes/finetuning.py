@@ -18,6 +18,7 @@ from dnabert2_jax.recipes.probe import fit_probe
 from dnabert2_jax.reports import report_finetuning
 from dnabert2_jax.reports.run import saved_baseline
 from dnabert2_jax.storage.paths import StrPath, as_path
+from dnabert2_jax.training.goodput import Ledger
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def finetune(run: FinetuneRun, workdir: StrPath, *, baseline: Baseline | None = 
 
     Args:
         run: what to do.
-        workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``), ``scores.json``
-            and ``report.html`` with what it shows.
+        workdir: gets ``run.json``, ``metrics.jsonl``, ``goodput.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``),
+            ``scores.json`` and ``report.html`` with what it shows.
         baseline: what the report compares the scores with, if it is known already.
 
     Raises:
@@ -68,13 +69,14 @@ def finetune(run: FinetuneRun, workdir: StrPath, *, baseline: Baseline | None = 
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
     workdir = as_path(workdir)
-    job = prepare(run, workdir)
-    tables = {"train": job.train, "dev": job.dev, "test": job.test}
-    data = tables_report(job.splits, tables)
-    for note in notes_on(data):  # before hours of training rather than after them
-        remark(f"warning: {note}")
-    began = time.monotonic()
-    trained = fit_probe(job) if run.training.method == "probe" else train_by_steps(job)
+    with Ledger() as ledger:
+        job = prepare(run, workdir)
+        tables = {"train": job.train, "dev": job.dev, "test": job.test}
+        data = tables_report(job.splits, tables)
+        for note in notes_on(data):  # before hours of training rather than after them
+            remark(f"warning: {note}")
+        began = time.monotonic()
+        trained = fit_probe(job) if run.training.method == "probe" else train_by_steps(job, ledger)
     test = job.scores(job.test.labels, trained.outputs)
     trained.best.finish(test)
     seconds = trained.earlier_seconds + time.monotonic() - began

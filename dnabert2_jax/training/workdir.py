@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import jax
 from tensorboardX import SummaryWriter
 
+from dnabert2_jax.compilation_cache import COMPILED
 from dnabert2_jax.config.loading import default_settings
 from dnabert2_jax.config.runs import RUN_KINDS
 from dnabert2_jax.errors import UserError
@@ -24,6 +25,7 @@ from dnabert2_jax.storage import buckets
 from dnabert2_jax.storage.atomic import NotWritten, flush, partial_name, write_bytes, write_json
 from dnabert2_jax.storage.paths import as_path, explain, in_bucket, make_directory
 from dnabert2_jax.training.checkpoint_store import nothing_saved
+from dnabert2_jax.training.goodput import GOODPUT_FILE
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -35,12 +37,15 @@ SYNC_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
-_LOGS = re.compile(rf"{re.escape(METRICS_FILE)}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz|.*\.partial")
+_LOGS = re.compile(
+    rf"{re.escape(METRICS_FILE)}|{re.escape(GOODPUT_FILE)}|{COMPILED}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz"
+    r"|process_\d+_stacks\.txt|.*\.partial"
+)
 """What a run leaves behind if it stopped before saving anything."""
 
 FREE = (
     *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.parts", "model.attention"),
-    *("training.keep_", "training.skipped_in_a_row", "training.profile_steps"),
+    *("training.keep_", "training.skipped_in_a_row", "training.profile_steps", "training.hang_timeout"),
 )
 """Settings that may change when a run resumes: how the work is divided or logged, not what it computes."""
 
@@ -84,7 +89,7 @@ class Workdir:
                     f"{path}: process {jax.process_index()} does not see the {RUN_FILE} that process 0 wrote there; "
                     "--workdir must be in a bucket or on a file system that all processes share"
                 )
-            elif any(name != partial_name(file) for name in _names(path)):
+            elif any(name not in (partial_name(file), COMPILED) for name in _names(path)):
                 raise UserError(f"{path} is not empty and holds no run; choose another --workdir")
             else:
                 write_json(file, run)
@@ -139,14 +144,13 @@ class MetricsLog:
 
     def __init__(self, workdir: Workdir, step: int) -> None:
         self.path = workdir.path / METRICS_FILE
+        self._local = self._workdir = workdir.path
         self._file: TextIO | None = None
         self._syncing = threading.Lock()
         if not is_first():
             return
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._workdir = workdir.path
-        self._local = workdir.path
         if in_bucket(workdir.path):
             self._local = Path(tempfile.mkdtemp(prefix="dnabert2-logs-"))
             write_bytes(self._local / METRICS_FILE, buckets.read(self.path) or b"")

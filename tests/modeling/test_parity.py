@@ -37,11 +37,11 @@ def case(request):
     return load_case(request.param, request.getfixturevalue("shared_dir") if original else Path())
 
 
-def combinations(*slow):
-    """Every case with every backend; 12 heads have all slopes of 8, and interpreted kernels take long: the rest is slow."""
+def combinations(*slow, quick_interpreted=()):
+    """Every case with every backend; interpreted kernels take long, so that only the cases named for them are quick."""
 
     def is_slow(name, backend):
-        return name in slow or (backend in INTERPRETED and name != "heads12")
+        return name in slow or (backend in INTERPRETED and name not in quick_interpreted)
 
     return pytest.mark.parametrize(
         ("case", "backend"),
@@ -71,12 +71,12 @@ def assert_outputs(case, backend, precision):
         assert error <= TOLERANCE[precision], (batch, output)
 
 
-@combinations()
+@combinations(quick_interpreted=("heads12",))  # which have all slopes of 8 heads
 def test_outputs(case, backend):
     assert_outputs(case, backend, "float32")
 
 
-@combinations("heads8")
+@combinations("heads8")  # tests/kernels has bfloat16 and gradients of every backend
 def test_outputs_in_bfloat16(case, backend):
     assert_outputs(case, backend, "bfloat16")
 

@@ -1,6 +1,5 @@
 """A run goes on with other devices and other processes, on the same loss curve."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.training.workdir import MetricsLog
-from tests.helpers import COMPILED, parse_run, pretrain_content, tiny_corpus, tiny_model, with_sections, write_run
+from tests.helpers import parse_run, pretrain_content, tiny_corpus, tiny_model, with_sections, write_run
 
 LAUNCH = Path(__file__).parents[2] / "launch" / "cpu_processes.sh"
 SAVED = (2, 4, 6)
@@ -79,7 +78,6 @@ def on_two_processes(content, home: Path, workdir: Path, devices: int) -> "subpr
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
     )
 
 

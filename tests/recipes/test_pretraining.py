@@ -9,6 +9,7 @@ import pytest
 
 from dnabert2_jax.artifacts.model import load_model, save_model
 from dnabert2_jax.artifacts.tensors import tree_sha256
+from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.convert.hugging_face import save_hugging_face
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import sequence_classifier
@@ -16,7 +17,7 @@ from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.optimizer import learning_rate_schedule
-from dnabert2_jax.training.workdir import MetricsLog
+from dnabert2_jax.training.workdir import MetricsLog, Workdir
 from tests.genome.helpers import random_dna
 from tests.helpers import overflowing_model, pretrain_run, tiny_config, tiny_corpus, tiny_model
 
@@ -165,11 +166,13 @@ def test_other_settings_are_refused_with_the_differences(finished, make_run):
 
 
 @pytest.mark.parametrize("changed", ["corpus", "tokenizer", "base"])
-def test_a_changed_input_under_the_same_path_is_refused(tmp_path, changed):
-    tiny_model(tmp_path / "base")
-    tiny_corpus(tmp_path)
+def test_a_changed_input_under_the_same_path_is_refused(tmp_path, home, finished, changed):
+    """The checkpoints of a run under whose feet a directory is changed."""
+    for name in ("base", "corpus"):
+        shutil.copytree(home / name, tmp_path / name)
     run = pretrain_run(tmp_path / "base", tmp_path / "corpus")
-    pretrain(run, tmp_path / "run")
+    workdir = Workdir(tmp_path / "run", run_to_dict(run))
+    shutil.copytree(finished[0] / "checkpoints", workdir.checkpoints)
     if changed == "corpus":
         shutil.rmtree(tmp_path / "corpus")
         tiny_corpus(tmp_path, seed=1)
@@ -179,7 +182,7 @@ def test_a_changed_input_under_the_same_path_is_refused(tmp_path, changed):
     else:
         tiny_model(tmp_path / "base", seed=1)
     with pytest.raises(UserError, match=rf"run: {changed} changed since this run began; use another --workdir"):
-        pretrain(run, tmp_path / "run")
+        pretrain(run, workdir.path)
 
 
 def test_pretraining_goes_on_from_a_masked_language_model_only(tmp_path, home, make_run):
