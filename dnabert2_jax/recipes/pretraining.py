@@ -38,7 +38,7 @@ from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.reports import report_pretraining
 from dnabert2_jax.reports.run import pretraining_notes, save_arrays
-from dnabert2_jax.storage.paths import StrPath, as_path
+from dnabert2_jax.storage.paths import StrPath, absolute, as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.goodput import Ledger
@@ -299,7 +299,7 @@ def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, An
             remark(f"warning: {note}")
 
     on_first(save)
-    return replace(model, path=directory.model.resolve())
+    return replace(model, path=absolute(directory.model))
 
 
 def evaluate(eval_step: Any, state: TrainState, batches: list[Any], species: list[str]) -> dict[str, Any]:
