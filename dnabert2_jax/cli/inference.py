@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
+from dnabert2_jax.cli.models import open_named
 from dnabert2_jax.cli.output import print_saved, print_table
 from dnabert2_jax.config.inference import PER_TOKEN, STANDARD_STREAM, BadRecordPolicy, LongSequences, Pooling
 from dnabert2_jax.errors import UserError
@@ -71,7 +72,7 @@ def predict(
     source.check(out)
     check_output(out, PREDICTION_SUFFIXES if source.has_places else TABLE_SUFFIXES)
     refuse_overwriting(out, force=force)
-    opened = _open(model, adapter, base, precision, attention)
+    opened = open_named(model, adapter, base, precision, attention)
     opened.need("classifier", "prediction", "train one with `dnabert2 finetune`")
     how: dict[str, Any] = {
         **{"max_tokens": max_tokens, "long": long, "overlap": overlap},
@@ -132,7 +133,7 @@ def embed(
     attention: options.Attention = "auto",
     force: options.Force = False,
 ) -> None:
-    """Embed sequences of any length, or each window or interval of a genome.
+    """Embed sequences of any length, or parts of a genome.
 
     By default the mean over a sequence's tokens, excluding special tokens.
     """
@@ -150,7 +151,7 @@ def embed(
     if source.has_places and pooling in PER_TOKEN:
         per, option = ("window", "--window") if window is not None else ("interval", "--fasta")
         raise UserError(f"--pooling {pooling} gives many vectors per {per}; with {option}, choose mean, max or cls")
-    opened = _open(model, adapter, base, precision, attention)
+    opened = open_named(model, adapter, base, precision, attention)
     record = make_record(opened, "embed", pooling=pooling, **source.record())
     width = opened.config.hidden_size
     if not source.has_places:
@@ -194,7 +195,7 @@ def fill_mask(
     check_output(out, TABLE_SUFFIXES)
     refuse_overwriting(out, force=force)
     ranges = [parse_range(text) for text in mask or ()]
-    opened = _open(model, None, None, precision, attention)
+    opened = open_named(model, None, None, precision, attention)
     tokens = fill_sequence(opened, sequence, ranges, top_k=top_k)
     record = make_record(opened, "fill-mask", sequence=sequence, mask=mask or [], top_k=top_k)
     save_masked_tokens(out, tokens, record)
@@ -301,14 +302,3 @@ def _remark_on_long(sequences: "Sequences", model: "InferenceModel", what: str) 
         f"{name!r} has {len(longest):,} bases, about {tokens:,} tokens: one row, {what}{size}; for one row per stretch, "
         "with coordinates, add --window BASES"
     )
-
-
-def _open(
-    model: Path | None, adapter: Path | None, base: Path | None, precision: options.Precision, attention: options.Attention
-) -> "InferenceModel":
-    from dnabert2_jax.inference.model import InferenceModel
-    from dnabert2_jax.modeling.compute import resolve_compute
-
-    if (model is None) == (adapter is None):
-        raise UserError("give either --model (a model or adapter directory) or --adapter (an adapter directory)")
-    return InferenceModel.load(model or adapter or Path(), resolve_compute(precision, attention), base)

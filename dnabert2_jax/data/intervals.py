@@ -23,6 +23,8 @@ _NOT_AN_INTERVAL = re.compile(r"\s*$|#|(track|browser)(\s|$)")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _REGION = re.compile(r"(.+?):([0-9,]{1,24})(?:-([0-9,]{1,24}))?")
 
+_CHECKED_AT_ONCE = 1_000_000
+
 
 class Interval(NamedTuple):
     """A stretch of a contig.
@@ -92,22 +94,6 @@ class Intervals:
             notes = (*notes, f"contigs read under the names of {self.reference.path}: {', '.join(pairs)}")
         report(notes)
 
-    def letters(self, interval: Interval, start: int, end: int, counts: LetterCounts) -> str:
-        """The clean letters of a part of an interval, reverse-complemented if the interval is.
-
-        Args:
-            interval: where they lie.
-            start: first base in the contig, from 0.
-            end: the base after the last one.
-            counts: the counts to add to.
-
-        Raises:
-            UserError: a letter that is not DNA.
-        """
-        raw = self.reference.fetch(interval.contig, start, end)
-        clean = clean_sequence(raw, counts, str(self.reference.path), f"{interval.contig}:{start + 1}-{end}")
-        return reverse_complement(clean) if interval.reverse else clean
-
     def _of_bed(self, path: Path) -> Generator[Interval, None, tuple[str, ...]]:
         bad, lines = BadRecords(str(path), self.bad_records), 0
         for number, line in _lines(path):
@@ -173,6 +159,34 @@ class Intervals:
             f"{where}: no contig {contig!r} in {self.reference.path}, which has {self.reference.describe_contigs()}"
             f"{nearest(contig, self.reference.lengths)}; is it another assembly?"
         )
+
+
+def letters_of(reference: Reference, interval: Interval, start: int, end: int, counts: LetterCounts) -> str:
+    """The clean letters of a stretch of an interval's contig, reverse-complemented if the interval is.
+
+    Args:
+        reference: the genome.
+        interval: its contig and strand.
+        start: first base in the contig, from 0.
+        end: the base after the last one.
+        counts: the counts to add to.
+
+    Raises:
+        UserError: a letter that is not DNA.
+    """
+    raw = reference.fetch(interval.contig, start, end)
+    clean = clean_sequence(raw, counts, str(reference.path), f"{interval.contig}:{start + 1}-{end}")
+    return reverse_complement(clean) if interval.reverse else clean
+
+
+def check_letters(reference: Reference, interval: Interval, counts: LetterCounts) -> None:
+    """Read an interval, a million bases at a time, and count its letters.
+
+    Raises:
+        UserError: a letter that is not DNA.
+    """
+    for start in range(interval.start, interval.end, _CHECKED_AT_ONCE):
+        letters_of(reference, interval, start, min(interval.end, start + _CHECKED_AT_ONCE), counts)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -91,8 +91,8 @@ class Reference:
             letters = ""
         if len(letters) != end - start:
             raise UserError(
-                f"{self.path}, {contig}:{start + 1}-{end}: not the {end - start:,} bases that its index promises; the file is "
-                f"cut short, or {self.path}.fai belongs to another file: delete the index, and it is made again"
+                f"{self.path}, {contig}:{start + 1}-{end}: not the {end - start:,} bases that its index promises; the "
+                f"file is cut short, or {self.path}.fai belongs to another file: delete the index, and it is made again"
             )
         return letters
 

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnabert2_jax.data.intervals import Interval, Intervals
+from dnabert2_jax.data.intervals import Interval, Intervals, check_letters, letters_of
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.inference.scan import Chunk, checked_step, starts_of_windows
-
-_CHECKED_AT_ONCE = 1_000_000
-"""Bases of a contig whose letters are in memory while they are checked."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,8 @@ class IntervalScan:
         size = 0
         for interval in self.intervals:
             for start, end in windows_of(interval, self.window, self.step):
-                rows.append((interval, start, end, self.intervals.letters(interval, start, end, LetterCounts())))
+                letters = letters_of(self.intervals.reference, interval, start, end, LetterCounts())
+                rows.append((interval, start, end, letters))
                 size += end - start
                 if size >= bases:
                     yield self._chunk(rows)
@@ -114,6 +112,5 @@ def plan_intervals(intervals: Intervals, window: int | None = None, step: int | 
         bases = interval.end - interval.start
         longest = max(longest, bases)
         windows += 1 if window is None or step is None else len(starts_of_windows(bases, window, step))
-        for start in range(interval.start, interval.end, _CHECKED_AT_ONCE):
-            intervals.letters(interval, start, min(interval.end, start + _CHECKED_AT_ONCE), letters)
+        check_letters(intervals.reference, interval, letters)
     return IntervalScan(intervals, window, step, count, windows, longest, letters, tuple(notes))

@@ -234,8 +234,13 @@ def embed_windows(
         yield chunk.coordinates() | {"embedding": vectors}
 
 
+def bases_of_a_chunk(batch_tokens: int | None) -> int:
+    """Bases to have in memory at a time: what fills a few batches of ``batch_tokens`` tokens."""
+    return _BATCHES_A_CHUNK * _BASES_A_TOKEN * (batch_tokens or default_batch_tokens())
+
+
 def _with_progress(scan: Windows, batch_tokens: int | None, title: str | None) -> Iterator[Chunk]:
-    bases = _BATCHES_A_CHUNK * _BASES_A_TOKEN * (batch_tokens or default_batch_tokens())
+    bases = bases_of_a_chunk(batch_tokens)
     if title is None:
         yield from scan.chunks(bases)
         return
