@@ -12,7 +12,7 @@ Config = Annotated[Path | None, Option("--config", help="TOML file of the run; s
 Workdir = Annotated[Path, Option("--workdir", help="Directory of the run; reuse it to resume.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
 
-Model = Annotated[Path | None, Option(help="Model, adapter or Hugging Face directory.")]
+Model = Annotated[Path | None, Option(help="Model, adapter or Hugging Face directory, or hf:OWNER/NAME.")]
 Adapter = Annotated[Path | None, Option(help="Adapter directory, instead of --model.")]
 Base = Annotated[Path | None, Option(help="The adapter's base model directory.", show_default="where the adapter says")]
 Data = Annotated[Path | None, Option(help="FASTA, FASTQ, or a table (.csv, .tsv, .xlsx); - for standard input.")]
