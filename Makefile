@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1$(if $(GLIBC_TUNABLES),:$(GLIBC_TUNABLES))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test test-all aot check links docs dist clean
+.PHONY: help quickstart install dev test test-all aot check links docs dist pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,13 @@ dist: $(VENV)/.dev ## wheel and source archive in dist/; tries the wheel in a fr
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . > /dev/null
 	tools/try_wheel.sh $(PYTHON) dist/*.whl
+
+pins: $(VENV)/.dev ## renew the versions that images and TPU workers get (launch/requirements-*.txt)
+	for accelerator in tpu gpu; do \
+		$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra $$accelerator --no-annotate \
+			--python-version 3.11 --python-platform x86_64-manylinux_2_31 --custom-compile-command "make pins" \
+			--output-file launch/requirements-$$accelerator.txt || exit 1; \
+	done
 
 clean: ## remove everything the targets made, except runs/
 	rm -rf $(VENV) $(AOT_VENV) build dist site *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

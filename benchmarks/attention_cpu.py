@@ -75,7 +75,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--torch-python", help="Python interpreter with torch; without it, PyTorch is skipped")
     args = parser.parse_args(arguments)
 
-    interpreters = {"reference": sys.executable, "blocked": sys.executable, "blocked, no skipping": sys.executable}
+    interpreters = dict.fromkeys(("reference", "chunked", "blocked", "blocked, no skipping"), sys.executable)
     if args.torch_python:
         interpreters["PyTorch"] = args.torch_python
     results = []

@@ -33,11 +33,13 @@ def with_jax(shape: dict[str, Any], arrays: list[np.ndarray]) -> Callable[[str],
 
     from dnabert2_jax.kernels.attention import Inputs
     from dnabert2_jax.kernels.attention.blocked import blocked_attention
+    from dnabert2_jax.kernels.attention.chunked import chunked_attention
     from dnabert2_jax.kernels.attention.reference import reference_attention
 
     inputs = [jnp.asarray(x) for x in arrays]
     slopes, segments = jnp.asarray(shape["slopes"], jnp.float32), jnp.ones((shape["batch"], shape["tokens"]), jnp.int32)
-    function = reference_attention if shape["implementation"] == "reference" else blocked_attention
+    functions = {"reference": reference_attention, "chunked": chunked_attention}
+    function = functions.get(shape["implementation"], blocked_attention)
     skip = shape["implementation"] == "blocked"
 
     def forward(q: jax.Array, k: jax.Array, v: jax.Array, _: Any = None) -> jax.Array:

@@ -1,8 +1,10 @@
-"""From a memory-mapped genome to masked batches: tokens per second, where the time is spent, and memory over time.
+"""From a memory-mapped genome to masked batches on the devices: rows per second, where the time is spent, memory over time.
 
     python benchmarks/input_pipeline.py --corpus runs/corpus --tokenizer runs/tokenizer [--seconds 20] [--json FILE]
+    JAX_NUM_CPU_DEVICES=8 python benchmarks/input_pipeline.py     # one process that feeds eight devices
 
-Batches come from the iterator used in training, and nothing else runs. Without --corpus, random DNA is used.
+Batches come from the iterator used in training, which sends them to the devices, and nothing else runs. Without --corpus,
+random DNA is used.
 """
 
 import argparse
@@ -13,14 +15,20 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus
+from dnabert2_jax.parallel.feeding import SentBatch
+from dnabert2_jax.parallel.layout import Layout
+from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.training import sample_corpus, train_bpe
+from dnabert2_jax.types import MlmBatch
 
 
 def resident_mb() -> float:
@@ -36,21 +44,29 @@ def random_inputs(directory: Path) -> tuple[Corpus, Tokenizer]:
     return corpus, train_bpe(sample_corpus(corpus, sample_bases=1_000_000, window_bases=1000, seed=0), vocab_size=1024)
 
 
+def every_device() -> Layout:
+    """Rows spread over all devices of this process."""
+    return Layout(make_mesh(MeshOptions()), {}, {})
+
+
 def parts(rows: PretrainingRows, masking: MaskingConfig, batch: int, repeats: int = 8) -> dict[str, float]:
     """Microseconds of CPU time per row for each part of the work (including SentencePiece's own threads)."""
-    seconds = dict.fromkeys(("windows", "tokenize", "mask", "whole"), 0.0)
+    seconds = dict.fromkeys(("windows", "tokenize", "mask", "whole", "send"), 0.0)
+    layout = every_device()
     for repeat in range(repeats):
         records = np.arange(batch) + batch * (1000 + repeat)
         marks = [time.process_time()]
-        windows = rows.windows.batch(records)
+        windows = rows.windows.sequences(records)
         marks.append(time.process_time())
-        rows._tokenizer.encode_raw_batch([window.sequence for window in windows])
+        rows._tokenizer.encode_raw_batch(windows)
         marks.append(time.process_time())
-        tokens = rows.batch(records).tokens
+        whole = rows.batch(records)
         marks.append(time.process_time())
-        mask_rows(tokens, masking, seed=0, records=records, vocab_size=rows._tokenizer.vocab_size)
+        mask_rows(whole.tokens, masking, seed=0, records=records, vocab_size=rows._tokenizer.vocab_size)
         marks.append(time.process_time())
-        for name, began, ended in zip(("windows", "tokenize", "whole", "mask"), marks, marks[1:], strict=False):
+        jax.block_until_ready(layout.send(whole, batch).table)
+        marks.append(time.process_time())
+        for name, began, ended in zip(("windows", "tokenize", "whole", "mask", "send"), marks, marks[1:], strict=False):
             seconds[name] += ended - began
     return {name: 1e6 * value / (repeats * batch) for name, value in seconds.items()}
 
@@ -64,13 +80,20 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, object]:
     rows = PretrainingRows(corpus, tokenizer, tokens_per_row=options.tokens_per_row, masking=masking, seed=0)
     microseconds = parts(rows, masking, options.batch_size)
 
-    batches = training_batches(rows, options.batch_size, 0, 10**9)
+    layout = every_device()
+
+    def send(batch: MlmBatch) -> tuple[int, SentBatch]:
+        return int(np.count_nonzero(batch.tokens.segment_ids)), layout.send(batch, options.batch_size)
+
+    batches = training_batches(rows, options.batch_size, 0, 10**9, finish=send)
     for _ in range(4):  # batches prepared before timing starts
-        next(batches)
-    began, tokens, memory = time.perf_counter(), 0, []
+        jax.block_until_ready(next(batches)[1].arrays())
+    began, tokens, made, memory = time.perf_counter(), 0, 0, []
     used = resource.getrusage(resource.RUSAGE_SELF)
     while True:
-        tokens += int(np.count_nonzero(next(batches).tokens.segment_ids))
+        real, sent = next(batches)
+        sent.arrays()  # as a step does, on the thread that starts it
+        tokens, made = tokens + real, made + options.batch_size
         seconds = time.perf_counter() - began
         if seconds >= options.seconds * (len(memory) + 1) / 10:
             memory.append(resident_mb())
@@ -79,6 +102,9 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, object]:
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
     return {
+        "devices": jax.device_count(),
+        "rows_per_second": made / seconds,
+        "rows_per_cpu_second": made / cpu,
         "tokens_per_second": tokens / seconds,
         "tokens_per_cpu_second": tokens / cpu,
         "cores": os.cpu_count(),
@@ -105,6 +131,8 @@ def main() -> None:
         result = measure(options, Path(directory))
     print(f"{result['tokens_per_second']:,.0f} real tokens/s on {result['cores_used']:.2f} of {result['cores']} cores")
     print(f"{result['tokens_per_cpu_second']:,.0f} tokens per second of CPU time")
+    print(f"{result['rows_per_second']:,.0f} rows/s to {result['devices']} devices")
+    print(f"{result['rows_per_cpu_second']:,.0f} rows per second of CPU time")
     print("microseconds per row:", ", ".join(f"{name} {value:.1f}" for name, value in result["microseconds_a_row"].items()))
     print("memory in MB, ten samples:", " ".join(f"{value:.0f}" for value in result["memory_mb"]))
     if options.json:

@@ -19,7 +19,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from aot import CompiledForGpu, CompiledForTpu, compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
+from aot import (
+    CompiledForGpu,
+    CompiledForTpu,
+    compile_for_gpu,
+    compile_for_tpu,
+    gpu_devices,
+    parse_topology,
+    tpu_devices,
+)
 from jax.sharding import NamedSharding
 
 from dnabert2_jax.config.loading import load_run
@@ -39,7 +47,8 @@ from dnabert2_jax.types import MlmBatch, TokenBatch
 
 VOCABULARY = 4096
 SECONDS_A_DAY = 86_400
-GPU, GPU_KIND, GPU_GENERATION = "H100", "NVIDIA H100", "9.0"
+GPU, GPU_KIND = "H100", "NVIDIA H100"
+GPU_GENERATIONS = {"A100": "8.0", "H100": "9.0"}
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -96,14 +105,21 @@ def step_flops(run: PretrainRun, config: EncoderConfig) -> float:
 
 
 def compile_step(run: PretrainRun, config: EncoderConfig, topology: str) -> CompiledForTpu:
-    """The whole step, for a slice."""
-    with tracing_for("tpu", topology.partition(":")[0]):
+    """The whole step, for a slice or several."""
+    with tracing_for("tpu", parse_topology(topology)[2]):
         step, arguments = pretraining_step(run, config, tpu_devices(topology))
         compiled = compile_for_tpu(step, *arguments, topology=topology)
     # The compiler writes a kernel's schedule once, even if an unrolled loop calls it many times.
     once = {name.rpartition(".")[0]: schedule for name, schedule in compiled.schedules.items()}
     calls = [i.name for c in compiled.module.computations.values() for i in c if i.custom_call_target == "tpu_custom_call"]
     return replace(compiled, schedules={name: once[name.rpartition(".")[0]] for name in calls} | compiled.schedules)
+
+
+def compile_step_for_gpus(run: PretrainRun, config: EncoderConfig, gpu: str, count: int) -> CompiledForGpu:
+    """The whole step, for one machine with ``count`` GPUs."""
+    with tracing_for("gpu", GPU_GENERATIONS[gpu]):
+        step, arguments = pretraining_step(run, config, gpu_devices(gpu, count))
+        return compile_for_gpu(step, *arguments, gpu=gpu)
 
 
 def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, Any]:
@@ -121,9 +137,7 @@ def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, 
 
 def on_gpus(run: PretrainRun, config: EncoderConfig, count: int) -> dict[str, Any]:
     """Compile for one machine with H100s; gives only the memory, and a lower bound on the time for the arithmetic."""
-    with tracing_for("gpu", GPU_GENERATION):
-        step, arguments = pretraining_step(run, config, gpu_devices(GPU, count))
-        compiled: CompiledForGpu = compile_for_gpu(step, *arguments, gpu=GPU)
+    compiled = compile_step_for_gpus(run, config, GPU, count)
     seconds = step_flops(run, config) / (count * (peak_flops(GPU_KIND) or math.inf))
     days = run.training.steps * seconds / SECONDS_A_DAY
     print(compiled)

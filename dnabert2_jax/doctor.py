@@ -112,5 +112,4 @@ def _hidden_states(model: SavedModel, params: Tree, batch: TokenBatch, attention
         if model.kind == "masked_lm"
         else sequence_classifier(model.config, len(model.labels), compute, model.head.pooling)
     )
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(jax.jit(lambda p, b: network.bind(p).hidden_states(b))(params, batch))
+    return np.asarray(jax.jit(lambda p, b: network.bind(p).hidden_states(b))(params, batch))

@@ -50,11 +50,15 @@ def hash64(*words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
     ``hash64(seed, index)`` and ``hash64(index, seed)`` differ; no word is lost.
     """
     state = np.zeros(1, np.uint64)
-    with np.errstate(over="ignore"):
-        for word in words:
-            bits = np.uint64(word & 0xFFFFFFFFFFFFFFFF) if isinstance(word, int) else word.astype(np.uint64)
-            state = mix64((state ^ bits) + _GOLDEN64)
+    for word in words:
+        state = absorb(state, word)
     return state
+
+
+def absorb(state: NDArray[np.uint64], word: int | NDArray[np.integer]) -> NDArray[np.uint64]:
+    """The hash of one more word: ``absorb(hash64(a, b), c)`` is ``hash64(a, b, c)``."""
+    bits = np.uint64(word & 0xFFFFFFFFFFFFFFFF) if isinstance(word, int) else word.astype(np.uint64)
+    return mix64((state ^ bits) + _GOLDEN64)
 
 
 def uniform(*words: int | NDArray[np.integer]) -> NDArray[np.float64]:

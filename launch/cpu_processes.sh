@@ -22,11 +22,10 @@ n=${1:-} devices=1
 shift 2
 
 port=${PORT:-$((20000 + RANDOM % 20000))}
-# Huge pages make CPU steps about a tenth faster; a setting that is already there comes last and wins.
-huge_pages=glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}
+mapfile -t environment < <("$(dirname "$0")/environment.sh" cpu)
 pids=()
 for ((i = 0; i < n; i++)); do
-    process=(env GLIBC_TUNABLES="$huge_pages" JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
+    process=(env "${environment[@]}" JAX_NUM_CPU_DEVICES="$devices"
         JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$n" JAX_PROCESS_ID="$i" "$@")
     if [[ $dry ]]; then
         printf '%q ' "${process[@]}"

@@ -12,18 +12,22 @@ set -euo pipefail
 
 usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; }
 
-run=
+dry=
 case ${1:-} in
     --help) usage; exit 0 ;;
-    --dry-run) run=echo; shift ;;
+    --dry-run) dry=1; shift ;;
 esac
 gpus=
 [[ ${1:-} == -- ]] || { gpus=${1:-}; shift || true; }
 [[ ${1:-} == -- && $# -gt 1 && ($gpus == "" || $gpus =~ ^[0-9]+(,[0-9]+)*$) ]] || { usage >&2; exit 2; }
 shift
 
-[[ $run || -n $(command -v nvidia-smi) ]] || { echo "nvidia-smi not found: is the NVIDIA driver installed?" >&2; exit 2; }
-# By default JAX preallocates only three quarters of the memory. JAX_PLATFORMS keeps a run from falling back to the CPU. In an
-# interactive Slurm job, JAX would take this process for one of several with one GPU each, hence -u.
-exec $run env -u SLURM_STEP_NODELIST ${gpus:+CUDA_VISIBLE_DEVICES="$gpus"} JAX_PLATFORMS=cuda \
-    XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 GLIBC_TUNABLES="glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}" "$@"
+[[ $dry || -n $(command -v nvidia-smi) ]] || { echo "nvidia-smi not found: is the NVIDIA driver installed?" >&2; exit 2; }
+mapfile -t environment < <("$(dirname "$0")/environment.sh" gpu)
+# In an interactive Slurm job, JAX would take this process for one of several with one GPU each, hence -u.
+command=(env -u SLURM_STEP_NODELIST ${gpus:+CUDA_VISIBLE_DEVICES="$gpus"} "${environment[@]}" "$@")
+if [[ $dry ]]; then
+    printf '%q ' "${command[@]}" && echo
+else
+    exec "${command[@]}"
+fi

@@ -8,7 +8,7 @@ deterministic. docs/aot.md describes what is and is not counted.
 from aot.account import KernelRun, UnknownInstruction
 from aot.gpu import CompiledForGpu, compile_for_gpu, gpu_devices
 from aot.report import TpuReport
-from aot.tpu import CompiledForTpu, compile_for_tpu, tpu_devices
+from aot.tpu import CompiledForTpu, compile_for_tpu, parse_topology, tpu_devices
 
 __all__ = [
     "CompiledForGpu",
@@ -19,5 +19,6 @@ __all__ = [
     "compile_for_gpu",
     "compile_for_tpu",
     "gpu_devices",
+    "parse_topology",
     "tpu_devices",
 ]

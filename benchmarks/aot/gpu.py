@@ -50,11 +50,13 @@ class CompiledForGpu:
         gpu: one of ``chips.GPUS``.
         compiled: jax's compiled object; it cannot run here.
         kernels: its Pallas kernels lowered through Triton, one entry per distinct kernel.
+        atomics: the distinct atomic instructions of the whole program, such as ``atom.global.add.f32``.
     """
 
     gpu: str
     compiled: Any
     kernels: tuple[GpuKernel, ...]
+    atomics: tuple[str, ...]
 
     @property
     def memory(self) -> Memory:
@@ -121,8 +123,13 @@ def compile_for_gpu(function: Callable[..., Any], *arguments: Any, gpu: str, **j
             for instruction in computation
             if instruction.opcode == "custom-call" and instruction.op_name.endswith("/pallas_call")
         }
-        kernels = [k for path in sorted(Path(dump).glob("*.ptx")) for k in _assemble(path, cuda) if k.name in calls]
-    return CompiledForGpu(gpu, compiled, tuple(dict.fromkeys(kernels)))
+        files = sorted(Path(dump).glob("*.ptx"))
+        kernels = [k for path in files for k in _assemble(path, cuda) if k.name in calls]
+        atomics = {instruction for path in files for instruction in _ATOMIC.findall(path.read_text())}
+    return CompiledForGpu(gpu, compiled, tuple(dict.fromkeys(kernels)), tuple(sorted(atomics)))
+
+
+_ATOMIC = re.compile(r"^\s*(?:@!?%\w+\s+)?((?:atom|red)\.[\w.:]+)", re.MULTILINE)
 
 
 _REPORT = re.compile(

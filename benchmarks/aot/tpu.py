@@ -21,15 +21,16 @@ from aot.hlo import Module, parse_module
 from aot.report import Memory, TpuReport, memory_of
 from dnabert2_jax.errors import UserError
 
+_TOPOLOGY = re.compile(r"(?:(\d+)x)?((\w+):[\dx]+)")
 _SCHEDULE = re.compile(r"^\d+-(.+)-\d+-final_bundles\.txt$")
 
 
 @dataclass(frozen=True)
 class CompiledForTpu:
-    """A function compiled for a slice.
+    """A function compiled for a slice, or several.
 
     Attributes:
-        topology: the slice.
+        topology: the slices.
         compiled: jax's compiled object; it cannot run here.
         module: the scheduled program.
         schedules: the loops of each Pallas kernel, by instruction name.
@@ -49,35 +50,54 @@ class CompiledForTpu:
         """The cost of one call; see :func:`aot.account.account`.
 
         Raises:
-            UserError: there are no figures for this generation.
+            UserError: there are no figures for this generation, or for the network between slices.
         """
-        generation = self.topology.partition(":")[0]
+        slices, _, generation = parse_topology(self.topology)
+        if slices > 1:
+            raise UserError(
+                f"{self.topology}: there is no cost model for the network between slices; the report of one slice "
+                f"({self.topology.partition('x')[2]}) has the rest"
+            )
         if generation not in CHIPS:
             raise UserError(f"no cost model for {generation!r}; there is one for {', '.join(CHIPS)}")
         chip = CHIPS[generation]
         return TpuReport(self.topology, chip, self.memory, account(self.module, chip, self.schedules, kernels))
 
 
-@cache
-def tpu_devices(topology: str) -> tuple[Any, ...]:
-    """Devices of a slice such as ``v5e:4x4``, for building a mesh; every call returns the same ones.
+def parse_topology(topology: str) -> tuple[int, str, str]:
+    """Number of slices, the topology of each, and the generation: ``2xv5e:4x4`` is (2, "v5e:4x4", "v5e").
 
     Raises:
-        UserError: libtpu is not installed.
+        UserError: not a topology.
     """
+    found = _TOPOLOGY.fullmatch(topology)
+    if found is None:
+        raise UserError(f"{topology!r} is not a topology; write one slice as v5e:4x4, and two as 2xv5e:4x4")
+    return int(found[1] or 1), found[2], found[3]
+
+
+@cache
+def tpu_devices(topology: str) -> tuple[Any, ...]:
+    """Devices of a slice such as ``v5e:4x4``, or of two, ``2xv5e:4x4``, for building a mesh; always the same ones.
+
+    Raises:
+        UserError: libtpu is not installed, or ``topology`` is not one.
+    """
+    slices, each, _ = parse_topology(topology)
     _dump_directory()
     from jax.experimental import topologies
 
-    return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    several = {"num_slices": slices} if slices > 1 else {}
+    return tuple(topologies.get_topology_desc(platform="tpu", topology_name=each, **several).devices)
 
 
 def compile_for_tpu(function: Callable[..., Any], *arguments: Any, topology: str, **jit_options: Any) -> CompiledForTpu:
-    """Compile a function for a slice.
+    """Compile a function for a slice, or several.
 
     Args:
         function: a function, jitted or not.
         *arguments: trees of `jax.ShapeDtypeStruct`, their shardings over a mesh of :func:`tpu_devices`.
-        topology: the slice, as given to :func:`tpu_devices`.
+        topology: the slices, as given to :func:`tpu_devices`.
         **jit_options: for `jax.jit`, such as `donate_argnums`.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import traceback
 from collections.abc import Callable
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from dnabert2_jax.errors import UserError
 
 _INTERRUPTED = 130
+_RESUME = "interrupted; rerun the same command: a run resumes from its last checkpoint, anything else starts over"
 _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 """System errors that no code can fix: a full disk, or a place without write permission."""
 
@@ -21,19 +23,29 @@ def exit_code(command: Callable[[], int | None]) -> int:
         finally:
             sys.stdout.flush()  # a full disk shows here at the latest
         if code == _INTERRUPTED:
-            _report("interrupted; rerun the same command: a run resumes from its last checkpoint, anything else starts over")
+            _report(_RESUME)
         return code or 0
-    except UserError as error:
-        _report(str(error))
     except typer.TyperException as error:  # a command line that Typer cannot parse
         if usage := error.format_message():  # empty if help was wanted, which is printed already
             _report(_with_advice(usage, error))
     except BrokenPipeError:  # the reader has seen enough, as in `dnabert2 ... | head`
         return 1
     except Exception as error:
-        if (explanation := _explain(error)) is None:
+        if _explain(error) is None:
             raise
-        _report(explanation)
+        return report(error)
+    return 2
+
+
+def report(error: BaseException) -> int:
+    """Show an error as a command that ends with it does; returns the exit code. A bug keeps its traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        _report(_RESUME)
+        return _INTERRUPTED
+    if (explanation := _explain(error)) is None:
+        traceback.print_exception(error)
+        return 1
+    _report(explanation)
     return 2
 
 
@@ -48,8 +60,10 @@ def _report(message: str) -> None:
     print("dnabert2:", *message.splitlines(), file=sys.stderr)
 
 
-def _explain(error: Exception) -> str | None:
-    """What to do about too little memory or a place that cannot be written; None if it is a bug."""
+def _explain(error: BaseException) -> str | None:
+    """What the user can do about an error; None if it is a bug."""
+    if isinstance(error, UserError):
+        return str(error)
     what = (str(error) or type(error).__name__).splitlines()[0]
     jax = sys.modules.get("jax")
     of_device = jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in what

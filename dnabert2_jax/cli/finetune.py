@@ -59,6 +59,7 @@ def finetune(
     from dnabert2_jax.metrics.tasks import TASK_METRICS
     from dnabert2_jax.recipes.finetuning import finetune as finetune_run
     from dnabert2_jax.reports.run import finetuning_notes
+    from dnabert2_jax.training.goodput import account
 
     result = finetune_run(run, workdir)
     shown = TASK_METRICS[run.data.task].summary(result.test, result.intervals)
@@ -67,6 +68,8 @@ def finetune(
         remark(f"warning: {note}")
     if result.adapter:
         remark(f"the adapter alone is in {result.adapter}; the model below has it merged")
+    if goodput := account(workdir):
+        remark(f"time: {goodput.summary()}")
     print(f"saved {result.model}, scores in {workdir / 'scores.json'}")
 
 

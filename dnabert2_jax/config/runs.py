@@ -22,7 +22,8 @@ class ModelOptions:
         path: a model directory, or one in the Hugging Face layout, to start from.
         size: or a named size (``1b``, ``117m``, ``25m``, ``3m``, ``1m``) to start from random weights.
         tokenizer: tokenizer directory for ``size``; ``path`` brings its own.
-        precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU.
+        precision: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU; ``tf32`` is float32 with products that round their
+            factors, to TF32 on a GPU.
         attention: ``auto`` or the name of an attention backend.
         remat: activations that the backward pass recomputes: ``none``, ``attention`` (those of each block's attention) or
             ``full`` (much less memory for a third more arithmetic; small models on a CPU even gain time, since storing
@@ -90,6 +91,8 @@ class Steps:
         log_every: steps between lines of the metrics file.
         skipped_in_a_row: a step whose loss or gradient is not finite is skipped; this many in a row stop the run.
         profile_steps: steps to trace with ``jax.profiler``, into the run's ``profile`` directory.
+        hang_timeout: seconds without progress after which a run ends and says which process hangs; 0 for never. It is four
+            times as long before the first step is done, and never less than three times the longest pause so far.
     """
 
     steps: int = Field(default=500_000, ge=1)
@@ -102,6 +105,7 @@ class Steps:
     log_every: int = Field(default=50, ge=1)
     skipped_in_a_row: int = Field(default=10, ge=1)
     profile_steps: int = Field(default=0, ge=0)
+    hang_timeout: float = Field(default=1800, ge=0)
 
     _parts_divide_the_batch = model_validator(mode="after")(_check_parts)
 

@@ -4,7 +4,6 @@ A row is one sequence as the encoder reads it: ``[CLS] A [SEP]``, or ``[CLS] A [
 evaluation, prediction and embedding all use the rows made here.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,13 +18,11 @@ from dnabert2_jax.data.labels import Labels
 from dnabert2_jax.data.sequences import Sequences, Table
 from dnabert2_jax.draws import Domain, hash64
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.base import Tokenizer, worthwhile_threads
 from dnabert2_jax.tokenizer.special import with_template
 
 NO_LIMIT = 2**30
 """A value of ``max_tokens`` that no sequence reaches."""
-
-_MOST_THREADS = 8
 
 Raw = NDArray[np.int32]
 """Ids of one sequence without special tokens, [tokens]."""
@@ -200,7 +197,7 @@ def encode_sequences(
 
 
 def _raw_ids(sequences: Sequences, tokenizer: Tokenizer) -> Iterator[tuple[Raw, Raw | None]]:
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    threads = worthwhile_threads(sum(map(len, sequences.sequences)))
     first = tokenizer.encode_raw_batch(sequences.sequences, num_threads=threads)
     if sequences.pairs is None:
         return zip(first, repeat(None), strict=False)

@@ -6,7 +6,7 @@ shuffling, repeating and checkpointing are not used, because they would make a r
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -25,8 +25,11 @@ from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP
 from dnabert2_jax.types import MlmBatch, TokenBatch
 
 _PROBE_ROWS = 256
-_READERS = min(16, max(2, os.cpu_count() or 1))
+_READERS = min(32, max(2, os.cpu_count() or 1))
 """Threads that make batches: the tokenizer, which is nine tenths of the work, releases the GIL."""
+
+_AHEAD = 2
+"""Batches that are ready beyond those that the threads are making."""
 
 
 def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, seed: int) -> int:
@@ -43,7 +46,7 @@ def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, 
     wanted = tokens_per_row - 2
     longest = int(tokenizer.piece_lengths.max()) * wanted + _overlap(tokenizer) - 1
     windows = Windows(corpus, longest, seed)
-    rows = tokenizer.encode_raw_batch([window.sequence for window in windows.batch(range(_PROBE_ROWS))])
+    rows = tokenizer.encode_raw_batch(windows.sequences(range(_PROBE_ROWS)))
     covered = [int(tokenizer.token_bases(row[:wanted]).sum()) for row in rows if len(row) >= wanted]
     return int(np.quantile(covered, 0.99)) if covered else longest
 
@@ -103,19 +106,15 @@ class PretrainingRows:
 
     def batch(self, records: Sequence[int] | NDArray[np.integer]) -> MlmBatch:
         """The masked rows of the given records. Shapes [B, T] and [B, K]."""
-        index = np.asarray(records, np.int64)
-        windows = self.windows.batch(index)
-        encoded = self._tokenizer.encode_raw_batch([window.sequence for window in windows])
-        width = self.tokens_per_row
+        index, width = np.asarray(records, np.int64), self.tokens_per_row
+        encoded = self._tokenizer.encode_raw_batch(self.windows.sequences(index))
+        lengths = np.minimum(np.fromiter(map(len, encoded), np.int64, len(encoded)), width - 2)[:, None]
+        column = np.arange(width)
         ids = np.full((len(index), width), PAD, np.int32)
-        segments = np.zeros((len(index), width), np.int32)
         ids[:, 0] = CLS
-        for row, segment, pieces in zip(ids, segments, encoded, strict=True):
-            kept = pieces[: width - 2]
-            row[1 : 1 + len(kept)] = kept
-            row[1 + len(kept)] = SEP
-            segment[: len(kept) + 2] = 1
-        tokens = TokenBatch(ids, segments, np.zeros_like(ids))
+        ids[(column > 0) & (column <= lengths)] = np.concatenate([row[: width - 2] for row in encoded])
+        np.put_along_axis(ids, lengths + 1, SEP, 1)
+        tokens = TokenBatch(ids, (column < lengths + 2).astype(np.int32), np.zeros_like(ids))
         return mask_rows(tokens, self.masking, seed=self._seed, records=index, vocab_size=self._tokenizer.vocab_size)
 
 
@@ -136,7 +135,8 @@ def training_batches(
     first_step: int,
     last_step: int,
     here: NDArray[np.integer] | None = None,
-) -> Iterator[MlmBatch]:
+    finish: Callable[[MlmBatch], Any] = lambda batch: batch,
+) -> Iterator[Any]:
     """Batches for steps ``first_step`` to ``last_step - 1``, prepared ahead of the model in the background.
 
     Step s holds records s * batch_size to (s + 1) * batch_size - 1 on every process: a run resumes from its step number
@@ -148,16 +148,18 @@ def training_batches(
         first_step: the first step.
         last_step: one past the last step.
         here: the rows of each batch that this process makes; None for all.
+        finish: what else is to be done to a batch ahead of time, on the threads that make batches, such as sending it to
+            devices; its result takes the place of the batch.
     """
     if first_step >= last_step:
         return iter(())
     own = np.arange(batch_size) if here is None else here
     steps = grain.MapDataset.range(first_step, last_step)
 
-    def one_step(step: Any) -> MlmBatch:
-        return rows.batch(own + int(step) * batch_size)
+    def one_step(step: Any) -> Any:
+        return finish(rows.batch(own + int(step) * batch_size))
 
-    options = grain.ReadOptions(num_threads=_READERS, prefetch_buffer_size=_READERS + 2)
+    options = grain.ReadOptions(num_threads=_READERS, prefetch_buffer_size=_READERS + _AHEAD)
     return iter(steps.map(one_step).to_iter_dataset(options))
 
 

@@ -25,3 +25,18 @@ def unpack_bases(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np
     first = start // 4
     letters = _FOUR_BASES[packed[first : (stop + 3) // 4]].view(np.uint8)
     return letters[start - 4 * first : stop - 4 * first]
+
+
+def unpack_rows(packed: NDArray[np.uint8], starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+    """ASCII letters from several places of a packed sequence, as rows that begin with the byte in which each place lies.
+
+    Args:
+        packed: the sequence.
+        starts: number of the first base of each row; it ends up at ``starts % 4`` of its row.
+        width: bases to unpack from each place on, at least; where the sequence ends before, what follows is arbitrary.
+
+    Returns:
+        Shape [rows, letters], with at least ``width`` + 3 letters.
+    """
+    index = (starts // 4)[:, None] + np.arange((width + 3) // 4 + 1)
+    return _FOUR_BASES[packed[np.minimum(index, len(packed) - 1)]].view(np.uint8)

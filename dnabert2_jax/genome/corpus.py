@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from dnabert2_jax.config.corpus import CorpusConfig
 from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.bits import unpack_bases
+from dnabert2_jax.genome.bits import unpack_bases, unpack_rows
 from dnabert2_jax.genome.segments import IntRows
 from dnabert2_jax.storage.hashes import file_sha256
 
@@ -215,6 +215,31 @@ class Corpus:
             for run in range(first, last):
                 letters[max(0, self._run_starts[run] - start) : self._run_stops[run] - start] = self._run_letters[run]
         return letters
+
+    def read_rows(
+        self, contigs: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Letters of several intervals at once, much faster than one by one, and for the most part without Python's lock.
+
+        Args:
+            contigs: contig number of each interval, [intervals], at least one; all intervals lie within their contigs.
+            starts: first base, from 0.
+            stops: base after the last.
+
+        Returns:
+            Letters in ASCII, upper case, IUPAC codes included, [intervals, letters]; and where in its row each interval
+            begins, [intervals]. What precedes and follows it there is arbitrary.
+        """
+        offsets = self.contig_offsets[contigs]
+        starts, stops = starts + offsets, stops + offsets
+        letters, shifts = unpack_rows(self._bases, starts, int((stops - starts).max())), starts % 4
+        if len(self._run_starts):
+            first, last = self._run_stops.searchsorted(starts, "right"), self._run_starts.searchsorted(stops, "left")
+            for row in np.flatnonzero(first < last):
+                for run in range(first[row], last[row]):
+                    begin, end = np.array([self._run_starts[run], self._run_stops[run]]) - starts[row] + shifts[row]
+                    letters[row, max(0, begin) : end] = self._run_letters[run]
+        return letters, shifts
 
     @property
     def hash(self) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.draws import hash64
+from dnabert2_jax.draws import absorb, hash64
 
 _ROUNDS = 6
 
@@ -24,14 +24,14 @@ def permute(x: NDArray[np.int64], n: NDArray[np.int64], *key: int | NDArray[np.i
     """
     bit_length = np.frexp(n - 1)[1].astype(np.int64)
     half = np.maximum(1, (bit_length + 1) // 2)
+    keys = [np.broadcast_to(hash64(turn, *key), x.shape) for turn in range(_ROUNDS)]
     out = x.copy()
     todo = np.arange(len(x))
     while len(todo):
         bits, mask = half[todo], (np.int64(1) << half[todo]) - 1
         left, right = out[todo] >> bits, out[todo] & mask
-        words = [word if isinstance(word, int) else word[todo] for word in key]
-        for turn in range(_ROUNDS):
-            mixed = hash64(turn, *words, right).view(np.int64) & mask
+        for turn_key in keys:
+            mixed = absorb(turn_key[todo], right).view(np.int64) & mask
             left, right = right, left ^ mixed
         out[todo] = left << bits | right
         todo = todo[out[todo] >= n[todo]]

@@ -12,7 +12,8 @@ from dnabert2_jax.config.model import EncoderConfig, LoraConfig
 from dnabert2_jax.modeling.block import Block, BlockInputs
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.dropout import SITE_EMBEDDINGS, SITES_PER_BLOCK, BlockDropout, dropout
-from dnabert2_jax.modeling.last_block import block_at, pays_off, states_at
+from dnabert2_jax.modeling.gather import rows_of, states_at
+from dnabert2_jax.modeling.last_block import block_at, pays_off
 from dnabert2_jax.modeling.layers import LayerNorm, normal, parameter
 from dnabert2_jax.modeling.lora import low_rank_terms
 from dnabert2_jax.modeling.stack import scan_layers, stack
@@ -33,7 +34,7 @@ class Embeddings(nnx.Module):
     def __call__(self, tokens: TokenBatch, dtype: Any, seeds: jax.Array | None) -> jax.Array:
         """[B, T] ids -> [B, T, D]."""
         word, token_type = keep_whole(self.word[...]), keep_whole(self.token_type[...])
-        x = word[tokens.input_ids] + token_type[tokens.token_type_ids]
+        x = rows_of(word, tokens.input_ids, dtype) + rows_of(token_type, tokens.token_type_ids, dtype)
         return dropout(self.norm(x.astype(dtype)), self.rate, seeds, SITE_EMBEDDINGS)
 
 
@@ -106,10 +107,11 @@ class Encoder(nnx.Module):
             return keep_rows_spread(block_at(block, x, inputs, at, self.compute))
 
         shared = tokens.segment_ids, dropout_seeds
-        x = keep_rows_spread(self.embeddings(tokens, jnp.dtype(self.compute.precision), dropout_seeds))
-        if at is None or not pays_off(at, x, self.num_layers):
-            x = scan_layers(one_block, x, shared, layers, self.compute)
-            return x if at is None else states_at(x, at)
-        others, last = (jax.tree.map(itemgetter(index), layers) for index in (slice(-1), -1))
-        x = scan_layers(one_block, x, shared, others, self.compute)
-        return (jax.checkpoint(last_block) if self.compute.remat == "full" else last_block)(x, at, last)
+        with self.compute.products():
+            x = keep_rows_spread(self.embeddings(tokens, self.compute.dtype, dropout_seeds))
+            if at is None or not pays_off(at, x, self.num_layers):
+                x = scan_layers(one_block, x, shared, layers, self.compute)
+                return x if at is None else states_at(x, at)
+            others, last = (jax.tree.map(itemgetter(index), layers) for index in (slice(-1), -1))
+            x = scan_layers(one_block, x, shared, others, self.compute)
+            return (jax.checkpoint(last_block) if self.compute.remat == "full" else last_block)(x, at, last)

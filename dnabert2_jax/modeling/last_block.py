@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dnabert2_jax.kernels.attention import Inputs, alibi_slopes, attention_at
 from dnabert2_jax.modeling.block import Block, BlockInputs
 from dnabert2_jax.modeling.compute import Compute
+from dnabert2_jax.modeling.gather import states_at
 
 _MIN_TOKENS = 128
 """Tokens of a batch, for each of the other blocks, that are worth a last block of its own: its weights are copied."""
@@ -25,11 +26,6 @@ def pays_off(at: jax.Array, x: jax.Array, num_layers: int) -> bool:
     (rows, wanted), tokens = at.shape, x.shape[1]
     enough = rows * tokens >= _MIN_TOKENS * (num_layers - 1)
     return enough and wanted * _MAX_SHARE <= tokens and wanted * tokens <= _MAX_SCORES
-
-
-def states_at(hidden: jax.Array, positions: jax.Array) -> jax.Array:
-    """[B, T, D] and positions [B, P] in each row -> the hidden states there, [B, P, D]."""
-    return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
 
 
 def block_at(block: Block, x: jax.Array, inputs: BlockInputs, at: jax.Array, compute: Compute) -> jax.Array:

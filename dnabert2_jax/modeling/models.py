@@ -18,8 +18,8 @@ from dnabert2_jax.config.model import EncoderConfig, HeadPooling, LoraConfig
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.dropout import SITE_POOLED, dropout
 from dnabert2_jax.modeling.encoder import Encoder, EncoderOptions
+from dnabert2_jax.modeling.gather import states_at
 from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
-from dnabert2_jax.modeling.last_block import states_at
 from dnabert2_jax.modeling.layers import Dense
 from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole
 from dnabert2_jax.types import ClassificationBatch, TokenBatch, Tree
@@ -49,7 +49,8 @@ class MaskedLM(nnx.Module):
         """
         chex.assert_shape(positions, (len(tokens.input_ids), None))
         chosen = states_at(self.encoder(tokens, dropout_seeds=dropout_seeds), positions)
-        logits = self.mlm(keep_rows_spread(chosen), keep_whole(self.encoder.embeddings.word[...]))
+        with self.encoder.compute.products():
+            logits = self.mlm(keep_rows_spread(chosen), keep_whole(self.encoder.embeddings.word[...]))
         return keep_rows_spread(logits)
 
 

@@ -19,7 +19,10 @@ def stage_groups(sides: tuple[int, ...]) -> Groups:
 
 
 def gather_parameter(shard: jax.Array, spec: P, dtype: Any, stages: Groups) -> jax.Array:
-    """The whole of a parameter, in ``dtype``, from this device's shard; as it is if it is not spread over ``data``."""
+    """The whole of a parameter, in ``dtype``, from this device's shard; as it is if it is not spread over ``data``.
+
+    The last stage, of the slowest network, is the first to run, when there is least to send.
+    """
     if "data" not in spec:
         return shard
 

@@ -16,7 +16,8 @@ from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.collectives import gather_parameter, reduce_gradient, stage_groups, sum_over_data
-from dnabert2_jax.parallel.mesh import ROWS, WHOLE, make_mesh, slice_sides
+from dnabert2_jax.parallel.feeding import SentBatch, send_batch
+from dnabert2_jax.parallel.mesh import ROWS, WHOLE, SliceOf, data_stages, make_mesh, slice_of
 from dnabert2_jax.parallel.rules import partition_spec, spread_over_data
 from dnabert2_jax.types import Tree
 
@@ -31,7 +32,7 @@ class Layout:
         moments: partition spec of each parameter's moments.
         bfloat16_reduction: see :class:`~dnabert2_jax.config.mesh.MeshOptions`.
         gathered: dtype of each parameter as a step sees it, if parameters are spread over ``data``.
-        stages: sizes whose product is ``data``; gathers and scatters over ``data`` run one after the other.
+        stages: sizes whose product is ``data``; a scatter over ``data`` runs in these stages, and a gather in reverse.
         collectives: whether a step's results are added up over ``data``. On a single device they need not be; the compiler
             then sees the plain program.
     """
@@ -98,18 +99,13 @@ class Layout:
         own = [np.arange(batch_size)[index] for index in indices.values() if index is not None]
         return np.unique(np.concatenate(own))
 
+    def send(self, rows: Any, batch_size: int) -> SentBatch:
+        """Send each process's :meth:`rows_here` of a batch, [rows here, ...], to its devices; on any thread."""
+        return send_batch(rows, NamedSharding(self.mesh, ROWS), self.rows_here(batch_size), batch_size)
+
     def batch(self, rows: Any, batch_size: int) -> Any:
         """A batch over all processes, leaves [batch_size, ...], from each one's :meth:`rows_here`, [rows here, ...]."""
-        here, sharding = self.rows_here(batch_size), NamedSharding(self.mesh, ROWS)
-
-        def spread(leaf: NDArray[Any]) -> jax.Array:
-            def shard(index: tuple[slice, ...] | None) -> NDArray[Any]:
-                assert index is not None
-                return leaf[np.searchsorted(here, np.arange(batch_size)[index[0]])]
-
-            return jax.make_array_from_callback((batch_size, *leaf.shape[1:]), sharding, shard)
-
-        return jax.tree.map(spread, rows)
+        return self.send(rows, batch_size).arrays()
 
     def by_rows(self, function: Callable[[Tree, Any], jax.Array]) -> Callable[[Tree, Any], jax.Array]:
         """``function(params, batch)``, which returns a row for each row of the batch, on each device's rows."""
@@ -170,7 +166,13 @@ class Layout:
 
 
 def make_layout(
-    options: MeshOptions, mesh: Mesh, abstract: Tree, axes: Tree, config: EncoderConfig, precision: str = "float32"
+    options: MeshOptions,
+    mesh: Mesh,
+    abstract: Tree,
+    axes: Tree,
+    config: EncoderConfig,
+    precision: str = "float32",
+    slice_of: SliceOf = slice_of,
 ) -> Layout:
     """The layout that divides rows, parameters and moments as ``options`` says.
 
@@ -181,6 +183,7 @@ def make_layout(
         axes: the logical axis names of each parameter, in the same nesting.
         config: the model's sizes.
         precision: dtype in which the blocks compute.
+        slice_of: the slice of each device, as for :func:`make_mesh`.
 
     Raises:
         UserError: a parameter, or the heads, cannot be divided.
@@ -204,7 +207,7 @@ def make_layout(
     gathered = jax.tree.map(
         lambda leaf, names: jnp.dtype(precision if "layers" in names and leaf.ndim > 2 else leaf.dtype), abstract, axes
     )
-    stages = slice_sides(list(mesh.devices[:, 0, 0]))
+    stages = data_stages(list(mesh.devices[:, 0, 0]), slice_of)
     return Layout(mesh, moments, moments, options.bfloat16_reduction, gathered, stages)
 
 

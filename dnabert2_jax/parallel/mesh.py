@@ -1,18 +1,24 @@
-"""The mesh: three axes of devices, of any sizes.
+"""The mesh: three axes of devices, of any sizes, over one slice or several.
 
 Rows of a batch are spread over ``data`` and ``fsdp``. A step computes with weights that are whole along ``data`` (between
 steps :class:`~dnabert2_jax.config.mesh.MeshOptions` may spread them there), cut along their hidden axis over ``fsdp`` (Zhao
 et al. 2023) and along heads, inner channels or vocabulary over ``tensor`` (Shoeybi et al. 2019).
+
+A slice is a set of devices with fast links: a TPU slice with its interconnect (ICI), or the GPUs that NVLink joins, usually
+those of a node. Between slices there is only the data center network (DCN), so that ``fsdp`` and ``tensor``, which exchange
+data in every layer, stay within a slice, and ``data``, which does so once per step, also spans them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
 
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.errors import UserError
@@ -26,14 +32,22 @@ ROWS = P(("data", "fsdp"))  # type: ignore[no-untyped-call]
 WHOLE = P()  # type: ignore[no-untyped-call]
 """Replicated on every device."""
 
+SliceOf = Callable[[Any], int]
+"""Number of the slice that a device belongs to."""
 
-def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None) -> Mesh:
+
+def slice_of(device: Any) -> int:
+    """The slice that a device says it belongs to; CPU devices do not say, and count as one slice."""
+    return int(getattr(device, "slice_index", 0))
+
+
+def make_mesh(options: MeshOptions, devices: Sequence[Any] | None = None, slice_of: SliceOf = slice_of) -> Mesh:
     """The mesh on ``devices`` (default: all devices of all processes).
 
     A single process may leave devices unused: a mesh smaller than the machine takes the first ones.
 
     Raises:
-        UserError: the mesh does not match the available devices.
+        UserError: the mesh does not match the available devices, or their slices.
     """
     devices = jax.devices() if devices is None else devices
     inner = options.fsdp * options.tensor
@@ -45,7 +59,70 @@ def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None)
             f"{len(devices)} devices of {jax.process_count()} process(es); the product must equal the number of devices "
             "(data = -1 uses all that remain)"
         )
-    return jax.make_mesh((data, options.fsdp, options.tensor), AXES, (AxisType.Auto,) * 3, devices=devices[:size])
+    placed = arrange_devices((data, options.fsdp, options.tensor), devices[:size], slice_of)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def arrange_devices(shape: tuple[int, int, int], devices: Sequence[Any], slice_of: SliceOf = slice_of) -> NDArray[Any]:
+    """Devices in the shape of a mesh, so that ``fsdp`` and ``tensor`` stay within a slice.
+
+    Along ``data``, each place in a slice is followed by the same place in the other slices. Where a scatter over ``data``
+    runs in stages (:func:`data_stages`), the slices are thus its last stage.
+
+    Args:
+        shape: sizes of the axes; their product is the number of devices.
+        devices: of any platform; TPU devices have ``coords`` in their slice.
+        slice_of: the slice of each device.
+
+    Raises:
+        UserError: slices of different sizes, or of one that ``fsdp`` x ``tensor`` does not divide; or TPU devices that are
+            not a box.
+    """
+    data, fsdp, tensor = shape
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(slice_of(device), []).append(device)
+    sizes = {number: len(members) for number, members in sorted(slices.items())}
+    if len(set(sizes.values())) > 1:
+        raise UserError(
+            "mesh: the slices (for GPUs, nodes) of a run must have equally many devices, but "
+            f"{', '.join(f'slice {number} has {size}' for number, size in sizes.items())}; start the run on equal ones"
+        )
+    in_slice = len(devices) // len(slices)
+    if in_slice % (fsdp * tensor):
+        raise UserError(
+            f"mesh: {fsdp} (fsdp) x {tensor} (tensor) devices exchange data in every layer and must share a slice (a node "
+            f"of GPUs), but each of the {len(slices)} slices has {in_slice} devices; set mesh.fsdp and mesh.tensor so that "
+            f"their product divides {in_slice}"
+        )
+    return np.stack(
+        [_arrange_slice((data // len(slices), fsdp, tensor), slices[number]) for number in sizes], axis=1
+    ).reshape(shape)
+
+
+def _arrange_slice(shape: tuple[int, int, int], devices: list[Any]) -> NDArray[Any]:
+    """The devices of one slice in the shape of its part of the mesh, neighbors along the last axes."""
+    try:
+        # Splitting a side of the slice between two axes is a last resort: it is tried only where nothing else fits.
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except AssertionError as error:  # TPU devices with holes between them
+        raise UserError(
+            f"mesh: {' x '.join(map(str, shape))} = {len(devices)} devices were chosen of a TPU slice, and they are not a "
+            "whole box of it; set mesh.data=-1 to use all devices"
+        ) from error
+
+
+def data_stages(devices: Sequence[Any], slice_of: SliceOf = slice_of) -> tuple[int, ...]:
+    """The sizes of the stages in which a scatter over the ``devices`` along ``data`` runs (a gather: in reverse).
+
+    First the sides of a slice (:func:`slice_sides`), at last the slices: the network between them is the slow one, and by
+    then each device has summed all but a share of the gradients away.
+    """
+    numbers = [slice_of(device) for device in devices]
+    slices = len(set(numbers))
+    if numbers != numbers[:slices] * (len(devices) // slices):  # not arranged by arrange_devices
+        return (len(devices),)
+    return tuple(size for size in (*slice_sides(devices[::slices]), slices) if size > 1) or (1,)
 
 
 def slice_sides(devices: Sequence[Any]) -> tuple[int, ...]:

@@ -4,23 +4,18 @@
 else, say where process 0 is, how many processes there are and which one this is.
 """
 
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import itertools
+import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.parallel.coordination import leave_note, wait_for_note
 from dnabert2_jax.progress import console
-
-_FAILED = -2
-_CUT_OFF = re.compile(r"gloo|nccl|heartbeat|coordination service|connection (reset|closed|refused)", re.IGNORECASE)
 
 
 def start_processes(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -65,46 +60,36 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+_calls = itertools.count()
+
+
 def on_first(work: Callable[[], int | None]) -> int:
-    """``work()`` on process 0, while the others wait; its result (None: 0) is returned on all.
+    """``work()`` on process 0, while the others wait, however long it takes; its result (None: 0) is returned on all.
 
     Raises:
-        UserError: in every process, if ``work`` raises one.
+        UserError: on the other processes, with the reason, if ``work`` raises anything on process 0.
     """
-    result, failure = 0, None
-    if is_first():
-        try:
-            result = work() or 0
-        except UserError as error:
-            result, failure = _FAILED, error
-    result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))
-    if failure is not None:
-        raise failure
-    if result == _FAILED:
-        raise UserError("process 0 failed; see its own message for the reason")
+    if jax.process_count() == 1:
+        return work() or 0
+    key = f"dnabert2/on_first/{next(_calls)}"  # all processes make the same calls
+    if not is_first():
+        outcome = json.loads(wait_for_note(key))
+        if "failure" in outcome:
+            raise UserError(f"process 0 failed: {outcome['failure']}")
+        return int(outcome["result"])
+    try:
+        result = work() or 0
+    except Exception as error:
+        leave_note(key, json.dumps({"failure": describe(error)}))
+        raise
+    leave_note(key, json.dumps({"result": result}))
     return result
 
 
-@contextmanager
-def ending_with_the_others() -> Iterator[None]:
-    """A context in which the loss of another process ends this one at once, with one message and exit code 1.
-
-    Without it, this process would wait for the dead one until its heartbeat times out (100 seconds). It still does if the
-    devices notice nothing; then jax itself ends it and says so.
-    """
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or not _CUT_OFF.search(str(error)):
-            raise
-        what = str(error).splitlines()[0]
-        print(
-            f"dnabert2: process {jax.process_index()} lost another process of this run ({what}); see that one's output for"
-            " the reason; restart all of them with the same command to resume from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)  # a regular exit waits for the others
+def describe(error: BaseException) -> str:
+    """An error in one line, for other processes to show."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def gather(tree: Any) -> Any:

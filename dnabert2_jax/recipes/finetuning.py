@@ -17,6 +17,7 @@ from dnabert2_jax.recipes.finetuning_steps import train_by_steps
 from dnabert2_jax.recipes.probe import fit_probe
 from dnabert2_jax.reports import report_finetuning
 from dnabert2_jax.reports.run import saved_baseline
+from dnabert2_jax.training.goodput import Ledger
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def finetune(run: FinetuneRun, workdir: str | Path, *, baseline: Baseline | None
 
     Args:
         run: what to do.
-        workdir: gets ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``), ``scores.json``
-            and ``report.html`` with what it shows.
+        workdir: gets ``run.json``, ``metrics.jsonl``, ``goodput.jsonl``, ``checkpoints/``, ``model/`` (and ``adapter/``),
+            ``scores.json`` and ``report.html`` with what it shows.
         baseline: what the report compares the scores with, if it is known already.
 
     Raises:
@@ -67,13 +68,14 @@ def finetune(run: FinetuneRun, workdir: str | Path, *, baseline: Baseline | None
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
     workdir = Path(workdir)
-    job = prepare(run, workdir)
-    tables = {"train": job.train, "dev": job.dev, "test": job.test}
-    data = tables_report(job.splits, tables)
-    for note in notes_on(data):  # before hours of training rather than after them
-        remark(f"warning: {note}")
-    began = time.monotonic()
-    trained = fit_probe(job) if run.training.method == "probe" else train_by_steps(job)
+    with Ledger() as ledger:
+        job = prepare(run, workdir)
+        tables = {"train": job.train, "dev": job.dev, "test": job.test}
+        data = tables_report(job.splits, tables)
+        for note in notes_on(data):  # before hours of training rather than after them
+            remark(f"warning: {note}")
+        began = time.monotonic()
+        trained = fit_probe(job) if run.training.method == "probe" else train_by_steps(job, ledger)
     test = job.scores(job.test.labels, trained.outputs)
     trained.best.finish(test)
     seconds = trained.earlier_seconds + time.monotonic() - began

@@ -23,6 +23,7 @@ from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.best import Best
 from dnabert2_jax.recipes.finetuning_job import FinetuningJob
 from dnabert2_jax.training.checkpoint import Checkpoints
+from dnabert2_jax.training.goodput import Ledger
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, resume, run_steps, updates
 from dnabert2_jax.training.memory import check_memory
 from dnabert2_jax.training.meter import Meter
@@ -52,8 +53,12 @@ class Trained(NamedTuple):
     earlier_seconds: float = 0.0
 
 
-def train_by_steps(job: FinetuningJob) -> Trained:
+def train_by_steps(job: FinetuningJob, ledger: Ledger) -> Trained:
     """Train, evaluate on the dev table as the run says, keep the best, and predict the test table.
+
+    Args:
+        job: what to train, and on what.
+        ledger: is told what the time is spent on.
 
     Raises:
         UserError: the directory holds a run on other inputs, or training diverged.
@@ -88,6 +93,7 @@ def train_by_steps(job: FinetuningJob) -> Trained:
     ):
         state, notes = resume(checkpoints, state, identity, workdir=job.directory.path, total=total_steps)
         first, earlier_seconds = int(state.step), notes.get("seconds", 0.0)
+        ledger.keep_in(job.directory.path, first)
         for batch in epochs[0].one_of_each_shape():  # so that no step compiles, and the first estimate of time holds
             on_devices = layout.batch(batch, len(batch.labels))
             check_memory(take_step, state, frozen, on_devices, rows=plan.batch_size, accumulate=plan.accumulate)
@@ -96,6 +102,7 @@ def train_by_steps(job: FinetuningJob) -> Trained:
         with MetricsLog(job.directory, first) as log, ProgressBar("fine-tuning", total_steps, first) as bar:
             metrics = LogMetrics(
                 meter=Meter(table_means(job.labels)),
+                ledger=ledger,
                 log=log,
                 bar=bar,
                 due=evaluations.__contains__,
@@ -113,11 +120,13 @@ def train_by_steps(job: FinetuningJob) -> Trained:
 
             def evaluate(event: StepEvent) -> None:
                 if event.step in evaluations:
-                    outputs = Predictor(forward, {**event.state.trainable, **frozen}).class_outputs(dev_batches)
-                    scores = job.scores(job.dev.labels, outputs)
+                    with ledger.phase("evaluation", after=event.metrics):
+                        outputs = Predictor(forward, {**event.state.trainable, **frozen}).class_outputs(dev_batches)
+                        scores = job.scores(job.dev.labels, outputs)
                     shown = f"dev {job.metrics.brief(scores)}, loss {scores['loss']:.3f}"
                     metrics.evaluated(event.step, job.metrics.dev_line(scores), shown)
-                    best.consider(event.step, scores, event.state.trainable)
+                    with ledger.phase("saves"):
+                        best.consider(event.step, scores, event.state.trainable)
 
             def out_of_patience() -> bool:
                 return best.waited >= plan.patience
@@ -138,15 +147,19 @@ def train_by_steps(job: FinetuningJob) -> Trained:
                 callbacks=(
                     metrics,
                     evaluate,
-                    SaveCheckpoints(checkpoints=checkpoints, due=evaluations.__contains__, meta=notes_at),
+                    SaveCheckpoints(checkpoints=checkpoints, ledger=ledger, due=evaluations.__contains__, meta=notes_at),
                 ),
+                ledger=ledger,
                 finished=out_of_patience,
             )
+            ledger.enter("saves")  # the last checkpoint may still be on its way
             if int(state.step) < total_steps:
                 named = job.metrics.shown.get(job.selection, job.selection)
                 remark(f"stopped at step {state.step}: dev {named} did not improve in {plan.patience} evaluations")
 
-    outputs = Predictor(forward, {**layout.copy(best.trainable), **frozen}).class_outputs(test_batches)
+    with ledger.phase("evaluation"):
+        outputs = Predictor(forward, {**layout.copy(best.trainable), **frozen}).class_outputs(test_batches)
+    ledger.record(int(state.step))
     return Trained(best, outputs, count_parameters(trainable), metrics.first_step_seconds, earlier_seconds)
 
 

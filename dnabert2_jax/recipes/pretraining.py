@@ -1,10 +1,11 @@
 """Masked language modeling from a corpus to a model directory; a run that was killed resumes from its last checkpoint."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,9 +30,10 @@ from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.modeling.compute import training_compute
 from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import MaskedLM, Network, count_parameters, masked_lm
+from dnabert2_jax.parallel.feeding import SentBatch
 from dnabert2_jax.parallel.layout import Layout, make_layout
 from dnabert2_jax.parallel.mesh import make_mesh
-from dnabert2_jax.parallel.processes import gather, is_first
+from dnabert2_jax.parallel.processes import gather, is_first, on_first
 from dnabert2_jax.platform import peak_flops
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
@@ -39,6 +41,7 @@ from dnabert2_jax.reports import report_pretraining
 from dnabert2_jax.reports.run import pretraining_notes, save_arrays
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
+from dnabert2_jax.training.goodput import Ledger
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, StepEvent, every, resume, run_steps, updates
 from dnabert2_jax.training.memory import check_memory
 from dnabert2_jax.training.meter import Meter
@@ -47,8 +50,16 @@ from dnabert2_jax.training.optimizer import learning_rate_schedule, make_optimiz
 from dnabert2_jax.training.profile import Profile
 from dnabert2_jax.training.signals import StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
+from dnabert2_jax.training.watchdog import Watchdog
 from dnabert2_jax.training.workdir import MetricsLog, Workdir, open_workdir
-from dnabert2_jax.types import MlmBatch
+from dnabert2_jax.types import MlmBatch, TokenBatch
+
+
+class _Batch(NamedTuple):
+    """A training batch: this process's rows, for the meter to count their tokens, and all rows on the devices."""
+
+    tokens: TokenBatch
+    sent: SentBatch
 
 
 @dataclass(frozen=True)
@@ -88,9 +99,14 @@ class _Job:
         """Names of the species in the corpus."""
         return [species.name for species in self.corpus.species]
 
-    def batch(self, batch: Any) -> Any:
-        """This process's rows of a batch, as part of the whole one on the devices."""
-        return self.layout.batch(batch, self.run.training.batch_size)
+    def batches(self, first: int) -> Iterator[_Batch]:
+        """The batches of the steps after ``first``, of which this process makes its rows and sends them ahead."""
+        plan = self.run.training
+
+        def send(batch: MlmBatch) -> _Batch:
+            return _Batch(batch.tokens, self.layout.send(batch, plan.batch_size))
+
+        return training_batches(self.rows, plan.batch_size, first, plan.steps, self.here, send)
 
     def summary(self) -> str:
         """One line about the model, the rows and the devices, for people."""
@@ -116,7 +132,11 @@ class _Job:
         )
 
 
-def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
+def _warn(reason: str) -> None:
+    remark(f"warning: {reason}")
+
+
+def pretrain(run: PretrainRun, workdir: str | Path, hung: Callable[[str], Any] = _warn) -> SavedModel:
     """Train, evaluate and save.
 
     Everything random is a function of the seed and the global record index, and the checkpoint holds the number of steps:
@@ -124,22 +144,26 @@ def pretrain(run: PretrainRun, workdir: str | Path) -> SavedModel:
 
     Args:
         run: what to do.
-        workdir: gets ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and at the end ``model/`` and
-            ``report.html``.
+        workdir: gets ``run.json``, ``metrics.jsonl``, ``goodput.jsonl``, ``tensorboard/``, ``checkpoints/`` and at the end
+            ``model/`` and ``report.html``.
+        hung: called with the reason, from another thread, if there is no progress for too long; by default only warns.
 
     Returns:
-        The model as process 0 saves it in ``workdir/model``.
+        The model as process 0 has saved it in ``workdir/model``.
 
     Raises:
         UserError: a path, a setting or the directory cannot be used; training diverged.
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
-    job = _prepare(run)
-    directory = open_workdir(Path(workdir), run_to_dict(run))
-    remark(job.summary())
-    warn_of_long_warmup(run.optimizer, run.training.steps)
-    state, scores = _train(job, directory)
-    return _save(job, directory, state, scores)
+    with Ledger() as ledger:
+        job = _prepare(run)
+        directory = open_workdir(Path(workdir), run_to_dict(run))
+        remark(job.summary())
+        warn_of_long_warmup(run.optimizer, run.training.steps)
+        with Watchdog(directory.path, run.training.hang_timeout, hung) as watchdog:
+            state, scores = _train(job, directory, ledger, watchdog)
+            watchdog.reached("saving the model")
+            return _save(job, directory, state, scores, ledger)
 
 
 def _prepare(run: PretrainRun) -> _Job:
@@ -156,7 +180,7 @@ def _prepare(run: PretrainRun) -> _Job:
     corpus = Corpus.open(run.data.corpus)
 
     network = masked_lm(config, compute)
-    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.precision)
+    layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.dtype.name)
     layout.check_batch(plan.batch_size, plan.accumulate)
     here = layout.rows_here(plan.batch_size)
     train_rows = PretrainingRows(
@@ -179,7 +203,7 @@ def _prepare(run: PretrainRun) -> _Job:
     return _Job(run, config, tokenizer, base, network, layout, here, corpus, train_rows, held_out, held_out_rows, identity)
 
 
-def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
+def _train(job: _Job, directory: Workdir, ledger: Ledger, watchdog: Watchdog) -> tuple[TrainState, dict[str, Any]]:
     """All steps since the last checkpoint; the state after them, and its scores on the held-out rows.
 
     Raises:
@@ -200,6 +224,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
     ):
         state, _ = resume(checkpoints, state, job.identity, workdir=directory.path, total=plan.steps)
         first = int(state.step)
+        ledger.keep_in(directory.path, first)
         check_memory(take_step, state, {}, job.held_out[0][0], rows=plan.batch_size, accumulate=plan.accumulate)
         with (
             MetricsLog(directory, first) as log,
@@ -208,6 +233,7 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
         ):
             metrics = LogMetrics(
                 meter=job.meter(),
+                ledger=ledger,
                 log=log,
                 bar=bar,
                 due=every(plan.log_every),
@@ -217,12 +243,13 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
                 began=began,
             )
 
-            def step_on_devices(state: TrainState, batch: MlmBatch) -> tuple[TrainState, StepMetrics]:
-                return take_step(state, {}, job.batch(batch))
+            def step_on_devices(state: TrainState, batch: _Batch) -> tuple[TrainState, StepMetrics]:
+                return take_step(state, {}, batch.sent.arrays())
 
             def validate(event: StepEvent) -> None:
                 if event.step % plan.evaluate_every == 0 or event.last:
-                    scores.update(evaluate(eval_step, event.state, job.held_out, job.species))
+                    with ledger.phase("evaluation", after=event.metrics):
+                        scores.update(evaluate(eval_step, event.state, job.held_out, job.species))
                     metrics.evaluated(event.step, {f"validation_{name}": value for name, value in scores.items()})
 
             def notes_at(step: int) -> dict[str, Any]:
@@ -231,21 +258,24 @@ def _train(job: _Job, directory: Workdir) -> tuple[TrainState, dict[str, Any]]:
             state = run_steps(
                 state,
                 step_on_devices,
-                training_batches(job.rows, plan.batch_size, first, plan.steps, job.here),
+                watchdog.watch(job.batches(first)),
                 total=plan.steps,
                 stop_requests=stop_requests,
                 callbacks=(
+                    watchdog,
                     profile,
                     metrics,
                     validate,
-                    SaveCheckpoints(checkpoints=checkpoints, due=every(plan.save_every), meta=notes_at),
+                    SaveCheckpoints(checkpoints=checkpoints, ledger=ledger, due=every(plan.save_every), meta=notes_at),
                 ),
+                ledger=ledger,
             )
+            ledger.enter("saves")  # the last checkpoint may still be on its way
     # A run that was complete already has not been scored by any step above.
     return state, scores or evaluate(eval_step, state, job.held_out, job.species)
 
 
-def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, Any]) -> SavedModel:
+def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, Any], ledger: Ledger) -> SavedModel:
     """The model directory and the report, written by process 0."""
     directory.write_json("validation.json", scores)
     parents = job.identity | (files_read(job.base) if job.base else {})
@@ -257,14 +287,17 @@ def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, An
         tokenizer=job.tokenizer,
         provenance=provenance,
     )
-    if not is_first():
-        return model
-    saved = save_model(directory.model, model)
-    entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
-    report_pretraining(directory.path, job.corpus, entropy)
-    for note in pretraining_notes(scores, entropy):
-        remark(f"warning: {note}")
-    return saved
+
+    def save() -> None:
+        save_model(directory.model, model)
+        ledger.record(int(state.step))
+        entropy = unigram_entropy(job.rows, job.tokenizer.vocab_size)
+        report_pretraining(directory.path, job.corpus, entropy)
+        for note in pretraining_notes(scores, entropy):
+            remark(f"warning: {note}")
+
+    on_first(save)
+    return replace(model, path=directory.model.resolve())
 
 
 def evaluate(eval_step: Any, state: TrainState, batches: list[Any], species: list[str]) -> dict[str, Any]:

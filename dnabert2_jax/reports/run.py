@@ -28,12 +28,14 @@ from dnabert2_jax.reports.sections import (
     RunFiles,
     corpus_section,
     curve_section,
+    goodput_section,
     record_sections,
     tables_section,
     use_finetuned,
     use_pretrained,
 )
 from dnabert2_jax.storage.atomic import atomic_file, write_json
+from dnabert2_jax.training.goodput import account
 from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
 
 REPORT_FILE = "report.html"
@@ -172,6 +174,7 @@ def _read_files(workdir: Path, map_method: MapMethod = "auto", picture_format: P
         baseline=_json(workdir / BASELINE_FILE),
         scores=_json(workdir / ("scores.json" if isinstance(run, FinetuneRun) else "validation.json")),
         provenance=_json(workdir / "model" / "provenance.json"),
+        goodput=account(workdir),
         map_method=map_method,
         picture_format=picture_format,
     )
@@ -204,6 +207,8 @@ def _finetuning_page(run: RunFiles) -> Page:
             sections.append(baseline_section(test, run.baseline))
     if run.lines:
         sections.append(curve_section(run, run.scores["best_step"] if run.scores else None))
+    if run.goodput is not None:
+        sections.append(goodput_section(run.goodput))
     if run.data is not None:
         sections.append(tables_section(run, run.data))
     if run.provenance is not None:
@@ -232,6 +237,9 @@ def _pretraining_page(run: RunFiles) -> Page:
             figures.append((f"{float(np.median(speeds)):,.0f}", "real tokens per second (median)"))
         figures.append((f"{run.lines[-1]['step']:,}", f"steps of {run.run['training']['steps']:,}"))
         sections.append(curve_section(run, None))
+    if run.goodput is not None:
+        figures.append((f"{run.goodput.share:.1%}", "goodput: time in steps that were kept"))
+        sections.append(goodput_section(run.goodput))
     if run.data is not None:
         sections.append(corpus_section(run.data))
     if run.provenance is not None:

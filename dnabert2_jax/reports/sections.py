@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,23 @@ from matplotlib.figure import Figure
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.data.checks import TablesReport
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.reports.page import Block, Command, Heading, Picture, Pictures, Section, Settings, SettingsGroups, Table
+from dnabert2_jax.reports.page import (
+    Block,
+    Command,
+    Heading,
+    Picture,
+    Pictures,
+    Section,
+    Settings,
+    SettingsGroups,
+    Table,
+    Text,
+)
 from dnabert2_jax.reports.plots.curves import species_curves, species_losses, training_curves
 from dnabert2_jax.reports.plots.embeddings import MapMethod
 from dnabert2_jax.reports.plots.lengths import token_lengths
 from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, Theme, png, render
+from dnabert2_jax.training.goodput import Goodput
 
 PICTURES = "pictures"
 PREDICTIONS_FILE = "test_predictions.npz"
@@ -43,6 +56,7 @@ class RunFiles:
         baseline: scores of the k-mer regression, and the model's without leaked rows.
         scores: of the test table, or held-out ones.
         provenance: how the model was made.
+        goodput: where the time went.
         map_method: how an embedding map is made.
         picture_format: format of the picture files beside PNG, if it is another one.
     """
@@ -54,6 +68,7 @@ class RunFiles:
     baseline: Any | None
     scores: dict[str, Any] | None
     provenance: dict[str, Any] | None
+    goodput: Goodput | None
     map_method: MapMethod
     picture_format: PictureFormat
 
@@ -85,6 +100,19 @@ def curve_section(run: RunFiles, kept_step: int | None) -> Section:
 def _loss_row(name: str, curve: list[tuple[int, float]]) -> tuple[str, ...]:
     lowest, step = min((loss, step) for step, loss in curve)
     return name, f"{curve[0][1]:.4f}", f"{curve[-1][1]:.4f}", f"{lowest:.4f}", f"{step:,}"
+
+
+def goodput_section(goodput: Goodput) -> Section:
+    """Where the time of all calls of a run went."""
+    rows = [(words, _duration(seconds), f"{seconds / goodput.total:.1%}") for words, seconds in goodput.rows()]
+    total = ("in all", _duration(goodput.total), f"{1:.1%}")
+    calls = "one call" if goodput.calls == 1 else f"{goodput.calls:,} calls"
+    note = f"Of process 0, over {calls} of the command; before the report itself was written."
+    return Section("time", "Time", [Table(("", "h:mm:ss", "share"), [*rows, total]), Text(note)])
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def tables_section(run: RunFiles, data: TablesReport) -> Section:

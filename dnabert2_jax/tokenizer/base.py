@@ -5,6 +5,7 @@ pretraining uses. :meth:`Tokenizer.encode` applies the letters policy first and 
 """
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from operator import index
@@ -27,6 +28,8 @@ class Reader(Protocol):
         """Read the content, or raise UserError."""
         ...
 
+
+_MOST_THREADS, _BASES_A_THREAD = 8, 50_000
 
 readers: dict[str, Reader] = {}
 """The reader for each kind of file, by file name; filled by ``tokenizer/loading.py``."""
@@ -157,14 +160,14 @@ class Tokenizer(ABC):
         return with_template(ids_a, ids_b).tolist()
 
     def encode_batch(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, num_threads: int = 1
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, num_threads: int | None = None
     ) -> list[list[int]]:
         """:meth:`encode` for many rows.
 
         Args:
             texts: the (first) sequences.
             pairs: the second sequences, as many as there are texts.
-            num_threads: as for :meth:`encode_raw_batch`.
+            num_threads: as for :meth:`encode_raw_batch`; by default all cores of this process if the batch is worth it.
 
         Raises:
             UserError: a forbidden letter (the message names argument, row and position), or unequal numbers of rows.
@@ -173,6 +176,8 @@ class Tokenizer(ABC):
             raise UserError(f"texts has {len(texts)} rows and pairs {len(pairs)}; give one pair for each text")
         clean_a = [_clean(text, f"texts[{row}]") for row, text in enumerate(texts)]
         clean_b = [_clean(text, f"pairs[{row}]") for row, text in enumerate(pairs or ())]
+        if num_threads is None:
+            num_threads = worthwhile_threads(sum(map(len, clean_a)) + sum(map(len, clean_b)))
         ids_a = self.encode_raw_batch(clean_a, num_threads=num_threads)
         ids_b = [None] * len(ids_a) if pairs is None else self.encode_raw_batch(clean_b, num_threads=num_threads)
         return [with_template(a, b).tolist() for a, b in zip(ids_a, ids_b, strict=True)]
@@ -185,6 +190,11 @@ class Tokenizer(ABC):
             at = outside[0]
             raise UserError(f"ids[{at}] is {array[at]}; accepted are 0 to {self.vocab_size - 1}")
         return array
+
+
+def worthwhile_threads(bases: int) -> int:
+    """How many cores so many bases keep busy for long enough (some 10 ms) to be worth starting threads."""
+    return max(1, min(_MOST_THREADS, os.cpu_count() or 1, bases // _BASES_A_THREAD))
 
 
 def write_file(file: Path, content: bytes) -> Path:

@@ -16,6 +16,7 @@ import optax
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.training.checkpoint import Checkpoints
+from dnabert2_jax.training.goodput import Ledger
 from dnabert2_jax.training.meter import Meter
 from dnabert2_jax.training.signals import Stopped, StopRequests
 from dnabert2_jax.training.step import StepMetrics, TrainState
@@ -64,6 +65,7 @@ def run_steps(
     total: int,
     stop_requests: StopRequests,
     callbacks: Sequence[Callback],
+    ledger: Ledger,
     finished: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Train from the state's step to the last step.
@@ -75,6 +77,7 @@ def run_steps(
         total: total number of steps in the run.
         stop_requests: checked after every step.
         callbacks: called in order after every step.
+        ledger: is told what the time is spent on.
         finished: checked before every step; ends the run early if true.
 
     Returns:
@@ -83,11 +86,13 @@ def run_steps(
     Raises:
         Stopped: the run was asked to stop before its last step; the callbacks were called with ``stopping`` set.
     """
+    ledger.enter("steps")
     for step in range(int(state.step) + 1, total + 1):
         if finished():
             break
         asked = time.monotonic()
-        batch = next(batches)
+        with ledger.phase("input"):
+            batch = next(batches)
         waited = time.monotonic() - asked
         state, metrics = train_step(state, batch)
         last, stopping = step == total, stop_requests.after(step)
@@ -106,6 +111,7 @@ class LogMetrics:
 
     Attributes:
         meter: measures the steps.
+        ledger: receives a line as often as the log.
         log: receives a line whenever one is due, and when the run stops.
         bar: shows progress and the latest figures.
         due: when to write a line.
@@ -117,6 +123,7 @@ class LogMetrics:
     """
 
     meter: Meter
+    ledger: Ledger
     log: MetricsLog
     bar: ProgressBar
     due: Due
@@ -139,6 +146,7 @@ class LogMetrics:
             remark(f"first step done after {self.first_step_seconds:.1f} s, compiling included")
         if self.due(event.step) or event.last or event.stopping:
             self.log.write(event.step, **self.meter.read(), **self.values(event))
+            self.ledger.record(event.step)
         self.bar.advance(figures=self._figures())
         if self.meter.skipped_in_a_row >= self.skipped_in_a_row:
             raise self.diverged(self.meter.skipped_in_a_row, self.meter.last_skipped)
@@ -146,6 +154,7 @@ class LogMetrics:
     def evaluated(self, step: int, scores: Mapping[str, Any], shown: str = "") -> None:
         """Log the scores of an evaluation and show them next to the bar; its duration does not count as training time."""
         self.log.write(step, **scores)
+        self.ledger.record(step)
         self._evaluation = shown
         self.bar.advance(0, figures=self._figures())
         self.meter.restart()
@@ -160,20 +169,24 @@ class SaveCheckpoints:
 
     Attributes:
         checkpoints: where to save.
+        ledger: receives a line after every save, from which a run may resume.
         due: when to save.
         meta: makes the metadata saved with the state, from the step; ``identity`` is what :func:`resume` compares.
     """
 
     checkpoints: Checkpoints
+    ledger: Ledger
     due: Due
     meta: Callable[[int], dict[str, Any]]
 
     def __call__(self, event: StepEvent) -> None:
         """Save if one is due; a run that is stopping waits until everything is on disk."""
         if self.due(event.step) or event.last or event.stopping:
-            self.checkpoints.save(event.step, event.state, self.meta(event.step))
-            if event.stopping:
-                self.checkpoints.wait()
+            with self.ledger.phase("saves", after=event.metrics):
+                self.checkpoints.save(event.step, event.state, self.meta(event.step))
+                if event.stopping:
+                    self.checkpoints.wait()
+            self.ledger.record(event.step)
 
 
 def resume(

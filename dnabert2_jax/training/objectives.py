@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.config.runs import Epochs
 from dnabert2_jax.data.labels import Labels, Measurements
+from dnabert2_jax.modeling.gather import values_at
 from dnabert2_jax.modeling.models import MaskedLM, Network, SequenceClassifier, classification_logits
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, Tree
 
@@ -47,7 +48,7 @@ def masked_lm_means(total: Sums) -> dict[str, float]:
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
     log_probabilities = jax.nn.log_softmax(logits)
-    chosen = jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
+    chosen = values_at(log_probabilities, labels)
     correct = (logits.argmax(-1) == labels).astype(jnp.float32)
     return Sums(-(chosen * weights).sum(), (correct * weights).sum(), weights.sum())
 

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import jax
 from tensorboardX import SummaryWriter
 
+from dnabert2_jax.compilation_cache import COMPILED
 from dnabert2_jax.config.loading import default_settings
 from dnabert2_jax.config.runs import RUN_KINDS
 from dnabert2_jax.errors import UserError
@@ -16,18 +17,22 @@ from dnabert2_jax.parallel.processes import is_first, on_first
 from dnabert2_jax.progress import remark
 from dnabert2_jax.storage.atomic import partial_name, write_bytes, write_json
 from dnabert2_jax.training.checkpoint import nothing_saved
+from dnabert2_jax.training.goodput import GOODPUT_FILE
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 
 TENSORBOARD = "tensorboard"
 
-_LOGS = re.compile(rf"{re.escape(METRICS_FILE)}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz|.*\.partial")
+_LOGS = re.compile(
+    rf"{re.escape(METRICS_FILE)}|{re.escape(GOODPUT_FILE)}|{COMPILED}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz"
+    r"|process_\d+_stacks\.txt|.*\.partial"
+)
 """What a run leaves behind if it stopped before saving anything."""
 
 FREE = (
     *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.parts", "model.attention"),
-    *("training.keep_", "training.skipped_in_a_row", "training.profile_steps"),
+    *("training.keep_", "training.skipped_in_a_row", "training.profile_steps", "training.hang_timeout"),
 )
 """Settings that may change when a run resumes: how the work is divided or logged, not what it computes."""
 
@@ -71,7 +76,7 @@ class Workdir:
                     f"{path}: process {jax.process_index()} does not see the {RUN_FILE} that process 0 wrote there; "
                     "--workdir must be on a file system that all processes share"
                 )
-            elif any(entry.name != partial_name(file) for entry in path.iterdir()):
+            elif any(entry.name not in (partial_name(file), COMPILED) for entry in path.iterdir()):
                 raise UserError(f"{path} is not empty and holds no run; choose another --workdir")
             else:
                 write_json(file, run)

@@ -9,7 +9,7 @@ from aot.chips import V5E
 
 from benchmarks.chromosome import CHIPS_A_ROW, TOPOLOGY, flops, on_gpu, on_tpu
 from dnabert2_jax.config.model import EncoderConfig, named_size
-from dnabert2_jax.modeling import encoder
+from dnabert2_jax.modeling import block
 from tests.kernels.test_attention import TRITON_WILL_GO
 
 pytestmark = [
@@ -34,7 +34,7 @@ def test_a_row_of_a_million_tokens_on_an_h100(monkeypatch):
     found = on_gpu(CONFIG, TOKENS)
     assert found["memory"]["peak"] < found["memory"]["device"] / 4
     assert [(kernel["name"], kernel["spill_stores"]) for kernel in found["kernels"]] == [("alibi_attention_forward", 0)]
-    monkeypatch.setattr(encoder, "FEED_FORWARD_TOKENS", 2 * TOKENS)
+    monkeypatch.setattr(block, "FEED_FORWARD_TOKENS", 2 * TOKENS)
     whole = on_gpu(CONFIG, TOKENS)["memory"]
     assert whole["peak"] - found["memory"]["peak"] > 0.8 * GATES
 

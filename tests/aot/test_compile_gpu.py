@@ -77,5 +77,5 @@ def test_eight_gpus_of_one_machine():
 
 
 def test_a_gpu_without_figures():
-    with pytest.raises(UserError, match="'H200'; did you mean 'H100'"):
+    with pytest.raises(UserError, match=r"'H200' \(did you mean 'H100'"):
         gpu_devices("H200")

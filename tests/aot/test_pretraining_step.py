@@ -1,18 +1,23 @@
 """The whole pretraining step compiled for slices that are not here (`make aot`); tiny, since a real one takes minutes."""
 
 import importlib.util
+import math
+import re
 from collections import Counter
 from dataclasses import replace
 
 import jax
 import pytest
+from aot import tpu_devices
 
-from benchmarks.pretraining_step import CONFIGS, compile_step, on_gpus, on_tpu, step_flops
+from benchmarks.pretraining_step import CONFIGS, compile_step, compile_step_for_gpus, on_gpus, on_tpu, step_flops
 from dnabert2_jax.config.loading import load_run
+from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
+from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.parallel.rules import is_vector
 
 pytestmark = [
@@ -26,15 +31,14 @@ PARAMETERS = count_parameters(masked_lm(TINY).abstract())
 # Wide enough for a 64th part of each matrix to be whole tiles of the memory.
 SIDES = replace(TINY, hidden_size=1024, num_attention_heads=16, intermediate_size=1024, vocab_size=1024)
 PARAMETERS_OF_SIDES = count_parameters(masked_lm(SIDES).abstract())
-# Vectors stay whole on every chip.
-MATRICES = sum(
-    0 if is_vector(axes) else leaf.size
-    for leaf, axes in zip(
-        jax.tree.leaves(masked_lm(TINY).abstract()),
-        jax.tree.leaves(masked_lm(TINY).axes(), is_leaf=lambda x: isinstance(x, tuple)),
-        strict=True,
-    )
-)
+
+
+def in_matrices(config):
+    """Parameters in matrices, which are spread over the chips; vectors stay whole on every chip."""
+    network = masked_lm(config)
+    axes = jax.tree.leaves(network.axes(), is_leaf=lambda x: isinstance(x, tuple))
+    leaves = jax.tree.leaves(network.abstract())
+    return sum(leaf.size for leaf, names in zip(leaves, axes, strict=True) if not is_vector(names))
 
 
 def a_run(*overrides):
@@ -95,6 +99,29 @@ def test_along_the_sides_of_a_slice_nothing_is_an_all_reduce_but_vectors_and_sum
     assert sent < kinds["reduce-scatter"] + kinds["all-reduce"] < 1.2 * sent
 
 
+def test_of_two_slices_each_chip_sends_the_other_only_its_own_part():
+    """Gathers cross the slices first and scatters last, when a chip has a share of the gradients as small as it can be."""
+    compiled = compile_step(a_run("training.batch_size=64"), SIDES, "2xv5e:2x2")
+    sent = Counter()
+    for computation in compiled.module.computations.values():
+        for send in (instruction for instruction in computation if instruction.opcode == "send"):
+            kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', send.attributes)
+            sent[kind[1]] += math.prod(send.shape[0].dims)
+    spread = in_matrices(SIDES)
+    assert sent["ALL_GATHER"] == pytest.approx(spread / (2 * CHIPS), rel=0.01)
+    assert sent["REDUCE_SCATTER"] == pytest.approx(spread / CHIPS, rel=0.15)  # some shares are padded to whole tiles
+    assert sent["ALL_REDUCE"] < 0.01 * spread / CHIPS  # vectors and sums
+    with pytest.raises(UserError, match=r"no cost model for the network between slices; .* \(v5e:2x2\)"):
+        compiled.report()
+
+
+def test_the_meshes_of_large_models_fit_the_slices_that_are_rented():
+    for topology in ("v6e:16x16", "v5p:8x8x4", "v5e:16x16", "2xv5e:16x16"):
+        devices = tpu_devices(topology)
+        mesh = make_mesh(MeshOptions(fsdp=16, tensor=2), devices)  # configs/pretrain_1b.toml
+        assert mesh.size == len(devices)
+
+
 def test_gradients_cross_the_chips_and_are_charged(sharded):
     """Each chip sends at least its share of every gradient, and of every parameter that the others updated, in bfloat16."""
     sent = sum(c.bytes * c.runs for c in sharded.account.collectives)
@@ -107,7 +134,7 @@ def test_weights_and_moments_of_a_chip_are_its_part(sharded):
     whole = compile_step(a_run("mesh.shard_optimizer=false"), TINY, "v5e:2x2").report()
     saved = whole.memory.arguments - sharded.memory.arguments
     # Small vectors are padded to tiles of the memory, wherever they are.
-    assert saved == pytest.approx(3 * 4 * MATRICES * (CHIPS - 1) / CHIPS, rel=0.05)
+    assert saved == pytest.approx(3 * 4 * in_matrices(TINY) * (CHIPS - 1) / CHIPS, rel=0.05)
 
 
 def test_the_figures_belong_together(capsys):
@@ -126,6 +153,14 @@ def test_of_gpus_memory_is_known_and_the_time_at_their_peak():
     figures = on_gpus(run, TINY, 2)
     assert 3 * 4 * PARAMETERS / 2 <= figures["memory"]["arguments"] < figures["memory"]["peak"]
     assert figures["days_at_peak"] == pytest.approx(500_000 * step_flops(run, TINY) / (2 * 989e12) / 86_400)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="no CUDA plugin; run `make aot`")
+@pytest.mark.parametrize("gpu", ["H100", "A100"])
+def test_on_a_gpu_no_sum_of_a_step_depends_on_the_order_of_threads(gpu):
+    """A float that is added atomically is rounded in another order in every run, and a resumed run then differs."""
+    step = compile_step_for_gpus(a_run(), TINY, gpu, 2)
+    assert [name for name in step.atomics if "cas" in name or ".f" in name or ".bf" in name] == []
 
 
 def test_a_mesh_that_does_not_fit_is_refused():

@@ -225,6 +225,19 @@ def test_progress_is_called_after_every_file(make_corpus):
     assert calls == [("a", 320), ("b", 480)]
 
 
+def test_many_intervals_at_once_are_what_each_is_alone(make_corpus):
+    corpus = make_corpus(
+        {"a": ["ACGTTGCAACNNNACGRYACGTACGTTTGCA" * 3, "CCGTANNA"], "b": ["TTGACCA"]}, min_contig=1, validation_fraction=0
+    )
+    drawn = np.random.default_rng(0)
+    numbers = np.arange(300) % 3
+    starts = drawn.integers(0, corpus.contig_lengths[numbers] + 1)
+    stops = drawn.integers(starts, corpus.contig_lengths[numbers] + 1)
+    letters, shifts = corpus.read_rows(numbers, starts, stops)
+    for row, shift, contig, start, stop in zip(letters, shifts, numbers, starts, stops, strict=True):
+        np.testing.assert_array_equal(row[shift : shift + stop - start], corpus.read(contig, start, stop))
+
+
 def test_read_outside_a_contig_raises(make_corpus):
     corpus = make_corpus({"a": ["ACGT" * 50, "C" * 102]})
     for start, stop in [(-1, 5), (0, 201), (5, 4)]:

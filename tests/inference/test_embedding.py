@@ -111,7 +111,7 @@ def test_an_adapter_changes_the_embedding(mlm, adapter_path, mixed_sequences):
 
 def test_mistakes(mlm):
     with pytest.raises(
-        UserError, match="pooling 'means' is unknown; accepted are mean, cls, max, token, base; did you mean 'mean'"
+        UserError, match=r"pooling 'means' is unknown; accepted are mean, cls, max, token, base \(did you mean 'mean'"
     ):
         embed(mlm, given_sequences(["ACGT"]), "means")
     with pytest.raises(UserError, match=r"holds pairs.*--sequence-column sequence1"):

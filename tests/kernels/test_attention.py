@@ -1,5 +1,6 @@
 """One suite for every attention backend: values and gradients against an independent float64 definition."""
 
+import importlib.util
 from contextlib import nullcontext
 from functools import cache, partial
 from itertools import product
@@ -167,10 +168,11 @@ def test_works_under_vmap_and_remat(backend):
     np.testing.assert_allclose(found[1], wanted[::-1], rtol=1e-5, atol=1e-6)
 
 
-def test_blocked_memory_grows_linearly():
+@pytest.mark.parametrize("backend", ["chunked", "blocked"])
+def test_memory_grows_linearly(backend):
     def temporaries(tokens):
         x = jax.ShapeDtypeStruct((1, tokens, 2, 32), jnp.float32)
-        f = lambda q, k, v: attention(q, k, v, alibi_slopes(2), implementation="blocked").sum()  # noqa: E731
+        f = lambda q, k, v: attention(q, k, v, alibi_slopes(2), implementation=backend).sum()  # noqa: E731
         return jax.jit(jax.grad(f, (0, 1, 2))).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(16384) < 3 * temporaries(8192)
@@ -189,6 +191,20 @@ def test_choice_of_backend():
     assert choose_backend("reference", 4096).name == "reference"
     with pytest.raises(UserError, match="did you mean 'blocked'"):
         choose_backend("blockd", 128)
+
+
+@pytest.mark.parametrize("generation", ["7.5", "gfx942"])
+def test_a_gpu_without_fused_kernels_takes_rows_and_heads_together(generation):
+    with tracing_for("gpu", generation):
+        assert choose_backend("auto", 512).name == "reference"
+        assert choose_backend("auto", 2048).name == "chunked"
+
+
+def test_so_does_an_ampere_gpu_once_jax_has_no_triton(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.endswith("triton") else find(name))
+    with tracing_for("gpu", "8.0"):
+        assert choose_backend("auto", 2048).name == "chunked"
 
 
 def test_wrong_shapes_are_named():

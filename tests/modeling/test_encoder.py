@@ -11,7 +11,7 @@ from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.modeling import block, last_block
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.last_block import states_at
+from dnabert2_jax.modeling.gather import states_at
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.parallel.layout import make_layout

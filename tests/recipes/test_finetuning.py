@@ -220,7 +220,7 @@ def test_a_diverged_run_says_so(tmp_path, home, make_run):
 
 
 def test_an_unknown_attention_backend_leaves_no_directory_behind(tmp_path, make_run):
-    with pytest.raises(UserError, match=r"attention backend 'blocket' is unknown; .* did you mean 'blocked'"):
+    with pytest.raises(UserError, match=r"attention backend 'blocket' is unknown; .*did you mean 'blocked'"):
         finetune(make_run(model={"attention": "blocket"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
+from dnabert2_jax.training.goodput import account
 from dnabert2_jax.training.signals import Stopped, StopRequests
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import (
@@ -103,6 +105,7 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
     workdir = tmp_path / "run"
     command = ["pretrain", "--config", pretraining, "--workdir", workdir]
 
+    began = time.time()
     process = start_cli(*command)
     wait_until(process, lambda: last_step(workdir) >= 17)
     for _ in range(3):  # a scheduler may repeat itself
@@ -125,6 +128,15 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
     same_lines(workdir, home / "pretrained")
     assert [line["step"] for line in MetricsLog.read(workdir) if "loss" in line] == list(range(1, 121))
     assert (workdir / "validation.json").read_bytes() == (home / "pretrained" / "validation.json").read_bytes()
+
+    goodput = account(workdir)
+    assert goodput.calls >= 3  # a call that was killed before its first line does not show
+    assert min(*goodput.seconds.values(), goodput.done_again, goodput.between) > 0
+    first, last = json.loads((workdir / "goodput.jsonl").read_text().splitlines()[0]), workdir / "goodput.jsonl"
+    assert began < first["call"]
+    assert goodput.total == pytest.approx(last.stat().st_mtime - first["call"], abs=0.5)
+    assert f"{goodput.share:.1%}" in (workdir / "report.html").read_text()
+    assert f"lost to restarts {timedelta(seconds=round(goodput.done_again + goodput.between))}" in finished.stderr
 
 
 def test_finetuning_killed_in_a_save_ends_the_same(tmp_path, home, finetuning):

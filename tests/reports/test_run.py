@@ -79,7 +79,7 @@ def finished(tmp_path_factory) -> Path:
 def test_finetuning_writes_a_page_that_needs_nothing_else(finished: Path):
     parsed = read(finished / "report.html")
     scores = json.loads((finished / "scores.json").read_text())
-    assert parsed.anchors == {"scores", "floor", "training", "data", "use", "config", "made"}
+    assert parsed.anchors == {"scores", "floor", "training", "time", "data", "use", "config", "made"}
     assert f"{scores['test']['mcc']:.4f}" in parsed.text
     assert f"{scores['trained_parameters']:,}" in parsed.text
     assert f"dnabert2 predict --model {finished}/model" in parsed.text
@@ -257,7 +257,7 @@ def test_pretraining_writes_a_page(tmp_path: Path):
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
         saved = pretrain(run, tmp_path / "work")
     parsed = read(tmp_path / "work" / "report.html")
-    assert parsed.anchors == {"training", "data", "use", "config", "made"}
+    assert parsed.anchors == {"training", "time", "data", "use", "config", "made"}
     entropy = json.loads((tmp_path / "work" / "data_report.json").read_text())["unigram_entropy"]
     assert f"{entropy:.4f}\nunigram entropy of the tokens, nats" in parsed.text
     for word in ("first", "second", corpus.hash, f"{saved.provenance['metrics']['loss']:.4f}", "4\nsteps of 4"):

@@ -1,3 +1,4 @@
+import os
 import random
 import re
 from pathlib import Path
@@ -65,6 +66,22 @@ def test_an_encoded_batch_equals_single_calls(tokenizer: Tokenizer, rows: list[t
     texts, pairs = [a for a, _ in rows], [b for _, b in rows]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(a) for a in texts]
     assert tokenizer.encode_batch(texts, pairs) == [tokenizer.encode(a, b) for a, b in rows]
+
+
+def test_a_large_batch_takes_all_cores_and_gives_the_same(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    sequences = ["".join(map("ACGT".__getitem__, row)) for row in np.random.default_rng(0).integers(4, size=(40, 5000))]
+    threads = []
+    raw = type(tokenizer).encode_raw_batch
+
+    def counted(self: Tokenizer, sequences: list[str], *, num_threads: int = 1) -> list:
+        threads.append(num_threads)
+        return raw(self, sequences, num_threads=num_threads)
+
+    monkeypatch.setattr(type(tokenizer), "encode_raw_batch", counted)
+    found = tokenizer.encode_batch(sequences)
+    assert found == tokenizer.encode_batch(sequences, num_threads=1)
+    tokenizer.encode_batch(sequences[:2])
+    assert threads == [min(os.cpu_count() or 1, 4), 1, 1]
 
 
 @given(clean_sequence)

@@ -13,6 +13,7 @@ import pytest
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.training.checkpoint import Checkpoints
+from dnabert2_jax.training.goodput import Ledger
 from dnabert2_jax.training.loop import LogMetrics, SaveCheckpoints, every, resume, run_steps
 from dnabert2_jax.training.meter import Meter
 from dnabert2_jax.training.objectives import Sums, masked_lm_means
@@ -44,7 +45,7 @@ def stop_after(step=None):
     return SimpleNamespace(after=lambda now: now == step)
 
 
-def take(total, callbacks=(), *, state=None, skipped=frozenset(), stop=None, **options):
+def take(total, callbacks=(), *, state=None, skipped=frozenset(), stop=None, ledger=None, **options):
     return run_steps(
         state or start(),
         fake_step(skipped),
@@ -52,6 +53,7 @@ def take(total, callbacks=(), *, state=None, skipped=frozenset(), stop=None, **o
         total=total,
         stop_requests=stop_after(stop),
         callbacks=callbacks,
+        ledger=ledger or Ledger(),
         **options,
     )
 
@@ -64,6 +66,7 @@ def logging(path, total, *, lines_every=2, skipped_in_a_row=3):
     with MetricsLog(Workdir(path, {}), 0) as log, ProgressBar("training", total) as bar:
         yield LogMetrics(
             meter=Meter(masked_lm_means),
+            ledger=Ledger(),
             log=log,
             bar=bar,
             due=every(lines_every),
@@ -98,7 +101,10 @@ def test_it_ends_early_where_it_is_told_to():
 def test_a_stop_is_logged_and_saved_first_and_the_run_resumes(tmp_path, capsys):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints, logging(tmp_path / "run", 9) as metrics:
         saving = SaveCheckpoints(
-            checkpoints=checkpoints, due=every(100), meta=lambda step: {"identity": {"a": "b"}, "noted": step}
+            checkpoints=checkpoints,
+            ledger=Ledger(),
+            due=every(100),
+            meta=lambda step: {"identity": {"a": "b"}, "noted": step},
         )
         with pytest.raises(Stopped) as stopped:
             take(9, [metrics, saving], stop=5)

@@ -13,7 +13,7 @@ from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.parallel.layout import Layout, make_layout
-from dnabert2_jax.parallel.mesh import make_mesh
+from dnabert2_jax.parallel.mesh import make_mesh, slice_of
 from dnabert2_jax.training.objectives import mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import StepMetrics, TrainState, init_state, make_eval_step, make_train_step
@@ -61,17 +61,23 @@ def params(network):
     return jax.device_get(network.init(0))
 
 
-def train(network, params, options, *, accumulate=1, precision="float32"):
+def train(network, params, options, *, accumulate=1, precision="float32", slice_of=slice_of):
     """Three steps: (state, metrics of each, scores, layout)."""
-    optimizer = make_optimizer(OPTIMIZER, 100)
-    layout = make_layout(options, make_mesh(options), network.abstract(), network.axes(), tiny_config(), precision)
+    optimizer, mesh = make_optimizer(OPTIMIZER, 100), make_mesh(options, slice_of=slice_of)
+    layout = make_layout(options, mesh, network.abstract(), network.axes(), tiny_config(), precision, slice_of)
     step = make_train_step(mlm_loss(network), optimizer, layout, accumulate=accumulate)
     state, measured = init_state(layout.place(params), optimizer, layout), []
     for batch in batches():
-        state, metrics = step(state, {}, layout.batch(batch, ROWS))
+        state, metrics = step(state, {}, placed(batch, layout))
         measured.append(metrics)
-    scores = make_eval_step(mlm_loss(network), layout)(state.trainable, {}, layout.batch(next(batches()), ROWS))
+    scores = make_eval_step(mlm_loss(network), layout)(state.trainable, {}, placed(next(batches()), layout))
     return state, measured, scores, layout
+
+
+def placed(batch, layout):
+    """The batch on the devices of the layout, of which this process fills its own."""
+    here = layout.rows_here(ROWS)
+    return layout.batch(jax.tree.map(lambda leaf: leaf[here], batch), ROWS)
 
 
 def train_without_a_mesh(network, params):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.kernels.attention.blocked import blocked_attention
+from dnabert2_jax.kernels.attention.chunked import chunked_attention
 from dnabert2_jax.kernels.attention.kernel import AttentionFunction, Inputs
 from dnabert2_jax.kernels.attention.reference import reference_attention
 from dnabert2_jax.platform import Target, current_target
@@ -111,6 +112,12 @@ BACKENDS: dict[str, Backend] = {
             "bhtd",
             reference_attention,
             should_not=lambda call: f"{call.tokens} tokens are over {_DENSE_LIMIT}" if call.tokens > _DENSE_LIMIT else None,
+        ),
+        Backend(
+            "chunked",
+            "bhtd",
+            chunked_attention,
+            should_not=lambda call: "'blocked' is faster on a CPU" if call.target.platform == "cpu" else None,
         ),
         Backend("blocked", "bhtd", blocked_attention),
     )

@@ -157,17 +157,21 @@ class BlockedKernel(Kernel):
         return Inputs(q, k, v, inputs.slopes, jnp.pad(inputs.segment_ids, ((0, 0), (0, padding))))
 
     def forward(self, inputs: Inputs) -> Saved:  # noqa: D102
-        output, log_sum_exp = jax.lax.map(lambda head: _forward_head(head, self.scale), self._heads(inputs))
+        with jax.default_matmul_precision("highest"):  # matrix units would round float32 factors
+            output, log_sum_exp = jax.lax.map(lambda head: _forward_head(head, self.scale), self._heads(inputs))
         return Saved(output.reshape(inputs.q.shape), log_sum_exp.reshape(inputs.q.shape[:-1]))
 
     def backward(  # noqa: D102
         self, inputs: Inputs, saved: Saved, d_output: jax.Array, d_log_sum_exp: jax.Array | None
     ) -> Gradients:
-        delta = jnp.einsum("bhtd,bhtd->bht", d_output.astype(jnp.float32), saved.output.astype(jnp.float32))
+        delta = jnp.einsum(
+            "bhtd,bhtd->bht", d_output.astype(jnp.float32), saved.output.astype(jnp.float32), precision="highest"
+        )
         if d_log_sum_exp is not None:
             delta = delta - d_log_sum_exp
         rows = tuple(x.reshape(-1, *x.shape[2:]) for x in (saved.log_sum_exp, d_output, delta))
-        gradients = jax.lax.map(lambda x: _backward_head(x[0], x[1], self.scale), (self._heads(inputs), rows))
+        with jax.default_matmul_precision("highest"):
+            gradients = jax.lax.map(lambda x: _backward_head(x[0], x[1], self.scale), (self._heads(inputs), rows))
         return Gradients(*(x.reshape(inputs.q.shape) for x in gradients))
 
     def _heads(self, inputs: Inputs) -> _Head:

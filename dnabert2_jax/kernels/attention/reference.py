@@ -13,7 +13,7 @@ def reference_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> t
     """
     del skip
     position = jnp.arange(inputs.q.shape[2])[None]
-    return _dense_attention(inputs, inputs.segment_ids, position, scale)
+    return dense_attention(inputs, inputs.segment_ids, position, scale)
 
 
 def attention_at(inputs: Inputs, positions: jax.Array, *, scale: float) -> jax.Array:
@@ -28,15 +28,16 @@ def attention_at(inputs: Inputs, positions: jax.Array, *, scale: float) -> jax.A
         [B, H, P, d] in the dtype of ``q``.
     """
     own = jnp.take_along_axis(inputs.segment_ids, positions, axis=1)
-    return _dense_attention(inputs, own, positions, scale)[0]
+    return dense_attention(inputs, own, positions, scale)[0]
 
 
-def _dense_attention(inputs: Inputs, own: jax.Array, positions: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
+def dense_attention(inputs: Inputs, own: jax.Array, positions: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
     """Output and log-sum-exp of queries at ``positions`` [B or 1, P], in the segments ``own`` [B, P]."""
     q, k, v, slopes, segment_ids = inputs
     distance = jnp.abs(positions[:, :, None] - jnp.arange(k.shape[2])[None, None]).astype(jnp.float32)
-    # As in the kernels: matrix units would otherwise round float32 operands.
-    precision = "highest" if q.dtype == jnp.float32 else None
+    # As in the kernels: matrix units would otherwise round float32 operands. A caller may have chosen a precision.
+    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    precision = (chosen or "highest") if q.dtype == jnp.float32 else None
     scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32, precision=precision) * scale
     scores = scores - slopes[None, :, None, None] * distance[:, None]
     visible = (own[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)

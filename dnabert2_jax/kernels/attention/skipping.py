@@ -51,7 +51,7 @@ def score_bound(q: jax.Array, k: jax.Array, segment_ids: jax.Array, scale: float
 
     def longest(x: jax.Array) -> jax.Array:
         x = jax.lax.stop_gradient(x).astype(jnp.float32)
-        squares = jnp.einsum(f"{layout},{layout}->bht", x, x)
+        squares = jnp.einsum(f"{layout},{layout}->bht", x, x, precision="highest")
         return jnp.sqrt(jnp.where(real[:, None, :], squares, 0.0).max(axis=-1))
 
     return bound_of_norms(longest(q), longest(k), scale)

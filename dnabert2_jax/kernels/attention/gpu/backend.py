@@ -75,7 +75,9 @@ class GpuKernel(Kernel):
         self, inputs: Inputs, saved: Saved, d_output: jax.Array, d_log_sum_exp: jax.Array | None
     ) -> Gradients:
         assert saved.bound is not None
-        delta = jnp.einsum("bthd,bthd->bht", d_output.astype(jnp.float32), saved.output.astype(jnp.float32))
+        delta = jnp.einsum(
+            "bthd,bthd->bht", d_output.astype(jnp.float32), saved.output.astype(jnp.float32), precision="highest"
+        )
         delta = jnp.pad(delta, ((0, 0), (0, 0), (0, saved.log_sum_exp.shape[2] - delta.shape[2])))
         if d_log_sum_exp is not None:
             delta = delta - d_log_sum_exp

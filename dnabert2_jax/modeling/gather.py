@@ -1,0 +1,91 @@
+"""Gathers whose gradients are sums in a fixed order on every platform.
+
+The gradient of a gather adds up cotangents by the row that each came from. XLA writes that as a scatter, which on a GPU is
+atomic additions in no particular order: two runs of the same step then differ in rounding. (Up to jax 0.11.0 an A100 even
+gets loops of compare-and-swap, slow where many tokens share a row, as all token types do.) On a GPU, the sum is a product
+with one-hot rows instead, which takes about 1 % of the arithmetic of a training step of the released size.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from dnabert2_jax.platform import PerPlatform
+
+
+@PerPlatform
+def rows_of(table: jax.Array, ids: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """``table`` [V, D] at ``ids`` [...], [..., D] in the dtype of the table.
+
+    Args:
+        table: weights.
+        ids: rows, in range.
+        dtype: what the caller computes in, and hence a dtype that holds every cotangent without loss.
+    """
+    return table[ids]
+
+
+@rows_of.on("gpu")
+def _rows_of_in_order(table: jax.Array, ids: jax.Array, dtype: DTypeLike) -> jax.Array:
+    return _rows_of(table, ids, len(table), jnp.dtype(dtype))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rows_of(table: jax.Array, ids: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
+    return table[ids]
+
+
+def _rows_of_forward(table: jax.Array, ids: jax.Array, size: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    return table[ids], ids
+
+
+def _rows_of_backward(size: int, dtype: jnp.dtype, ids: jax.Array, g: jax.Array) -> tuple[jax.Array, None]:
+    chosen = jax.nn.one_hot(ids, size, dtype=dtype)
+    sums = jnp.einsum("...v,...d->vd", chosen, g.astype(dtype), preferred_element_type=jnp.float32, precision=_exact(dtype))
+    return sums.astype(g.dtype), None
+
+
+_rows_of.defvjp(_rows_of_forward, _rows_of_backward)
+
+
+@PerPlatform
+def states_at(hidden: jax.Array, positions: jax.Array) -> jax.Array:
+    """[B, T, D] and positions [B, P] in each row -> the hidden states there, [B, P, D]."""
+    return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
+@states_at.on("gpu")
+def _states_at_in_order(hidden: jax.Array, positions: jax.Array) -> jax.Array:
+    return _states_at(hidden, positions, hidden.shape[1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _states_at(hidden: jax.Array, positions: jax.Array, tokens: int) -> jax.Array:
+    return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
+def _states_at_backward(tokens: int, positions: jax.Array, g: jax.Array) -> tuple[jax.Array, None]:
+    chosen = jax.nn.one_hot(positions, tokens, dtype=g.dtype)
+    sums = jnp.einsum("bpt,bpd->btd", chosen, g, preferred_element_type=jnp.float32, precision=_exact(g.dtype))
+    return sums.astype(g.dtype), None
+
+
+_states_at.defvjp(lambda hidden, positions, tokens: (_states_at(hidden, positions, tokens), positions), _states_at_backward)
+
+
+@PerPlatform
+def values_at(x: jax.Array, numbers: jax.Array) -> jax.Array:
+    """``x`` [..., C] at one of its C numbers each, [...] -> [...]."""
+    return jnp.take_along_axis(x, numbers[..., None], axis=-1)[..., 0]
+
+
+@values_at.on("gpu")
+def _values_at_by_comparison(x: jax.Array, numbers: jax.Array) -> jax.Array:
+    return jnp.where(jnp.arange(x.shape[-1]) == numbers[..., None], x, 0).sum(-1)
+
+
+def _exact(dtype: DTypeLike) -> jax.lax.Precision | None:
+    """The precision at which products of ``dtype`` with zeros and ones lose nothing."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None

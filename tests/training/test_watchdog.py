@@ -1,0 +1,73 @@
+"""A watchdog over one thread that stands still. Over two processes: tests/recipes/test_pretraining_processes.py."""
+
+import threading
+import time
+
+import pytest
+
+from dnabert2_jax.training.watchdog import Watchdog, who_hangs
+
+
+def stand_still_until(moment: threading.Event) -> None:
+    assert moment.wait(30)
+
+
+def test_a_run_that_stands_still_is_reported_once_with_the_stack_of_every_thread(tmp_path):
+    reasons, reported = [], threading.Event()
+
+    def hung(reason):
+        reasons.append(reason)
+        reported.set()
+
+    with Watchdog(tmp_path, 0.2, hung) as watchdog:
+        for batch in watchdog.watch(iter("ab")):
+            if batch == "b":
+                stand_still_until(reported)
+        time.sleep(0.5)
+    (reason,) = reasons
+    file = tmp_path / "process_0_stacks.txt"
+    assert "no progress for 1 s after reading batch 2" in reason
+    assert f"what each thread was doing is in {file}" in reason
+    stacks = file.read_text()
+    assert "in stand_still_until" in stacks
+    assert stacks.count("most recent call first") == threading.active_count() + 1  # the watchdog's own, too
+
+
+def test_progress_is_no_reason_to_end(tmp_path):
+    reasons = []
+    with Watchdog(tmp_path, 0.2, reasons.append) as watchdog:
+        for number in range(24):
+            time.sleep(0.1)
+            watchdog.reached(f"point {number}")
+    assert not reasons
+    assert not list(tmp_path.iterdir())  # no stacks, no file
+
+
+def test_a_timeout_of_zero_watches_nothing(tmp_path):
+    before = threading.active_count()
+    with Watchdog(tmp_path, 0, lambda _: None):
+        assert threading.active_count() == before
+    assert not list(tmp_path.iterdir())
+
+
+def note(count, point="step 7"):
+    return {"host": "node", "count": count, "point": point}
+
+
+@pytest.mark.parametrize(
+    ("notes", "says"),
+    [
+        (
+            {0: note(9), 1: note(8, "reading batch 4"), 2: note(9)},
+            "the others wait for process 1 on node (after reading batch 4)",
+        ),
+        (
+            {0: note(9), 1: note(8), 2: note(8)},
+            "the others wait for process 1 on node (after step 7) and process 2 on node (after step 7)",
+        ),
+        ({0: note(9), 1: note(9)}, "all 2 processes have come equally far"),
+    ],
+    ids=["one", "two", "equal"],
+)
+def test_the_process_that_the_others_wait_for_is_named(notes, says):
+    assert who_hangs(notes) == says
