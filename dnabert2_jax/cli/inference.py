@@ -276,7 +276,10 @@ class _Source:
 
         if self.fasta is not None:
             intervals = Intervals(Reference(self.fasta), self.bed, self.regions, self.bad_records)
-            return plan_intervals(intervals, self.window, self.step)
+            plan = plan_intervals(intervals, self.window, self.step)
+            if self.window is None and plan.longest >= _LONG_BASES:
+                remark(f"an interval of {plan.longest:,} bases becomes one row; for one row per stretch, add --window BASES")
+            return plan
         return plan_scan(
             self.data or Path(),
             self.window or 0,

@@ -142,7 +142,7 @@ class Intervals:
         if end > (bases := self.reference.lengths[contig]):
             raise UserError(
                 f"{where}: {given} from {start:,} to {end:,} is beyond the contig, which has {bases:,} bases in "
-                f"{self.reference.path}; is it another assembly?"
+                f"{self.reference.path}; check that both are of one assembly"
             )
         return Interval(contig, start, end, name, strand)
 
@@ -157,7 +157,7 @@ class Intervals:
     def _unknown(self, contig: str, where: str) -> UserError:
         return UserError(
             f"{where}: no contig {contig!r} in {self.reference.path}, which has {self.reference.describe_contigs()}"
-            f"{nearest(contig, self.reference.lengths)}; is it another assembly?"
+            f"{nearest(contig, self.reference.lengths)}; check that both are of one assembly"
         )
 
 

@@ -75,7 +75,7 @@ def test_contigs_under_other_names_are_read_with_a_remark(read, reference):
         ("chr1\t5\t9.0", "the end '9.0'"),
         ("chr1\t5\t5", "chr1 from 5 to 5 has no bases"),
         ("chr1\t9\t5", "chr1 from 9 to 5 has no bases"),
-        ("chr1\t100\t201", "beyond the contig, which has 200 bases in .*is it another assembly"),
+        ("chr1\t100\t201", "beyond the contig, which has 200 bases in .*check that both are of one assembly"),
         ("chr11\t1\t2", r"no contig 'chr11' in .*g\.fa, which has chr1, chr2, odd:1-5 \(did you mean 'chr1'\?\)"),
         ("chr1\t1\t2\tx\t0\tplus", r"the strand 'plus' \(column 6\) is not one of \+ - \."),
         (f"chr1\t1\t{'9' * 5000}", "is not a whole number"),

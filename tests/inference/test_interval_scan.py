@@ -132,6 +132,14 @@ def read_embeddings(path):
     return rows, [list(map(float, line[5:])) for line in lines]
 
 
+def test_a_long_interval_as_one_row_is_announced(dnabert2, mlm_path, fasta, bed, tmp_path, monkeypatch):
+    monkeypatch.setattr("dnabert2_jax.cli.inference._LONG_BASES", 200)
+    command = ("embed", "--model", mlm_path, "--fasta", fasta, "--bed", bed)
+    announced = "an interval of 200 bases becomes one row; for one row per stretch, add --window BASES"
+    assert announced in dnabert2(*command, "--out", tmp_path / "e.npz")[2]
+    assert announced not in dnabert2(*command, "--window", 70, "--out", tmp_path / "w.npz")[2]
+
+
 def test_a_letter_that_is_not_dna_is_found_before_the_work(tmp_path, bed):
     path = write_fasta(tmp_path / "bad.fa", GENOME | {"chr2": "ACGTACGTAC*" + "A" * 79})
     with Reference(path) as reference, pytest.raises(UserError, match=r"chr2:11-80, position 1: '\*' is not a DNA letter"):
