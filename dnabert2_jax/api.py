@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from dnabert2_jax.artifacts.model import ModelKind, save_model
 from dnabert2_jax.config.inference import LongSequences, Pooling
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
-from dnabert2_jax.convert.hugging_face import load_hugging_face
+from dnabert2_jax.convert.hub import PREFIX, looks_like_repository
+from dnabert2_jax.convert.opening import open_hugging_face, pinned_path
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import GivenSequences, given_sequences
 from dnabert2_jax.inference.embedding import embed
@@ -55,7 +56,7 @@ class DNABERT2:
 
         Args:
             path: what ``dnabert2 pretrain`` or ``dnabert2 finetune`` saved, or a directory in the Hugging Face layout,
-                such as the released DNABERT-2.
+                such as the released DNABERT-2; ``hf:OWNER/NAME`` is one on the Hugging Face Hub.
             base: the adapter's base, if it is not where the adapter says.
             precision: ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
             attention: ``auto`` or the name of an attention backend.
@@ -76,16 +77,19 @@ class DNABERT2:
         directory.
 
         Args:
-            directory: ``config.json``, ``tokenizer.json``, and ``model.safetensors`` or ``pytorch_model.bin``.
+            directory: with ``config.json``, ``tokenizer.json``, and ``model.safetensors`` or ``pytorch_model.bin``; or a
+                model of the Hub, ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, if there is no such directory here.
             precision: float32 gives the original's numbers; ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
             attention: ``auto`` or the name of an attention backend.
 
         Raises:
             UserError: a file is missing, damaged or could run code; the files do not belong together; it is another kind of
-                model; no such backend.
+                model; it cannot be downloaded; no such backend.
         """
+        path = f"{PREFIX}{directory}" if looks_like_repository(directory) else directory
         compute = resolve_compute(precision, attention)
-        return cls(InferenceModel.of_saved(Path(directory), load_hugging_face(Path(directory)), compute))
+        opened = open_hugging_face(path)
+        return cls(InferenceModel.of_saved(pinned_path(path, opened), opened, compute))
 
     def __repr__(self) -> str:
         return f"DNABERT2({str(self._model.path)!r}, kind={self.kind!r}, hidden_size={self.config.hidden_size})"
