@@ -29,6 +29,7 @@ from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.storage.overwriting import refuse_overwriting
+from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 
@@ -65,7 +66,7 @@ class DNABERT2:
             UserError: the directory is missing, damaged or of another kind; the base is not the adapter's; no such backend.
         """
         compute = resolve_compute(precision, attention)
-        return cls(InferenceModel.load(Path(path), compute, None if base is None else Path(base)))
+        return cls(InferenceModel.load(as_path(path), compute, None if base is None else as_path(base)))
 
     @classmethod
     def from_hf(
@@ -260,7 +261,7 @@ class DNABERT2:
         """
         refuse_overwriting(path, force=force)
         save_model(path, self._model.saved())
-        return Path(path)
+        return as_path(path)
 
     def fill_mask(self, sequence: str, ranges: Sequence[tuple[int, int]] = (), *, top_k: int = 5) -> list[MaskedToken]:
         """The model's predictions for masked tokens, all at once.

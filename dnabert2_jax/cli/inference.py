@@ -33,7 +33,10 @@ def predict(
     data: options.Data = None,
     out: Annotated[
         Path,
-        Option(help="Table to write (.csv, .tsv, .parquet; with --window or --fasta also .bed), or - for standard output."),
+        Option(
+            parser=options.path,
+            help="Table to write (.csv, .tsv, .parquet; with --window or --fasta also .bed), or - for standard output.",
+        ),
     ],
     model: options.Model = None,
     adapter: options.Adapter = None,
@@ -115,7 +118,12 @@ def predict(
 def embed(
     *,
     data: options.Data = None,
-    out: Annotated[Path, Option(help="File to write: .npz, .parquet or .h5; with --window or --fasta also .csv or .tsv.")],
+    out: Annotated[
+        Path,
+        Option(
+            parser=options.path, help="File to write: .npz, .parquet or .h5; with --window or --fasta also .csv or .tsv."
+        ),
+    ],
     model: options.Model = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
@@ -178,8 +186,10 @@ def embed(
 )
 def fill_mask(
     sequence: Annotated[str, Argument(help="DNA; each [MASK] stands for one unknown token.")],
-    model: Annotated[Path, Option(help="Directory of a pretrained (masked_lm) model.")],
-    out: Annotated[Path, Option(help="Table to write (.csv, .tsv, .parquet), or - for standard output.")],
+    model: Annotated[Path, Option(parser=options.path, help="Directory of a pretrained (masked_lm) model.")],
+    out: Annotated[
+        Path, Option(parser=options.path, help="Table to write (.csv, .tsv, .parquet), or - for standard output.")
+    ],
     mask: Annotated[list[str] | None, Option(metavar="START-END", help="Also mask these bases, from 1; repeatable.")] = None,
     top_k: Annotated[int, Option(min=1, help="Candidates per masked token.")] = 5,
     precision: options.Precision = "auto",

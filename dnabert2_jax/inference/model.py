@@ -61,14 +61,14 @@ class InferenceModel:
         parts["encoder"] = merge_adapter(parts["encoder"], parts.pop("adapter"), adapter.lora)
         forward = Forward(adapter.base.config, compute, len(adapter.labels), adapter.head)
         predictor = Predictor(forward, parts)
-        return cls(Path(path), "classifier", adapter.base.tokenizer, adapter.labels, predictor, adapter.provenance)
+        return cls(path, "classifier", adapter.base.tokenizer, adapter.labels, predictor, adapter.provenance)
 
     @classmethod
     def of_saved(cls, path: Path, model: SavedModel, compute: Compute) -> "InferenceModel":
         """A model that was read from a directory."""
         forward = Forward(model.config, compute, len(model.labels), model.head)
         predictor = Predictor(forward, jax.device_put(model.params))
-        return cls(Path(path), model.kind, model.tokenizer, model.labels, predictor, model.provenance)
+        return cls(path, model.kind, model.tokenizer, model.labels, predictor, model.provenance)
 
     def saved(self) -> SavedModel:
         """The model with its parameters on the host, to be written to a directory; an adapter is merged."""
