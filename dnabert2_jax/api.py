@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dnabert2_jax.artifacts.model import ModelKind, save_model
-from dnabert2_jax.config.inference import LongSequences, Pooling
+from dnabert2_jax.config.inference import LongSequences, Pooling, Strands, VariantScore
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hub import PREFIX, looks_like_repository
 from dnabert2_jax.convert.opening import open_hugging_face, pinned_path
@@ -31,6 +31,8 @@ from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.variants.results import GivenVariant, VariantScores, score_variants
+from dnabert2_jax.variants.scoring import ScoringOptions
 
 
 class DNABERT2:
@@ -279,6 +281,40 @@ class DNABERT2:
                 outside the sequence, or ``top_k`` out of range.
         """
         return fill_mask(self._model, sequence, ranges, top_k=top_k)
+
+    def score_variants(
+        self,
+        fasta: str | Path,
+        variants: str | Path | Iterable[GivenVariant],
+        *,
+        scores: Sequence[VariantScore] = (),
+        flank: int = 256,
+        strand: Strands = "both",
+        max_span: int = 64,
+        batch_tokens: int | None = None,
+    ) -> VariantScores:
+        """Scores of genetic variants, as ``dnabert2 variants`` writes them; see ``docs/guides/variants.md``.
+
+        All results are in memory: for a whole genome use the command, which writes as it goes.
+
+        Args:
+            fasta: the reference genome, plain or bgzip.
+            variants: a VCF, BCF or table, or tuples of contig, position (from 1), REF and ALT.
+            scores: some of ``llr``, ``emb``, ``pll`` and ``delta``; by default those that suit the model.
+            flank: bases read on either side of a variant.
+            strand: the mean of ``both`` strands, or ``+``.
+            max_span: longest changed stretch that is scored, in bases.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+
+        Returns:
+            One row for each allele, with a status.
+
+        Raises:
+            UserError: pysam is not installed, the model cannot give a score, a file cannot be read, no contig is in common,
+                or out of memory.
+        """
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        return score_variants(self._model, fasta, variants, options)
 
     def hidden_states(
         self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None

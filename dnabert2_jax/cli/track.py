@@ -23,12 +23,14 @@ _DEFAULT_STEP = 128
 )
 def track(
     *,
-    fasta: Annotated[Path, Option(help="Genome, a plain or bgzip FASTA file.")],
-    out: Annotated[Path, Option(help="Directory to create.")],
+    fasta: Annotated[Path, Option(parser=options.local_path, help="Genome, a plain or bgzip FASTA file.")],
+    out: Annotated[Path, Option(parser=options.local_path, help="Directory to create.")],
     model: options.Model = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
-    bed: Annotated[Path | None, Option(help="Intervals to cover.", show_default="the whole genome")] = None,
+    bed: Annotated[
+        Path | None, Option(parser=options.local_path, help="Intervals to cover.", show_default="the whole genome")
+    ] = None,
     region: options.Region = None,
     window: Annotated[int, Option(min=1, metavar="BASES", help="Bases that the model reads at a time.")] = 512,
     step: Annotated[

@@ -38,3 +38,13 @@ gives ``logp`` and ``entropy``; of a classifier, which has no other values, its 
 
 TrackFormat = Literal["bigwig", "bedgraph", "bed"]
 """The files of a track; ``bed`` has the bins of a class whose probability reaches a threshold."""
+
+VariantScore = Literal["llr", "delta", "emb", "pll"]
+"""What a variant is scored by: the log-ratio of the alleles' probabilities, the change of a prediction, the distance of
+embeddings, or the pseudo-log-likelihood of the window."""
+
+Strands = Literal["both", "+"]
+"""Which strands are read: both, and the mean is taken, or the given one."""
+
+RefMismatch = Literal["skip", "error"]
+"""What happens to a variant whose REF is not the reference's: it is marked and not scored, or the job stops."""

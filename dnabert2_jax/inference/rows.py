@@ -83,14 +83,21 @@ def _text(path: Path, delimiter: str) -> Iterator[Write]:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
 
         def write(columns: Columns) -> None:
-            vectors = columns.get("embedding", np.empty((len(columns["name"]), 0)))
+            vectors = columns.get("embedding", np.empty((len(columns[next(iter(columns), "name")]), 0)))
             plain = {name: values for name, values in columns.items() if name != "embedding"}
             if not file.tell():
                 writer.writerow([*plain, *(f"e{n}" for n in range(vectors.shape[1]))])
             for *values, vector in zip(*plain.values(), vectors, strict=True):
-                writer.writerow([f"{v:.6g}" if isinstance(v, float | np.floating) else v for v in (*values, *vector)])
+                writer.writerow(map(_cell, (*values, *vector)))
 
         yield write
+
+
+def _cell(value: Any) -> Any:
+    """Six digits of a number; nothing where there is none."""
+    if not isinstance(value, float | np.floating):
+        return value
+    return "" if np.isnan(value) else f"{value:.6g}"
 
 
 @contextmanager
