@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dnabert2_jax.artifacts.model import ModelKind, save_model
-from dnabert2_jax.config.inference import LongSequences, Pooling
+from dnabert2_jax.config.inference import LongSequences, Pooling, Strands, VariantScore
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
-from dnabert2_jax.convert.hugging_face import load_hugging_face
+from dnabert2_jax.convert.hub import PREFIX, looks_like_repository
+from dnabert2_jax.convert.opening import open_hugging_face, pinned_path
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import GivenSequences, given_sequences
 from dnabert2_jax.inference.embedding import embed
@@ -27,10 +28,11 @@ from dnabert2_jax.inference.prediction import Predictions, predict
 from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.modeling.compute import resolve_compute
-from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.variants.results import GivenVariant, VariantScores, score_variants
+from dnabert2_jax.variants.scoring import ScoringOptions
 
 
 class DNABERT2:
@@ -57,7 +59,7 @@ class DNABERT2:
 
         Args:
             path: what ``dnabert2 pretrain`` or ``dnabert2 finetune`` saved, or a directory in the Hugging Face layout,
-                such as the released DNABERT-2.
+                such as the released DNABERT-2; ``hf:OWNER/NAME`` is one on the Hugging Face Hub.
             base: the adapter's base, if it is not where the adapter says.
             precision: ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
             attention: ``auto`` or the name of an attention backend.
@@ -78,16 +80,19 @@ class DNABERT2:
         directory.
 
         Args:
-            directory: ``config.json``, ``tokenizer.json``, and ``model.safetensors`` or ``pytorch_model.bin``.
+            directory: with ``config.json``, ``tokenizer.json``, and ``model.safetensors`` or ``pytorch_model.bin``; or a
+                model of the Hub, ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, if there is no such directory here.
             precision: float32 gives the original's numbers; ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
             attention: ``auto`` or the name of an attention backend.
 
         Raises:
             UserError: a file is missing, damaged or could run code; the files do not belong together; it is another kind of
-                model; no such backend.
+                model; it cannot be downloaded; no such backend.
         """
+        path = f"{PREFIX}{directory}" if looks_like_repository(directory) else directory
         compute = resolve_compute(precision, attention)
-        return cls(InferenceModel.of_saved(as_path(directory), load_hugging_face(local_copy(directory)), compute))
+        opened = open_hugging_face(path)
+        return cls(InferenceModel.of_saved(pinned_path(path, opened), opened, compute))
 
     def __repr__(self) -> str:
         return f"DNABERT2({str(self._model.path)!r}, kind={self.kind!r}, hidden_size={self.config.hidden_size})"
@@ -276,6 +281,40 @@ class DNABERT2:
                 outside the sequence, or ``top_k`` out of range.
         """
         return fill_mask(self._model, sequence, ranges, top_k=top_k)
+
+    def score_variants(
+        self,
+        fasta: str | Path,
+        variants: str | Path | Iterable[GivenVariant],
+        *,
+        scores: Sequence[VariantScore] = (),
+        flank: int = 256,
+        strand: Strands = "both",
+        max_span: int = 64,
+        batch_tokens: int | None = None,
+    ) -> VariantScores:
+        """Scores of genetic variants, as ``dnabert2 variants`` writes them; see ``docs/guides/variants.md``.
+
+        All results are in memory: for a whole genome use the command, which writes as it goes.
+
+        Args:
+            fasta: the reference genome, plain or bgzip.
+            variants: a VCF, BCF or table, or tuples of contig, position (from 1), REF and ALT.
+            scores: some of ``llr``, ``emb``, ``pll`` and ``delta``; by default those that suit the model.
+            flank: bases read on either side of a variant.
+            strand: the mean of ``both`` strands, or ``+``.
+            max_span: longest changed stretch that is scored, in bases.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+
+        Returns:
+            One row for each allele, with a status.
+
+        Raises:
+            UserError: pysam is not installed, the model cannot give a score, a file cannot be read, no contig is in common,
+                or out of memory.
+        """
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        return score_variants(self._model, fasta, variants, options)
 
     def hidden_states(
         self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None

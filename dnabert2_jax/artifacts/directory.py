@@ -102,7 +102,8 @@ def read(path: Path, kind: Kind) -> Content:
         UserError: there is no such directory, a file is missing or damaged, or the format is unknown.
     """
     if not path.is_dir():
-        raise UserError(f"{path} does not exist; name the directory of {kind.name} on this machine (nothing is downloaded)")
+        hub = ", or hf:OWNER/NAME for one of the Hugging Face Hub" if kind is MODEL else ""
+        raise UserError(f"{path} does not exist; name the directory of {kind.name} on this machine{hub}")
     for file in (kind.header, MANIFEST):
         if not (path / file).is_file():
             inside = [str(path / part) for part in ("model", "adapter") if (path / part / MANIFEST).is_file()]

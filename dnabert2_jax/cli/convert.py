@@ -15,7 +15,10 @@ convert = group("convert", "Convert from and to Hugging Face's formats.")
 
 @convert.command("from-hf", epilog="Example: dnabert2 convert from-hf DNABERT-2-117M runs/released")
 def from_hf(
-    directory: Annotated[Path, Argument(metavar="DIR", parser=path, help="With config.json, tokenizer.json and weights.")],
+    directory: Annotated[
+        Path,
+        Argument(metavar="DIR", parser=path, help="With config.json, tokenizer.json and weights; or hf:OWNER/NAME."),
+    ],
     out: Annotated[Path, Argument(metavar="OUT", parser=path, help="Model directory to write.")],
     force: Force = False,
 ) -> None:
@@ -24,13 +27,13 @@ def from_hf(
     The released weights, or a model trained from them; PyTorch is not needed.
     """
     from dnabert2_jax.artifacts.model import save_model
-    from dnabert2_jax.convert.hugging_face import load_hugging_face
+    from dnabert2_jax.convert.opening import open_hugging_face
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.modeling.models import count_parameters
 
     refuse_overwriting(out, force=force)
     command = ["dnabert2", "convert", "from-hf", str(directory), str(out)]
-    saved = save_model(out, load_hugging_face(directory, command))
+    saved = save_model(out, open_hugging_face(directory, command))
     labels = f" of {saved_labels(saved.head, saved.labels).what}" if saved.labels else ""
     remark(f"a {saved.kind}{labels}; {count_parameters(saved.params):,} parameters")
     print(f"saved {out}")

@@ -29,12 +29,22 @@ Config = Annotated[Path | None, Option("--config", parser=path, help="TOML file 
 Workdir = Annotated[Path, Option("--workdir", parser=path, help="Directory of the run; reuse it to resume.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
 
-Model = Annotated[Path | None, Option(parser=path, help="Model, adapter or Hugging Face directory.")]
+Model = Annotated[Path | None, Option(parser=path, help="Model, adapter or Hugging Face directory, or hf:OWNER/NAME.")]
 Adapter = Annotated[Path | None, Option(parser=path, help="Adapter directory, instead of --model.")]
 Base = Annotated[
     Path | None, Option(parser=path, help="The adapter's base model directory.", show_default="where the adapter says")
 ]
-Data = Annotated[Path, Option(parser=path, help="FASTA, FASTQ, or a table (.csv, .tsv, .xlsx); - for standard input.")]
+Data = Annotated[
+    Path | None, Option(parser=path, help="FASTA, FASTQ, or a table (.csv, .tsv, .xlsx); - for standard input.")
+]
+Fasta = Annotated[
+    Path | None,
+    Option(parser=local_path, help="Genome, instead of --data: one row per interval of --bed or --region."),
+]
+Bed = Annotated[Path | None, Option(parser=local_path, help="Intervals of --fasta: name in column 4, strand in column 6.")]
+Region = Annotated[
+    list[str] | None, Option(metavar="CONTIG:START-END", help="Interval of --fasta, from 1, end included; repeatable.")
+]
 BadRecords = Annotated[BadRecordPolicy, Option(help="Records that cannot be used: stop, or skip and list them.")]
 Force = Annotated[bool, Option("--force", help="Replace the output if it exists.")]
 SequenceColumn = Annotated[str, Option(help="Column with the sequences.")]

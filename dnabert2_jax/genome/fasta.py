@@ -63,7 +63,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
     numbers: dict[str, int] = {}
     number = 0
     try:
-        _check_bgzip_end(path, source)
+        check_bgzip_end(path, source)
         with dnaio.open(path, fileformat=layout, open_threads=0) as records:
             for number, record in enumerate(records, start=1):
                 words = record.name.split(maxsplit=1)
@@ -102,7 +102,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         raise UserError(f"{source}: no {layout.upper()} record; the file is empty or blank: check how it was made")
 
 
-def _check_bgzip_end(path: Path, source: str) -> None:
+def check_bgzip_end(path: Path, source: str) -> None:
     """A bgzip file truncated between two blocks is still valid gzip, so only the missing last block reveals it."""
     with path.open("rb") as file:
         head = file.read(16)

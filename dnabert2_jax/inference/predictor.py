@@ -102,6 +102,27 @@ class Forward:
 
         return jax.jit(token_probabilities)
 
+    @cached_property
+    def token_log_probabilities(self) -> Compiled:
+        """``(params, tokens, positions [B, K]) -> float32 [B, K, V]``: logarithms of :attr:`token_probabilities`."""
+        network = masked_lm(self.config, self.compute)
+
+        def token_log_probabilities(params: Tree, tokens: TokenBatch, positions: jax.Array) -> jax.Array:
+            return jax.nn.log_softmax(network.bind(params).logits(tokens, positions))
+
+        return jax.jit(token_log_probabilities)
+
+    @cached_property
+    def weighted_means(self) -> Compiled:
+        """``(params, tokens, weights [B, T]) -> float32 [B, D]``: mean hidden state of each row, weighted by token."""
+
+        def weighted_means(params: Tree, tokens: TokenBatch, weights: jax.Array) -> jax.Array:
+            hidden = self._encoder.bind(params["encoder"])(tokens).astype(jnp.float32)
+            sums = jnp.einsum("bt,btd->bd", weights, hidden, precision="highest")
+            return sums / jnp.maximum(weights.sum(1), 1)[:, None]
+
+        return jax.jit(weighted_means)
+
 
 @dataclass(frozen=True)
 class Predictor:

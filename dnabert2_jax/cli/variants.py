@@ -1,0 +1,81 @@
+"""``dnabert2 variants``."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+from typer import Option
+
+from dnabert2_jax.cli import options
+from dnabert2_jax.cli.app import app
+from dnabert2_jax.cli.output import print_saved
+from dnabert2_jax.config.inference import RefMismatch, Strands, VariantScore
+from dnabert2_jax.progress import remark
+from dnabert2_jax.storage.overwriting import refuse_overwriting
+
+
+@app.command(
+    epilog="Example: dnabert2 variants --model runs/pretrain/model --fasta genome.fa --variants calls.vcf.gz "
+    "--out runs/scored.vcf.gz"
+)
+def variants(
+    model: Annotated[Path, Option(parser=options.path, help="Model, adapter or Hugging Face directory, or hf:OWNER/NAME.")],
+    fasta: Annotated[Path, Option(parser=options.local_path, help="Reference genome: FASTA, plain or bgzip (.fa, .fa.gz).")],
+    variants: Annotated[
+        Path, Option(parser=options.local_path, help="Variants: .vcf, .vcf.gz, .bcf, or a table (.csv, .tsv).")
+    ],
+    out: Annotated[
+        Path | None, Option(parser=options.local_path, help="Annotated VCF to write: .vcf, .vcf.gz or .bcf.")
+    ] = None,
+    table: Annotated[
+        Path | None, Option(parser=options.local_path, help="Table to write, a row per allele: .csv, .tsv, .parquet.")
+    ] = None,
+    base: options.Base = None,
+    scores: Annotated[str, Option(metavar="LIST", help="auto, or some of llr,emb,pll,delta.")] = "auto",
+    flank: Annotated[int, Option(min=1, metavar="BASES", help="Bases read on either side of a variant.")] = 256,
+    strand: Annotated[Strands, Option(help="Mean of both strands, or the given one.")] = "both",
+    max_span: Annotated[int, Option(min=1, metavar="BASES", help="Longest changed stretch that is scored.")] = 64,
+    ref_mismatch: Annotated[RefMismatch, Option(help="A REF that differs from the FASTA file: mark it, or stop.")] = "skip",
+    batch_tokens: options.BatchTokens = None,
+    precision: options.Precision = "auto",
+    attention: options.Attention = "auto",
+    force: options.Force = False,
+) -> None:
+    """Score genetic variants.
+
+    A masked language model gives llr, the log-likelihood ratio of ALT and REF; a classifier gives delta, the change of its
+    log-odds; both give emb, how far the embeddings around the variant move. No record is dropped: each allele has a status.
+    """
+    from dnabert2_jax.inference.model import InferenceModel
+    from dnabert2_jax.inference.record import make_record, save_record_beside
+    from dnabert2_jax.modeling.compute import resolve_compute
+    from dnabert2_jax.variants.alleles import MEANINGS
+    from dnabert2_jax.variants.annotation import check_outputs, plan_annotation
+    from dnabert2_jax.variants.records import open_variants
+    from dnabert2_jax.variants.reference import Reference
+    from dnabert2_jax.variants.scoring import ScoringOptions, checked_scores
+
+    source = open_variants(variants)
+    check_outputs(source, out, table)
+    written = [path for path in (out, table) if path is not None]
+    for path in written:
+        refuse_overwriting(path, force=force)
+    opened = InferenceModel.load(model, resolve_compute(precision, attention), base)
+    named = () if scores == "auto" else tuple(name.strip() for name in scores.split(","))
+    wanted = checked_scores(opened, cast(tuple[VariantScore, ...], named))
+    how = ScoringOptions(wanted, flank, strand, max_span, batch_tokens)
+    with Reference(fasta) as reference:
+        job = plan_annotation(opened, reference, source, how, ref_mismatch=ref_mismatch)
+        remark(
+            f"{variants}: {job.survey.records:,} records, {job.survey.alleles:,} alternative alleles; "
+            f"scores {', '.join(wanted)}"
+        )
+        if renamed := job.survey.renamed():
+            remark(renamed)
+        statuses = job.run(out, table, "scoring")
+    for status, count in statuses.most_common():
+        remark(f"{count:,} {status}: {MEANINGS[status]}")
+    settings = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
+    record = make_record(opened, "variants", variants=str(variants), fasta=str(fasta), **settings)
+    for path in written:
+        save_record_beside(path, record)
+        print_saved(path)

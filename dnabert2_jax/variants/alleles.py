@@ -1,0 +1,215 @@
+"""An allele in its window: checked against the reference, trimmed, and free of the choice among equal alignments.
+
+One deletion in a repeat can be written at several positions, all of which give the same sequence. The interval from the
+leftmost to the rightmost of them is what all the spellings have in common, so the window is laid around that interval.
+Left-alignment alone would do for one strand; the interval is also the same on the reversed genome.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from dnabert2_jax.data.sequences import reverse_complement
+from dnabert2_jax.genome.letters import BASES
+
+Status = Literal["ok", "ref_mismatch", "no_contig", "symbolic", "breakend", "star", "missing", "too_long", "n_in_span"]
+"""What became of an allele: scored, or why not."""
+
+MEANINGS: dict[Status, str] = {
+    "ok": "scored",
+    "ref_mismatch": "REF is not what the FASTA file has there",
+    "no_contig": "the FASTA file lacks the contig",
+    "symbolic": "a symbolic allele such as <DEL>",
+    "breakend": "a breakend",
+    "star": "an allele that an upstream deletion removed",
+    "missing": "no ALT, or text that is not an allele",
+    "too_long": "the changed stretch is longer than --max-span, or lies in a repeat of more than 1,024 bases",
+    "n_in_span": "an unknown base in the changed stretch",
+}
+
+LONGEST_REPEAT = 1024
+"""Most bases by which equal spellings of an indel may differ in position."""
+
+_ALLELE = re.compile("[ACGTNRYSWKMBDHV]*", re.IGNORECASE)
+_UNKNOWN = re.compile(f"[^{BASES}]")
+
+
+class Genome(Protocol):
+    """Where bases come from."""
+
+    def length(self, contig: str) -> int:
+        """Bases of a contig."""
+        ...
+
+    def fetch(self, contig: str, start: int, end: int) -> str:
+        """Upper-case A, C, G, T and N."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Allele:
+    """One ALT of a record.
+
+    Attributes:
+        contig: the name that the FASTA file has for it; None if it has none.
+        position: first base of REF, from 0.
+        ref: REF as written.
+        alt: ALT as written; empty for a deletion without an anchor base.
+    """
+
+    contig: str | None
+    position: int
+    ref: str
+    alt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """REF and ALT with what surrounds both.
+
+    Attributes:
+        left: bases before the interval in which the alleles differ, up to ``flank``; fewer at the start of a contig.
+        ref: the interval in REF; of an indel, with all the bases over which it can be shifted.
+        alt: the interval in ALT.
+        right: bases after it.
+    """
+
+    left: str
+    ref: str
+    alt: str
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one strand shows of a window: all the alleles that take part in the score.
+
+    Of a substitution of one base these are all four bases, so that scores at a site add up; otherwise REF and ALT.
+
+    Attributes:
+        left: bases before.
+        alleles: the interval in each allele.
+        right: bases after.
+        ref: which allele is REF.
+        alt: which allele is ALT.
+    """
+
+    left: str
+    alleles: tuple[str, ...]
+    right: str
+    ref: int
+    alt: int
+
+    def windows(self) -> list[str]:
+        """The whole window of each allele."""
+        return [self.left + allele + self.right for allele in self.alleles]
+
+
+def unwritten(ref: str, alt: str) -> Status | None:
+    """Why two alleles as written cannot be scored, whatever the reference is; None if they can."""
+    if alt.startswith("<"):
+        return "symbolic"
+    if "[" in alt or "]" in alt or (len(alt) > 1 and (alt[0] == "." or alt[-1] == ".")):
+        return "breakend"
+    if alt == "*":
+        return "star"
+    if not ref or not _ALLELE.fullmatch(ref) or not _ALLELE.fullmatch(alt) or ref.upper() == alt.upper():
+        return "missing"
+    return None
+
+
+def differs(genome: Genome, allele: Allele) -> str | None:
+    """What the FASTA file has in place of REF, if a known base differs; empty beyond the end of the contig."""
+    assert allele.contig is not None
+    ref, end = known_letters(allele.ref), allele.position + len(allele.ref)
+    if allele.position < 0 or end > genome.length(allele.contig):
+        return ""
+    found = genome.fetch(allele.contig, allele.position, end)
+    return found if any(a != b for a, b in zip(ref, found, strict=True) if "N" not in (a, b)) else None
+
+
+def known_letters(text: str) -> str:
+    """Upper case, with N for everything that is not A, C, G or T."""
+    return _UNKNOWN.sub("N", text.upper())
+
+
+def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window | Status:
+    """Trim an allele, find all its equal spellings, and cut the window around them.
+
+    Args:
+        genome: the reference.
+        allele: REF and ALT.
+        flank: bases on either side.
+        max_span: longest allele, in bases.
+
+    Returns:
+        The window, or why there is none.
+    """
+    if (status := unwritten(allele.ref, allele.alt)) is not None:
+        return status
+    if allele.contig is None:
+        return "no_contig"
+    if differs(genome, allele) is not None:
+        return "ref_mismatch"
+    start, ref, alt = trimmed(allele.position, known_letters(allele.ref), known_letters(allele.alt))
+    if max(len(ref), len(alt)) > max_span:
+        return "too_long"
+    end = start + len(ref)
+    margin = 0 if ref and alt else 2 * LONGEST_REPEAT
+    first = max(0, start - margin - flank)
+    bases = genome.fetch(allele.contig, first, min(genome.length(allele.contig), end + margin + flank))
+    before, after = bases[: start - first], bases[end - first :]
+    # Where the FASTA file has N, the record may know the base, but the reference of the variant is unknown all the same.
+    ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))
+    if not (ref and alt):
+        to_the_left, to_the_right = shifts(before, ref or alt, after)
+        if to_the_left + to_the_right > LONGEST_REPEAT:
+            return "too_long"
+        shared_left, shared_right = before[len(before) - to_the_left :], after[:to_the_right]
+        ref, alt = (shared_left + changed + shared_right for changed in (ref, alt))
+        before, after = before[: len(before) - to_the_left], after[to_the_right:]
+    return Window(before[max(0, len(before) - flank) :], ref, alt, after[:flank])
+
+
+def trimmed(position: int, ref: str, alt: str) -> tuple[int, str, str]:
+    """Position, REF and ALT without the bases that both begin or end with."""
+    prefix = _common(ref, alt)
+    ref, alt = ref[prefix:], alt[prefix:]
+    suffix = _common(ref[::-1], alt[::-1])
+    return position + prefix, ref[: len(ref) - suffix], alt[: len(alt) - suffix]
+
+
+def _common(a: str, b: str) -> int:
+    """Letters that both begin with."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def shifts(before: str, inserted: str, after: str) -> tuple[int, int]:
+    """How far an indel can be shifted to the left and to the right without changing the sequence.
+
+    Args:
+        before: bases before it.
+        inserted: the bases that one of the alleles lacks.
+        after: bases after it.
+    """
+    size = len(inserted)
+    longer = before + inserted + after
+    start = left = len(before)
+    while left and longer[left - 1] == longer[left - 1 + size]:
+        left -= 1
+    right = start
+    while right + size < len(longer) and longer[right] == longer[right + size]:
+        right += 1
+    return start - left, right - start
+
+
+def view(window: Window, strand: Literal["+", "-"]) -> View:
+    """A window as one strand shows it."""
+    left, right = window.left, window.right
+    ref, alt = window.ref, window.alt
+    if strand == "-":
+        left, right = reverse_complement(right), reverse_complement(left)
+        ref, alt = reverse_complement(ref), reverse_complement(alt)
+    if len(ref) == len(alt) == 1 and ref in BASES and alt in BASES:
+        return View(left, tuple(BASES), right, BASES.index(ref), BASES.index(alt))
+    return View(left, (ref, alt), right, 0, 1)

@@ -1,0 +1,96 @@
+"""What is known about a scored allele: the names, types and descriptions of its values."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dnabert2_jax.config.inference import Strands, VariantScore
+from dnabert2_jax.variants.alleles import Status
+
+KEY_PREFIX = "DB2_"
+"""How all our INFO keys begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One value of an allele.
+
+    Attributes:
+        column: its name in tables.
+        key: its INFO key in VCF.
+        type: its type in VCF.
+        description: what it is.
+    """
+
+    column: str
+    key: str
+    type: Literal["Float", "Integer", "String"]
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlleleScores:
+    """What became of one allele.
+
+    Attributes:
+        status: whether it was scored.
+        values: by :attr:`Field.column`; empty unless the status is ``ok``.
+    """
+
+    status: Status
+    values: dict[str, float | int | str]
+
+
+def fields_of(
+    scores: Sequence[VariantScore], labels: Sequence[str], strands: Strands, regression: bool
+) -> tuple[Field, ...]:
+    """The values of a job.
+
+    Args:
+        scores: what is computed.
+        labels: the model's classes, or the name of its measurement.
+        strands: whether each strand is told apart.
+        regression: the model predicts a measurement.
+    """
+    over = "; mean of both strands" if strands == "both" else ""
+    fields: list[Field] = []
+    if "llr" in scores:
+        llr = "Log-likelihood ratio of ALT and REF, normalized over segmentations into tokens and corrected for length"
+        fields.append(_field("llr", "Float", llr + over))
+        if strands == "both":
+            fields += [
+                _field("llr_fwd", "Float", f"{llr}; forward strand"),
+                _field("llr_rev", "Float", f"{llr}; reverse strand"),
+            ]
+    if "pll" in scores:
+        fields.append(_field("pll", "Float", f"Pseudo-log-likelihood of the window with ALT less that with REF{over}"))
+    if "emb" in scores:
+        fields.append(_field("emb", "Float", f"1 - cosine of the mean embeddings around REF and ALT{over}"))
+    if "delta" in scores:
+        what = "Prediction" if regression else "Probability of class"
+        change = "Change of the prediction of" if regression else "Change of the log-odds of class"
+        for label, key in zip(labels, _keys(labels), strict=True):
+            fields += [
+                Field(f"ref_{label}", f"{KEY_PREFIX}REF_{key}", "Float", f"{what} {label} with REF{over}"),
+                Field(f"alt_{label}", f"{KEY_PREFIX}ALT_{key}", "Float", f"{what} {label} with ALT{over}"),
+                Field(f"delta_{label}", f"{KEY_PREFIX}DELTA_{key}", "Float", f"{change} {label} from REF to ALT"),
+            ]
+    fields += [
+        _field("span", "Integer", "Bases of REF between the tokens that all alleles share, forward strand"),
+        _field("tokens", "String", "Tokens of REF and ALT in the span, forward strand"),
+    ]
+    return tuple(fields)
+
+
+def _field(column: str, kind: Literal["Float", "Integer", "String"], description: str) -> Field:
+    return Field(column, f"{KEY_PREFIX}{column.upper()}", kind, description)
+
+
+def _keys(labels: Sequence[str]) -> list[str]:
+    """Class names as INFO keys may have them; where two become the same, the class number tells them apart."""
+    words = [re.sub(r"\+$", "_plus", re.sub("-$", "_minus", label)) for label in labels]
+    words = [re.sub("[^0-9A-Za-z_.]", "_", word) for word in words]
+    count = Counter(words)
+    return [f"{word}_{number}" if count[word] > 1 else word for number, word in enumerate(words)]

@@ -1,0 +1,180 @@
+"""Scores written into VCF, where every other byte stays, and as tables."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.progress import remark
+from dnabert2_jax.storage.atomic import atomic_file
+from dnabert2_jax.variants.alleles import MEANINGS
+from dnabert2_jax.variants.fields import KEY_PREFIX, AlleleScores, Field
+from dnabert2_jax.variants.htslib import pysam
+from dnabert2_jax.variants.records import VCF_SUFFIXES, Record
+
+STATUS_KEY = f"{KEY_PREFIX}STATUS"
+_INFO = 7
+
+
+class Writable(Protocol):
+    """A binary file."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Append."""
+        ...
+
+
+def header_lines(fields: Sequence[Field], ending: bytes) -> bytes:
+    """The lines of a VCF header that define our INFO keys."""
+    statuses = "; ".join(f"{status}: {meaning}" for status, meaning in MEANINGS.items())
+    keys = [(field.key, field.type, field.description) for field in fields]
+    keys.append((STATUS_KEY, "String", f"What became of the allele ({statuses})"))
+    return b"".join(
+        f'##INFO=<ID={key},Number=A,Type={kind},Description="{_quoted(text)}">'.encode() + ending for key, kind, text in keys
+    )
+
+
+def annotated(raw: bytes, scores: Sequence[AlleleScores], fields: Sequence[Field]) -> bytes:
+    """A line of a VCF with our keys at the end of its INFO column, in place of ``.`` where that was empty.
+
+    Args:
+        raw: the line, its end included.
+        scores: one for each ALT.
+        fields: the values to write; one that no allele has is left out.
+    """
+    body = raw.rstrip(b"\r\n")
+    columns = body.split(b"\t", _INFO + 1)
+    entries = [f"{STATUS_KEY}={','.join(own.status for own in scores)}"]
+    for field in fields:
+        if any(field.column in own.values for own in scores):
+            entries.append(f"{field.key}={','.join(_text(own.values.get(field.column)) for own in scores)}")
+    ours = ";".join(entries).encode()
+    columns[_INFO] = ours if columns[_INFO] == b"." else columns[_INFO] + b";" + ours
+    return b"\t".join(columns) + raw[len(body) :]
+
+
+def table_columns(
+    records: Sequence[Record], scores: Sequence[Sequence[AlleleScores]], fields: Sequence[Field], columns: Sequence[str]
+) -> dict[str, Any]:
+    """Columns of a table with one row for each allele: where it is, what became of it, and its values.
+
+    Args:
+        records: the records.
+        scores: those of each record's alleles.
+        fields: the values.
+        columns: names of the input table's columns, which stay; empty for a VCF, of which chrom, pos, id, ref and alt do.
+    """
+    rows = [
+        (record, alt, own)
+        for record, of_record in zip(records, scores, strict=True)
+        for alt, own in zip(record.alts or (".",), of_record, strict=True)
+    ]
+    if columns:
+        given: dict[str, Any] = {name: [record.fields[at] for record, _, _ in rows] for at, name in enumerate(columns)}
+    else:
+        given = {
+            "chrom": [record.contig for record, _, _ in rows],
+            "pos": np.array([record.position + 1 for record, _, _ in rows], np.int64),
+            "id": [record.name for record, _, _ in rows],
+            "ref": [record.ref or "." for record, _, _ in rows],
+            "alt": [alt for _, alt, _ in rows],
+        }
+    ours: dict[str, Any] = {"status": [own.status for _, _, own in rows]}
+    for field in fields:
+        values = [own.values.get(field.column) for _, _, own in rows]
+        # A column is of one type in every chunk; what is missing is NaN or an empty text.
+        ours[field.column] = (
+            ["" if value is None else str(value) for value in values]
+            if field.type == "String"
+            else np.array([np.nan if value is None else value for value in values], np.float64)
+        )
+    return given | {f"db2_{name}" if name in given else name: values for name, values in ours.items()}
+
+
+def check_vcf_output(path: Path) -> None:
+    """Check before the work that a VCF can be written.
+
+    Raises:
+        UserError: another suffix, or no such directory.
+    """
+    if not path.name.endswith(VCF_SUFFIXES):
+        raise UserError(f"{path}: accepted for --out are {', '.join(VCF_SUFFIXES)}; tables go to --table")
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no directory {path.parent}; create it first")
+
+
+@contextmanager
+def writing_vcf(path: Path, *, sorted_by_position: bool) -> Iterator[Writable]:
+    """A file for the text of a VCF; what the suffix names appears at the path when the block ends without an error.
+
+    Args:
+        path: ``.vcf``, ``.vcf.gz`` (BGZF) or ``.bcf``; the latter two get an index if the records are sorted.
+        sorted_by_position: whether they are.
+
+    Raises:
+        UserError: it cannot be written, or BCF cannot hold it.
+    """
+    with atomic_file(path) as partial:
+        if path.suffix == ".bcf":
+            text = partial.with_name(f"{partial.name}.vcf")
+            try:
+                with text.open("wb") as plain:
+                    yield plain
+                _convert_to_bcf(text, partial, path)
+            finally:
+                with suppress(OSError):
+                    text.unlink()
+        elif path.suffix in (".gz", ".bgz"):
+            with pysam().BGZFile(str(partial), "wb") as compressed:
+                yield compressed
+        else:
+            with partial.open("wb") as plain:
+                yield plain
+    if path.suffix != ".vcf":
+        for suffix in (".tbi", ".csi"):  # an index of what was replaced
+            with suppress(OSError):
+                os.unlink(f"{path}{suffix}")
+        if sorted_by_position:
+            _index(path)
+
+
+def _convert_to_bcf(text: Path, bcf: Path, path: Path) -> None:
+    # pysam's own writer adds an END that no header defines to symbolic alleles, and then cannot read its file.
+    library = pysam()
+    try:
+        library.bcftools.view("--no-version", "-O", "b", "-o", str(bcf), str(text), catch_stdout=False)
+    except library.SamtoolsError as error:
+        raise UserError(
+            f"{path}: BCF cannot hold these records; their header must define every contig, FILTER, INFO and FORMAT key: "
+            "complete it, or write .vcf.gz, which keeps any text"
+        ) from error
+
+
+def _index(path: Path) -> None:
+    library = pysam()
+    quiet = library.set_verbosity(0)
+    try:
+        if path.suffix == ".bcf":
+            library.tabix_index(str(path), preset="bcf", force=True)
+        else:
+            library.tabix_index(str(path), preset="vcf", force=True, keep_original=True)
+    except (OSError, ValueError, library.SamtoolsError) as error:
+        remark(f"{path}: no index was made ({error})")
+    finally:
+        library.set_verbosity(quiet)
+
+
+def _text(value: float | int | str | None) -> str:
+    if value is None:
+        return "."
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,106 @@
+"""Scores of variants in memory, for Python."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.variants.annotation import plan_annotation
+from dnabert2_jax.variants.output import table_columns
+from dnabert2_jax.variants.records import Record, VariantFile, open_variants
+from dnabert2_jax.variants.reference import Reference
+from dnabert2_jax.variants.scoring import ScoringOptions
+
+GivenVariant = tuple[str, int, str, str]
+"""Contig, position (from 1), REF and ALT."""
+
+
+@dataclass(frozen=True, repr=False)
+class VariantScores:
+    """One row for each allele, in the order of the input.
+
+    Attributes:
+        columns: where the allele is, its status, and its values; a value that an allele lacks is NaN or an empty text.
+    """
+
+    columns: dict[str, Any]
+
+    def __len__(self) -> int:
+        """Number of alleles."""
+        return len(self.columns["status"])
+
+    def __getitem__(self, column: str) -> Any:
+        """A column: an array of numbers, or a list of texts. [alleles]."""
+        return self.columns[column]
+
+    def __repr__(self) -> str:
+        statuses = ", ".join(f"{count:,} {status}" for status, count in Counter(self.columns["status"]).most_common())
+        return f"VariantScores({len(self):,} alleles{': ' * bool(statuses)}{statuses})"
+
+    def to_pandas(self) -> Any:
+        """The columns as a DataFrame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            raise UserError("to_pandas needs the package pandas, which is not installed; run pip install pandas") from error
+        return pandas.DataFrame(self.columns)
+
+
+def score_variants(
+    model: InferenceModel, fasta: str | Path, variants: str | Path | Iterable[GivenVariant], options: ScoringOptions
+) -> VariantScores:
+    """Score variants and keep the results.
+
+    Args:
+        model: any model.
+        fasta: the reference genome.
+        variants: a file, or variants from Python.
+        options: how to score.
+
+    Raises:
+        UserError: as :func:`~dnabert2_jax.variants.annotation.plan_annotation`; or something given is not a variant.
+    """
+    source = open_variants(variants) if isinstance(variants, str | Path) else _given(variants)
+    with Reference(fasta) as reference:
+        job = plan_annotation(model, reference, source, options)
+        parts = [table_columns([], [], job.scorer.fields, source.columns)]
+        for part in job.parts():
+            records = [item for item in part if isinstance(item, Record)]
+            parts.append(table_columns(records, job.score(records), job.scorer.fields, source.columns))
+    return VariantScores({name: _joined([part[name] for part in parts]) for name in parts[0]})
+
+
+def _given(variants: Iterable[GivenVariant]) -> VariantFile:
+    records = []
+    for number, given in enumerate(variants):
+        try:
+            contig, position, ref, alt = given
+            at = int(position)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"variants[{number}] is {given!r}; accepted are tuples of contig, position (from 1), REF and ALT: "
+                "('chr1', 1000, 'A', 'G')"
+            ) from None
+        alts = ("",) if alt == "-" else (str(alt),)
+        records.append(Record(number, str(contig), at - 1, ".", str(ref), alts))
+
+    def items() -> Iterator[Record]:
+        return iter(records)
+
+    return VariantFile(Path("variants"), "table", (), items)
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return [value for part in parts for value in part]
