@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from dnabert2_jax.artifacts.model import ModelKind, save_model
 from dnabert2_jax.config.inference import LongSequences, Pooling, Strands, VariantScore
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
-from dnabert2_jax.convert.hugging_face import load_hugging_face
+from dnabert2_jax.convert.hub import PREFIX, looks_like_repository
+from dnabert2_jax.convert.opening import open_hugging_face, pinned_path
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import GivenSequences, given_sequences
 from dnabert2_jax.inference.embedding import embed
@@ -28,6 +29,7 @@ from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.storage.overwriting import refuse_overwriting
+from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.variants.results import GivenVariant, VariantScores, score_variants
 from dnabert2_jax.variants.scoring import ScoringOptions
@@ -57,7 +59,7 @@ class DNABERT2:
 
         Args:
             path: what ``dnabert2 pretrain`` or ``dnabert2 finetune`` saved, or a directory in the Hugging Face layout,
-                such as the released DNABERT-2.
+                such as the released DNABERT-2; ``hf:OWNER/NAME`` is one on the Hugging Face Hub.
             base: the adapter's base, if it is not where the adapter says.
             precision: ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
             attention: ``auto`` or the name of an attention backend.
@@ -66,7 +68,7 @@ class DNABERT2:
             UserError: the directory is missing, damaged or of another kind; the base is not the adapter's; no such backend.
         """
         compute = resolve_compute(precision, attention)
-        return cls(InferenceModel.load(Path(path), compute, None if base is None else Path(base)))
+        return cls(InferenceModel.load(as_path(path), compute, None if base is None else as_path(base)))
 
     @classmethod
     def from_hf(
@@ -78,16 +80,19 @@ class DNABERT2:
         directory.
 
         Args:
-            directory: ``config.json``, ``tokenizer.json``, and ``model.safetensors`` or ``pytorch_model.bin``.
+            directory: with ``config.json``, ``tokenizer.json``, and ``model.safetensors`` or ``pytorch_model.bin``; or a
+                model of the Hub, ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, if there is no such directory here.
             precision: float32 gives the original's numbers; ``auto`` is bfloat16 on GPU and TPU, float32 on a CPU.
             attention: ``auto`` or the name of an attention backend.
 
         Raises:
             UserError: a file is missing, damaged or could run code; the files do not belong together; it is another kind of
-                model; no such backend.
+                model; it cannot be downloaded; no such backend.
         """
+        path = f"{PREFIX}{directory}" if looks_like_repository(directory) else directory
         compute = resolve_compute(precision, attention)
-        return cls(InferenceModel.of_saved(Path(directory), load_hugging_face(Path(directory)), compute))
+        opened = open_hugging_face(path)
+        return cls(InferenceModel.of_saved(pinned_path(path, opened), opened, compute))
 
     def __repr__(self) -> str:
         return f"DNABERT2({str(self._model.path)!r}, kind={self.kind!r}, hidden_size={self.config.hidden_size})"
@@ -258,7 +263,7 @@ class DNABERT2:
         """
         refuse_overwriting(path, force=force)
         save_model(path, self._model.saved())
-        return Path(path)
+        return as_path(path)
 
     def fill_mask(self, sequence: str, ranges: Sequence[tuple[int, int]] = (), *, top_k: int = 5) -> list[MaskedToken]:
         """The model's predictions for masked tokens, all at once.

@@ -13,7 +13,7 @@ from dnabert2_jax.artifacts.adapter import merged
 from dnabert2_jax.artifacts.directory import is_adapter_directory
 from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.convert.hugging_face import describe_released, is_hugging_face_directory
-from dnabert2_jax.convert.opening import open_adapter, open_model
+from dnabert2_jax.convert.opening import local_path, open_adapter, open_model
 from dnabert2_jax.draws import hash64
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
@@ -62,6 +62,7 @@ def check_model(path: Path, base: Path | None = None) -> Iterator[tuple[str, str
     Raises:
         UserError: a file is damaged, a weight is not finite, or an attention backend disagrees with the reference.
     """
+    path = local_path(path)
     if is_adapter_directory(path):
         adapter = open_adapter(path, base)
         yield "manifest, base and finite weights", f"ok, an adapter on {adapter.base.path}; checked merged into it"

@@ -25,11 +25,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+
+from tests.emulators import SCHEMES, Store, free_port, point_at
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 8)  # of this process alone: commands that tests start have one
@@ -37,6 +41,8 @@ jax.config.update("jax_num_cpu_devices", 8)  # of this process alone: commands t
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("default")
 
+_PORTS = {scheme: free_port() for scheme in SCHEMES}
+point_at(_PORTS)  # from the start, because client libraries keep what they connected to
 LONG = ("recipes", "gue", "reports", "training", "cli", "modeling")
 """Directories whose files take longest."""
 
@@ -72,3 +78,37 @@ def torch_python() -> str:
     if python := os.environ.get("DNABERT2_TORCH_PYTHON"):
         return python
     pytest.skip("no PyTorch to compare with; set DNABERT2_TORCH_PYTHON to an interpreter that has multimolecule and peft")
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Store]]:
+    """An emulator of each store; the tests are skipped without them."""
+    for library in ("gcsfs", "s3fs", "moto", "gcp_storage_emulator"):
+        pytest.importorskip(library, reason="pip install 'dnabert2_jax[buckets]'")
+    logs = tmp_path_factory.mktemp("emulators")
+    started = {scheme: Store(scheme, port, logs / f"{scheme}.log") for scheme, port in _PORTS.items()}
+    yield started
+    for store in started.values():
+        store.stop()
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(params=SCHEMES)
+def store(request: pytest.FixtureRequest, stores: dict[str, Store]) -> Iterator[Store]:
+    """One of the emulators; whatever a test has go wrong with it ends with the test."""
+    chosen = stores[request.param]
+    yield chosen
+    chosen.fault = lambda method, path: None
+
+
+@pytest.fixture
+def bucket(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new bucket; local copies of what is in it belong to the test."""
+    from dnabert2_jax.storage.paths import as_path, file_system
+
+    monkeypatch.setenv("DNABERT2_BUCKET_CACHE", str(tmp_path / "bucket_cache"))
+    name = f"bucket-{os.getpid()}-{next(_NUMBERS)}"
+    file_system(store.scheme).mkdir(name)
+    return as_path(f"{store.scheme}://{name}")

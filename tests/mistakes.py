@@ -10,6 +10,7 @@ from dnabert2_jax.artifacts.adapter import SavedAdapter, load_adapter, merged
 from dnabert2_jax.artifacts.model import save_model
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.genome import SpeciesSource, build_corpus
+from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.workdir import Workdir
 from tests.genome.helpers import random_dna, write_fasta
@@ -47,6 +48,12 @@ def table(path: str, *rows: tuple[str, ...], header: str = "sequence,label") -> 
 def corpus_of(path: str, bases: int) -> None:
     source = write_fasta(Path("phage.fa"), {"chr": random_dna(bases, 0)})
     build_corpus([SpeciesSource("phage", [source])], Path(path))
+
+
+def intervals(bed: str) -> None:
+    """A BED file, and the index of the genome, which stays beside it whatever happens."""
+    Path("peaks.bed").write_text(bed)
+    Reference(Path("genes.fa")).close()
 
 
 def flip_a_byte(path: str) -> None:
@@ -140,6 +147,26 @@ MISTAKES = [
         "vectors.xlsx: the suffix '.xlsx' is not a known format; accepted are .npz, .parquet, .h5",
     ),
     # Corpora and tokenizers
+    Mistake(
+        "intervals of another genome",
+        "predict --model classifier --fasta genes.fa --bed peaks.bed --out predictions.csv",
+        "peaks.bed, line 1: no contig 'chr1' in genes.fa, which has gene0, gene1, gene2; check that both are of one "
+        "assembly; or ...",
+        lambda: intervals("chr1\t0\t10\n"),
+    ),
+    Mistake(
+        "intervals of another assembly",
+        "predict --model classifier --fasta genes.fa --bed peaks.bed --out predictions.csv",
+        "peaks.bed, line 1: gene1 from 40 to 90 is beyond the contig, which has 60 bases in genes.fa; check that both "
+        "are of one assembly; or leave such records out with --bad-records skip",
+        lambda: intervals("gene1\t40\t90\n"),
+    ),
+    Mistake(
+        "a genome compressed by gzip",
+        "track --model classifier --fasta genes.fa.gz --out tracks",
+        "genes.fa.gz is compressed by gzip, which allows no random access; run gunzip, and compress it again with bgzip",
+        text("genes.fa.gz", gzip.compress(b">chr1\nACGT\n")),
+    ),
     Mistake(
         "a corpus that exists already",
         "corpus build second.fa --out corpus",

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.artifacts.directory import ADAPTER, is_adapter_directory, read, writing
+from dnabert2_jax.artifacts.directory import ADAPTER, is_adapter_directory, read, to_read, writing
 from dnabert2_jax.artifacts.model import SavedModel, load_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, tree_sha256, unflatten_tree
@@ -18,6 +18,7 @@ from dnabert2_jax.config.model import ORIGINAL_HEAD, HeadConfig, LoraConfig, Lor
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.lora import merge_adapter
 from dnabert2_jax.storage.directories import existing_directory
+from dnabert2_jax.storage.paths import StrPath, absolute, as_path
 from dnabert2_jax.types import Tree
 
 
@@ -44,7 +45,7 @@ class SavedAdapter:
     path: Path | None = None
 
 
-def save_adapter(path: str | os.PathLike[str], adapter: SavedAdapter) -> SavedAdapter:
+def save_adapter(path: StrPath, adapter: SavedAdapter) -> SavedAdapter:
     """Write ``adapter`` to the directory ``path``; an existing adapter directory is replaced.
 
     Only the adapter and the heads are written. The base is recorded by the hashes of its encoder and tokenizer and by its
@@ -57,7 +58,7 @@ def save_adapter(path: str | os.PathLike[str], adapter: SavedAdapter) -> SavedAd
         UserError: a weight is not finite, something else exists at ``path``, or it cannot be written.
         ValueError: the base has no directory yet.
     """
-    path = Path(path).resolve()
+    path = absolute(path)
     if adapter.base.path is None:
         raise ValueError("the adapter's base has no directory: save the base with save_model, and use the model it returns")
     tensors = flatten_tree(adapter.params)
@@ -76,7 +77,7 @@ def save_adapter(path: str | os.PathLike[str], adapter: SavedAdapter) -> SavedAd
 
 
 def load_adapter(
-    path: str | os.PathLike[str],
+    path: StrPath,
     base: SavedModel | None = None,
     *,
     read_base: Callable[[Path], SavedModel] = load_model,
@@ -92,15 +93,15 @@ def load_adapter(
         UserError: there is no adapter directory, a file is missing or damaged, the base is not found, or the base's encoder
             or tokenizer is not the one the adapter was trained on.
     """
-    path = Path(path).resolve()
-    source = existing_directory(path)
+    path = absolute(path)
+    source = to_read(path)
     content = read(source, ADAPTER)
     header = content.header
     check_finite(source, content.tensors)
     if base is None:
         # Where it is from the adapter, and where it was; the same unless the two were moved.
         candidates = list(
-            dict.fromkeys((Path(os.path.normpath(path / header["base_path"])), Path(header["base_absolute_path"])))
+            dict.fromkeys((as_path(os.path.normpath(path / header["base_path"])), as_path(header["base_absolute_path"])))
         )
         found = next((candidate for candidate in candidates if existing_directory(candidate).is_dir()), None)
         if found is None:

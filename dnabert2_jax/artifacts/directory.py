@@ -13,8 +13,10 @@ from dnabert2_jax.artifacts.tensors import write_tensors
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.atomic import write_json
-from dnabert2_jax.storage.directories import atomic_directory, existing_directory
+from dnabert2_jax.storage.copies import local_copy
+from dnabert2_jax.storage.directories import atomic_directory, existing_directory, files_below
 from dnabert2_jax.storage.manifest import FORMAT, MANIFEST, manifest_files, verify_manifest
+from dnabert2_jax.storage.paths import StrPath, absolute, in_bucket
 
 _PROVENANCE = "provenance.json"
 
@@ -56,9 +58,14 @@ class Content(NamedTuple):
         return HeadConfig(**self.header.get("head", {}))
 
 
-def is_adapter_directory(path: str | Path) -> bool:
+def is_adapter_directory(path: StrPath) -> bool:
     """Whether ``path`` holds an adapter rather than a whole model."""
-    return (existing_directory(Path(path).resolve()) / ADAPTER.header).is_file()
+    return (existing_directory(absolute(path)) / ADAPTER.header).is_file()
+
+
+def to_read(path: Path) -> Path:
+    """Where to read the directory ``path``: in its place or, after a kill, beside it; for a bucket, in a local copy."""
+    return local_copy(path) if in_bucket(path) else existing_directory(path)
 
 
 @contextmanager
@@ -77,8 +84,7 @@ def writing(
                 f"{path} exists and is not the directory of {kind.name}; choose another path, or remove it first"
             )
         ours = {MANIFEST, *manifest_files(path)}
-        files = (file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if file.is_file())
-        if foreign := [file for file in files if file not in ours]:
+        if foreign := [file for file in files_below(path) if file not in ours]:
             raise UserError(f"{path} also holds {', '.join(foreign)}, which replacing it would delete; move that away first")
 
     with atomic_directory(path, may_replace=may_replace, seal=True) as new:
@@ -96,7 +102,8 @@ def read(path: Path, kind: Kind) -> Content:
         UserError: there is no such directory, a file is missing or damaged, or the format is unknown.
     """
     if not path.is_dir():
-        raise UserError(f"{path} does not exist; name the directory of {kind.name} on this machine (nothing is downloaded)")
+        hub = ", or hf:OWNER/NAME for one of the Hugging Face Hub" if kind is MODEL else ""
+        raise UserError(f"{path} does not exist; name the directory of {kind.name} on this machine{hub}")
     for file in (kind.header, MANIFEST):
         if not (path / file).is_file():
             inside = [str(path / part) for part in ("model", "adapter") if (path / part / MANIFEST).is_file()]

@@ -1,6 +1,5 @@
 """A model and its directory."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any, Literal, get_args
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from dnabert2_jax.artifacts.directory import MODEL, is_adapter_directory, read, writing
+from dnabert2_jax.artifacts.directory import MODEL, is_adapter_directory, read, to_read, writing
 from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, unflatten_tree
 from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.storage.directories import existing_directory
+from dnabert2_jax.storage.paths import StrPath, absolute
 from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.types import Tree
 
@@ -47,7 +46,7 @@ class SavedModel:
     path: Path | None = None
 
 
-def save_model(path: str | os.PathLike[str], model: SavedModel) -> SavedModel:
+def save_model(path: StrPath, model: SavedModel) -> SavedModel:
     """Write ``model`` to the directory ``path``; an existing model directory is replaced.
 
     Returns:
@@ -57,7 +56,7 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> SavedModel:
         UserError: parts of the model contradict each other, a weight is not finite, something other than a model directory
             exists at ``path``, or it cannot be written.
     """
-    path = Path(path).resolve()
+    path = absolute(path)
     tensors = flatten_tree(model.params)
     _check_model(path, model, tensors)
     header = {"kind": model.kind, "encoder": model.config.to_dict(), "labels": list(model.labels)}
@@ -66,19 +65,19 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> SavedModel:
     return replace(model, path=path)
 
 
-def load_model(path: str | os.PathLike[str]) -> SavedModel:
-    """Read the model directory ``path``, verifying every file's hash.
+def load_model(path: StrPath) -> SavedModel:
+    """Read the model directory ``path``, verifying every file's hash; one in a bucket is first copied to this machine.
 
     Raises:
         UserError: there is no model directory, a file is missing or damaged, the format is unknown, the parts do not fit
             together, or a weight is not finite.
     """
-    path = Path(path).resolve()
-    source = existing_directory(path)
+    path = absolute(path)
     if is_adapter_directory(path):
         raise UserError(
             f"{path} is an adapter directory, but a model directory is needed here: merge the adapter into its base first"
         )
+    source = to_read(path)
     content = read(source, MODEL)
     header = content.header
     try:

@@ -6,7 +6,7 @@ from typing import Annotated, get_args
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import app, group
-from dnabert2_jax.cli.options import Base, Force
+from dnabert2_jax.cli.options import Base, Force, local_path, path
 from dnabert2_jax.config.model import LoraTarget
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.progress import ProgressBar, remark
@@ -17,8 +17,8 @@ adapters = group("adapters", "List LoRA adapters, and extract one from a model."
 
 @app.command(epilog="Example: dnabert2 merge runs/promoters/adapter --out runs/promoters_merged")
 def merge(
-    adapter: Annotated[Path, Argument(help="Adapter directory.")],
-    out: Annotated[Path, Option(help="Model directory to write.")],
+    adapter: Annotated[Path, Argument(parser=path, help="Adapter directory.")],
+    out: Annotated[Path, Option(parser=path, help="Model directory to write.")],
     base: Base = None,
     force: Force = False,
 ) -> None:
@@ -43,7 +43,8 @@ def merge(
 @adapters.command("list", epilog="Example: dnabert2 adapters list runs")
 def adapters_list(
     directories: Annotated[
-        list[Path], Argument(metavar="DIR", help="Adapter directories, or directories with adapters in them.")
+        list[Path],
+        Argument(metavar="DIR", parser=local_path, help="Adapter directories, or directories with adapters in them."),
     ],
 ) -> None:
     """List adapters with their base, settings and scores.
@@ -57,17 +58,17 @@ def adapters_list(
     from dnabert2_jax.modeling.models import count_parameters
 
     problems = []
-    for path in find_adapters(directories):
-        print(path)
+    for found in find_adapters(directories):
+        print(found)
         try:
-            adapter = open_adapter(path)
+            adapter = open_adapter(found)
         except UserError as error:
             problems.append(str(error))
             print("  not usable")
             continue
         lora, dev = adapter.lora, adapter.provenance.get("metrics", {}).get("dev")
         labels = saved_labels(adapter.head, adapter.labels)
-        size = sum(file.stat().st_size for file in path.iterdir())
+        size = sum(file.stat().st_size for file in found.iterdir())
         print(f"  base     {adapter.base.path}")
         print(f"  LoRA     rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}")
         print(f"  for      {labels.what}" + (f"; dev {metrics_for(labels).brief(dev)}" if dev else ""))
@@ -81,9 +82,9 @@ def adapters_list(
     epilog="Example: dnabert2 adapters extract runs/promoters/model --base runs/pretrain/model --out runs/promoters_adapter",
 )
 def adapters_extract(
-    model: Annotated[Path, Argument(help="Classifier directory, merged or fully fine-tuned.")],
-    base: Annotated[Path, Option(help="The model directory it was trained from.")],
-    out: Annotated[Path, Option(help="Adapter directory to write.")],
+    model: Annotated[Path, Argument(parser=path, help="Classifier directory, merged or fully fine-tuned.")],
+    base: Annotated[Path, Option(parser=path, help="The model directory it was trained from.")],
+    out: Annotated[Path, Option(parser=path, help="Adapter directory to write.")],
     rank: Annotated[int, Option(min=1, help="Rank of the adapter.")] = 8,
     target: Annotated[list[str] | None, Option(help="Projection to adapt; repeatable.", show_default="all four")] = None,
     max_loss: Annotated[float, Option(min=0, max=1, help="Maximum fraction of the change that may be lost.")] = 0.01,

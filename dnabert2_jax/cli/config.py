@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
-from dnabert2_jax.cli.options import Set
+from dnabert2_jax.cli.options import Set, path
 from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.errors import UserError
 
@@ -18,7 +18,7 @@ config = group("config", "Show and compare the settings of runs.")
 
 @config.command("show", epilog="Example: dnabert2 config show configs/finetune.toml --set optimizer.learning_rate=1e-4")
 def config_show(
-    file: Annotated[Path, Argument(help="A run's TOML file, or the workdir of a run.")],
+    file: Annotated[Path, Argument(parser=path, help="A run's TOML file, or the workdir of a run.")],
     set_: Set = None,
     command: Annotated[str | None, Option(help="pretrain or finetune, if the file does not say.")] = None,
 ) -> None:
@@ -41,8 +41,8 @@ def config_show(
 
 @config.command("diff", epilog="Example: dnabert2 config diff runs/first runs/second")
 def config_diff(
-    first: Annotated[Path, Argument(help="A run's TOML file, or the workdir of a run.")],
-    second: Annotated[Path, Argument(help="Another one.")],
+    first: Annotated[Path, Argument(parser=path, help="A run's TOML file, or the workdir of a run.")],
+    second: Annotated[Path, Argument(parser=path, help="Another one.")],
 ) -> None:
     """Print the settings in which two runs differ.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
-from dnabert2_jax.cli.options import Base, Force
+from dnabert2_jax.cli.options import Base, Force, path
 from dnabert2_jax.progress import remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
@@ -15,8 +15,11 @@ convert = group("convert", "Convert from and to Hugging Face's formats.")
 
 @convert.command("from-hf", epilog="Example: dnabert2 convert from-hf DNABERT-2-117M runs/released")
 def from_hf(
-    directory: Annotated[Path, Argument(metavar="DIR", help="With config.json, tokenizer.json and weights.")],
-    out: Annotated[Path, Argument(metavar="OUT", help="Model directory to write.")],
+    directory: Annotated[
+        Path,
+        Argument(metavar="DIR", parser=path, help="With config.json, tokenizer.json and weights; or hf:OWNER/NAME."),
+    ],
+    out: Annotated[Path, Argument(metavar="OUT", parser=path, help="Model directory to write.")],
     force: Force = False,
 ) -> None:
     """Import a model in Hugging Face's format.
@@ -24,13 +27,13 @@ def from_hf(
     The released weights, or a model trained from them; PyTorch is not needed.
     """
     from dnabert2_jax.artifacts.model import save_model
-    from dnabert2_jax.convert.hugging_face import load_hugging_face
+    from dnabert2_jax.convert.opening import open_hugging_face
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.modeling.models import count_parameters
 
     refuse_overwriting(out, force=force)
     command = ["dnabert2", "convert", "from-hf", str(directory), str(out)]
-    saved = save_model(out, load_hugging_face(directory, command))
+    saved = save_model(out, open_hugging_face(directory, command))
     labels = f" of {saved_labels(saved.head, saved.labels).what}" if saved.labels else ""
     remark(f"a {saved.kind}{labels}; {count_parameters(saved.params):,} parameters")
     print(f"saved {out}")
@@ -38,8 +41,8 @@ def from_hf(
 
 @convert.command("to-hf", epilog="Example: dnabert2 convert to-hf runs/promoters/model runs/promoters_hf")
 def to_hf(
-    model: Annotated[Path, Argument(metavar="MODEL", help="Model directory.")],
-    out: Annotated[Path, Argument(metavar="OUT", help="Directory to create.")],
+    model: Annotated[Path, Argument(metavar="MODEL", parser=path, help="Model directory.")],
+    out: Annotated[Path, Argument(metavar="OUT", parser=path, help="Directory to create.")],
     force: Force = False,
 ) -> None:
     """Export a model to Hugging Face's format.
@@ -56,9 +59,9 @@ def to_hf(
 
 @convert.command("from-peft", epilog="Example: dnabert2 convert from-peft lora_promoters runs/adapter --base runs/released")
 def from_peft(
-    directory: Annotated[Path, Argument(metavar="DIR", help="Directory saved by PEFT.")],
-    out: Annotated[Path, Argument(metavar="OUT", help="Adapter directory to write.")],
-    base: Annotated[Path, Option(help="Model directory the adapter was trained on.")],
+    directory: Annotated[Path, Argument(metavar="DIR", parser=path, help="Directory saved by PEFT.")],
+    out: Annotated[Path, Argument(metavar="OUT", parser=path, help="Adapter directory to write.")],
+    base: Annotated[Path, Option(parser=path, help="Model directory the adapter was trained on.")],
     force: Force = False,
 ) -> None:
     """Import a LoRA adapter of a classifier from PEFT."""
@@ -75,8 +78,8 @@ def from_peft(
 
 @convert.command("to-peft", epilog="Example: dnabert2 convert to-peft runs/promoters/adapter runs/promoters_peft")
 def to_peft(
-    adapter: Annotated[Path, Argument(metavar="ADAPTER", help="Adapter directory.")],
-    out: Annotated[Path, Argument(metavar="OUT", help="Directory to create.")],
+    adapter: Annotated[Path, Argument(metavar="ADAPTER", parser=path, help="Adapter directory.")],
+    out: Annotated[Path, Argument(metavar="OUT", parser=path, help="Directory to create.")],
     base: Base = None,
     force: Force = False,
 ) -> None:

@@ -7,12 +7,13 @@ from rich.console import Console
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
-from dnabert2_jax.cli.options import Force
+from dnabert2_jax.cli.options import Force, local_path, path
 from dnabert2_jax.cli.output import print_table, results
 from dnabert2_jax.config.corpus import Ambiguous, CorpusConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar, console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
+from dnabert2_jax.storage.paths import as_path
 
 if TYPE_CHECKING:
     from dnabert2_jax.genome.build import SpeciesSource
@@ -30,12 +31,14 @@ _DEFAULTS = CorpusConfig()
     "or --config configs/corpus.toml",
 )
 def corpus_build(
-    out: Annotated[Path, Option(help="Corpus directory to create.")],
+    out: Annotated[Path, Option(parser=local_path, help="Corpus directory to create.")],
     fasta: Annotated[
         list[str] | None,
         Argument(metavar="[SPECIES=]FASTA", help="FASTA files; a species is named after its file by default."),
     ] = None,
-    config: Annotated[Path | None, Option(help="TOML file instead of FASTA files; see configs/corpus.toml.")] = None,
+    config: Annotated[
+        Path | None, Option(parser=path, help="TOML file instead of FASTA files; see configs/corpus.toml.")
+    ] = None,
     ambiguous: Annotated[
         Ambiguous | None,
         Option(help="N and IUPAC letters: split windows there, or keep as [UNK] (unk).", show_default=_DEFAULTS.ambiguous),
@@ -90,7 +93,7 @@ def corpus_build(
 
 @corpus.command("info", epilog="Example: dnabert2 corpus info runs/corpus --verify")
 def corpus_info(
-    corpus: Annotated[Path, Argument(help="Corpus directory.")],
+    corpus: Annotated[Path, Argument(parser=path, help="Corpus directory.")],
     verify: Annotated[bool, Option("--verify", help="Read every file and compare its hash.")] = False,
 ) -> None:
     """Print the species of a corpus, and how it was built."""
@@ -119,7 +122,7 @@ def _species_of(arguments: list[str]) -> "list[SpeciesSource]":
         name, equals, path = argument.rpartition("=")
         if equals and not name:
             raise UserError(f"{argument}: the species before '=' has no name; accepted is SPECIES=FASTA or FASTA")
-        files.setdefault(name or Path(path).name.split(".")[0], []).append(Path(path))
+        files.setdefault(name or Path(path).name.split(".")[0], []).append(as_path(path))
     return [SpeciesSource(name, paths) for name, paths in files.items()]
 
 

@@ -6,14 +6,14 @@ from typing import Annotated
 from typer import Option
 
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.options import Base
+from dnabert2_jax.cli.options import Base, path
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
 
 
 @app.command(epilog="Example: dnabert2 doctor --model runs/promoters/model")
 def doctor(
-    model: Annotated[Path | None, Option(help="Model, adapter or Hugging Face directory to check.")] = None,
+    model: Annotated[Path | None, Option(parser=path, help="Model, adapter or Hugging Face directory to check.")] = None,
     base: Base = None,
 ) -> None:
     """Report versions and devices, and check a model.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.paths import BucketError, explain
 
 _INTERRUPTED = 130
 _RESUME = "interrupted; rerun the same command: a run resumes from its last checkpoint, anything else starts over"
@@ -73,7 +74,11 @@ def _explain(error: BaseException) -> str | None:
             "microbatches with training.accumulate (resumes the same one), otherwise --batch-tokens, --batch-size or "
             "--sample-bases"
         )
+    if isinstance(error, BucketError):
+        return str(error)
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         place = error.filename or "the output"
         return f"{place} could not be used ({error.strerror}); make room or choose another place, and rerun"
+    if (reason := explain(error)) is not None:
+        return f"a request to a bucket failed: {reason}"
     return None

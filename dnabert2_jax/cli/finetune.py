@@ -20,6 +20,7 @@ from dnabert2_jax.cli.options import (
     SequenceColumn,
     Set,
     Workdir,
+    path,
 )
 from dnabert2_jax.cli.output import print_saved
 from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy
@@ -75,9 +76,11 @@ def finetune(
 
 @app.command(epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json")
 def evaluate(
-    model: Annotated[Path, Option(help="Directory of a classifier or adapter.")],
-    data: Annotated[Path, Option(help="Table with sequence,label or sequence1,sequence2,label; - for standard input.")],
-    out: Annotated[Path, Option(help="JSON file for the scores, or - for standard output.")],
+    model: Annotated[Path, Option(parser=path, help="Directory of a classifier or adapter.")],
+    data: Annotated[
+        Path, Option(parser=path, help="Table with sequence,label or sequence1,sequence2,label; - for standard input.")
+    ],
+    out: Annotated[Path, Option(parser=path, help="JSON file for the scores, or - for standard output.")],
     base: Base = None,
     batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from dnabert2_jax.cli.app import group
-from dnabert2_jax.cli.options import Set
+from dnabert2_jax.cli.options import Set, local_path, path
 from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import Mode
@@ -20,11 +20,13 @@ gue = group("gue", "Run the GUE benchmark, and report it.")
 
 @gue.command("run", epilog="Example: dnabert2 gue run --data GUE --model runs/released --workdir runs/gue --tasks 'tf/*'")
 def run(
-    data: Annotated[Path, Option(help="Directory at or above the data sets, as in GUE/EMP/H3/train.csv.")],
-    workdir: Annotated[Path, Option(help="Directory of the benchmark; reuse it to resume.")],
-    model: Annotated[Path | None, Option(help="Model directory to start from.")] = None,
+    data: Annotated[
+        Path, Option(parser=local_path, help="Directory at or above the data sets, as in GUE/EMP/H3/train.csv.")
+    ],
+    workdir: Annotated[Path, Option(parser=local_path, help="Directory of the benchmark; reuse it to resume.")],
+    model: Annotated[Path | None, Option(parser=path, help="Model directory to start from.")] = None,
     size: Annotated[str | None, Option(help="Named size, such as 3m, with random weights.")] = None,
-    tokenizer: Annotated[Path | None, Option(help="Tokenizer directory for --size.")] = None,
+    tokenizer: Annotated[Path | None, Option(parser=path, help="Tokenizer directory for --size.")] = None,
     tasks: Annotated[list[str] | None, Option(help="Data sets or globs, as in 'prom/*,tf/0'.", show_default="all")] = None,
     seeds: Annotated[int, Option(min=1, max=1000, help="Runs per data set.")] = 3,
     mode: Annotated[Mode, Option(help="As the original, or our recommended settings.")] = "recommended",
@@ -66,8 +68,10 @@ def run(
     epilog="Example: dnabert2 gue report --workdir runs/gue_probe --workdir runs/gue_full --out runs/comparison.html",
 )
 def report(
-    workdir: Annotated[list[Path], Option(help="Directory of a benchmark; several are shown side by side.")],
-    out: Annotated[Path | None, Option(help="Page for several benchmarks: an .html file.")] = None,
+    workdir: Annotated[
+        list[Path], Option(parser=local_path, help="Directory of a benchmark; several are shown side by side.")
+    ],
+    out: Annotated[Path | None, Option(parser=local_path, help="Page for several benchmarks: an .html file.")] = None,
 ) -> None:
     """Rewrite a benchmark's page, or compare several.
 

@@ -7,15 +7,44 @@ from typer import Option
 
 from dnabert2_jax.config.inference import BadRecordPolicy
 from dnabert2_jax.config.model import PrecisionOption
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.paths import as_path, in_bucket
 
-Config = Annotated[Path | None, Option("--config", help="TOML file of the run; see configs/.")]
-Workdir = Annotated[Path, Option("--workdir", help="Directory of the run; reuse it to resume.")]
+
+def path(text: str) -> Path:
+    """A path on this machine or in a bucket; Typer shows the name of this function as the kind of value."""
+    return as_path(text)
+
+
+def local_path(text: str) -> Path:
+    """A path on this machine, for what cannot be done in a bucket."""
+    if in_bucket(text):
+        raise UserError(f"{text}: this is done on this machine's disk; name a local directory, and copy it there or back")
+    return as_path(text)
+
+
+local_path.__name__ = "path"
+
+Config = Annotated[Path | None, Option("--config", parser=path, help="TOML file of the run; see configs/.")]
+Workdir = Annotated[Path, Option("--workdir", parser=path, help="Directory of the run; reuse it to resume.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
 
-Model = Annotated[Path | None, Option(help="Model, adapter or Hugging Face directory.")]
-Adapter = Annotated[Path | None, Option(help="Adapter directory, instead of --model.")]
-Base = Annotated[Path | None, Option(help="The adapter's base model directory.", show_default="where the adapter says")]
-Data = Annotated[Path, Option(help="FASTA, FASTQ, or a table (.csv, .tsv, .xlsx); - for standard input.")]
+Model = Annotated[Path | None, Option(parser=path, help="Model, adapter or Hugging Face directory, or hf:OWNER/NAME.")]
+Adapter = Annotated[Path | None, Option(parser=path, help="Adapter directory, instead of --model.")]
+Base = Annotated[
+    Path | None, Option(parser=path, help="The adapter's base model directory.", show_default="where the adapter says")
+]
+Data = Annotated[
+    Path | None, Option(parser=path, help="FASTA, FASTQ, or a table (.csv, .tsv, .xlsx); - for standard input.")
+]
+Fasta = Annotated[
+    Path | None,
+    Option(parser=local_path, help="Genome, instead of --data: one row per interval of --bed or --region."),
+]
+Bed = Annotated[Path | None, Option(parser=local_path, help="Intervals of --fasta: name in column 4, strand in column 6.")]
+Region = Annotated[
+    list[str] | None, Option(metavar="CONTIG:START-END", help="Interval of --fasta, from 1, end included; repeatable.")
+]
 BadRecords = Annotated[BadRecordPolicy, Option(help="Records that cannot be used: stop, or skip and list them.")]
 Force = Annotated[bool, Option("--force", help="Replace the output if it exists.")]
 SequenceColumn = Annotated[str, Option(help="Column with the sequences.")]

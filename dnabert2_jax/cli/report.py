@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import app
+from dnabert2_jax.cli.options import path
 from dnabert2_jax.progress import remark
 
 
 @app.command(epilog="Example: dnabert2 report runs/promoters --embedding-map --format pdf")
 def report(
-    workdir: Annotated[Path, Argument(help="The --workdir of a pretrain or finetune run, finished or not.")],
+    workdir: Annotated[Path, Argument(parser=path, help="The --workdir of a pretrain or finetune run, finished or not.")],
     embedding_map: Annotated[bool, Option("--embedding-map", help="Embed up to 1,000 test rows and draw a map.")] = False,
     map_method: Annotated[Literal["auto", "pca", "umap"], Option(help="auto is UMAP if installed, else PCA.")] = "auto",
     picture_format: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.options import Force, SequenceColumn
+from dnabert2_jax.cli.options import Force, SequenceColumn, path
 from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.config.inference import DivideBy
 from dnabert2_jax.errors import UserError
@@ -16,8 +16,10 @@ from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 @app.command(epilog="Example: dnabert2 split promoters.csv --out runs/promoters --by similarity")
 def split(
-    table: Annotated[Path, Argument(metavar="TABLE", help="Table with a column of sequences: .csv, .tsv or .xlsx.")],
-    out: Annotated[Path, Option(help="Directory for train.csv, dev.csv and test.csv.")],
+    table: Annotated[
+        Path, Argument(metavar="TABLE", parser=path, help="Table with a column of sequences: .csv, .tsv or .xlsx.")
+    ],
+    out: Annotated[Path, Option(parser=path, help="Directory for train.csv, dev.csv and test.csv.")],
     by: Annotated[DivideBy, Option(help="What else stays in one table.")] = "random",
     group_column: Annotated[
         str | None, Option(help="Column of --by group, or of the contigs.", show_default="contig, chrom, ...")

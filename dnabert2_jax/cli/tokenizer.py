@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from dnabert2_jax.cli.app import group
-from dnabert2_jax.cli.options import Force
+from dnabert2_jax.cli.options import Force, path
 from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
@@ -21,8 +21,8 @@ _ANY_TOKENIZER = "Tokenizer (also tokenizer.json) or its directory, or a model d
     "train", epilog="Example: dnabert2 tokenizer train --corpus runs/corpus --out runs/tokenizer --vocab-size 4096"
 )
 def tokenizer_train(
-    corpus: Annotated[Path, Option(help="Corpus directory; only its training split is read.")],
-    out: Annotated[Path, Option(help="Directory for tokenizer.model.")],
+    corpus: Annotated[Path, Option(parser=path, help="Corpus directory; only its training split is read.")],
+    out: Annotated[Path, Option(parser=path, help="Directory for tokenizer.model.")],
     vocab_size: Annotated[int, Option(help="Token ids, special ones included.")] = 4096,
     longest_piece: Annotated[int, Option(help="Maximum bases per piece.")] = 32,
     sample_bases: Annotated[int, Option(help="Bases to train on, 40 bytes of memory each.")] = 20_000_000,
@@ -45,7 +45,7 @@ def tokenizer_train(
 
 @tokenizer.command("kmer", epilog="Example: dnabert2 tokenizer kmer --k 6 --stride 1 --out runs/overlapping6")
 def tokenizer_kmer(
-    out: Annotated[Path, Option(help="Directory for kmer_tokenizer.json.")],
+    out: Annotated[Path, Option(parser=path, help="Directory for kmer_tokenizer.json.")],
     k: Annotated[int, Option(help="Bases per k-mer, 3 to 6.")] = 6,
     stride: Annotated[int | None, Option(help="1: overlapping, as in DNABERT; k: adjacent.", show_default="k")] = None,
     force: Force = False,
@@ -65,8 +65,8 @@ def tokenizer_kmer(
 
 @tokenizer.command("export", epilog="Example: dnabert2 tokenizer export runs/tokenizer --out runs/hugging_face")
 def tokenizer_export(
-    tokenizer: Annotated[Path, Argument(help="BPE tokenizer, or a model directory with one.")],
-    out: Annotated[Path, Option(help="Directory for tokenizer.json and tokenizer_config.json.")],
+    tokenizer: Annotated[Path, Argument(parser=path, help="BPE tokenizer, or a model directory with one.")],
+    out: Annotated[Path, Option(parser=path, help="Directory for tokenizer.json and tokenizer_config.json.")],
     force: Force = False,
 ) -> None:
     """Export a BPE tokenizer to Hugging Face's format.
@@ -84,9 +84,9 @@ def tokenizer_export(
     epilog="Example: dnabert2 tokenizer encode --tokenizer runs/tokenizer ACGTTGCATATA; or --fasta genes.fa > genes.tsv",
 )
 def tokenizer_encode(
-    tokenizer: Annotated[Path, Option(help=_ANY_TOKENIZER)],
+    tokenizer: Annotated[Path, Option(parser=path, help=_ANY_TOKENIZER)],
     sequence: Annotated[list[str] | None, Argument(metavar="SEQUENCE", help="DNA, in either case.")] = None,
-    fasta: Annotated[Path | None, Option(help="FASTA file, instead of sequences.")] = None,
+    fasta: Annotated[Path | None, Option(parser=path, help="FASTA file, instead of sequences.")] = None,
 ) -> None:
     """Print sequences as tokens.
 
@@ -124,7 +124,7 @@ def tokenizer_encode(
 
 
 @tokenizer.command("info", epilog="Example: dnabert2 tokenizer info runs/tokenizer")
-def tokenizer_info(tokenizer: Annotated[Path, Argument(help=_ANY_TOKENIZER)]) -> None:
+def tokenizer_info(tokenizer: Annotated[Path, Argument(parser=path, help=_ANY_TOKENIZER)]) -> None:
     """Print a tokenizer's pieces by length in bases."""
     from collections import Counter
 

@@ -18,11 +18,17 @@ from dnabert2_jax.storage.overwriting import refuse_overwriting
     "--out runs/scored.vcf.gz"
 )
 def variants(
-    model: Annotated[Path, Option(help="Model, adapter or Hugging Face directory.")],
-    fasta: Annotated[Path, Option(help="Reference genome: FASTA, plain or bgzip (.fa, .fa.gz).")],
-    variants: Annotated[Path, Option(help="Variants: .vcf, .vcf.gz, .bcf, or a table (.csv, .tsv).")],
-    out: Annotated[Path | None, Option(help="Annotated VCF to write: .vcf, .vcf.gz or .bcf.")] = None,
-    table: Annotated[Path | None, Option(help="Table to write, a row per allele: .csv, .tsv, .parquet.")] = None,
+    model: Annotated[Path, Option(parser=options.path, help="Model, adapter or Hugging Face directory, or hf:OWNER/NAME.")],
+    fasta: Annotated[Path, Option(parser=options.local_path, help="Reference genome: FASTA, plain or bgzip (.fa, .fa.gz).")],
+    variants: Annotated[
+        Path, Option(parser=options.local_path, help="Variants: .vcf, .vcf.gz, .bcf, or a table (.csv, .tsv).")
+    ],
+    out: Annotated[
+        Path | None, Option(parser=options.local_path, help="Annotated VCF to write: .vcf, .vcf.gz or .bcf.")
+    ] = None,
+    table: Annotated[
+        Path | None, Option(parser=options.local_path, help="Table to write, a row per allele: .csv, .tsv, .parquet.")
+    ] = None,
     base: options.Base = None,
     scores: Annotated[str, Option(metavar="LIST", help="auto, or some of llr,emb,pll,delta.")] = "auto",
     flank: Annotated[int, Option(min=1, metavar="BASES", help="Bases read on either side of a variant.")] = 256,

@@ -25,6 +25,20 @@ DivideBy = Literal["random", "group", "contig", "similarity"]
 """What a split of a table keeps together, besides equal sequences: nothing else, rows with the same value in a column, rows
 of the same contig, or near copies."""
 
+TrackStrand = Literal["+", "-", "both", "bed"]
+"""The strand that a track reads: one of the two, each for itself, or the strand of each interval (``.`` is ``+``)."""
+
+TrackValues = Literal["auto", "logp", "entropy", "logo"]
+"""What a track of a masked language model holds.
+
+``logp`` is the natural logarithm of the probability of the genome's base, ``entropy`` that of the four probabilities, in
+bits, and ``logo`` four tracks whose heights are the probabilities times the information (2 bits minus the entropy). ``auto``
+gives ``logp`` and ``entropy``; of a classifier, which has no other values, its classes.
+"""
+
+TrackFormat = Literal["bigwig", "bedgraph", "bed"]
+"""The files of a track; ``bed`` has the bins of a class whose probability reaches a threshold."""
+
 VariantScore = Literal["llr", "delta", "emb", "pll"]
 """What a variant is scored by: the log-ratio of the alleles' probabilities, the change of a prediction, the distance of
 embeddings, or the pseudo-log-likelihood of the window."""

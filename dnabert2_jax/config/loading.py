@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.storage.paths import as_path
 
 Run = TypeVar("Run")
 
@@ -28,7 +29,7 @@ def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str
     Raises:
         UserError: the file cannot be read, or a key or value is not accepted.
     """
-    content = read_toml(Path(config)) if config else {}
+    content = read_toml(as_path(config)) if config else {}
     for override in overrides:
         _apply(content, override)
     given = {override.partition("=")[0].strip() for override in overrides}

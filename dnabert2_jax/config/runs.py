@@ -1,7 +1,6 @@
 """A run is a TOML file: the settings of each command, validated, with errors that name the nearest valid key."""
 
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -12,6 +11,7 @@ from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS, STRICT, LoraConfig, PrecisionOption, TaskKind
 from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.storage.paths import Location
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -32,9 +32,9 @@ class ModelOptions:
         parts: microbatches per block, of a device's rows; on a TPU, microbatches that fit its fast memory save time.
     """
 
-    path: Path | None = None
+    path: Location | None = None
     size: str | None = None
-    tokenizer: Path | None = None
+    tokenizer: Location | None = None
     precision: PrecisionOption = "auto"
     attention: str = "auto"
     remat: Literal["none", "attention", "full"] = "none"
@@ -61,7 +61,7 @@ class PretrainData:
         validation_rows: held-out rows per evaluation.
     """
 
-    corpus: Path
+    corpus: Location
     tokens_per_row: int = Field(default=128, ge=8)
     reverse_complement: bool = True
     validation_rows: int = Field(default=512, ge=1)
@@ -143,9 +143,9 @@ class FinetuneData:
         reverse_complement: reverse-complement a random half of the training rows, redrawn each epoch.
     """
 
-    train: Path
-    dev: Path
-    test: Path
+    train: Location
+    dev: Location
+    test: Location
     task: TaskKind = "single_label"
     sequence_column: str | None = None
     label_column: str | None = None

@@ -16,6 +16,7 @@ from dnabert2_jax.convert.settings import CONFIG, HuggingFaceSettings, make_sett
 from dnabert2_jax.convert.weights import SAFETENSORS, open_weights
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.manifest import MANIFEST
@@ -58,6 +59,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
     Raises:
         UserError: a file is missing, damaged or could run code; the parts do not fit together; or it is another model.
     """
+    directory = local_copy(directory)
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; name the one with {CONFIG}, {TOKENIZER} and {SAFETENSORS}")
     if (directory / MANIFEST).is_file():

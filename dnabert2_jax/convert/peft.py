@@ -24,6 +24,7 @@ from dnabert2_jax.convert.weights import open_safetensors
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.lora import target_shape
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.overwriting import replacing
@@ -110,6 +111,7 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
         UserError: a file is missing or damaged, the adapter is of another kind, or its tensors do not fit ``base``;
             the message lists all of them.
     """
+    directory = local_copy(directory)
     settings = _read_settings(directory / CONFIG)
     path = directory / WEIGHTS
     if not path.is_file():

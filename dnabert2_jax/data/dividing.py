@@ -22,6 +22,7 @@ from dnabert2_jax.data.similarity import similar_groups
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.overwriting import replacing
@@ -108,7 +109,7 @@ def divide_table(
                 writer.writerow(names)
                 writer.writerows(rows[row][1] for row in np.flatnonzero(chosen == number))
         settings = {"by": by, "group_column": group_column, "fractions": fractions, "similarity": similarity, "seed": seed}
-        write_json(new / RECORD, {"table": str(table), "sha256": file_sha256(table), **settings})
+        write_json(new / RECORD, {"table": str(table), "sha256": file_sha256(local_copy(table)), **settings})
     counts = _label_counts(labels, chosen)
     return Division(
         rows={name: int((chosen == number).sum()) for number, name in enumerate(SPLITS)},

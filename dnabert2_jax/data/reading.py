@@ -24,6 +24,7 @@ from dnabert2_jax.data.sequences import Sequences, Table, clean_sequence
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.fasta import Layout, read_fasta
 from dnabert2_jax.genome.letters import LetterCounts
+from dnabert2_jax.storage.copies import local_copy
 
 _LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys((".fa", ".fasta", ".fna", ".ffn", ".frn", ".fas"), "fasta"),
@@ -90,9 +91,9 @@ def stream_sequences(
     Raises:
         UserError: as for :func:`read_sequences`; or the table holds pairs.
     """
-    path = Path(path)
-    if path.is_file() and (layout := _layout(path)) is not None:
-        for record in read_fasta(path, layout=layout):
+    file = local_copy(path)
+    if file.is_file() and (layout := _layout(file)) is not None:
+        for record in read_fasta(file, layout=layout, source=str(path)):
             yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
         return
     table = read_sequences(path, sequence_column=sequence_column, name_column=name_column)
@@ -270,7 +271,7 @@ def _read_records(file: Path, source: str, layout: Layout, policy: BadRecordPoli
 def _opened(path: str | Path) -> Iterator[tuple[Path, str]]:
     """The file to read and its name in messages; standard input is first copied to a file, to inspect its beginning."""
     if str(path) != STANDARD_STREAM:
-        yield Path(path), str(path)
+        yield local_copy(path), str(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "input"

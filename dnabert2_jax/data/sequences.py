@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import COMPLEMENTS, LetterCounts, clean_letters
+from dnabert2_jax.storage.paths import as_path
 
 _COMPLEMENT = str.maketrans(*COMPLEMENTS)
 
@@ -85,7 +86,7 @@ class Table(Sequences):
     @property
     def path(self) -> Path:
         """The file."""
-        return Path(self.source)
+        return as_path(self.source)
 
     def take(self, rows: SequenceOf[int] | NDArray[np.integer]) -> "Table":
         """A subset of the rows, with their lines in the file."""

@@ -23,8 +23,10 @@ from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.genome.packed_fasta import PackedFasta, pack_fasta
 from dnabert2_jax.genome.segments import IntRows, cut_at_runs, merge_blocks, validation_blocks
 from dnabert2_jax.genome.windows import PATTERN
+from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.overwriting import replacing
+from dnabert2_jax.storage.paths import as_path
 
 Progress = Callable[[str, int], None]
 """Called after every file with the name of its species and the bases kept so far."""
@@ -84,7 +86,7 @@ def build_corpus(
         first = error.errors()[0]
         raise UserError(f"corpus option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from error
     _check(species)
-    out = Path(out)
+    out = as_path(out)
     with atomic_directory(out, may_replace=replacing("bases.bin", "a corpus", force=force)) as directory:
         shelf = out.parent / f".{out.name}.parts"
         try:
@@ -227,7 +229,7 @@ def _make_parts(
     species: Sequence[SpeciesSource], directory: Path, min_contig: int, processes: int, progress: Progress | None
 ) -> list[list[PackedFasta]]:
     """Each species' files packed, in parallel; those of an earlier attempt are reused."""
-    files = [(source.name, Path(path)) for source in species for path in source.files]
+    files = [(source.name, local_copy(path)) for source in species for path in source.files]
     places = [directory / hashlib.sha256(f"{name}\n{path.resolve()}".encode()).hexdigest()[:24] for name, path in files]
     paths, minima = [path for _, path in files], [min_contig] * len(files)
     bases, parts = 0, []

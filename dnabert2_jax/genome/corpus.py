@@ -29,7 +29,9 @@ from dnabert2_jax.config.model import STRICT
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.bits import unpack_bases, unpack_rows
 from dnabert2_jax.genome.segments import IntRows
+from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.storage.paths import StrPath
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -138,13 +140,13 @@ class Corpus:
         )
 
     @classmethod
-    def open(cls, path: Path) -> "Corpus":
+    def open(cls, path: StrPath) -> "Corpus":
         """Open a corpus directory; checks every file's size against the manifest (``verify`` also checks the content).
 
         Raises:
             UserError: not a corpus, another format, or damaged; the message names the file.
         """
-        path = Path(path)
+        path = local_copy(path)
         try:
             text = (path / MANIFEST).read_bytes()
         except OSError as error:

@@ -8,6 +8,7 @@ from typing import Literal
 import dnaio
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.copies import local_copy
 
 # The empty block that ends every complete bgzip file (SAM specification, section 4.1.2).
 _BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -53,7 +54,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         UserError: the file is missing, a directory, not FASTA, damaged or truncated, or has no records; or a record has no
             name, or the same name as an earlier one.
     """
-    path = Path(path)
+    path = local_copy(path)
     source, start = source or str(path), _STARTS[layout]
     if not path.is_file():
         state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"

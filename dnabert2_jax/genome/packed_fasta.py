@@ -24,6 +24,7 @@ from dnabert2_jax.genome.fasta import FastaRecord, read_fasta
 from dnabert2_jax.genome.letters import BASES, LetterCounts, clean_letters
 from dnabert2_jax.genome.segments import IntRows
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.hashes import file_sha256
 
 _SLICE = 1 << 22
@@ -76,7 +77,7 @@ def pack_fasta(path: Path, directory: Path, min_contig: int) -> PackedFasta:
     Raises:
         UserError: see ``read_fasta`` and ``clean_letters``.
     """
-    path = Path(path)
+    path = local_copy(path)
     if path.is_file() and (earlier := _open(path, directory, min_contig)) is not None:
         return earlier
     shutil.rmtree(directory, ignore_errors=True)

@@ -34,6 +34,7 @@ from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.storage.paths import absolute
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import Workdir
 
@@ -81,9 +82,9 @@ class GueRun:
             UserError: neither of the two ways to start, or a mix of both.
         """
         if self.model is not None and self.size is None and self.tokenizer is None:
-            return {"path": str(self.model.resolve())}
+            return {"path": str(absolute(self.model))}
         if self.model is None and self.size is not None and self.tokenizer is not None:
-            return {"size": self.size, "tokenizer": str(self.tokenizer.resolve())}
+            return {"size": self.size, "tokenizer": str(absolute(self.tokenizer))}
         raise UserError("give either --model (a model directory), or --size and --tokenizer to start from random weights")
 
 

@@ -9,7 +9,7 @@ import jax
 from dnabert2_jax.artifacts.adapter import SavedAdapter
 from dnabert2_jax.artifacts.model import ModelKind, SavedModel
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
-from dnabert2_jax.convert.opening import open_any
+from dnabert2_jax.convert.opening import open_any, pinned_path
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.predictor import Forward, Predictor
 from dnabert2_jax.modeling.compute import Compute
@@ -22,7 +22,7 @@ class InferenceModel:
     """A trained model, ready to use.
 
     Attributes:
-        path: the directory it came from.
+        path: the directory it came from; for a model of the Hub, its name with the commit.
         kind: ``masked_lm`` or ``classifier``.
         tokenizer: makes its ids.
         labels: class names by class number; the measurement's for a regression; empty for a masked language model.
@@ -42,7 +42,7 @@ class InferenceModel:
         """Read a model, or an adapter, which is merged into its base.
 
         Args:
-            path: a model or adapter directory, or one in the Hugging Face layout.
+            path: a model or adapter directory, or one in the Hugging Face layout, here or on the Hub (``hf:OWNER/NAME``).
             compute: precision and attention backend.
             base: the adapter's base, if it is not where the adapter says.
 
@@ -52,7 +52,7 @@ class InferenceModel:
         opened = open_any(path, base)
         if isinstance(opened, SavedAdapter):
             return cls.of_adapter(path, opened, compute)
-        return cls.of_saved(path, opened, compute)
+        return cls.of_saved(pinned_path(path, opened), opened, compute)
 
     @classmethod
     def of_adapter(cls, path: Path, adapter: SavedAdapter, compute: Compute) -> "InferenceModel":
@@ -61,14 +61,14 @@ class InferenceModel:
         parts["encoder"] = merge_adapter(parts["encoder"], parts.pop("adapter"), adapter.lora)
         forward = Forward(adapter.base.config, compute, len(adapter.labels), adapter.head)
         predictor = Predictor(forward, parts)
-        return cls(Path(path), "classifier", adapter.base.tokenizer, adapter.labels, predictor, adapter.provenance)
+        return cls(path, "classifier", adapter.base.tokenizer, adapter.labels, predictor, adapter.provenance)
 
     @classmethod
     def of_saved(cls, path: Path, model: SavedModel, compute: Compute) -> "InferenceModel":
         """A model that was read from a directory."""
         forward = Forward(model.config, compute, len(model.labels), model.head)
         predictor = Predictor(forward, jax.device_put(model.params))
-        return cls(Path(path), model.kind, model.tokenizer, model.labels, predictor, model.provenance)
+        return cls(path, model.kind, model.tokenizer, model.labels, predictor, model.provenance)
 
     def saved(self) -> SavedModel:
         """The model with its parameters on the host, to be written to a directory; an adapter is merged."""

@@ -36,6 +36,7 @@ from dnabert2_jax.inference.fill_mask import MaskedToken
 from dnabert2_jax.inference.prediction import Predictions
 from dnabert2_jax.inference.record import RECORD, Record, record_text, save_record_beside
 from dnabert2_jax.storage.atomic import atomic_file
+from dnabert2_jax.storage.paths import in_bucket
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".h5")
@@ -59,9 +60,9 @@ def check_output(path: Path, accepted: tuple[str, ...]) -> None:
         return
     if path.suffix not in accepted:
         raise UserError(f"{path}: the suffix {path.suffix!r} is not a known format; accepted are {', '.join(accepted)}")
-    if path.is_dir():
+    if not in_bucket(path) and path.is_dir():
         raise UserError(f"{path} is a directory; name a file")
-    if not path.parent.is_dir():
+    if not in_bucket(path) and not path.parent.is_dir():
         raise UserError(f"{path}: there is no directory {path.parent}; create it first")
     if path.suffix in _LIBRARIES:
         _library(path)

@@ -1,8 +1,9 @@
 """Tables of windows, written as they are computed: CSV, TSV, BED, parquet and HDF5; npz at the end, from memory.
 
 Columns are those of :mod:`dnabert2_jax.inference.scan`. Of an embedding, CSV and TSV have one column per number (``e0``,
-``e1``, ...), and npz and HDF5 hold the arrays ``names``, ``starts``, ``ends`` and ``embeddings``. BED has six columns:
-name, start, end, label, score (1,000 times the probability of the most probable class, rounded) and ``.`` for the strand.
+``e1``, ...), and npz and HDF5 hold the arrays ``names``, ``starts``, ``ends`` and ``embeddings``, and of intervals also
+``intervals`` and ``strands``. BED has six columns: name, start, end, label, score (1,000 times the probability of the most
+probable class, rounded) and the strand, ``.`` where none was given.
 """
 
 import csv
@@ -28,7 +29,10 @@ Write = Callable[[Columns], None]
 
 _MOST_IN_MEMORY = 2e9
 _TEXT_BYTES, _BINARY_BYTES = 11, 4
-_ARRAYS = {"name": "names", "start": "starts", "end": "ends", "embedding": "embeddings"}
+_ARRAYS = {
+    **{"name": "names", "start": "starts", "end": "ends"},
+    **{"interval": "intervals", "strand": "strands", "embedding": "embeddings"},
+}
 
 
 def expected_bytes(path: Path, rows: int, numbers: int) -> int:
@@ -103,9 +107,10 @@ def _bed(path: Path) -> Iterator[Write]:
         def write(columns: Columns) -> None:
             most = np.max([values for name, values in columns.items() if name.startswith("p_")], axis=0)
             scores = np.rint(1000 * most).astype(int)
-            rows = zip(columns["name"], columns["start"], columns["end"], columns["label"], scores, strict=True)
-            for name, start, end, label, score in rows:
-                words = (re.sub(r"\s", "_", str(field)) for field in (name, start, end, label, score, "."))
+            strands = columns.get("strand", ["."] * len(scores))
+            rows = zip(columns["name"], columns["start"], columns["end"], columns["label"], scores, strands, strict=True)
+            for row in rows:
+                words = (re.sub(r"\s", "_", str(field)) for field in row)
                 file.write("\t".join(words) + "\n")
 
         yield write
@@ -139,10 +144,11 @@ def _hdf5(path: Path) -> Iterator[Write]:
     with h5py.File(path, "w") as file:
 
         def write(columns: Columns) -> None:
-            for column, name in _ARRAYS.items():
-                values = np.array(columns[column], object) if column == "name" else columns[column]
+            for column, given in columns.items():
+                name, text = _ARRAYS[column], isinstance(given, list)
+                values = np.array(given, object) if text else given
                 if name not in file:
-                    kind = h5py.string_dtype() if column == "name" else values.dtype
+                    kind = h5py.string_dtype() if text else values.dtype
                     file.create_dataset(name, (0, *values.shape[1:]), kind, maxshape=(None, *values.shape[1:]))
                 end = len(file[name])
                 file[name].resize(end + len(values), axis=0)
@@ -155,7 +161,7 @@ def _hdf5(path: Path) -> Iterator[Write]:
 def _npz(path: Path) -> Iterator[Write]:
     parts: list[Columns] = []
     yield parts.append
-    arrays: dict[str, Any] = {name: np.concatenate([part[column] for part in parts]) for column, name in _ARRAYS.items()}
+    arrays: dict[str, Any] = {_ARRAYS[column]: np.concatenate([part[column] for part in parts]) for column in parts[0]}
     with path.open("wb") as file:
         np.savez(file, **arrays)
 

@@ -4,10 +4,11 @@ Only one record and one chunk of windows are in memory, whatever the size of the
 from 0, the end not included, as in BED.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +35,34 @@ class Chunk(NamedTuple):
         sequences: their letters; the names are those of their records.
         starts: first base of each within its record, from 0. [windows].
         ends: the base after its last one. [windows].
+        origins: further columns that say where each is from. [windows] each.
     """
 
     sequences: Sequences
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
+    origins: Mapping[str, list[str]] = MappingProxyType({})
 
     def coordinates(self) -> dict[str, Any]:
         """The first columns of every table of windows."""
-        return {"name": self.sequences.names, "start": self.starts, "end": self.ends}
+        return {"name": self.sequences.names, "start": self.starts, "end": self.ends, **self.origins}
+
+
+class Windows(Protocol):
+    """Stretches to compute something for, in chunks that fit into memory."""
+
+    @property
+    def windows(self) -> int:
+        """How many there are."""
+        ...
+
+    def summary(self) -> str:
+        """One line about them, for the terminal."""
+        ...
+
+    def chunks(self, bases: int) -> Iterator[Chunk]:
+        """All of them in order, in chunks of at least ``bases`` bases (the last one may have fewer)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -126,12 +146,7 @@ def plan_scan(
     Raises:
         UserError: a window or step out of range, or the file cannot be used.
     """
-    step = window if step is None else step
-    if window < 1 or not 1 <= step <= window:
-        raise UserError(
-            f"--window {window} --step {step}: a window needs at least 1 base, and a step 1 to {max(1, window)}, so that no "
-            "base is left out"
-        )
+    step = checked_step(window, step)
     letters, records, windows = LetterCounts(), 0, 0
     for _, sequence in stream_sequences(path, letters, sequence_column=sequence_column, name_column=name_column):
         records += 1
@@ -139,9 +154,24 @@ def plan_scan(
     return Scan(Path(path), window, step, sequence_column, name_column, records, windows, letters)
 
 
+def checked_step(window: int, step: int | None) -> int:
+    """Bases from one window to the next, by default a window.
+
+    Raises:
+        UserError: a window or step out of range.
+    """
+    step = window if step is None else step
+    if window < 1 or not 1 <= step <= window:
+        raise UserError(
+            f"--window {window} --step {step}: a window needs at least 1 base, and a step 1 to {max(1, window)}, so that no "
+            "base is left out"
+        )
+    return step
+
+
 def predict_windows(
     model: InferenceModel,
-    scan: Scan,
+    scan: Windows,
     *,
     max_tokens: int | None = None,
     long: LongSequences = "windows",
@@ -175,7 +205,7 @@ def predict_windows(
 
 def embed_windows(
     model: InferenceModel,
-    scan: Scan,
+    scan: Windows,
     pooling: Pooling = "mean",
     *,
     batch_tokens: int | None = None,
@@ -204,8 +234,13 @@ def embed_windows(
         yield chunk.coordinates() | {"embedding": vectors}
 
 
-def _with_progress(scan: Scan, batch_tokens: int | None, title: str | None) -> Iterator[Chunk]:
-    bases = _BATCHES_A_CHUNK * _BASES_A_TOKEN * (batch_tokens or default_batch_tokens())
+def bases_of_a_chunk(batch_tokens: int | None) -> int:
+    """Bases to have in memory at a time: what fills a few batches of ``batch_tokens`` tokens."""
+    return _BATCHES_A_CHUNK * _BASES_A_TOKEN * (batch_tokens or default_batch_tokens())
+
+
+def _with_progress(scan: Windows, batch_tokens: int | None, title: str | None) -> Iterator[Chunk]:
+    bases = bases_of_a_chunk(batch_tokens)
     if title is None:
         yield from scan.chunks(bases)
         return

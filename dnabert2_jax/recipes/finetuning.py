@@ -17,6 +17,7 @@ from dnabert2_jax.recipes.finetuning_steps import train_by_steps
 from dnabert2_jax.recipes.probe import fit_probe
 from dnabert2_jax.reports import report_finetuning
 from dnabert2_jax.reports.run import saved_baseline
+from dnabert2_jax.storage.paths import StrPath, as_path
 from dnabert2_jax.training.goodput import Ledger
 
 
@@ -51,7 +52,7 @@ class Finetuned:
     clean: ClassificationMetrics | None
 
 
-def finetune(run: FinetuneRun, workdir: str | Path, *, baseline: Baseline | None = None) -> Finetuned:
+def finetune(run: FinetuneRun, workdir: StrPath, *, baseline: Baseline | None = None) -> Finetuned:
     """Train on one table, select by a second, score on a third, save and report.
 
     A run that was stopped or killed resumes from its last checkpoint and ends with the same parameters, bit for bit, on the
@@ -67,7 +68,7 @@ def finetune(run: FinetuneRun, workdir: str | Path, *, baseline: Baseline | None
         UserError: a path, a table, a setting or the directory cannot be used; training diverged.
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     with Ledger() as ledger:
         job = prepare(run, workdir)
         tables = {"train": job.train, "dev": job.dev, "test": job.test}

@@ -26,6 +26,7 @@ from dnabert2_jax.metrics.tasks import TaskMetrics, metrics_for
 from dnabert2_jax.modeling.compute import Compute, training_compute
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.base_model import load_base
+from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import Workdir
@@ -100,7 +101,7 @@ class FinetuningJob:
         return {
             "tokenizer": self.tokenizer.sha256,
             "base": tree_sha256(self.base.params["encoder"]) if self.base else "random weights",
-            **{split: file_sha256(getattr(self.run.data, split)) for split in ("train", "dev", "test")},
+            **{split: file_sha256(local_copy(getattr(self.run.data, split))) for split in ("train", "dev", "test")},
         }
 
     @property

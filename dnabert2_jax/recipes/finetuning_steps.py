@@ -147,7 +147,9 @@ def train_by_steps(job: FinetuningJob, ledger: Ledger) -> Trained:
                 callbacks=(
                     metrics,
                     evaluate,
-                    SaveCheckpoints(checkpoints=checkpoints, ledger=ledger, due=evaluations.__contains__, meta=notes_at),
+                    SaveCheckpoints(
+                        checkpoints=checkpoints, ledger=ledger, due=evaluations.__contains__, meta=notes_at, log=log
+                    ),
                 ),
                 ledger=ledger,
                 finished=out_of_patience,

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +38,7 @@ from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.reports import report_pretraining
 from dnabert2_jax.reports.run import pretraining_notes, save_arrays
+from dnabert2_jax.storage.paths import StrPath, absolute, as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.goodput import Ledger
@@ -136,7 +136,7 @@ def _warn(reason: str) -> None:
     remark(f"warning: {reason}")
 
 
-def pretrain(run: PretrainRun, workdir: str | Path, hung: Callable[[str], Any] = _warn) -> SavedModel:
+def pretrain(run: PretrainRun, workdir: StrPath, hung: Callable[[str], Any] = _warn) -> SavedModel:
     """Train, evaluate and save.
 
     Everything random is a function of the seed and the global record index, and the checkpoint holds the number of steps:
@@ -157,7 +157,7 @@ def pretrain(run: PretrainRun, workdir: str | Path, hung: Callable[[str], Any] =
     """
     with Ledger() as ledger:
         job = _prepare(run)
-        directory = open_workdir(Path(workdir), run_to_dict(run))
+        directory = open_workdir(as_path(workdir), run_to_dict(run))
         remark(job.summary())
         warn_of_long_warmup(run.optimizer, run.training.steps)
         with Watchdog(directory.path, run.training.hang_timeout, hung) as watchdog:
@@ -266,7 +266,9 @@ def _train(job: _Job, directory: Workdir, ledger: Ledger, watchdog: Watchdog) ->
                     profile,
                     metrics,
                     validate,
-                    SaveCheckpoints(checkpoints=checkpoints, ledger=ledger, due=every(plan.save_every), meta=notes_at),
+                    SaveCheckpoints(
+                        checkpoints=checkpoints, ledger=ledger, due=every(plan.save_every), meta=notes_at, log=log
+                    ),
                 ),
                 ledger=ledger,
             )
@@ -297,7 +299,7 @@ def _save(job: _Job, directory: Workdir, state: TrainState, scores: dict[str, An
             remark(f"warning: {note}")
 
     on_first(save)
-    return replace(model, path=directory.model.resolve())
+    return replace(model, path=absolute(directory.model))
 
 
 def evaluate(eval_step: Any, state: TrainState, batches: list[Any], species: list[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from dnabert2_jax.reports.sections import (
     use_pretrained,
 )
 from dnabert2_jax.storage.atomic import atomic_file, write_json
+from dnabert2_jax.storage.paths import absolute
 from dnabert2_jax.training.goodput import account
 from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
 
@@ -265,4 +266,4 @@ def _made(provenance: dict[str, Any] | None) -> str:
 
 
 def _name(workdir: Path) -> str:
-    return "/".join(workdir.resolve().parts[-2:]).lstrip("/")
+    return "/".join(absolute(workdir).parts[-2:]).lstrip("/")

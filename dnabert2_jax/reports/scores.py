@@ -19,6 +19,7 @@ from dnabert2_jax.reports.plots.scores import (
     roc_curves,
 )
 from dnabert2_jax.reports.sections import EMBEDDINGS_FILE, PREDICTIONS_FILE, Drawing, RunFiles, draw_pictures
+from dnabert2_jax.storage.copies import local_copy
 
 
 def score_figures(task: TaskKind, scores: dict[str, Any]) -> list[tuple[str, str]]:
@@ -62,7 +63,7 @@ def _of_classes(run: RunFiles, test: dict[str, Any]) -> Section:
     areas: dict[str, tuple[str, str]] = {}
     predictions = run.workdir / PREDICTIONS_FILE
     if predictions.exists():
-        with np.load(predictions) as arrays:
+        with np.load(local_copy(predictions)) as arrays:
             labels, probabilities = arrays["labels"], arrays["probabilities"]
         areas = {name: _areas(labels == c, probabilities[:, c]) for c, name in enumerate(classes)}
         rest = f"of {classes[1]} against {classes[0]}" if len(classes) == 2 else "of each class against the rest"
@@ -73,7 +74,7 @@ def _of_classes(run: RunFiles, test: dict[str, Any]) -> Section:
             shown.append(Drawing(name, f"{title} {rest}, test table.", partial(draw, labels, probabilities, classes)))
     embeddings = run.workdir / EMBEDDINGS_FILE
     if embeddings.exists():
-        with np.load(embeddings) as arrays:
+        with np.load(local_copy(embeddings)) as arrays:
             vectors, groups = arrays["embeddings"], [classes[label] for label in arrays["labels"]]
         caption = f"What the classifier sees of {len(groups):,} test rows (pooled [CLS]), colored by true class."
         draw_map = partial(embedding_map, vectors, groups, method=run.map_method)
@@ -158,7 +159,7 @@ def _of_measurements(run: RunFiles, test: dict[str, Any]) -> Section:
     shown = []
     predictions = run.workdir / PREDICTIONS_FILE
     if predictions.exists():
-        with np.load(predictions) as arrays:
+        with np.load(local_copy(predictions)) as arrays:
             measured, predicted = arrays["labels"], arrays["values"]
         caption = f"Predictions of the {test['n']:,} test rows against measurements; the dashed line marks equality."
         shown.append(Drawing("predictions", caption, partial(measured_against_predicted, measured, predicted)))

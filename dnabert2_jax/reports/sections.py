@@ -29,6 +29,7 @@ from dnabert2_jax.reports.plots.curves import species_curves, species_losses, tr
 from dnabert2_jax.reports.plots.embeddings import MapMethod
 from dnabert2_jax.reports.plots.lengths import token_lengths
 from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, Theme, png, render
+from dnabert2_jax.storage.paths import explain, make_directory
 from dnabert2_jax.training.goodput import Goodput
 
 PICTURES = "pictures"
@@ -252,7 +253,7 @@ def draw_pictures(workdir: Path, drawings: Sequence[Drawing], picture_format: Pi
     folder = workdir / PICTURES
     shown = []
     try:
-        folder.mkdir(exist_ok=True)
+        make_directory(folder)
         for name, caption, draw in drawings:
             figure = draw(LIGHT)
             light, dark = png(figure), png(draw(DARK))
@@ -261,7 +262,9 @@ def draw_pictures(workdir: Path, drawings: Sequence[Drawing], picture_format: Pi
                 (folder / f"{name}.{picture_format}").write_bytes(render(figure, picture_format))
             shown.append(Picture(light, dark, caption))
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or make {workdir} writable") from error
+        raise UserError(
+            f"{folder} cannot be written ({explain(error) or error.strerror}); make room, or make {workdir} writable"
+        ) from error
     return Pictures(shown)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.buckets import uploaded_file
+from dnabert2_jax.storage.paths import StrPath, as_path, in_bucket
 
 
 class NotWritten(UserError):
@@ -36,12 +38,22 @@ def partial_name(path: Path) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: StrPath) -> Iterator[Path]:
     """A file beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
+
+    For a bucket, the file is written on this machine, and then uploaded.
 
     Raises:
         NotWritten: for any OSError, in the block or here.
     """
+    path = as_path(path)
+    if in_bucket(path):
+        try:
+            with uploaded_file(path) as partial:
+                yield partial
+        except OSError as error:
+            raise NotWritten(path, error) from error
+        return
     partial = path.with_name(partial_name(path))
     try:
         yield partial

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage import buckets
 from dnabert2_jax.storage.atomic import NotWritten, flush, partial_name
 from dnabert2_jax.storage.manifest import settle, write_manifest
+from dnabert2_jax.storage.paths import StrPath, as_path, in_bucket
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +22,13 @@ def refuse_existing(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(
-    path: Path, *, may_replace: Callable[[Path], None] = refuse_existing, seal: bool = False
+    path: StrPath, *, may_replace: Callable[[Path], None] = refuse_existing, seal: bool = False
 ) -> Iterator[Path]:
     """A directory beside ``path`` to write into; it takes the place of ``path`` when the block ends without an error.
 
     Args:
-        path: the destination; parents are created. An empty directory there is always replaced.
+        path: the destination; parents are created. An empty directory there is always replaced. For a bucket, the directory
+            is written on this machine, and then uploaded as :mod:`dnabert2_jax.storage.buckets` describes.
         may_replace: called with ``path`` where something else exists there; raises UserError if it must stay.
         seal: write a manifest last.
 
@@ -33,6 +36,11 @@ def atomic_directory(
         NotWritten: for any OSError, in the block or here.
         UserError: ``may_replace`` refused.
     """
+    path = as_path(path)
+    if in_bucket(path):
+        with _bucket_directory(path, may_replace, seal) as folder:
+            yield folder
+        return
     target = path.resolve()
     partial, previous = target.with_name(f".{partial_name(target)}"), _previous(target)
     try:
@@ -59,8 +67,35 @@ def atomic_directory(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def _bucket_directory(path: Path, may_replace: Callable[[Path], None], seal: bool) -> Iterator[Path]:
+    """The same in a bucket."""
+    try:
+        if files_below(buckets.whole(path)) or buckets.about(path) is not None:
+            may_replace(buckets.whole(path))
+        with buckets.uploaded_directory(path) as folder:
+            yield folder
+            if seal:
+                write_manifest(folder)
+    except (OSError, NotWritten) as error:
+        raise NotWritten(path, error) from error
+
+
+def files_below(path: Path) -> list[str]:
+    """The files in and below a directory, by name relative to it, sorted; none if there is no such directory.
+
+    Raises:
+        BucketError: the bucket cannot be read.
+    """
+    if in_bucket(path):
+        return sorted(buckets.names(path))
+    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+
+
 def existing_directory(path: Path) -> Path:
     """Where the directory ``path`` is: a kill in the middle of a replacement leaves the old one under another name."""
+    if in_bucket(path):
+        return buckets.whole(path)
     previous = _previous(path)
     return previous if previous.is_dir() and not path.exists() else path
 

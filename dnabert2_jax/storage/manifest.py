@@ -5,15 +5,19 @@ It is written last and checked on reading: a directory without one is unfinished
 
 import json
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.atomic import flush, write_json
+from dnabert2_jax.storage.buckets import MANIFEST as MANIFEST
 from dnabert2_jax.storage.hashes import file_sha256
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+
+Entries = dict[str, dict[str, Any]]
+"""``size`` in bytes and ``sha256`` of each file, by name."""
 
 
 def write_manifest(directory: Path) -> None:
@@ -26,11 +30,25 @@ def write_manifest(directory: Path) -> None:
         NotWritten: the manifest cannot be written.
     """
     settle(directory)
-    files = {
-        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path != directory / MANIFEST
-    }
+    files = (path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if path.is_file())
+    write_entries(directory, describe(directory, (name for name in files if name != MANIFEST)))
+
+
+def describe(directory: Path, names: Iterable[str]) -> Entries:
+    """Size and SHA-256 of files in a directory on this machine, by name.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return {name: {"size": (directory / name).stat().st_size, "sha256": file_sha256(directory / name)} for name in names}
+
+
+def write_entries(directory: Path, files: Entries) -> None:
+    """Write the manifest of files that were described before.
+
+    Raises:
+        NotWritten: it cannot be written.
+    """
     write_json(directory / MANIFEST, {"format": FORMAT, "files": files})
 
 
@@ -65,7 +83,7 @@ def verify_manifest(directory: Path) -> None:
             raise UserError(f"{path} is damaged: sha256 {found}, but {expected['sha256']} was written; {_remedy(directory)}")
 
 
-def manifest_files(directory: Path) -> dict[str, dict[str, Any]]:
+def manifest_files(directory: Path) -> Entries:
     """Size and SHA-256 by file, as the manifest lists them.
 
     Raises:

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage import buckets
 from dnabert2_jax.storage.directories import refuse_existing
+from dnabert2_jax.storage.paths import StrPath, as_path, in_bucket
 
 
-def refuse_overwriting(path: str | os.PathLike[str], *, force: bool = False) -> None:
+def refuse_overwriting(path: StrPath, *, force: bool = False) -> None:
     """Check before the work that a command may write a file or a directory.
 
     Args:
@@ -17,8 +19,13 @@ def refuse_overwriting(path: str | os.PathLike[str], *, force: bool = False) -> 
 
     Raises:
         UserError: it exists, and ``force`` was not given.
+        BucketError: the bucket cannot be read.
     """
-    path = Path(path)
+    path = as_path(path)
+    if in_bucket(path):
+        if not force and (buckets.names(path) or buckets.about(path)):
+            refuse_existing(path)
+        return
     if force or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     raise UserError(f"{path} exists; choose another name, or replace it with --force")

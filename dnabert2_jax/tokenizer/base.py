@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import clean_letters
 from dnabert2_jax.storage.atomic import NotWritten, write_bytes
+from dnabert2_jax.storage.copies import local_copy
+from dnabert2_jax.storage.paths import StrPath, as_path, make_directory
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK, with_template
 
 
@@ -63,7 +65,7 @@ class Tokenizer(ABC):
         self._content = content
 
     @staticmethod
-    def load(path: str | Path) -> "Tokenizer":
+    def load(path: StrPath) -> "Tokenizer":
         """Read a tokenizer of any kind; for this, import the class from ``tokenizer.loading``, which registers all kinds.
 
         Args:
@@ -74,7 +76,7 @@ class Tokenizer(ABC):
             UserError: the file is missing or damaged, or describes a tokenizer that this package cannot reproduce exactly;
                 or a directory holds several different tokenizers.
         """
-        path = Path(path)
+        path = local_copy(path)
         candidates = [path / name for name in readers] if path.is_dir() else [path]
         files = [candidate for candidate in candidates if candidate.is_file()]
         if not files:
@@ -92,13 +94,13 @@ class Tokenizer(ABC):
                 )
         return found[0]
 
-    def save(self, directory: str | Path) -> Path:
+    def save(self, directory: StrPath) -> Path:
         """Write the tokenizer's file into ``directory``, which is created if necessary, and return the file's path.
 
         Raises:
             UserError: it cannot be written.
         """
-        return write_file(Path(directory) / self.file_name, self._content)
+        return write_file(as_path(directory) / self.file_name, self._content)
 
     def save_hugging_face(self, directory: str | Path) -> Path:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, for Hugging Face libraries, into ``directory``.
@@ -204,7 +206,7 @@ def write_file(file: Path, content: bytes) -> Path:
         UserError: it cannot be written.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(file.parent)
     except OSError as error:
         raise NotWritten(file, error) from error
     return write_bytes(file, content)

@@ -13,6 +13,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[att
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK
 from dnabert2_jax.tokenizer.tokenizer_json import write_tokenizer_json
@@ -101,7 +102,7 @@ class BpeTokenizer(Tokenizer):
         Raises:
             UserError: they cannot be written.
         """
-        return write_tokenizer_json(self.pieces, filter(None, self.merges()), Path(directory))
+        return write_tokenizer_json(self.pieces, filter(None, self.merges()), as_path(directory))
 
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
         """The ids of sequences taken as is, without special tokens: the fast path for pretraining.

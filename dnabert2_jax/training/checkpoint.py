@@ -14,16 +14,21 @@ has moved a new one into place, and its only callback runs before it writes the 
 (``_CHECKPOINT_METADATA``, ``commit_success.txt``). A manifest written in that callback leaves these files unsealed; one
 written later leaves a window in which the only sealed step of ``keep_last=1`` is already deleted. Here an old step is
 deleted only after the new one is sealed, and its manifest goes first, so that a step left half deleted by a kill is never
-mistaken for a damaged one.
+mistaken for a damaged one. Where steps are kept, and how they are sealed, is in
+:mod:`dnabert2_jax.training.checkpoint_store`.
+
+In a bucket, each process writes its shards on its own disk and uploads them. Of several processes, each writes one file per
+shard: Orbax's usual format, OCDBT, has few files but merges those of all processes, for which they would need to share a
+disk. Either format is read by any number of processes.
 """
 
-import fcntl
 import json
 import logging
 import os
 import re
-import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,12 +41,12 @@ from jax.sharding import SingleDeviceSharding
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import on_first
-from dnabert2_jax.storage.manifest import MANIFEST, verify_manifest, write_manifest
+from dnabert2_jax.storage.leases import LeaseLost
+from dnabert2_jax.training.checkpoint_store import STATE, open_store
 
-_LOCK = ".lock"
-_STEP = re.compile(r"step_(\d{8,})")
 _CONTENTS = "contents.json"
 _ABSENT = -1
+_EXPECTED = "primary_host=None|No per-process OCDBT checkpoint subdirs"
 
 logger = logging.getLogger(__name__)
 
@@ -61,25 +66,8 @@ class Restored:
     meta: dict[str, Any]
 
 
-def nothing_saved(directory: Path) -> bool:
-    """Whether a checkpoint directory holds no checkpoints, not even damaged ones, and is not open in any running run."""
-    if not directory.exists():
-        return True
-    for path in directory.iterdir():
-        if path.name != _LOCK and (not _STEP.fullmatch(path.name) or (path / MANIFEST).exists()):
-            return False
-    if not (directory / _LOCK).exists():
-        return True
-    with (directory / _LOCK).open("r+") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-    return True
-
-
 class Checkpoints:
-    """The checkpoints of one run, in a directory shared by all processes; every process makes the same calls.
+    """The checkpoints of one run, in a directory shared by all processes or a bucket; every process makes the same calls.
 
     Opening it removes, and reports, whatever a killed run left unfinished. Only one run at a time may open it.
 
@@ -97,15 +85,13 @@ class Checkpoints:
             raise UserError(f"keep_last is {keep_last}; accepted is 1 or more")
         if keep_every is not None and keep_every < 1:
             raise UserError(f"keep_every is {keep_every}; accepted is 1 or more")
-        if "://" in os.fspath(directory):
-            raise UserError(f"checkpoints cannot be written to the URL {os.fspath(directory)}; mount it and name the folder")
-        self.directory = Path(directory).resolve()
+        self._store = open_store(directory)
+        self.directory = self._store.directory
         self._keep_last = keep_last
         self._keep_every = keep_every
-        self._lock: int | None = None
+        self._fetched: tuple[int, Path] | None = None
         on_first(self._open)
-        # Weights hardly compress, and training needs the cores that zstd would use.
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+        self._checkpointer = _orbax(shared=self._store.shared)
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -119,9 +105,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        return [step for step, path in self._step_directories() if (path / MANIFEST).is_file()]
+        return self._store.steps()
 
-    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, meta: dict[str, Any], *, before_seal: Callable[[], None] = lambda: None) -> None:
         """Start saving ``state``; returns once the arrays are copied, so that their buffers may be donated.
 
         Waits for the previous save if it is still running. Old checkpoints are deleted only once the new one is complete.
@@ -130,6 +116,7 @@ class Checkpoints:
             step: must be larger than the step of every existing checkpoint.
             state: a tree of nonempty jax or numpy arrays and numpy scalars; Python numbers belong in ``meta``.
             meta: a small JSON-ready dict.
+            before_seal: called in the background before the step counts: what must not be older than it is written here.
 
         Raises:
             UserError: this save or the previous one failed, or there is already a checkpoint of this step or a later one.
@@ -137,24 +124,25 @@ class Checkpoints:
             ValueError: a leaf has 64 bits and ``jax_enable_x64`` is off: Orbax would truncate it to 32 silently.
         """
         self.wait()
-        if (latest := max(self.steps(), default=-1)) >= step:
+        try:
+            latest = max(self.steps(), default=-1)
+        except OSError as error:
+            raise self._not_written(step, error) from error
+        if latest >= step:
             raise UserError(
                 f"{self.directory} already holds a checkpoint of step {latest}, so step {step} cannot be saved: "
                 "resume from it, or choose another directory"
             )
         arrays = {name: _savable(name, leaf) for name, leaf in _named_leaves(state).items()}
         contents = json.dumps({"meta": meta, "arrays": {name: _signature(leaf) for name, leaf in arrays.items()}})
-        path = self._path(step)
         try:
+            folder = self._store.begin(step)
             if jax.process_index() == 0:
-                if path.exists():  # a save of this step that failed
-                    shutil.rmtree(path)
-                path.mkdir()
-                (path / _CONTENTS).write_text(contents)
-            self._checkpointer.save(path / "state", args=ocp.args.PyTreeSave(arrays))
+                (folder / _CONTENTS).write_text(contents)
+            self._checkpointer.save(folder / STATE, args=ocp.args.PyTreeSave(arrays))
         except OSError as error:
             raise self._not_written(step, error) from error
-        self._pending = self._background.submit(self._complete, step)
+        self._pending = self._background.submit(self._complete, step, before_seal)
 
     def restore_latest(self, abstract_state: Any) -> Restored | None:
         """Restore the newest intact checkpoint.
@@ -172,21 +160,22 @@ class Checkpoints:
             UserError: all checkpoints are damaged, or names, shapes or dtypes differ from those expected (they are listed).
         """
         self.wait()
-        step = on_first(self._newest_whole)
+        step = on_first(self._fetch_newest)
         if step == _ABSENT:
             return None
-        path = self._path(step)
+        path = self._fetched[1] if self._fetched is not None else self._store.fetch(step)
+        self._fetched = None
         contents = json.loads((path / _CONTENTS).read_bytes())
         wanted = _named_leaves(abstract_state)
         differences = _differences(contents["arrays"], {name: _signature(leaf) for name, leaf in wanted.items()})
         if differences:
             raise UserError(
-                f"{path} does not fit the state of this run: {'; '.join(differences)}; "
+                f"{self._store.path(step)} does not fit the state of this run: {'; '.join(differences)}; "
                 "use the settings it was created with, or choose another directory"
             )
         abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
         restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-        arrays = self._checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(abstract, restore_args=restore_args))
+        arrays = self._checkpointer.restore(path / STATE, args=ocp.args.PyTreeRestore(abstract, restore_args=restore_args))
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
         return Restored(step, state, contents["meta"])
 
@@ -211,91 +200,88 @@ class Checkpoints:
         finally:
             self._background.shutdown()
             self._checkpointer.close()
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
-
-    def _path(self, step: int) -> Path:
-        return self.directory / f"step_{step:08d}"
-
-    def _step_directories(self) -> list[tuple[int, Path]]:
-        return sorted((int(match[1]), path) for path in self.directory.iterdir() if (match := _STEP.fullmatch(path.name)))
+            self._store.close()
 
     def _open(self) -> int:
-        """Create the directory, lock it for this run, and remove what a killed run left."""
+        """Lock the directory for this run, and remove what a killed run left."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            # A POSIX lock: released when the process ends for any reason, and not inherited by forked processes.
-            self._lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-            try:
-                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                os.close(self._lock)
-                raise UserError(
-                    f"another run is writing checkpoints to {self.directory}; stop it, or choose another directory"
-                ) from None
-            for _, path in self._step_directories():
-                if not (path / MANIFEST).is_file():
-                    logger.warning("removing %s: the run was stopped before this checkpoint was complete", path)
-                    shutil.rmtree(path)
+            self._store.open()
         except OSError as error:
             raise UserError(
                 f"checkpoints cannot be written to {self.directory}: {error}; choose another directory"
             ) from error
         return 0
 
-    def _complete(self, step: int) -> None:
+    def _complete(self, step: int, before_seal: Callable[[], None]) -> None:
         """The background part of a save: wait for Orbax, seal the step, delete old ones."""
         try:
             self._checkpointer.wait_until_finished()
-            if jax.process_index() == 0:
-                write_manifest(self._path(step))
+            before_seal()
+            self._store.seal(step)
         except Exception as error:
             raise self._not_written(step, error) from error
         if jax.process_index() == 0:
             self._retire()
 
     def _not_written(self, step: int, error: Exception) -> UserError:
+        intact = "untouched"
         if jax.process_index() == 0:
-            shutil.rmtree(self._path(step), ignore_errors=True)
+            if not isinstance(error, LeaseLost):
+                with suppress(OSError):
+                    self._store.remove(step)
+            with suppress(OSError):
+                intact += f" ({', '.join(map(str, self.steps())) or 'none'})"
         return UserError(
             f"the checkpoint of step {step} could not be written to {self.directory}: {_first_line(error)}; "
-            f"complete ones are untouched ({', '.join(map(str, self.steps())) or 'none'}); make room there and rerun"
+            f"complete ones are {intact}; {'make room there and rerun' if self._store.shared else 'rerun to resume'}"
         )
 
     def _retire(self) -> None:
-        steps = self.steps()
+        try:
+            steps = self.steps()
+        except OSError:  # the next save sees to it
+            return
         for step in steps[: -self._keep_last]:
             if self._keep_every is None or step % self._keep_every:
                 try:
-                    # The manifest goes first: a half-deleted step must not look like a damaged one.
-                    (self._path(step) / MANIFEST).unlink()
-                    shutil.rmtree(self._path(step))
+                    self._store.remove(step)
                 except OSError as error:
-                    logger.warning("the old checkpoint %s could not be deleted: %s", self._path(step), error)
+                    logger.warning("the old checkpoint %s could not be deleted: %s", self._store.path(step), error)
+
+    def _fetch_newest(self) -> int:
+        try:
+            return self._newest_whole()
+        except OSError as error:
+            raise UserError(f"checkpoints cannot be read from {self.directory}: {error}; rerun to try again") from error
 
     def _newest_whole(self) -> int:
         """The newest step that matches its manifest, or _ABSENT; newer, damaged ones are set aside."""
         for step in reversed(self.steps()):
             try:
-                verify_manifest(self._path(step))
+                self._fetched = step, self._store.fetch(step)
             except UserError as damage:
-                aside = self._aside(step)
-                self._path(step).rename(aside)
-                logger.warning("%s; set aside as %s, falling back to the previous checkpoint", damage, aside.name)
+                aside = self._store.set_aside(step)
+                logger.warning("%s; set aside as %s, falling back to the previous checkpoint", damage, aside)
             else:
                 return step
-        if damaged := sorted(path.name for path in self.directory.glob("damaged_step_*")):
+        if damaged := self._store.damaged():
             raise UserError(
                 f"{self.directory} holds no intact checkpoint, only {', '.join(damaged)}: copy one back from a "
                 "backup as step_..., or delete them to start over; and check the disk"
             )
         return _ABSENT
 
-    def _aside(self, step: int) -> Path:
-        name = f"damaged_{self._path(step).name}"
-        candidates = [self.directory / name, *(self.directory / f"{name}_{n}" for n in range(2, 1000))]
-        return next(path for path in candidates if not path.exists())
+
+def _orbax(*, shared: bool) -> ocp.AsyncCheckpointer:
+    """Orbax, for one directory that all processes share, or for one of each process, which together hold the state."""
+    # Weights hardly compress, and training needs the cores that zstd would use.
+    if shared or jax.process_count() == 1:
+        return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+    # At every save it warns of what this option implies.
+    logging.getLogger("absl").addFilter(lambda record: not re.search(_EXPECTED, record.getMessage()))
+    alone = ocp.options.MultiprocessingOptions(primary_host=None)
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False, multiprocessing_options=alone)
+    return ocp.AsyncCheckpointer(handler, multiprocessing_options=alone)
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

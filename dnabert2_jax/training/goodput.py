@@ -6,6 +6,7 @@ removed from that file: :func:`account` works out afterwards which steps were lo
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -21,6 +22,10 @@ from typing import Any
 import jax
 
 from dnabert2_jax.parallel.processes import is_first
+from dnabert2_jax.storage import buckets
+from dnabert2_jax.storage.paths import BucketError, in_bucket
+
+logger = logging.getLogger(__name__)
 
 GOODPUT_FILE = "goodput.jsonl"
 
@@ -55,6 +60,7 @@ class Ledger:
         self._compilations: list[tuple[float, float]] = []
         self._file: Path | None = None
         self._first = 0
+        self._written = b""
 
     def __enter__(self) -> "Ledger":
         jax.monitoring.register_event_time_span_listener(self._compiled)
@@ -73,6 +79,8 @@ class Ledger:
             step: the one after which this call goes on.
         """
         self._file, self._first = workdir / GOODPUT_FILE, step
+        if in_bucket(workdir) and is_first():
+            self._written = buckets.read(self._file) or b""
 
     def enter(self, phase: str) -> str:
         """Spend the time from now on in a phase.
@@ -113,7 +121,14 @@ class Ledger:
             return
         self.enter(self._phase)
         spent = {phase: round(seconds, 3) for phase, seconds in self.seconds.items()}
-        _append(self._file, {"call": round(self._called, 3), "from": self._first, "step": step, "seconds": spent})
+        line = {"call": round(self._called, 3), "from": self._first, "step": step, "seconds": spent}
+        if not in_bucket(self._file):
+            return _append(self._file, line)
+        self._written += json.dumps(line).encode() + b"\n"  # an object is written anew, and these are few
+        try:
+            buckets.write(self._file, self._written)
+        except BucketError as error:
+            logger.warning("%s; the account of time is written with the next line", error)
 
     def _compiled(self, event: str, start_time: float, end_time: float, **_: str | int) -> None:
         if not event.startswith(_COMPILING) or threading.get_ident() != self._thread:

@@ -172,18 +172,20 @@ class SaveCheckpoints:
         ledger: receives a line after every save, from which a run may resume.
         due: when to save.
         meta: makes the metadata saved with the state, from the step; ``identity`` is what :func:`resume` compares.
+        log: its lines are made durable before a checkpoint counts, because a resumed run does not write them again.
     """
 
     checkpoints: Checkpoints
     ledger: Ledger
     due: Due
     meta: Callable[[int], dict[str, Any]]
+    log: MetricsLog
 
     def __call__(self, event: StepEvent) -> None:
         """Save if one is due; a run that is stopping waits until everything is on disk."""
         if self.due(event.step) or event.last or event.stopping:
             with self.ledger.phase("saves", after=event.metrics):
-                self.checkpoints.save(event.step, event.state, self.meta(event.step))
+                self.checkpoints.save(event.step, event.state, self.meta(event.step), before_seal=self.log.sync)
                 if event.stopping:
                     self.checkpoints.wait()
             self.ledger.record(event.step)

@@ -1,11 +1,15 @@
 """Profile a few training steps, on request."""
 
+import shutil
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
 import jax
 
 from dnabert2_jax.parallel.processes import is_first
+from dnabert2_jax.storage import buckets
+from dnabert2_jax.storage.paths import in_bucket
 from dnabert2_jax.training.loop import StepEvent
 
 _STEPS_BEFORE_PROFILE = 5
@@ -24,6 +28,7 @@ class Profile:
 
     def __init__(self, directory: Path, first: int, steps: int) -> None:
         self._directory = directory
+        self._local = directory
         self._begin = first + _STEPS_BEFORE_PROFILE
         self._end = self._begin + steps
         self._wanted = steps > 0 and is_first()
@@ -33,7 +38,9 @@ class Profile:
         """Start or stop the trace after a step."""
         if self._wanted and event.step == self._begin:
             jax.block_until_ready(event.metrics)  # type: ignore[no-untyped-call]
-            jax.profiler.start_trace(self._directory)
+            if in_bucket(self._directory):
+                self._local = Path(tempfile.mkdtemp(prefix="dnabert2-profile-"))
+            jax.profiler.start_trace(self._local)
             self._running = True
         elif self._running and event.step == self._end:
             jax.block_until_ready(event.metrics)  # type: ignore[no-untyped-call]
@@ -51,3 +58,7 @@ class Profile:
     def _stop(self) -> None:
         self._running = False
         jax.profiler.stop_trace()  # type: ignore[no-untyped-call]
+        if self._local != self._directory:
+            files = (file for file in self._local.rglob("*") if file.is_file())
+            buckets.upload({file.relative_to(self._local).as_posix(): file for file in files}, self._directory)
+            shutil.rmtree(self._local)

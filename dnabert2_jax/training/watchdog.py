@@ -3,6 +3,7 @@
 import faulthandler
 import json
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, TextIO
 import jax
 
 from dnabert2_jax.parallel.coordination import leave_note, read_notes
+from dnabert2_jax.storage import buckets
+from dnabert2_jax.storage.paths import in_bucket
 from dnabert2_jax.training.loop import StepEvent
 
 STACKS = "process_{}_stacks.txt"
@@ -40,7 +43,10 @@ class Watchdog:
     """
 
     def __init__(self, directory: Path, timeout: float, hung: Callable[[str], Any]) -> None:
-        self._file = directory / STACKS.format(jax.process_index())
+        self._directory, self._name = directory, STACKS.format(jax.process_index())
+        self._file = directory / self._name
+        if in_bucket(directory):  # written here, and uploaded where the run hangs
+            self._file = Path(tempfile.mkdtemp(prefix="dnabert2-stacks-")) / self._name
         self._timeout, self._hung = timeout, hung
         self._look_every = min(_MOST_SECONDS_BETWEEN_LOOKS, timeout / 4)
         self._count, self._point, self._stepped = 0, "the start", False
@@ -85,6 +91,8 @@ class Watchdog:
                 faulthandler.cancel_dump_traceback_later()
         if not self._file.stat().st_size:
             self._file.unlink()
+            if in_bucket(self._directory):
+                self._file.parent.rmdir()
 
     def _look_until_over(self, file: TextIO) -> None:
         seen, idle, longest, starting = 0, 0.0, 0.0, True
@@ -101,6 +109,8 @@ class Watchdog:
             if idle > patience or self._stacks_wanted():
                 faulthandler.dump_traceback(file)
                 file.flush()
+                if in_bucket(self._directory):
+                    buckets.upload({self._name: self._file}, self._directory)
                 self._explain(idle)
                 return
 
@@ -115,9 +125,9 @@ class Watchdog:
     def _explain(self, idle: float) -> None:
         """Say why the run hangs, once the other processes have had the time to write their stacks."""
         message = f"no progress for {idle:.0f} s after {self._point}"
-        files = self._file
+        files = self._directory / self._name
         if jax.process_count() > 1:
-            files = self._file.with_name(STACKS.format("N"))
+            files = self._directory / STACKS.format("N")
             leave_note(f"{_STACKS_WANTED}/{jax.process_index()}", "")
             if self._over.wait(2 * self._look_every):
                 return

@@ -1,7 +1,13 @@
 """A run's directory: its settings, metrics, checkpoints and model."""
 
 import json
+import logging
 import re
+import shutil
+import tempfile
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -15,14 +21,21 @@ from dnabert2_jax.config.runs import RUN_KINDS
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
 from dnabert2_jax.progress import remark
-from dnabert2_jax.storage.atomic import partial_name, write_bytes, write_json
-from dnabert2_jax.training.checkpoint import nothing_saved
+from dnabert2_jax.storage import buckets
+from dnabert2_jax.storage.atomic import NotWritten, flush, partial_name, write_bytes, write_json
+from dnabert2_jax.storage.paths import as_path, explain, in_bucket, make_directory
+from dnabert2_jax.training.checkpoint_store import nothing_saved
 from dnabert2_jax.training.goodput import GOODPUT_FILE
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 
 TENSORBOARD = "tensorboard"
+
+SYNC_SECONDS = 10.0
+"""How far what others see of a run's log may lag behind."""
+
+logger = logging.getLogger(__name__)
 
 _LOGS = re.compile(
     rf"{re.escape(METRICS_FILE)}|{re.escape(GOODPUT_FILE)}|{COMPILED}|{TENSORBOARD}|profile|skipped_batch_\d+\.npz"
@@ -45,7 +58,7 @@ class Workdir:
     Settings that affect the result only by rounding (:data:`FREE`) may differ.
 
     Args:
-        path: created if it does not exist.
+        path: created if it does not exist; may lie in a bucket.
         run: the effective run, JSON-ready.
 
     Attributes:
@@ -57,14 +70,14 @@ class Workdir:
     """
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
-        self.path = path
+        self.path = path = as_path(path)
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         file = path / RUN_FILE
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if file.exists():
-                before = _read_run(file)
+            make_directory(path)
+            if (content := _content(file)) is not None:
+                before = _parse_run(file, content)
                 if is_first() and self._has_only_logs() and changes(before, run):
                     remark(f"{path}: the earlier run saved nothing; starting over with new settings")
                 else:
@@ -74,20 +87,20 @@ class Workdir:
             elif not is_first():
                 raise UserError(
                     f"{path}: process {jax.process_index()} does not see the {RUN_FILE} that process 0 wrote there; "
-                    "--workdir must be on a file system that all processes share"
+                    "--workdir must be in a bucket or on a file system that all processes share"
                 )
-            elif any(entry.name not in (partial_name(file), COMPILED) for entry in path.iterdir()):
+            elif any(name not in (partial_name(file), COMPILED) for name in _names(path)):
                 raise UserError(f"{path} is not empty and holds no run; choose another --workdir")
             else:
                 write_json(file, run)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be used as a run's directory ({error.strerror}); choose another --workdir"
+                f"{path}: cannot be used as a run's directory ({explain(error) or error.strerror}); choose another --workdir"
             ) from error
 
     def _has_only_logs(self) -> bool:
         """Whether the run in the directory has ended without saving a checkpoint or a result."""
-        others = {entry.name for entry in self.path.iterdir()} - {RUN_FILE, self.checkpoints.name}
+        others = _names(self.path) - {RUN_FILE, self.checkpoints.name}
         return all(map(_LOGS.fullmatch, others)) and nothing_saved(self.checkpoints)
 
     def write_json(self, name: str, content: Any) -> None:
@@ -115,22 +128,38 @@ class MetricsLog:
 
     A context manager that closes the files. Only process 0 writes; in the others it does nothing.
 
+    Whoever follows a run sees its lines within :data:`SYNC_SECONDS`, and a kill loses no line of a step that a checkpoint
+    holds: the files are synced (fsync, at which gcsfuse uploads them) at that interval and before each checkpoint counts.
+    In a bucket nothing can be appended to an object. The files are written on this machine and uploaded anew each time,
+    rather than as a segment per interval, so that the log stays one file that every tool reads; even that of half a million
+    steps is a few megabytes.
+
     Args:
         workdir: the run's directory.
         step: the step from which the run resumes; lines of later steps, written by a killed run, are dropped.
+
+    Raises:
+        UserError: they cannot be written.
     """
 
     def __init__(self, workdir: Workdir, step: int) -> None:
         self.path = workdir.path / METRICS_FILE
+        self._local = self._workdir = workdir.path
         self._file: TextIO | None = None
-        self._events: Any = None
+        self._syncing = threading.Lock()
         if not is_first():
             return
         kept = [line for line in self.read(workdir.path) if line["step"] <= step]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = self.path.open("a", buffering=1)
+        if in_bucket(workdir.path):
+            self._local = Path(tempfile.mkdtemp(prefix="dnabert2-logs-"))
+            write_bytes(self._local / METRICS_FILE, buckets.read(self.path) or b"")
+        self._file = (self._local / METRICS_FILE).open("a", buffering=1)
         # Makes TensorBoard ignore the entries of earlier event files for these steps.
-        self._events = SummaryWriter(str(workdir.path / TENSORBOARD), purge_step=step + 1, flush_secs=10)
+        self._events = SummaryWriter(str(self._local / TENSORBOARD), purge_step=step + 1, flush_secs=10)
+        self._synced = time.monotonic()
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log")
+        self._pending: Future[None] | None = None
 
     def write(self, step: int, **values: float | str | dict[str, float]) -> None:
         """Append one line. A dict is plotted as a group of curves; text is not plotted."""
@@ -142,6 +171,33 @@ class MetricsLog:
             for tag, number in curves.items():
                 if isinstance(number, int | float):
                     self._events.add_scalar(tag, number, step)
+        if time.monotonic() - self._synced > SYNC_SECONDS and (self._pending is None or self._pending.done()):
+            self._synced = time.monotonic()
+            self._pending = self._background.submit(self._try_sync)
+
+    def sync(self) -> None:
+        """Return once all lines are on the disk, or in the bucket.
+
+        Raises:
+            NotWritten: they cannot be written.
+        """
+        with self._syncing:
+            if self._file is None:  # closed, and synced then
+                return
+            try:
+                self._events.flush()  # with fsync
+                flush(self._local / METRICS_FILE)
+                if self._local != self._workdir:
+                    files = (file for file in self._local.rglob("*") if file.is_file())
+                    buckets.upload({file.relative_to(self._local).as_posix(): file for file in files}, self._workdir)
+            except OSError as error:
+                raise NotWritten(self.path, error) from error
+
+    def _try_sync(self) -> None:
+        try:
+            self.sync()
+        except UserError as error:
+            logger.warning("%s; the lines since then are kept and written with the next ones", error)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -149,21 +205,46 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._events.close()
+        if self._file is None:
+            return
+        self._background.shutdown()
+        try:
+            if error is None:
+                self.sync()
+            else:
+                self._try_sync()
+        finally:
+            with self._syncing:
+                self._file.close()
+                self._file = None
+                self._events.close()
+                if self._local != self._workdir:
+                    shutil.rmtree(self._local, ignore_errors=True)
 
     @staticmethod
     def read(workdir: Path) -> list[dict[str, Any]]:
         """All lines of a run, except a last line truncated by a kill."""
-        path = workdir / METRICS_FILE
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        lines = (_content(workdir / METRICS_FILE) or b"").decode().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
-def _read_run(file: Path) -> dict[str, Any]:
+def _names(path: Path) -> set[str]:
+    """What is in a directory."""
+    if in_bucket(path):
+        return {name.partition("/")[0] for name in buckets.names(path)}
+    return {entry.name for entry in path.iterdir()}
+
+
+def _content(file: Path) -> bytes | None:
+    """The content of a file, or None if there is none."""
+    if in_bucket(file):
+        return buckets.read(file)
+    return file.read_bytes() if file.exists() else None
+
+
+def _parse_run(file: Path, content: bytes) -> dict[str, Any]:
     try:
-        run = json.loads(file.read_bytes())
+        run = json.loads(content)
     except ValueError:
         run = None
     if not isinstance(run, dict):

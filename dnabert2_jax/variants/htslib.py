@@ -17,5 +17,5 @@ def pysam() -> Any:
         return importlib.import_module("pysam")
     except ImportError as error:
         raise UserError(
-            'variants need the package pysam, which is not installed; run pip install "dnabert2_jax[variants]"'
+            'variants need the package pysam, which is not installed; run pip install "dnabert2_jax[genome]"'
         ) from error

@@ -77,4 +77,4 @@ def test_without_pysam_one_line_says_what_to_install(call, refused, monkeypatch)
         return real(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", import_module)
-    refused(*call, "--out", "new.vcf", words=('which is not installed; run pip install "dnabert2_jax[variants]"',))
+    refused(*call, "--out", "new.vcf", words=('which is not installed; run pip install "dnabert2_jax[genome]"',))

@@ -273,8 +273,8 @@ def test_unusable_places(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written to .*Not a directory"):
         Checkpoints(tmp_path / "file" / "checkpoints")
-    with pytest.raises(UserError, match="mount it"):
-        Checkpoints("gs://bucket/run")
+    with pytest.raises(UserError, match=r"az:// is not read or written; name a local path, gs://BUCKET/"):
+        Checkpoints("az://bucket/run")
 
 
 def test_a_full_disk_is_reported_and_harms_nothing(tmp_path):

@@ -105,6 +105,7 @@ def test_a_stop_is_logged_and_saved_first_and_the_run_resumes(tmp_path, capsys):
             ledger=Ledger(),
             due=every(100),
             meta=lambda step: {"identity": {"a": "b"}, "noted": step},
+            log=metrics.log,
         )
         with pytest.raises(Stopped) as stopped:
             take(9, [metrics, saving], stop=5)

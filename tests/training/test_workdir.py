@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage import buckets
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
 
@@ -159,3 +161,53 @@ def test_several_lines_of_one_step_stay(tmp_path):
 
 def test_no_log_has_no_lines(tmp_path):
     assert MetricsLog.read(tmp_path) == []
+
+
+def test_a_log_in_a_bucket_is_seen_while_the_run_goes_on(bucket, monkeypatch):
+    monkeypatch.setattr("dnabert2_jax.training.workdir.SYNC_SECONDS", 0.1)
+    workdir = Workdir(bucket / "run", RUN)
+    with MetricsLog(workdir, 0) as log:
+        log.write(1, loss=0.5)
+        time.sleep(0.2)
+        log.write(2, loss=0.25)  # starts an upload in the background
+        deadline = time.monotonic() + 20
+        while not MetricsLog.read(bucket / "run") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert MetricsLog.read(bucket / "run") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+        log.write(3, loss=0.125)
+        log.sync()
+        assert [line["step"] for line in MetricsLog.read(bucket / "run")] == [1, 2, 3]
+    assert any(name.startswith("tensorboard/") for name in buckets.names(bucket / "run"))
+    with MetricsLog(workdir, 2):
+        assert [line["step"] for line in MetricsLog.read(bucket / "run")] == [1, 2]
+
+
+def test_a_log_that_cannot_be_uploaded_is_kept_and_uploaded_later(store, bucket, monkeypatch, caplog):
+    workdir = Workdir(bucket / "run", RUN)
+    with MetricsLog(workdir, 0) as log:
+        monkeypatch.setattr("dnabert2_jax.training.workdir.SYNC_SECONDS", 0.0)
+        store.fault = lambda method, path: 403
+        log.write(1, loss=0.5)
+        with pytest.raises(UserError, match=r"metrics.jsonl could not be written \(no permission"):
+            log.sync()
+        store.fault = lambda method, path: None
+    assert "the lines since then are kept" in caplog.text
+    assert [line["step"] for line in MetricsLog.read(bucket / "run")] == [1]
+
+
+def test_a_run_in_a_bucket_is_not_taken_for_another(bucket):
+    Workdir(bucket / "run", RUN)
+    Workdir(bucket / "run", RUN)
+    buckets.write(bucket / "run" / "scores.json", b"{}")
+    with pytest.raises(UserError, match=rf"{bucket}/run holds a run with other settings: seed was 1 and is now 2"):
+        Workdir(bucket / "run", OTHER)
+    buckets.write(bucket / "other" / "file", b"")
+    with pytest.raises(UserError, match=rf"{bucket}/other is not empty and holds no run; choose another --workdir"):
+        Workdir(bucket / "other", RUN)
+
+
+def test_a_bucket_that_cannot_be_used_is_one_line(store, bucket):
+    store.fault = lambda method, path: 403
+    with pytest.raises(UserError, match=r"cannot be used as a run's directory \(no permission") as error:
+        Workdir(bucket / "run", RUN)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,104 @@
+"""``dnabert2 track``: what a model says along a genome, for genome browsers."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from dnabert2_jax.cli import options
+from dnabert2_jax.cli.app import app
+from dnabert2_jax.cli.models import open_named
+from dnabert2_jax.cli.output import print_saved
+from dnabert2_jax.config.inference import TrackFormat, TrackStrand, TrackValues
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.progress import remark
+from dnabert2_jax.storage.overwriting import refuse_overwriting
+
+_DEFAULT_STEP = 128
+
+
+@app.command(
+    epilog="Example: dnabert2 track --model runs/promoters/model --fasta hg38.fa --region chr22:19,700,000-19,720,000 "
+    "--out runs/tracks"
+)
+def track(
+    *,
+    fasta: Annotated[Path, Option(parser=options.local_path, help="Genome, a plain or bgzip FASTA file.")],
+    out: Annotated[Path, Option(parser=options.local_path, help="Directory to create.")],
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    base: options.Base = None,
+    bed: Annotated[
+        Path | None, Option(parser=options.local_path, help="Intervals to cover.", show_default="the whole genome")
+    ] = None,
+    region: options.Region = None,
+    window: Annotated[int, Option(min=1, metavar="BASES", help="Bases that the model reads at a time.")] = 512,
+    step: Annotated[
+        int | None, Option(min=1, metavar="BASES", help="Of a classifier: bases of a bin.", show_default=str(_DEFAULT_STEP))
+    ] = None,
+    strand: Annotated[TrackStrand, Option(help="Strand to read; bed: that of each interval.")] = "+",
+    values: Annotated[TrackValues, Option(help="Of a masked language model; auto is logp and entropy.")] = "auto",
+    format_: Annotated[TrackFormat, Option("--format", help="Files to write.")] = "bigwig",
+    threshold: Annotated[float | None, Option(help="Of --format bed: smallest probability.", show_default="0.5")] = None,
+    max_tokens: options.MaxTokens = None,
+    bad_records: options.BadRecords = "error",
+    batch_tokens: options.BatchTokens = None,
+    precision: options.Precision = "auto",
+    attention: options.Attention = "auto",
+    force: options.Force = False,
+) -> None:
+    """Write tracks of a genome for genome browsers.
+
+    Of a classifier, the probability of each class in bins of --step bases: the mean over the windows that cover a bin. Of a
+    masked language model, at each base the log-probability of the genome's base and the entropy of the four, or a sequence
+    logo with a hub for the UCSC browser. What was not scored is absent.
+    """
+    from dnabert2_jax.data.intervals import Intervals
+    from dnabert2_jax.genome.reference import Reference
+    from dnabert2_jax.inference.record import make_record
+    from dnabert2_jax.inference.tracks.bases import BaseTrack
+    from dnabert2_jax.inference.tracks.bins import ClassTrack
+    from dnabert2_jax.inference.tracks.files import check_format, save_track
+    from dnabert2_jax.inference.tracks.stretches import plan_stretches
+
+    if strand == "bed" and bed is None:
+        raise UserError("--strand bed takes the strand from column 6 of a BED file; add --bed FILE")
+    if values == "logo" and format_ != "bigwig":
+        raise UserError("--values logo is a hub of bigWig files; leave --format out")
+    refuse_overwriting(out, force=force)
+    opened = open_named(model, adapter, base, precision, attention)
+    classifier = opened.kind == "classifier"
+    if classifier and values != "auto":
+        raise UserError(f"--values {values} is for a masked language model, and {opened.path} is a classifier; leave it out")
+    if not classifier and (step, max_tokens) != (None, None):
+        option = "--max-tokens" if step is None else "--step"
+        raise UserError(
+            f"{option} is for a classifier, and {opened.path} is a masked language model, which scores every base"
+        )
+    check_format(format_, threshold, probabilities=classifier and opened.head.task != "regression")
+    stretches = plan_stretches(Intervals(Reference(fasta), bed, tuple(region or ()), bad_records), strand)
+    bins = step or _DEFAULT_STEP
+    computed: ClassTrack | BaseTrack
+    settings: dict[str, Any]
+    if classifier:
+        computed = ClassTrack(opened, stretches, window, bins, max_tokens, batch_tokens, title="scoring windows")
+        settings = {"step": bins, "max_tokens": max_tokens or opened.head.max_tokens, "threshold": threshold}
+    else:
+        computed = BaseTrack(opened, stretches, window, values, batch_tokens, title="scoring windows")
+        settings = {"values": values}
+    remark(f"{stretches.summary()}; {computed.windows:,} windows of {window:,} bases: {', '.join(computed.channels)}")
+    places = {"data": str(fasta), "bed": bed and str(bed), "regions": region or [], "strand": strand, "window": window}
+    record = make_record(opened, "track", **places, **settings)
+    files = save_track(
+        out,
+        computed,
+        format_,
+        record,
+        threshold=0.5 if threshold is None else threshold,
+        logo_genome=fasta.name.partition(".")[0] if values == "logo" else None,
+        force=force,
+    )
+    if isinstance(computed, ClassTrack) and computed.unscored:
+        remark(f"windows with more unknown bases than A, C, G and T: {computed.unscored:,}, which have no value")
+    remark(f"{len(files)} files: {', '.join(file.name for file in files)}")
+    print_saved(out)

@@ -1,0 +1,118 @@
+"""Models on the Hugging Face Hub: ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION`` wherever a model is named.
+
+huggingface_hub downloads them into its cache, or finds them there; its environment variables apply (``HF_HOME``,
+``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``). Only configuration, tokenizer and weights are fetched, never code.
+"""
+
+import os
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dnabert2_jax.convert.settings import CONFIG
+from dnabert2_jax.convert.weights import PICKLE, SAFETENSORS
+from dnabert2_jax.errors import UserError
+
+PREFIX = "hf:"
+
+_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
+_FIRST = (CONFIG, "tokenizer.json", SAFETENSORS, f"{SAFETENSORS}.index.json", "model-*-of-*.safetensors")
+_OTHERWISE = (PICKLE, f"{PICKLE}.index.json", "pytorch_model-*-of-*.bin")
+"""Weights of repositories without safetensors; they are read without running anything in them."""
+
+
+class Snapshot(NamedTuple):
+    """A model of the Hub on this machine.
+
+    Attributes:
+        directory: in the Hugging Face layout; part of huggingface_hub's cache.
+        repository: ``OWNER/NAME``.
+        commit: the commit that was fetched, 40 hexadecimal digits.
+    """
+
+    directory: Path
+    repository: str
+    commit: str
+
+    @property
+    def pinned(self) -> str:
+        """``OWNER/NAME@COMMIT``, which always means the same files."""
+        return f"{self.repository}@{self.commit}"
+
+
+def is_hub_name(path: str | os.PathLike[str]) -> bool:
+    """Whether a path to a model is the name of one on the Hub."""
+    return os.fspath(path).startswith(PREFIX)
+
+
+def looks_like_repository(path: str | os.PathLike[str]) -> bool:
+    """Whether a path that is not on this machine could be ``OWNER/NAME`` or ``OWNER/NAME@REVISION``."""
+    return not Path(path).exists() and _NAME.fullmatch(os.fspath(path)) is not None
+
+
+def fetch(name: str | os.PathLike[str]) -> Snapshot:
+    """Download a model of the Hub, or find it in the cache.
+
+    Args:
+        name: ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``, where a revision is a branch, a tag or a commit; by default
+            the main branch.
+
+    Raises:
+        UserError: the name has another form; huggingface_hub is not installed; there is no such repository or revision, it
+            wants permission, or it is neither reachable nor in the cache.
+    """
+    name = os.fspath(name)
+    match = _NAME.fullmatch(name.removeprefix(PREFIX))
+    if match is None:
+        raise UserError(
+            f"{name}: accepted is {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION, as in {PREFIX}zhihan1996/DNABERT-2-117M"
+        )
+    repository, revision = match[1], match[2]
+    hub = _library(name)
+    errors = import_module("huggingface_hub.errors")
+    try:
+        directory = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(_FIRST)))
+        if not list(directory.glob("model*.safetensors")):
+            patterns = list(_OTHERWISE)
+            directory = Path(hub.snapshot_download(repository, revision=directory.name, allow_patterns=patterns))
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{name}: its owner gives access on request; ask for it on the model's page, and log in with `hf auth login` "
+            "(or set HF_TOKEN)"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(
+            f"{name}: the repository has no revision {revision!r}; leave @{revision} out, or correct it"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name}: there is no such repository on the Hub; check owner and name, and for a private one log in with "
+            "`hf auth login` (or set HF_TOKEN)"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{name} is not in the cache, and the Hub cannot be reached ({_reason(error)}); connect to it once, or copy "
+            "the directory here and name that"
+        ) from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise UserError(f"{name} could not be downloaded ({_reason(error)}); try again") from error
+    return Snapshot(directory, repository, directory.name)
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module("huggingface_hub")
+    except ImportError as error:
+        raise UserError(
+            f"{name}: downloading needs the package huggingface_hub, which is not installed; run "
+            'pip install "dnabert2_jax[hub]"'
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of the library's message, or of what caused it."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
+        return "HF_HUB_OFFLINE is set"
+    cause = error.__cause__ or error
+    return (str(cause) or type(cause).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,209 @@
+"""Stretches of a genome: BED files, read one line at a time, and regions such as ``chr1:1,001-2,000``.
+
+BED counts from 0 and leaves the end out; a region is written as genome browsers and samtools write it, from 1 with the end.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from dnabert2_jax.config.inference import BadRecordPolicy
+from dnabert2_jax.data.bad_records import BadRecords
+from dnabert2_jax.data.sequences import clean_sequence, reverse_complement
+from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.genome.letters import LetterCounts
+from dnabert2_jax.genome.reference import Reference
+
+_STRANDS = ("+", "-", ".")
+_NOT_AN_INTERVAL = re.compile(r"\s*$|#|(track|browser)(\s|$)")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_REGION = re.compile(r"(.+?):([0-9,]{1,24})(?:-([0-9,]{1,24}))?")
+
+_CHECKED_AT_ONCE = 1_000_000
+
+
+class Interval(NamedTuple):
+    """A stretch of a contig.
+
+    Attributes:
+        contig: as the FASTA file calls it.
+        start: first base, from 0.
+        end: the base after the last one.
+        name: column 4 of a BED file, a region as it was written, or ``.``.
+        strand: ``+``, ``-`` or, where nothing was said, ``.``, which is read as ``+``.
+    """
+
+    contig: str
+    start: int
+    end: int
+    name: str
+    strand: str
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it is read as its reverse complement."""
+        return self.strand == "-"
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The intervals of a BED file, followed by regions; iteration reads the file again, a line at a time.
+
+    Attributes:
+        reference: the genome.
+        bed: a BED file, or None.
+        regions: regions as written.
+        bad_records: what to do with intervals that cannot be used.
+    """
+
+    reference: Reference
+    bed: Path | None = None
+    regions: tuple[str, ...] = ()
+    bad_records: BadRecordPolicy | None = None
+    _renamed: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def source(self) -> str:
+        """Where they are from, for messages."""
+        return " ".join([*([str(self.bed)] if self.bed else []), *self.regions])
+
+    def __iter__(self) -> Iterator[Interval]:
+        return self.checked(lambda notes: None)
+
+    def checked(self, report: Callable[[tuple[str, ...]], None]) -> Iterator[Interval]:
+        """All usable intervals in their order.
+
+        Args:
+            report: called once at the end with notes on what was skipped or read under another name.
+
+        Raises:
+            UserError: an interval cannot be used, and is not to be skipped (the message names all of them); or there are
+                none.
+        """
+        notes: tuple[str, ...] = ()
+        if self.bed is not None:
+            notes = yield from self._of_bed(self.bed)
+        for region in self.regions:
+            yield self._of_region(region)
+        if self._renamed:
+            pairs = [f"{given} as {found}" for given, found in self._renamed.items()]
+            notes = (*notes, f"contigs read under the names of {self.reference.path}: {', '.join(pairs)}")
+        report(notes)
+
+    def _of_bed(self, path: Path) -> Generator[Interval, None, tuple[str, ...]]:
+        bad, lines = BadRecords(str(path), self.bad_records), 0
+        for number, line in _lines(path):
+            if _NOT_AN_INTERVAL.match(line):
+                continue
+            lines += 1
+            try:
+                interval = self._parse(line, f"{path}, line {number}")
+            except UserError as error:
+                bad.add(error)
+            else:
+                yield interval
+        if not lines:
+            raise UserError(f"{path}: no intervals; a line is contig, start and end, separated by tabs")
+        return bad.finish(lines)
+
+    def _parse(self, line: str, where: str) -> Interval:
+        fields = line.split("\t") if "\t" in line else line.split()
+        if len(fields) < 3:
+            raise UserError(f"{where}: {len(fields)} fields; an interval has contig, start and end, separated by tabs")
+        contig, first, last = (text.strip() for text in fields[:3])
+        for what, text in (("start", first), ("end", last)):
+            if not (text.isascii() and _NUMBER.fullmatch(text)):
+                raise UserError(f"{where}: the {what} {text!r} is not a whole number; BED counts bases from 0")
+        name = fields[3].strip() if len(fields) > 3 else "."
+        strand = fields[5].strip() if len(fields) > 5 else "."
+        if strand not in _STRANDS:
+            raise UserError(f"{where}: the strand {strand!r} (column 6) is not one of {' '.join(_STRANDS)}")
+        return self._placed(contig, int(first), int(last), name or ".", strand, where)
+
+    def _of_region(self, text: str) -> Interval:
+        if (whole := self.reference.contig(text)) is not None:
+            return self._placed(text, 0, self.reference.lengths[whole], text, ".", f"--region {text}")
+        match = _REGION.fullmatch(text)
+        if match is None:
+            raise self._unknown(text, f"--region {text}")
+        start, end = (int(number.replace(",", "") or 0) for number in (match[2], match[3] or match[2]))
+        if start < 1:
+            raise UserError(f"--region {text}: regions count bases from 1, as in chr1:1-100")
+        return self._placed(match[1], start - 1, end, text, ".", f"--region {text}")
+
+    def _placed(self, given: str, start: int, end: int, name: str, strand: str, where: str) -> Interval:
+        contig = self._contig(given, where)
+        if start >= end:
+            raise UserError(f"{where}: {given} from {start:,} to {end:,} has no bases; the end must be above the start")
+        if end > (bases := self.reference.lengths[contig]):
+            raise UserError(
+                f"{where}: {given} from {start:,} to {end:,} is beyond the contig, which has {bases:,} bases in "
+                f"{self.reference.path}; check that both are of one assembly"
+            )
+        return Interval(contig, start, end, name, strand)
+
+    def _contig(self, given: str, where: str) -> str:
+        contig = self.reference.contig(given)
+        if contig is None:
+            raise self._unknown(given, where)
+        if contig != given:
+            self._renamed[given] = contig
+        return contig
+
+    def _unknown(self, contig: str, where: str) -> UserError:
+        return UserError(
+            f"{where}: no contig {contig!r} in {self.reference.path}, which has {self.reference.describe_contigs()}"
+            f"{nearest(contig, self.reference.lengths)}; check that both are of one assembly"
+        )
+
+
+def letters_of(reference: Reference, interval: Interval, start: int, end: int, counts: LetterCounts) -> str:
+    """The clean letters of a stretch of an interval's contig, reverse-complemented if the interval is.
+
+    Args:
+        reference: the genome.
+        interval: its contig and strand.
+        start: first base in the contig, from 0.
+        end: the base after the last one.
+        counts: the counts to add to.
+
+    Raises:
+        UserError: a letter that is not DNA.
+    """
+    raw = reference.fetch(interval.contig, start, end)
+    clean = clean_sequence(raw, counts, str(reference.path), f"{interval.contig}:{start + 1}-{end}")
+    return reverse_complement(clean) if interval.reverse else clean
+
+
+def check_letters(reference: Reference, interval: Interval, counts: LetterCounts) -> None:
+    """Read an interval, a million bases at a time, and count its letters.
+
+    Raises:
+        UserError: a letter that is not DNA.
+    """
+    for start in range(interval.start, interval.end, _CHECKED_AT_ONCE):
+        letters_of(reference, interval, start, min(interval.end, start + _CHECKED_AT_ONCE), counts)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a text file, plain or gzip, without their ends."""
+    if not path.is_file():
+        state = "is a directory" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {state}; give a BED file, plain or gzip")
+    number = 0
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if compressed else path.open("rb") as lines:
+            for number, raw in enumerate(lines, start=1):
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, line {number + 1}: not text; give a BED file, plain or gzip") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{path}: the compressed file is damaged or cut short ({error}); download or compress it again"
+        ) from error

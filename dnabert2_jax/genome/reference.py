@@ -1,0 +1,162 @@
+"""Random access to a FASTA file: a stretch of a contig by its coordinates, read by htslib (pysam) through the file's index.
+
+Coordinates are from 0, the end not included, as in BED.
+"""
+
+import os
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dnabert2_jax.errors import UserError
+
+_GZIP, _BLOCKED = b"\x1f\x8b", b"BC"
+_SHOWN_CONTIGS = 5
+
+
+class Reference:
+    """A FASTA file, plain or bgzip, opened for random access; close it, or use it in a ``with`` block.
+
+    The index ``NAME.fai`` (and ``NAME.gzi`` for bgzip) is used if it lies beside the file, and made there otherwise; where
+    that place cannot be written, the index is temporary.
+
+    Args:
+        path: the FASTA file.
+
+    Attributes:
+        path: the FASTA file.
+        lengths: bases of each contig, in the order of the file.
+
+    Raises:
+        UserError: pysam is not installed, or the file is missing, not FASTA, compressed by gzip rather than bgzip, has lines
+            of unequal lengths, or is newer than its index.
+    """
+
+    path: Path
+    lengths: dict[str, int]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        pysam = _pysam(self.path)
+        _check_readable(self.path)
+        _check_index(self.path)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        pysam.set_verbosity(0)  # htslib would print its own lines beside ours
+        try:
+            self._file = self._open(pysam)
+        except (OSError, ValueError, pysam.SamtoolsError) as error:
+            self.close()
+            raise UserError(f"{self.path}: {_what_is_wrong(self.path)}") from error
+        self.lengths = dict(zip(self._file.references, self._file.lengths, strict=True))
+
+    def _open(self, pysam: Any) -> Any:
+        indexed = Path(f"{self.path}.fai").is_file()
+        if indexed or os.access(self.path.resolve().parent, os.W_OK):
+            return pysam.FastaFile(str(self.path))
+        self._temporary = tempfile.TemporaryDirectory()
+        index, blocks = (Path(self._temporary.name) / name for name in ("index.fai", "index.gzi"))
+        pysam.faidx(str(self.path), "--fai-idx", str(index), "--gzi-idx", str(blocks))
+        compressed = str(blocks) if blocks.is_file() else None
+        return pysam.FastaFile(str(self.path), filepath_index=str(index), filepath_index_compressed=compressed)
+
+    def __enter__(self) -> "Reference":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and remove a temporary index."""
+        if hasattr(self, "_file"):
+            self._file.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def fetch(self, contig: str, start: int, end: int) -> str:
+        """The letters of a stretch of a contig, as in the file, without line breaks; see ``genome.letters`` for cleaning.
+
+        Args:
+            contig: one of ``lengths``.
+            start: first base, from 0.
+            end: the base after the last one, at most the contig's length.
+
+        Raises:
+            UserError: the file is shorter than its index says.
+        """
+        try:
+            letters: str = self._file.fetch(contig, start, end)
+        except (OSError, ValueError):
+            letters = ""
+        if len(letters) != end - start:
+            raise UserError(
+                f"{self.path}, {contig}:{start + 1}-{end}: not the {end - start:,} bases that its index promises; the "
+                f"file is cut short, or {self.path}.fai belongs to another file: delete the index, and it is made again"
+            )
+        return letters
+
+    def contig(self, name: str) -> str | None:
+        """The file's name for a contig: ``chr1`` is also called ``1``, and ``chrM`` also ``M`` or ``MT``; None if absent."""
+        bare = name.removeprefix("chr")
+        names = [bare, f"chr{bare}"]
+        if bare in ("M", "MT"):
+            names += ["M", "MT", "chrM", "chrMT"]
+        return next((each for each in (name, *names) if each in self.lengths), None)
+
+    def describe_contigs(self) -> str:
+        """The first few contigs, for messages about one that is not there."""
+        more = len(self.lengths) - _SHOWN_CONTIGS
+        return ", ".join([*list(self.lengths)[:_SHOWN_CONTIGS], *([f"and {more:,} more"] if more > 0 else [])])
+
+
+def _pysam(path: Path) -> Any:
+    try:
+        return import_module("pysam")
+    except ImportError as error:
+        raise UserError(
+            f"{path}: reading parts of a FASTA file needs the package pysam, which is not installed; run "
+            'pip install "dnabert2_jax[genome]"'
+        ) from error
+
+
+def _check_readable(path: Path) -> None:
+    if not path.is_file():
+        state = "is a directory" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {state}; give a FASTA file, plain or bgzip")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[:2] == _GZIP and head[12:14] != _BLOCKED:
+        raise UserError(
+            f"{path} is compressed by gzip, which allows no random access; run gunzip, and compress it again with bgzip"
+        )
+    if head[:2] != _GZIP and not head.lstrip().startswith(b">"):
+        raise UserError(f"{path} is not FASTA: it begins with {head[:8]!r}, and a record begins with '>name'")
+
+
+def _check_index(path: Path) -> None:
+    index = Path(f"{path}.fai")
+    if index.is_file() and index.stat().st_mtime < path.stat().st_mtime:
+        raise UserError(f"{index} is older than {path.name}, so it may be of another file; delete it, and it is made again")
+
+
+def _what_is_wrong(path: Path) -> str:
+    """Why htslib could not index a file, which it does not say in words that fit one line."""
+    with path.open("rb") as file:
+        if file.read(2) == _GZIP:
+            return "cannot be indexed; is it whole, and does `bgzip -t` accept it? Then compress it again from plain text"
+        file.seek(0)
+        longest, ended = 0, False  # of the record; whether a shorter line came, which must be its last
+        for number, raw in enumerate(file, start=1):
+            line = raw.rstrip(b"\r\n")
+            if line.startswith(b">"):
+                longest, ended = 0, False
+            elif line and (ended or (longest and len(line) > longest)):
+                return (
+                    f"line {number} follows a line of another length, and random access needs lines of one length in each "
+                    "record (except its last); rewrite the file, for instance with `seqkit seq -w 60`"
+                )
+            else:
+                longest = longest or len(line)
+                ended = len(line) < longest or not line
+    return "cannot be indexed; are its names unique, and is there a sequence below each?"

@@ -1,0 +1,290 @@
+"""A masked language model along a genome: how probable each base is, given everything around its token.
+
+Windows are read with the bases beside them, every eighth token of a window is masked, and eight passes mask each once. The
+model predicts pieces; the probability of a letter at a place within a token is the share of the pieces of the token's length
+that have it there. So the tokens' boundaries stay those of the genome's sequence.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.config.inference import TrackValues
+from dnabert2_jax.data.intervals import Interval, letters_of
+from dnabert2_jax.data.packing import padded_width
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import BASES, LetterCounts
+from dnabert2_jax.inference.interval_scan import windows_of
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import default_batch_tokens
+from dnabert2_jax.inference.scan import bases_of_a_chunk, starts_of_windows
+from dnabert2_jax.inference.tracks.stretches import Piece, Stretches
+from dnabert2_jax.progress import ProgressBar
+from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.bpe import BpeTokenizer
+from dnabert2_jax.tokenizer.special import MASK, NUM_SPECIAL, PAD, UNK, with_template
+from dnabert2_jax.types import TokenBatch
+
+PASSES = 8
+HALO = 64
+"""Bases that are read on each side of a window. A sequence that is cut anywhere has the tokens of the whole again after a
+few bases (at most 35 in 4,000 cuts of human DNA, with the released tokenizer); where 64 are not enough, twice as many are
+read."""
+
+CHANNELS: dict[TrackValues, tuple[str, ...]] = {
+    "auto": ("logp", "entropy"),
+    "logp": ("logp",),
+    "entropy": ("entropy",),
+    "logo": tuple(BASES),
+}
+"""The tracks that each choice of values gives."""
+
+_LETTER = np.full(256, -1, np.int8)
+_LETTER[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))
+
+
+class _Window(NamedTuple):
+    """A window of an interval, with its surroundings as tokens; all on the interval's own strand.
+
+    Attributes:
+        interval: where it lies.
+        start: its first base in the contig, from 0.
+        end: the base after its last one.
+        letters: its letters and those beside it.
+        core: the place of its own first base in ``letters``.
+        ids: tokens of ``letters``.
+    """
+
+    interval: Interval
+    start: int
+    end: int
+    letters: str
+    core: int
+    ids: NDArray[np.int32]
+
+
+class BaseProbabilities:
+    """From probabilities of pieces to probabilities of bases.
+
+    Args:
+        tokenizer: of byte pairs.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._lengths = tokenizer.piece_lengths
+        pieces = {n: piece for n, piece in enumerate(tokenizer.pieces) if n >= NUM_SPECIAL and not piece.strip(BASES)}
+        self._by_length = {
+            length: self._table([n for n, piece in pieces.items() if len(piece) == length], tokenizer.pieces)
+            for length in sorted({len(piece) for piece in pieces.values()})
+        }
+
+    def _table(self, numbers: list[int], pieces: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Pieces of one length, and for each, at each of its bases, which letter it has: [pieces, length x 4]."""
+        letters = np.array([_LETTER[np.frombuffer(pieces[n].encode(), np.uint8)] for n in numbers])
+        return np.array(numbers), np.eye(len(BASES))[letters].reshape(len(numbers), -1)
+
+    def __call__(self, ids: NDArray[np.int32], probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Probabilities of A, C, G and T at the bases of tokens.
+
+        Args:
+            ids: pieces of DNA. [n].
+            probabilities: of every piece of the vocabulary in the place of each. [n, V].
+
+        Returns:
+            [bases of all n tokens, 4]; each row sums to 1. Rows are NaN where no piece of the length has a probability above
+            0 in float32.
+        """
+        lengths = self._lengths[ids]
+        ends = np.cumsum(lengths)
+        found = np.empty((int(lengths.sum()), len(BASES)))
+        for length in np.unique(lengths).tolist():
+            numbers, letters = self._by_length[length]
+            own = np.flatnonzero(lengths == length)
+            masses = probabilities[own][:, numbers].astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                shares = masses @ letters / masses.sum(1, keepdims=True)
+            rows = (ends[own] - length)[:, None] + np.arange(length)
+            found[rows] = shares.reshape(len(own), length, len(BASES))
+        return found
+
+
+@dataclass
+class BaseTrack:
+    """The bases of a genome through a masked language model; iterate for its values.
+
+    Bases in tokens of [UNK] (N and other codes) have no value.
+
+    Attributes:
+        model: a masked language model with a byte-pair tokenizer.
+        stretches: what to cover.
+        window: bases of a window; the halo is read besides.
+        values: what to compute.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        title: shows progress.
+
+    Raises:
+        UserError: another kind of model or tokenizer, or a window without bases.
+    """
+
+    model: InferenceModel
+    stretches: Stretches
+    window: int
+    values: TrackValues = "auto"
+    batch_tokens: int | None = None
+    title: str | None = None
+
+    def __post_init__(self) -> None:
+        self.model.need("masked_lm", "a track of bases", "use the model directory of `dnabert2 pretrain`")
+        if not isinstance(self.model.tokenizer, BpeTokenizer):
+            raise UserError(
+                f"{self.model.path} has a tokenizer of k-mers, whose neighbors give a masked token away or whose boundaries "
+                "depend on where a window begins; a track of bases needs a byte-pair tokenizer"
+            )
+        if self.window < 1:
+            raise UserError(f"--window {self.window}: a window needs at least 1 base")
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the tracks."""
+        return CHANNELS[self.values]
+
+    @property
+    def windows(self) -> int:
+        """Windows over all stretches."""
+        return sum(len(starts_of_windows(i.end - i.start, self.window, self.window)) for i in self.stretches)
+
+    def __iter__(self) -> Iterator[Piece]:
+        """One piece for each window, in the order of the stretches.
+
+        Raises:
+            UserError: out of memory.
+        """
+        bar = ProgressBar(self.title, self.windows) if self.title else None
+        with bar or nullcontext():
+            for windows in self._chunks():
+                for window, (places, probabilities) in zip(windows, self.probabilities(windows), strict=True):
+                    if len(places):
+                        yield self._piece(window, places, probabilities)
+                if bar:
+                    bar.advance(len(windows))
+
+    def probabilities(self, windows: Sequence[_Window]) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Of each window the places of its scored bases, from its first one, and the probabilities there, [places, 4]."""
+        parts: dict[int, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {n: [] for n in range(len(windows))}
+        rows = [(n, masked) for n, window in enumerate(windows) for masked in _passes(window)]
+        rows.sort(key=lambda row: -len(windows[row[0]].ids))  # so that rows of a batch have about the same length
+        for group, outputs in self._run(windows, rows):
+            for (n, masked), probabilities in zip(group, outputs, strict=True):
+                window = windows[n]
+                ids = window.ids[masked]
+                lengths = self.model.tokenizer.token_bases(window.ids)
+                begins = (np.cumsum(lengths) - lengths)[masked] - window.core
+                places = np.concatenate([np.arange(b, b + k) for b, k in zip(begins, lengths[masked], strict=True)])
+                found = self._to_bases(ids, probabilities[: len(masked)])
+                inside = (places >= 0) & (places < window.end - window.start) & np.isfinite(found).all(1)
+                parts[n].append((places[inside], found[inside]))
+        return [_in_order(part) for part in parts.values()]
+
+    @cached_property
+    def _to_bases(self) -> BaseProbabilities:
+        return BaseProbabilities(self.model.tokenizer)
+
+    def _chunks(self) -> Iterator[list[_Window]]:
+        chunk, size, most = list[_Window](), 0, bases_of_a_chunk(self.batch_tokens) // PASSES
+        for interval in self.stretches:
+            for start, end in windows_of(interval, self.window, self.window):
+                chunk.append(self._window(interval, start, end))
+                size += end - start
+                if size >= most:
+                    yield chunk
+                    chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+    def _window(self, interval: Interval, start: int, end: int) -> _Window:
+        """A window with enough bases beside it that its tokens are those of the whole contig."""
+        halo = HALO
+        window = self._with_halo(interval, start, end, halo)
+        while True:
+            halo *= 2
+            wider = self._with_halo(interval, start, end, halo)
+            if self._tokens_inside(window) == self._tokens_inside(wider):
+                return window
+            window = wider
+
+    def _with_halo(self, interval: Interval, start: int, end: int, halo: int) -> _Window:
+        first, last = max(0, start - halo), min(self.stretches.reference.lengths[interval.contig], end + halo)
+        letters = letters_of(self.stretches.reference, interval, first, last, LetterCounts())
+        ids = np.array(self.model.tokenizer.encode_raw(letters), np.int32)
+        return _Window(interval, start, end, letters, last - end if interval.reverse else start - first, ids)
+
+    def _tokens_inside(self, window: _Window) -> list[tuple[int, int]]:
+        """Place, from the window's first base, and id of each token that shares a base with the window itself."""
+        lengths = self.model.tokenizer.token_bases(window.ids)
+        ends = np.cumsum(lengths) - window.core
+        inside = (ends > 0) & (ends - lengths < window.end - window.start)
+        return list(zip((ends - lengths)[inside].tolist(), window.ids[inside].tolist(), strict=True))
+
+    def _run(
+        self, windows: Sequence[_Window], rows: Sequence[tuple[int, NDArray[np.int64]]]
+    ) -> Iterator[tuple[Sequence[tuple[int, NDArray[np.int64]]], NDArray[np.float32]]]:
+        """Rows, a batch at a time, with the probabilities of all pieces at their masked tokens, [rows, K, V]."""
+        at = 0
+        while at < len(rows):
+            width = padded_width(len(windows[rows[at][0]].ids) + 2)
+            most = max(1, (self.batch_tokens or default_batch_tokens()) // width)
+            group = rows[at : at + most]
+            at += len(group)
+            height = min(most, 1 << (len(group) - 1).bit_length())  # few shapes, since each is compiled
+            ids = np.full((height, width), PAD, np.int32)
+            slots = np.zeros((height, -(-width // PASSES)), np.int32)
+            for n, (window, masked) in enumerate(group):
+                tokens = windows[window].ids.copy()
+                tokens[masked] = MASK
+                ids[n, : len(tokens) + 2] = with_template(tokens)
+                slots[n, : len(masked)] = masked + 1
+            segments = (ids != PAD).astype(np.int32)
+            tokens_of_rows = TokenBatch(ids, segments, np.zeros_like(segments))
+            yield group, self.model.predictor.token_probabilities(tokens_of_rows, slots)[: len(group)]
+
+    def _piece(self, window: _Window, places: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Piece:
+        values = _values(window.letters[window.core :], places, probabilities)
+        columns = np.stack([values[name] for name in self.channels], axis=1).astype(np.float32)
+        starts = window.start + places
+        if window.interval.reverse:
+            starts, columns = (window.end - 1 - places)[::-1], columns[::-1]
+        return Piece(window.interval.contig, window.interval.strand, starts, starts + 1, columns)
+
+
+def _passes(window: _Window) -> list[NDArray[np.int64]]:
+    """Which tokens each pass masks: every eighth, those of unknown bases left out."""
+    masked = [np.arange(first, len(window.ids), PASSES) for first in range(PASSES)]
+    known = [own[window.ids[own] != UNK] for own in masked]
+    return [own for own in known if len(own)]
+
+
+def _in_order(
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What the passes found, by place."""
+    if not parts:
+        return np.empty(0, np.int64), np.empty((0, len(BASES)))
+    places = np.concatenate([places for places, _ in parts])
+    order = np.argsort(places)
+    return places[order], np.concatenate([found for _, found in parts])[order]
+
+
+def _values(letters: str, places: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Every channel at the scored bases, [places] each."""
+    own = _LETTER[np.frombuffer(letters.encode(), np.uint8)][places]
+    tiny = np.finfo(np.float64).tiny
+    logs = np.log2(np.maximum(probabilities, tiny))
+    entropy = -(probabilities * logs).sum(1)
+    heights = probabilities * (2 - entropy)[:, None]
+    logp = np.log(np.maximum(probabilities[np.arange(len(places)), own], tiny))
+    return {"logp": logp, "entropy": entropy, **{base: heights[:, n] for n, base in enumerate(BASES)}}

@@ -1,0 +1,92 @@
+"""A Hugging Face Hub on the loopback interface: the three routes that a download takes, and the refusals of the real one."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@dataclass
+class Hub:
+    """The server's repositories, each a directory, and what was asked of it.
+
+    Attributes:
+        repositories: directory of each ``OWNER/NAME``.
+        gated: repositories whose files want permission.
+        endpoint: its address.
+        fetched: files whose content was sent.
+    """
+
+    repositories: dict[str, Path]
+    gated: set[str] = field(default_factory=set)
+    endpoint: str = ""
+    fetched: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serving(hub: Hub) -> Iterator[Hub]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            words = self.path.partition("?")[0].strip("/").split("/")
+            if words[:2] == ["api", "models"]:
+                repository, route, revision = "/".join(words[2:4]), words[4], words[5]
+            else:
+                repository, route, revision = "/".join(words[:2]), words[2], words[3]
+            folder = hub.repositories.get(repository)
+            if folder is None:
+                self.refuse(404, "RepoNotFound")
+            elif revision not in ("main", COMMIT):
+                self.refuse(404, "RevisionNotFound")
+            elif route == "revision":
+                self.answer(json.dumps({"id": repository, "sha": COMMIT, "siblings": []}).encode())
+            elif route == "tree":
+                self.answer(json.dumps([entry(file) for file in sorted(folder.iterdir())]).encode())
+            elif repository in hub.gated:
+                self.refuse(403, "GatedRepo")
+            else:
+                content = (folder / words[4]).read_bytes()
+                if self.command == "GET":
+                    hub.fetched.append(words[4])
+                self.answer(content, {"ETag": f'"{oid(content)}"', "X-Repo-Commit": COMMIT})
+
+        def refuse(self, status, code):
+            self.answer(b"{}", {"X-Error-Code": code, "X-Error-Message": f"refused: {code}"}, status)
+
+        def answer(self, content, headers=None, status=200):
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def oid(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+def entry(file: Path) -> dict:
+    content = file.read_bytes()
+    return {"type": "file", "path": file.name, "size": len(content), "oid": oid(content)}

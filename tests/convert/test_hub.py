@@ -1,0 +1,140 @@
+"""Models of the Hub, from a real server on the loopback interface, by commands in processes of their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnabert2_jax import DNABERT2, UserError
+from dnabert2_jax.convert.hub import fetch, is_hub_name, looks_like_repository
+from dnabert2_jax.storage.hashes import file_sha256
+from tests.convert.helpers import TORCH_FILES, hf_directory
+from tests.convert.hub_server import COMMIT, Hub, serving
+from tests.helpers import run_cli
+
+pytest.importorskip("huggingface_hub")
+
+FETCH = """
+import json, sys
+from dnabert2_jax.convert.hub import fetch
+from dnabert2_jax.errors import UserError
+for name in sys.argv[1:]:
+    try:
+        snapshot = fetch(name)
+        print(json.dumps([*map(str, snapshot), sorted(file.name for file in snapshot.directory.iterdir())]))
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+PYTHON = """
+import json
+from dnabert2_jax import DNABERT2
+from dnabert2_jax.convert.opening import files_read, open_model
+print(json.dumps([repr(DNABERT2.from_hf("lab/dna")), repr(DNABERT2.load("hf:lab/dna@main"))]))
+print(json.dumps(files_read(open_model("hf:lab/dna"))))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A repository as people upload it: also with code, a readme, and the same weights as a pickle."""
+    path = hf_directory(tmp_path_factory.mktemp("hub") / "model")
+    for name in ("README.md", "bert_layers.py", "pytorch_model.bin", "training_args.bin"):
+        (path / name).write_text("not wanted")
+    return path
+
+
+@pytest.fixture
+def hub(model, tmp_path, monkeypatch):
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (pickled / name).write_bytes((model / name).read_bytes())
+    (pickled / "pytorch_model.bin").write_bytes((TORCH_FILES / "archive.bin").read_bytes())
+    (pickled / "optimizer.bin").write_text("not wanted")
+    repositories = {"lab/dna": model, "lab/pickled": pickled, "lab/secret": model}
+    with serving(Hub(repositories, gated={"lab/secret"})) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
+
+
+def fetched(*names):
+    """What :func:`fetch` gives or says for each name, in a process that reads the environment."""
+    done = subprocess.run([sys.executable, "-c", FETCH, *names], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_configuration_tokenizer_and_weights_are_fetched_and_nothing_else(hub):
+    main, pinned, pickled = fetched("hf:lab/dna", f"hf:lab/dna@{COMMIT}", "hf:lab/pickled@main")
+    wanted = ["config.json", "model.safetensors", "tokenizer.json"]
+    assert main[1:] == ["lab/dna", COMMIT, wanted]
+    assert pinned == main
+    assert pickled[1:] == ["lab/pickled", COMMIT, ["config.json", "pytorch_model.bin", "tokenizer.json"]]
+    assert sorted(hub.fetched) == sorted([*wanted, *pickled[3]])  # each once: the second call found the cache
+
+
+def test_what_cannot_be_fetched_is_explained(hub, monkeypatch):
+    missing, revision, gated = fetched("hf:lab/none", "hf:lab/dna@v9", "hf:lab/secret")
+    assert missing.startswith("hf:lab/none: there is no such repository on the Hub; check owner and name")
+    assert revision.startswith("hf:lab/dna@v9: the repository has no revision 'v9'; leave @v9 out")
+    assert gated.startswith("hf:lab/secret: its owner gives access on request; ask for it")
+    fetched("hf:lab/dna")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    cached, absent = fetched("hf:lab/dna", "hf:lab/pickled")
+    assert cached[1:3] == ["lab/dna", COMMIT]
+    assert absent.startswith("hf:lab/pickled is not in the cache, and the Hub cannot be reached (HF_HUB_OFFLINE is set)")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    cached, absent = fetched("hf:lab/dna", "hf:lab/pickled")
+    assert cached[1:3] == ["lab/dna", COMMIT]
+    assert absent.startswith("hf:lab/pickled is not in the cache, and the Hub cannot be reached (")
+    for message in (missing, revision, gated, absent):
+        assert len(message.splitlines()) == 1
+
+
+def test_a_command_takes_a_name_and_records_the_commit(hub, model, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("sequence\nACGTTGACAGT\nTTGACCA\n")
+    embedded = run_cli("embed", "--model", "hf:lab/dna", "--data", table, "--out", tmp_path / "e.npz")
+    assert embedded.returncode == 0, embedded.stderr
+    with np.load(tmp_path / "e.npz") as file:
+        assert json.loads(str(file["record"]))["model"] == f"hf:lab/dna@{COMMIT}"
+        expected = DNABERT2.load(model).embed(["ACGTTGACAGT", "TTGACCA"])
+        np.testing.assert_allclose(file["embeddings"], expected, atol=1e-5)
+
+
+def test_python_takes_a_repository_by_its_plain_name_and_descendants_know_the_commit(hub, model):
+    done = subprocess.run([sys.executable, "-c", PYTHON], capture_output=True, text=True, check=True)
+    loaded, parents = map(json.loads, done.stdout.splitlines())
+    assert all(text.startswith(f"DNABERT2('hf:lab/dna@{COMMIT}', kind='masked_lm'") for text in loaded)
+    assert parents == {
+        "base/model.safetensors": file_sha256(model / "model.safetensors"),
+        "base/hub": f"lab/dna@{COMMIT}",
+    }
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:dna", "hf:lab/dna@", "hf:lab/dna/more", "hf://lab/dna", "hf:lab/d na"])
+def test_a_name_of_another_form(name):
+    with pytest.raises(UserError, match=r"accepted is hf:OWNER/NAME or hf:OWNER/NAME@REVISION"):
+        fetch(Path(name))
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r'huggingface_hub, which is not installed; run pip install "dnabert2_jax\[hub\]"'):
+        fetch("hf:lab/dna")
+
+
+def test_a_directory_goes_before_a_repository_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert looks_like_repository("lab/dna@main")
+    (tmp_path / "lab" / "dna").mkdir(parents=True)
+    assert not looks_like_repository("lab/dna")
+    assert not looks_like_repository("dna")
+    assert not looks_like_repository(tmp_path / "none" / "x")
+    assert not is_hub_name(Path("lab/dna"))

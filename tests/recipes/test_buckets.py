@@ -1,0 +1,156 @@
+"""Runs whose everything lies in a bucket: corpus, base, tables, checkpoints, logs, model and report."""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dnabert2_jax.api import DNABERT2
+from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+from dnabert2_jax.recipes.finetuning import finetune
+from dnabert2_jax.recipes.pretraining import pretrain
+from dnabert2_jax.reports import write_report
+from dnabert2_jax.storage import buckets
+from dnabert2_jax.storage.copies import local_copy
+from dnabert2_jax.storage.manifest import verify_manifest
+from dnabert2_jax.training.workdir import MetricsLog
+from tests.emulators import Store, kill_at_request
+from tests.helpers import (
+    finetune_content,
+    parse_run,
+    pretrain_content,
+    run_cli,
+    start_cli,
+    tiny_corpus,
+    tiny_model,
+    tiny_task,
+    write_run,
+)
+
+STEPS = {"steps": 24, "save_every": 4, "evaluate_every": 12, "log_every": 1}
+TIMINGS = {"tokens_per_second", "input_wait", "host_memory_bytes", "seconds"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion():
+    """Optax itself relies on jax's usual promotion of dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("buckets")
+    tiny_model(path / "base")
+    tiny_corpus(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretrained(home) -> Path:
+    """The same run on this machine's disk."""
+    content = pretrain_content(home / "base", home / "corpus", training=STEPS)
+    pretrain(parse_run(PretrainRun, content, "test"), home / "pretrained")
+    return home / "pretrained"
+
+
+@pytest.fixture(scope="module")
+def finetuned(home) -> Path:
+    """The same for an adapter, with a save after every second step."""
+    training = {"method": "lora", "epochs": 4, "evaluations_per_epoch": 3, "patience": 1000}
+    content = finetune_content(home / "base", tiny_task(home / "task"), training=training)
+    finetune(parse_run(FinetuneRun, content, "test"), home / "finetuned")
+    return home / "finetuned"
+
+
+def put(folder: Path, bucket: Path) -> Path:
+    """Copy a folder of files into a bucket."""
+    buckets.upload({file.name: file for file in folder.iterdir()}, bucket / folder.name)
+    return bucket / folder.name
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in MetricsLog.read(workdir)]
+
+
+def pretraining_in(bucket: Path, home: Path, tmp_path: Path) -> list:
+    content = pretrain_content(put(home / "base", bucket), put(home / "corpus", bucket), training=STEPS)
+    return ["pretrain", "--config", write_run(tmp_path / "run.toml", "pretrain", content), "--workdir", bucket / "run"]
+
+
+def assert_pretrained(workdir: Path, pretrained: Path) -> None:
+    """What a run in a bucket left is what the same run left on a disk."""
+    model = local_copy(workdir / "model")
+    verify_manifest(model)
+    assert (model / "model.safetensors").read_bytes() == (pretrained / "model" / "model.safetensors").read_bytes()
+    assert buckets.read(workdir / "validation.json") == (pretrained / "validation.json").read_bytes()
+    assert lines(workdir) == lines(pretrained)
+    names = {name.partition("/")[0] for name in buckets.names(workdir)}
+    assert names == {path.name for path in pretrained.iterdir()}
+    assert (buckets.read(workdir / "report.html") or b"").startswith(b"<!doctype html>")
+    assert {name.partition("/")[0] for name in buckets.names(workdir / "checkpoints")} == {"step_00000020", "step_00000024"}
+
+
+# Three runs of the command each, so one store of the two has to do outside of `make test-all`.
+QUICK_GS = pytest.mark.parametrize("store", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+QUICK_S3 = pytest.mark.parametrize("store", [pytest.param("gs", marks=pytest.mark.slow), "s3"], indirect=True)
+
+
+@QUICK_GS
+def test_pretraining_killed_in_a_save_and_in_the_export_ends_the_same(store: Store, bucket, home, pretrained, tmp_path):
+    command = pretraining_in(bucket, home, tmp_path)
+    assert kill_at_request(store, start_cli(*command, cwd=tmp_path), "step_00000008", 2)
+    assert "step_00000008/manifest.json" not in buckets.names(bucket / "run" / "checkpoints")
+    assert kill_at_request(store, start_cli(*command, cwd=tmp_path), "run/model/", 2)
+    finished = run_cli(*command, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "resuming from step 24 of 24" in finished.stderr
+    assert f"saved {bucket}/run/model" in finished.stdout
+    assert_pretrained(bucket / "run", pretrained)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bucket_cache", "run.toml"]  # no folder called gs:
+
+
+@pytest.mark.slow  # ten runs of a whole pretraining for each store; the test above has the moments that matter
+def test_pretraining_killed_ten_times_at_random_moments_ends_the_same(store: Store, bucket, home, pretrained, tmp_path):
+    import random
+
+    draw, command = random.Random(0), pretraining_in(bucket, home, tmp_path)
+    for part in (
+        ["checkpoints/step_"] * 4 + ["metrics.jsonl"] * 2 + ["run/validation.json", "run/model", "run/model", "run/report"]
+    ):
+        kill_at_request(store, start_cli(*command, cwd=tmp_path), part, draw.randrange(6))
+    finished = run_cli(*command, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert_pretrained(bucket / "run", pretrained)
+
+
+@QUICK_S3
+def test_finetuning_killed_while_its_best_adapter_is_replaced_ends_the_same(store, bucket, home, finetuned, tmp_path):
+    training = {"method": "lora", "epochs": 4, "evaluations_per_epoch": 3, "patience": 1000}
+    tables = {split: f"{put(home / 'task', bucket)}/{split}.csv" for split in ("train", "dev", "test")}
+    content = finetune_content(put(home / "base", bucket), tables, training=training)
+    config = write_run(tmp_path / "run.toml", "finetune", content)
+    command = ["finetune", "--config", config, "--workdir", bucket / "run"]
+    killed = kill_at_request(store, start_cli(*command, cwd=tmp_path), ".adapter.next/", 4)
+    finished = run_cli(*command, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert killed
+    adapter, model = local_copy(bucket / "run" / "adapter"), local_copy(bucket / "run" / "model")
+    assert (adapter / "adapter.safetensors").read_bytes() == (finetuned / "adapter" / "adapter.safetensors").read_bytes()
+    assert (model / "model.safetensors").read_bytes() == (finetuned / "model" / "model.safetensors").read_bytes()
+    assert lines(bucket / "run") == lines(finetuned)
+    opened = DNABERT2.load(str(bucket / "run" / "adapter"))  # finds its base in the bucket
+    here = DNABERT2.load(finetuned / "adapter")
+    np.testing.assert_array_equal(opened.predict(["ACGT" * 8]).outputs, here.predict(["ACGT" * 8]).outputs)
+    page = write_report(bucket / "run")
+    assert buckets.read(page) is not None
+
+
+@pytest.mark.slow  # every request of a whole run waits
+def test_a_store_that_is_slow_changes_nothing_but_time(stores, bucket, store, home, pretrained, tmp_path):
+    store.fault = lambda method, path: time.sleep(0.05)
+    finished = run_cli(*pretraining_in(bucket, home, tmp_path), cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert_pretrained(bucket / "run", pretrained)
