@@ -36,7 +36,7 @@ class AlleleScores:
 
     Attributes:
         status: whether it was scored.
-        values: by :attr:`Field.column`; empty unless the status is ``ok``.
+        values: by the column of their field; empty unless the status is ``ok``.
     """
 
     status: Status
