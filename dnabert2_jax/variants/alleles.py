@@ -161,7 +161,7 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
     before, after = bases[: start - first], bases[end - first :]
     # Where the FASTA file has N, the record may know the base, but the reference of the variant is unknown all the same.
     ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))
-    if not (ref and alt):
+    if not (ref and alt) and "N" not in ref + alt:  # nobody knows whether unknown bases repeat
         to_the_left, to_the_right = shifts(before, ref or alt, after)
         if to_the_left + to_the_right > LONGEST_REPEAT:
             return "too_long"

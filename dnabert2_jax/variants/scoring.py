@@ -1,5 +1,6 @@
 """Scores of alleles: the model's inputs for each, run in batches, and what is made of the outputs."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -27,7 +28,7 @@ from dnabert2_jax.variants.spans import Ids, Span, find_span
 EMBEDDED_BASES = 64
 """Bases on either side of a variant whose states are averaged."""
 
-_WIDTH_STEP, _LEAST_SLOTS = 16, 8
+_WIDTH_STEP, _LEAST_SLOTS, _MOST_THREADS = 16, 8, 8
 _SMALLEST_P = 2.0**-24
 """A float32 probability says nothing about what is nearer than this to 0 or 1."""
 
@@ -122,7 +123,8 @@ class VariantScorer:
         views = [[view(window, sign) for sign in self._signs] for window in windows]
         texts = [[one.windows() for one in both] for both in views]
         distinct = list(dict.fromkeys(text for both in texts for one in both for text in one))
-        encoded = dict(zip(distinct, self._model.tokenizer.encode_raw_batch(distinct, num_threads=8), strict=True))
+        threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        encoded = dict(zip(distinct, self._model.tokenizer.encode_raw_batch(distinct, num_threads=threads), strict=True))
         results: list[tuple[_OneStrand, ...] | Status] = []
         for both, texts_of_both in zip(views, texts, strict=True):
             strands, status = [], "ok"

@@ -228,6 +228,10 @@ def test_what_cannot_be_scored_has_a_status_and_no_values(mlm, genome):
         ],
     )
     assert [own.status for own in results] == ["n_in_span", "ok", "too_long", "n_in_span", "too_long"]
+    gap = "N" * 3000
+    for ref, alt in (("AC", "A"), ("A", "AC"), ("ACG", "AT")):  # in a gap of the assembly
+        (own,) = scored(mlm, Contigs(c=gap), [("c", 1500, ref, alt)])
+        assert own.status == "n_in_span"
     assert [bool(own.values) for own in results] == [False, True, False, False, False]
 
 
