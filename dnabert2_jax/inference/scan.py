@@ -23,6 +23,7 @@ from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.progress import ProgressBar
+from dnabert2_jax.storage.paths import as_path
 
 _BATCHES_A_CHUNK = 8
 _BASES_A_TOKEN = 5
@@ -151,7 +152,7 @@ def plan_scan(
     for _, sequence in stream_sequences(path, letters, sequence_column=sequence_column, name_column=name_column):
         records += 1
         windows += len(starts_of_windows(len(sequence), window, step))
-    return Scan(Path(path), window, step, sequence_column, name_column, records, windows, letters)
+    return Scan(as_path(path), window, step, sequence_column, name_column, records, windows, letters)
 
 
 def checked_step(window: int, step: int | None) -> int:
