@@ -42,7 +42,7 @@ def wait_for_note(key: str) -> str:
     """The note with this key, as soon as there is one, however long that takes.
 
     Raises:
-        JaxRuntimeError: the service is gone, and process 0 with it.
+        RuntimeError: the service is gone, and process 0 with it.
     """
     while True:
         try:

@@ -375,7 +375,7 @@ def test_fastq(tmp_path, name, pack):
 
 
 @pytest.mark.parametrize(
-    "content", [b">1\nACGT\n", b"@1\nACGT\n+\nIIII\n", b"sequence\nACGT\n", gzip.compress(b">1\nACGT\n")]
+    "content", [b">1\nACGT\n", b"@1\nACGT\n+\nIIII\n", b"sequence\nACGT\n", gzip.compress(b">1\nACGT\n", mtime=0)]
 )
 def test_standard_input(monkeypatch, content):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
