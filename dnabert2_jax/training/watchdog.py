@@ -2,6 +2,7 @@
 
 import faulthandler
 import json
+import os
 import socket
 import tempfile
 import threading
@@ -89,8 +90,9 @@ class Watchdog:
                 pass
             finally:
                 faulthandler.cancel_dump_traceback_later()
-        if not self._file.stat().st_size:
-            self._file.unlink()
+            written = os.fstat(file.fileno()).st_size
+        if not written:
+            self._file.unlink(missing_ok=True)  # a second run in this directory, refused, has cleared it away
             if in_bucket(self._directory):
                 self._file.parent.rmdir()
 

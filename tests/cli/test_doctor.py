@@ -19,6 +19,7 @@ def test_doctor_says_what_runs_where(dnabert2, refused):
         "not pallas_tpu: it runs on TPUs, and this is a cpu",
         "not pallas_gpu: it runs on NVIDIA GPUs, and this is a cpu",
         "not reference: 8192 tokens are over 512",
+        "not chunked: 'blocked' is faster on a CPU",
     ]
     refused("doctor", "--base", "x", words=("--base belongs to an adapter",))
 

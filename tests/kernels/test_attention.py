@@ -1,6 +1,5 @@
 """One suite for every attention backend: values and gradients against an independent float64 definition."""
 
-import importlib.util
 from contextlib import nullcontext
 from functools import cache, partial
 from itertools import product
@@ -191,20 +190,6 @@ def test_choice_of_backend():
     assert choose_backend("reference", 4096).name == "reference"
     with pytest.raises(UserError, match="did you mean 'blocked'"):
         choose_backend("blockd", 128)
-
-
-@pytest.mark.parametrize("generation", ["7.5", "gfx942"])
-def test_a_gpu_without_fused_kernels_takes_rows_and_heads_together(generation):
-    with tracing_for("gpu", generation):
-        assert choose_backend("auto", 512).name == "reference"
-        assert choose_backend("auto", 2048).name == "chunked"
-
-
-def test_so_does_an_ampere_gpu_once_jax_has_no_triton(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.endswith("triton") else find(name))
-    with tracing_for("gpu", "8.0"):
-        assert choose_backend("auto", 2048).name == "chunked"
 
 
 def test_wrong_shapes_are_named():

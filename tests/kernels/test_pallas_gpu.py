@@ -137,11 +137,11 @@ def test_what_it_refuses_and_what_auto_says(monkeypatch):
             choose_backend("pallas_gpu", 512, 160)
     for capability in ("7.5", "gfx942"):
         with tracing_for("gpu", capability):
-            assert choose_backend("auto", 4096).name == "blocked"
+            assert choose_backend("auto", 4096).name == "chunked"
             with pytest.raises(UserError, match=f"this GPU has {capability}"):
                 choose_backend("pallas_gpu", 128)
     monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)  # as it will be one day
     with tracing_for("gpu", "9.0"):
         choice = explain_choice(4096)
-    assert choice.backend.name == "blocked"
+    assert choice.backend.name == "chunked"
     assert choice.refusals["pallas_gpu"] == f"jax {jax.__version__} no longer has a Triton lowering"
