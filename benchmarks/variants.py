@@ -21,11 +21,11 @@ from rich.table import Table
 from dnabert2_jax import sample_data
 from dnabert2_jax.data.batches import Batches
 from dnabert2_jax.data.sequences import given_sequences
+from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.variants.alleles import Allele
-from dnabert2_jax.variants.reference import Reference
 from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
 from dnabert2_jax.variants.spans import Ids
 
@@ -45,12 +45,12 @@ class CountingScorer(VariantScorer):
 def substitutions(reference: Reference, count: int) -> list[Allele]:
     """Sites with known bases all around, drawn at random from the longest contig."""
     rng = np.random.default_rng(0)
-    contig = max(reference.contigs, key=reference.length)
+    contig = max(reference.lengths, key=reference.lengths.__getitem__)
     alleles: list[Allele] = []
     while len(alleles) < count:
-        position = int(rng.integers(FLANK, reference.length(contig) - FLANK))
-        window = reference.fetch(contig, position - FLANK, position + FLANK + 1)
-        if "N" not in window:
+        position = int(rng.integers(FLANK, reference.lengths[contig] - FLANK))
+        window = reference.fetch(contig, position - FLANK, position + FLANK + 1).upper()
+        if set(window) <= set("ACGT"):
             ref = window[FLANK]
             alleles.append(Allele(contig, position, ref, "ACGT"[("ACGT".index(ref) + rng.integers(1, 4)) % 4]))
     return alleles

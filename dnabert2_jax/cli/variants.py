@@ -45,13 +45,13 @@ def variants(
     A masked language model gives llr, the log-likelihood ratio of ALT and REF; a classifier gives delta, the change of its
     log-odds; both give emb, how far the embeddings around the variant move. No record is dropped: each allele has a status.
     """
+    from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.record import make_record, save_record_beside
     from dnabert2_jax.modeling.compute import resolve_compute
     from dnabert2_jax.variants.alleles import MEANINGS
     from dnabert2_jax.variants.annotation import check_outputs, plan_annotation
     from dnabert2_jax.variants.records import open_variants
-    from dnabert2_jax.variants.reference import Reference
     from dnabert2_jax.variants.scoring import ScoringOptions, checked_scores
 
     source = open_variants(variants)

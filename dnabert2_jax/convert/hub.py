@@ -8,11 +8,12 @@ import os
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dnabert2_jax.convert.settings import CONFIG
 from dnabert2_jax.convert.weights import PICKLE, SAFETENSORS
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.extras import optional_package
 
 PREFIX = "hf:"
 
@@ -69,7 +70,7 @@ def fetch(name: str | os.PathLike[str]) -> Snapshot:
             f"{name}: accepted is {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION, as in {PREFIX}zhihan1996/DNABERT-2-117M"
         )
     repository, revision = match[1], match[2]
-    hub = _library(name)
+    hub = optional_package("huggingface_hub", f"{name}: downloading needs", "dnabert2_jax[hub]")
     errors = import_module("huggingface_hub.errors")
     try:
         directory = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(_FIRST)))
@@ -98,16 +99,6 @@ def fetch(name: str | os.PathLike[str]) -> Snapshot:
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise UserError(f"{name} could not be downloaded ({_reason(error)}); try again") from error
     return Snapshot(directory, repository, directory.name)
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module("huggingface_hub")
-    except ImportError as error:
-        raise UserError(
-            f"{name}: downloading needs the package huggingface_hub, which is not installed; run "
-            'pip install "dnabert2_jax[hub]"'
-        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -5,12 +5,12 @@ Coordinates are from 0, the end not included, as in BED.
 
 import os
 import tempfile
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.htslib import quiet_pysam
 
 _GZIP, _BLOCKED = b"\x1f\x8b", b"BC"
 _SHOWN_CONTIGS = 5
@@ -39,27 +39,26 @@ class Reference:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        pysam = _pysam(self.path)
-        _check_readable(self.path)
-        _check_index(self.path)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        pysam.set_verbosity(0)  # htslib would print its own lines beside ours
-        try:
-            self._file = self._open(pysam)
-        except (OSError, ValueError, pysam.SamtoolsError) as error:
-            self.close()
-            raise UserError(f"{self.path}: {_what_is_wrong(self.path)}") from error
+        with quiet_pysam() as package:
+            _check_readable(self.path)
+            _check_indexes(self.path)
+            try:
+                self._file = self._open(package)
+            except (OSError, ValueError, package.SamtoolsError) as error:
+                self.close()
+                raise UserError(f"{self.path}: {_what_is_wrong(self.path)}") from error
         self.lengths = dict(zip(self._file.references, self._file.lengths, strict=True))
 
-    def _open(self, pysam: Any) -> Any:
+    def _open(self, package: Any) -> Any:
         indexed = Path(f"{self.path}.fai").is_file()
         if indexed or os.access(self.path.resolve().parent, os.W_OK):
-            return pysam.FastaFile(str(self.path))
+            return package.FastaFile(str(self.path))
         self._temporary = tempfile.TemporaryDirectory()
         index, blocks = (Path(self._temporary.name) / name for name in ("index.fai", "index.gzi"))
-        pysam.faidx(str(self.path), "--fai-idx", str(index), "--gzi-idx", str(blocks))
+        package.faidx(str(self.path), "--fai-idx", str(index), "--gzi-idx", str(blocks))
         compressed = str(blocks) if blocks.is_file() else None
-        return pysam.FastaFile(str(self.path), filepath_index=str(index), filepath_index_compressed=compressed)
+        return package.FastaFile(str(self.path), filepath_index=str(index), filepath_index_compressed=compressed)
 
     def __enter__(self) -> "Reference":
         return self
@@ -86,7 +85,8 @@ class Reference:
             UserError: the file is shorter than its index says.
         """
         try:
-            letters: str = self._file.fetch(contig, start, end)
+            with quiet_pysam():
+                letters: str = self._file.fetch(contig, start, end)
         except (OSError, ValueError):
             letters = ""
         if len(letters) != end - start:
@@ -110,16 +110,6 @@ class Reference:
         return ", ".join([*list(self.lengths)[:_SHOWN_CONTIGS], *([f"and {more:,} more"] if more > 0 else [])])
 
 
-def _pysam(path: Path) -> Any:
-    try:
-        return import_module("pysam")
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading parts of a FASTA file needs the package pysam, which is not installed; run "
-            'pip install "dnabert2_jax[genome]"'
-        ) from error
-
-
 def _check_readable(path: Path) -> None:
     if not path.is_file():
         state = "is a directory" if path.is_dir() else "does not exist"
@@ -134,10 +124,12 @@ def _check_readable(path: Path) -> None:
         raise UserError(f"{path} is not FASTA: it begins with {head[:8]!r}, and a record begins with '>name'")
 
 
-def _check_index(path: Path) -> None:
-    index = Path(f"{path}.fai")
-    if index.is_file() and index.stat().st_mtime < path.stat().st_mtime:
-        raise UserError(f"{index} is older than {path.name}, so it may be of another file; delete it, and it is made again")
+def _check_indexes(path: Path) -> None:
+    for index in (Path(f"{path}.fai"), Path(f"{path}.gzi")):
+        if index.is_file() and index.stat().st_mtime < path.stat().st_mtime:
+            raise UserError(
+                f"{index} is older than {path.name}, so it may be of another file; delete it, and it is made again"
+            )
 
 
 def _what_is_wrong(path: Path) -> str:

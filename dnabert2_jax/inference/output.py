@@ -31,6 +31,7 @@ import numpy as np
 
 from dnabert2_jax.config.inference import STANDARD_STREAM
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.embedding import Embeddings
 from dnabert2_jax.inference.fill_mask import MaskedToken
 from dnabert2_jax.inference.prediction import Predictions
@@ -213,12 +214,10 @@ def _write_parquet(path: Path, columns: dict[str, Any], record: Record | None) -
 
 def _library(path: Path) -> Any:
     """The library that writes this format, which is an optional extra of this package."""
-    library = _LIBRARIES[path.suffix]
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        extra = _EXTRAS[path.suffix]
-        raise UserError(
-            f"{path}: {path.suffix} files need the package {library}, which is not installed; run "
-            f'pip install "dnabert2_jax[{extra}]", or choose another format'
-        ) from error
+    suffix = path.suffix
+    return optional_package(
+        _LIBRARIES[suffix],
+        f"{path}: {suffix} files need",
+        f"dnabert2_jax[{_EXTRAS[suffix]}]",
+        otherwise="choose another format",
+    )

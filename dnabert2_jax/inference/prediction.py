@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
-from importlib import import_module
 from typing import Any, overload
 
 import numpy as np
@@ -16,6 +15,7 @@ from dnabert2_jax.data.labels import MultiLabelSet
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import Sequences, other_strand
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.inference.quality import notes_on, summary_of
@@ -101,11 +101,7 @@ class Predictions:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            pandas = import_module("pandas")
-        except ImportError as error:
-            raise UserError("to_pandas needs the package pandas, which is not installed; run pip install pandas") from error
-        return pandas.DataFrame(self.columns()).set_index("name")
+        return optional_package("pandas", "to_pandas needs", "pandas").DataFrame(self.columns()).set_index("name")
 
     @property
     def probabilities(self) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ Left-alignment alone would do for one strand; the interval is also the same on t
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -35,14 +36,15 @@ _UNKNOWN = re.compile(f"[^{BASES}]")
 
 
 class Genome(Protocol):
-    """Where bases come from."""
+    """Where bases come from: :class:`~dnabert2_jax.genome.reference.Reference`, or contigs in memory."""
 
-    def length(self, contig: str) -> int:
-        """Bases of a contig."""
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """Bases of each contig."""
         ...
 
     def fetch(self, contig: str, start: int, end: int) -> str:
-        """Upper-case A, C, G, T and N."""
+        """Letters of either case."""
         ...
 
 
@@ -122,9 +124,9 @@ def differs(genome: Genome, allele: Allele) -> str | None:
     """What the FASTA file has in place of REF, if a known base differs; empty beyond the end of the contig."""
     assert allele.contig is not None
     ref, end = known_letters(allele.ref), allele.position + len(allele.ref)
-    if allele.position < 0 or end > genome.length(allele.contig):
+    if allele.position < 0 or end > genome.lengths[allele.contig]:
         return ""
-    found = genome.fetch(allele.contig, allele.position, end)
+    found = known_letters(genome.fetch(allele.contig, allele.position, end))
     return found if any(a != b for a, b in zip(ref, found, strict=True) if "N" not in (a, b)) else None
 
 
@@ -157,7 +159,8 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
     end = start + len(ref)
     margin = 0 if ref and alt else 2 * LONGEST_REPEAT
     first = max(0, start - margin - flank)
-    bases = genome.fetch(allele.contig, first, min(genome.length(allele.contig), end + margin + flank))
+    last = min(genome.lengths[allele.contig], end + margin + flank)
+    bases = known_letters(genome.fetch(allele.contig, first, last))
     before, after = bases[: start - first], bases[end - first :]
     # Where the FASTA file has N, the record may know the base, but the reference of the variant is unknown all the same.
     ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))

@@ -4,14 +4,16 @@ Only one part of the input is in memory. The input is read twice: first to find 
 and what its records are; then to score them.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dnabert2_jax.config.inference import RefMismatch
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output
 from dnabert2_jax.inference.rows import writing_rows
@@ -20,7 +22,6 @@ from dnabert2_jax.variants.alleles import Allele, Status, differs, unwritten
 from dnabert2_jax.variants.fields import KEY_PREFIX, AlleleScores
 from dnabert2_jax.variants.output import annotated, check_vcf_output, header_lines, table_columns, writing_vcf
 from dnabert2_jax.variants.records import Item, Record, VariantFile
-from dnabert2_jax.variants.reference import Reference, no_common_contig
 from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
 
 _FIRST_RECORDS = 1000
@@ -192,7 +193,7 @@ def _survey(source: VariantFile, reference: Reference, ref_mismatch: RefMismatch
         survey.records += 1
         survey.alleles += len(item.alts)
         if item.contig not in survey.contigs:
-            survey.contigs[item.contig] = reference.name_of(item.contig)
+            survey.contigs[item.contig] = reference.contig(item.contig)
         elif item.contig != contig or item.position < position:
             survey.sorted_by_position = False
         contig, position = item.contig, item.position
@@ -229,3 +230,16 @@ def _check_assembly(source: VariantFile, reference: Reference, differing: list[s
             f"{source.path}: REF differs from {reference.path} in {len(differing):,} of the first {records:,} records "
             f"(first: {differing[0]}); is it another assembly?"
         )
+
+
+def no_common_contig(source: str, names: Iterable[str], reference: Reference) -> UserError:
+    """The error for a file that speaks of other contigs than the reference."""
+    return UserError(
+        f"{source} and {reference.path} share no contig: the one has {_some(names)}, the other {_some(reference.lengths)}; "
+        "give the FASTA file that the variants were called on"
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names, key=lambda name: re.sub("[0-9]+", lambda number: number[0].zfill(9), name))
+    return ", ".join(listed[:5]) + (f", ... ({len(listed):,})" if len(listed) > 5 else "")

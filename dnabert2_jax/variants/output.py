@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.htslib import pysam, quiet_pysam
 from dnabert2_jax.progress import remark
 from dnabert2_jax.storage.atomic import atomic_file
 from dnabert2_jax.variants.alleles import MEANINGS
 from dnabert2_jax.variants.fields import KEY_PREFIX, AlleleScores, Field
-from dnabert2_jax.variants.htslib import pysam
 from dnabert2_jax.variants.records import VCF_SUFFIXES, Record
 
 STATUS_KEY = f"{KEY_PREFIX}STATUS"
@@ -157,17 +157,14 @@ def _convert_to_bcf(text: Path, bcf: Path, path: Path) -> None:
 
 
 def _index(path: Path) -> None:
-    library = pysam()
-    quiet = library.set_verbosity(0)
-    try:
-        if path.suffix == ".bcf":
-            library.tabix_index(str(path), preset="bcf", force=True)
-        else:
-            library.tabix_index(str(path), preset="vcf", force=True, keep_original=True)
-    except (OSError, ValueError, library.SamtoolsError) as error:
-        remark(f"{path}: no index was made ({error})")
-    finally:
-        library.set_verbosity(quiet)
+    with quiet_pysam() as package:
+        try:
+            if path.suffix == ".bcf":
+                package.tabix_index(str(path), preset="bcf", force=True)
+            else:
+                package.tabix_index(str(path), preset="vcf", force=True, keep_original=True)
+        except (OSError, ValueError, package.SamtoolsError) as error:
+            remark(f"{path}: no index was made ({error})")
 
 
 def _text(value: float | int | str | None) -> str:

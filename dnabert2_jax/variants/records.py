@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.fasta import check_bgzip_end
-from dnabert2_jax.variants.htslib import pysam
+from dnabert2_jax.genome.htslib import pysam, quiet_pysam
 
 VCF_SUFFIXES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -121,18 +121,15 @@ def _read_vcf(path: Path) -> Iterator[Item]:
 
 
 def _read_bcf(path: Path) -> Iterator[Item]:
-    library = pysam()
-    quiet = library.set_verbosity(0)
     number = 0
-    try:
-        with library.VariantFile(str(path)) as file:
-            yield from str(file.header).encode("utf-8").splitlines(keepends=True)
-            for number, record in enumerate(file, start=1):
-                yield parse_vcf_line(str(record).encode("utf-8"), str(path), number)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}, record {number + 1:,}: not BCF, or damaged ({error}); copy it again") from error
-    finally:
-        library.set_verbosity(quiet)
+    with quiet_pysam() as package:
+        try:
+            with package.VariantFile(str(path)) as file:
+                yield from str(file.header).encode("utf-8").splitlines(keepends=True)
+                for number, record in enumerate(file, start=1):
+                    yield parse_vcf_line(str(record).encode("utf-8"), str(path), number)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}, record {number + 1:,}: not BCF, or damaged ({error}); copy it again") from error
 
 
 def _read_table(path: Path, at: dict[str, int | None]) -> Iterator[Item]:

@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.extras import optional_package
+from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.variants.annotation import plan_annotation
 from dnabert2_jax.variants.output import table_columns
 from dnabert2_jax.variants.records import Record, VariantFile, open_variants
-from dnabert2_jax.variants.reference import Reference
 from dnabert2_jax.variants.scoring import ScoringOptions
 
 GivenVariant = tuple[str, int, str, str]
@@ -49,11 +49,7 @@ class VariantScores:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            pandas = import_module("pandas")
-        except ImportError as error:
-            raise UserError("to_pandas needs the package pandas, which is not installed; run pip install pandas") from error
-        return pandas.DataFrame(self.columns)
+        return optional_package("pandas", "to_pandas needs", "pandas").DataFrame(self.columns)
 
 
 def score_variants(

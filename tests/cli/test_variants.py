@@ -59,7 +59,7 @@ def test_the_command_says_what_became_of_the_alleles(call, home, dnabert2):
         ((), ("nothing to write; give --out FILE.vcf",)),
         (("--out", "new.vcf", "--scores", "delta"), ("model is a masked_lm; the score delta needs a classifier",)),
         (("--out", "new.vcf", "--scores", "llr,embed"), ("--scores embed: accepted are auto or some of", "'emb'")),
-        (("--out", "new.vcf", "--fasta", "none.fa"), ("none.fa is not a file",)),
+        (("--out", "new.vcf", "--fasta", "none.fa"), ("none.fa does not exist",)),
         (("--out", "new.vcf", "--variants", "none.vcf"), ("none.vcf is not a file",)),
     ],
 )

@@ -47,7 +47,16 @@ def test_an_index_that_cannot_lie_beside_the_file_is_temporary(fasta, monkeypatc
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [("chr1", "chr1"), ("1", "chr1"), ("chr2", "2"), ("MT", "chrM"), ("M", "chrM"), ("chrMT", "chrM"), ("3", None)],
+    [
+        ("chr1", "chr1"),
+        ("1", "chr1"),
+        ("chr2", "2"),
+        ("MT", "chrM"),
+        ("M", "chrM"),
+        ("chrMT", "chrM"),
+        ("3", None),
+        ("chr", None),
+    ],
 )
 def test_contigs_have_other_names(fasta, given, found):
     with Reference(fasta) as reference:
@@ -64,6 +73,7 @@ def test_a_name_as_it_is_goes_before_another_one(tmp_path):
     [
         (b"@read\nACGT\n+\n####\n", r"is not FASTA: it begins with b'@read"),
         (b"", "is not FASTA"),
+        (b"chrom,pos\n1,2\n", "is not FASTA"),
         (gzip.compress(b">c\nACGT\n", mtime=0), "compressed by gzip, which allows no random access; run gunzip"),
         (b">c\nACGT\nAC\nACGT\n", "line 4 follows a line of another length"),
         (b">c\nACGT\nACGTACG\n", "line 3 follows a line of another length"),
@@ -97,6 +107,15 @@ def test_an_index_of_an_older_file_is_refused(fasta):
     Reference(fasta).close()
 
 
+def test_so_is_an_older_index_of_the_blocks(fasta):
+    path = fasta.with_suffix(".fa.gz")
+    pysam.tabix_compress(str(fasta), str(path))
+    Reference(path).close()
+    os.utime(f"{path}.gzi", (0, 0))
+    with pytest.raises(UserError, match=r"genome\.fa\.gz\.gzi is older than genome\.fa\.gz.*delete it"):
+        Reference(path)
+
+
 def test_an_index_of_another_file_is_noticed_where_letters_are_missing(fasta):
     index = fasta.with_name("genome.fa.fai")
     Reference(fasta).close()
@@ -107,5 +126,5 @@ def test_an_index_of_another_file_is_noticed_where_letters_are_missing(fasta):
 
 def test_without_pysam_the_extra_is_named(fasta, monkeypatch):
     monkeypatch.setitem(sys.modules, "pysam", None)
-    with pytest.raises(UserError, match=r'needs the package pysam.*pip install "dnabert2_jax\[genome\]"'):
+    with pytest.raises(UserError, match=r'need the package pysam.*pip install "dnabert2_jax\[genome\]"'):
         Reference(fasta)

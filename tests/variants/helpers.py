@@ -24,8 +24,9 @@ COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 class Contigs(dict[str, str]):
     """A genome in memory."""
 
-    def length(self, contig: str) -> int:
-        return len(self[contig])
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {name: len(sequence) for name, sequence in self.items()}
 
     def fetch(self, contig: str, start: int, end: int) -> str:
         assert 0 <= start <= end <= len(self[contig])

@@ -22,6 +22,11 @@ def test_a_substitution_lies_in_the_middle_of_its_window():
     assert len(window.alt) == 1
 
 
+def test_soft_masked_bases_are_bases_and_ambiguous_ones_are_unknown():
+    window = placed("acgtRYACGT" * 2, 6, "A", "c")
+    assert (window.left, window.ref, window.alt, window.right) == ("ACGTNN", "A", "C", "CGTACGTN")
+
+
 @pytest.mark.parametrize(("position", "left", "right"), [(0, 0, 8), (3, 3, 8), (49, 8, 0)])
 def test_windows_are_shorter_at_the_ends_of_a_contig(position, left, right):
     genome = "ACGTT" * 10

@@ -8,9 +8,9 @@ import pysam
 import pytest
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.variants.annotation import Annotation, Survey, check_outputs, plan_annotation
+from dnabert2_jax.genome.reference import Reference
+from dnabert2_jax.variants.annotation import Annotation, Survey, check_outputs, no_common_contig, plan_annotation
 from dnabert2_jax.variants.records import Record, open_variants
-from dnabert2_jax.variants.reference import Reference
 from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
 from tests.genome.helpers import write_fasta
 from tests.variants.helpers import FLANK, LABELS, other_base, without_ours
@@ -232,3 +232,11 @@ def test_an_error_in_the_middle_leaves_nothing_under_the_final_name(mlm, referen
         job.run(out, table)
     assert out.read_bytes() == b"before"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.vcf", "out.vcf.gz"]
+
+
+def test_no_common_contig_names_both_sides(tmp_path):
+    with Reference(write_fasta(tmp_path / "ref.fa", {"chr1": "ACGT", "2": "GATTACA", "chrM": "CC"})) as reference:
+        message = str(no_common_contig("in.vcf", [f"scaffold{n}" for n in range(12)], reference))
+    assert "in.vcf and " in message
+    assert "the one has scaffold0, scaffold1, scaffold2, scaffold3, scaffold4, ... (12)" in message
+    assert "2, chr1, chrM" in message

@@ -6,7 +6,6 @@ Files are called ``CHANNEL.plus.bw`` and ``CHANNEL.minus.bw``. A stretch without
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from dnabert2_jax.config.inference import TrackFormat
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.record import RECORD, Record
 from dnabert2_jax.inference.tracks.hub import write_hub
 from dnabert2_jax.inference.tracks.stretches import Piece, Stretches
@@ -182,10 +182,4 @@ def _bases_of(library: Any, path: Path) -> int:
 
 
 def _pybigtools() -> Any:
-    try:
-        return import_module("pybigtools")
-    except ImportError as error:
-        raise UserError(
-            "bigWig files need the package pybigtools, which is not installed; run "
-            'pip install "dnabert2_jax[genome]", or choose --format bedgraph'
-        ) from error
+    return optional_package("pybigtools", "bigWig files need", "dnabert2_jax[genome]", otherwise="choose --format bedgraph")
