@@ -34,12 +34,12 @@ def track(
     region: options.Region = None,
     window: Annotated[int, Option(min=1, metavar="BASES", help="Bases that the model reads at a time.")] = 512,
     step: Annotated[
-        int | None, Option(min=1, metavar="BASES", help="Of a classifier: bases of a bin.", show_default=str(_DEFAULT_STEP))
+        int | None, Option(min=1, metavar="BASES", help="Classifier only: bases per bin.", show_default=str(_DEFAULT_STEP))
     ] = None,
     strand: Annotated[TrackStrand, Option(help="Strand to read; bed: that of each interval.")] = "+",
-    values: Annotated[TrackValues, Option(help="Of a masked language model; auto is logp and entropy.")] = "auto",
+    values: Annotated[TrackValues, Option(help="Masked language model only; auto is logp and entropy.")] = "auto",
     format_: Annotated[TrackFormat, Option("--format", help="Files to write.")] = "bigwig",
-    threshold: Annotated[float | None, Option(help="Of --format bed: smallest probability.", show_default="0.5")] = None,
+    threshold: Annotated[float | None, Option(help="With --format bed: smallest probability.", show_default="0.5")] = None,
     max_tokens: options.MaxTokens = None,
     bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
@@ -49,9 +49,9 @@ def track(
 ) -> None:
     """Write tracks of a genome for genome browsers.
 
-    Of a classifier, the probability of each class in bins of --step bases: the mean over the windows that cover a bin. Of a
-    masked language model, at each base the log-probability of the genome's base and the entropy of the four, or a sequence
-    logo with a hub for the UCSC browser. What was not scored is absent.
+    A classifier gives the probability of each class in bins of --step bases: the mean over the windows that cover a bin. A
+    masked language model gives, at each base, the log-probability of the genome's base and the entropy of the four, or a
+    sequence logo with a hub for the UCSC browser. Bases that were not scored are left out.
     """
     from dnabert2_jax.data.intervals import Intervals
     from dnabert2_jax.genome.reference import Reference

@@ -1,8 +1,7 @@
 """``dnabert2 variants``: what is printed, written and refused."""
 
-import builtins
-import importlib
 import json
+import sys
 
 import pytest
 
@@ -69,12 +68,5 @@ def test_what_is_refused(call, home, refused, more, words):
 
 
 def test_without_pysam_one_line_says_what_to_install(call, refused, monkeypatch):
-    real = builtins.__import__
-
-    def import_module(name, *rest):
-        if name.startswith("pysam"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        return real(name, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", import_module)
+    monkeypatch.setitem(sys.modules, "pysam", None)
     refused(*call, "--out", "new.vcf", words=('which is not installed; run pip install "dnabert2_jax[genome]"',))
