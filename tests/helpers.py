@@ -31,6 +31,7 @@ from dnabert2_jax.parallel.layout import Layout, spread_rows
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.special import CLS, NUM_SPECIAL, PAD, SEP
 from dnabert2_jax.tokenizer.training import train_bpe
+from dnabert2_jax.training.workdir import MetricsLog
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, TokenBatch, Tree
 from tests.genome.helpers import random_dna, write_fasta
 
@@ -194,6 +195,14 @@ def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
+
+
+TIMINGS = {"tokens_per_second", "input_wait", "host_memory_bytes", "seconds"}
+
+
+def untimed_lines(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log without what differs from machine to machine."""
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in MetricsLog.read(workdir)]
 
 
 def one_device(trainable: Tree) -> Layout:

@@ -2,7 +2,6 @@
 
 import faulthandler
 import json
-import os
 import socket
 import tempfile
 import threading
@@ -83,16 +82,16 @@ class Watchdog:
             self.reached(f"asking for batch {number + 1}")
 
     def _watch(self) -> None:
-        with self._file.open("w") as file:
+        with self._file.open("a") as file:
             try:
                 self._look_until_over(file)
             except jax.errors.JaxRuntimeError:  # process 0 is gone, and the notes with it; that ends this process anyway
                 pass
             finally:
                 faulthandler.cancel_dump_traceback_later()
-            written = os.fstat(file.fileno()).st_size
-        if not written:
-            self._file.unlink(missing_ok=True)  # a second run in this directory, refused, has cleared it away
+        # A second run in this directory, which is refused, clears an empty file away, too.
+        if not self._file.exists() or not self._file.stat().st_size:
+            self._file.unlink(missing_ok=True)
             if in_bucket(self._directory):
                 self._file.parent.rmdir()
 
@@ -109,8 +108,8 @@ class Watchdog:
             faulthandler.dump_traceback_later(patience, file=file)
             self._tell()
             if idle > patience or self._stacks_wanted():
-                faulthandler.dump_traceback(file)
-                file.flush()
+                with self._file.open("a") as stacks:  # opened again, should it have been cleared away
+                    faulthandler.dump_traceback(stacks)
                 if in_bucket(self._directory):
                     buckets.upload({self._name: self._file}, self._directory)
                 self._explain(idle)

@@ -15,7 +15,6 @@ from dnabert2_jax.reports import write_report
 from dnabert2_jax.storage import buckets
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.manifest import verify_manifest
-from dnabert2_jax.training.workdir import MetricsLog
 from tests.emulators import Store, kill_at_request
 from tests.helpers import (
     finetune_content,
@@ -26,11 +25,11 @@ from tests.helpers import (
     tiny_corpus,
     tiny_model,
     tiny_task,
+    untimed_lines,
     write_run,
 )
 
 STEPS = {"steps": 24, "save_every": 4, "evaluate_every": 12, "log_every": 1}
-TIMINGS = {"tokens_per_second", "input_wait", "host_memory_bytes", "seconds"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,10 +70,6 @@ def put(folder: Path, bucket: Path) -> Path:
     return bucket / folder.name
 
 
-def lines(workdir: Path) -> list[dict]:
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in MetricsLog.read(workdir)]
-
-
 def pretraining_in(bucket: Path, home: Path, tmp_path: Path) -> list:
     content = pretrain_content(put(home / "base", bucket), put(home / "corpus", bucket), training=STEPS)
     return ["pretrain", "--config", write_run(tmp_path / "run.toml", "pretrain", content), "--workdir", bucket / "run"]
@@ -86,7 +81,7 @@ def assert_pretrained(workdir: Path, pretrained: Path) -> None:
     verify_manifest(model)
     assert (model / "model.safetensors").read_bytes() == (pretrained / "model" / "model.safetensors").read_bytes()
     assert buckets.read(workdir / "validation.json") == (pretrained / "validation.json").read_bytes()
-    assert lines(workdir) == lines(pretrained)
+    assert untimed_lines(workdir) == untimed_lines(pretrained)
     names = {name.partition("/")[0] for name in buckets.names(workdir)}
     assert names == {path.name for path in pretrained.iterdir()}
     assert (buckets.read(workdir / "report.html") or b"").startswith(b"<!doctype html>")
@@ -140,7 +135,7 @@ def test_finetuning_killed_while_its_best_adapter_is_replaced_ends_the_same(stor
     adapter, model = local_copy(bucket / "run" / "adapter"), local_copy(bucket / "run" / "model")
     assert (adapter / "adapter.safetensors").read_bytes() == (finetuned / "adapter" / "adapter.safetensors").read_bytes()
     assert (model / "model.safetensors").read_bytes() == (finetuned / "model" / "model.safetensors").read_bytes()
-    assert lines(bucket / "run") == lines(finetuned)
+    assert untimed_lines(bucket / "run") == untimed_lines(finetuned)
     opened = DNABERT2.load(str(bucket / "run" / "adapter"))  # finds its base in the bucket
     here = DNABERT2.load(finetuned / "adapter")
     np.testing.assert_array_equal(opened.predict(["ACGT" * 8]).outputs, here.predict(["ACGT" * 8]).outputs)

@@ -26,11 +26,10 @@ from tests.helpers import (
     tiny_corpus,
     tiny_model,
     tiny_task,
+    untimed_lines,
     wait_until,
     write_run,
 )
-
-TIMINGS = {"tokens_per_second", "input_wait", "host_memory_bytes", "seconds"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,11 +79,7 @@ def saves(workdir: Path) -> dict[bool, list[str]]:
 
 
 def same_lines(left: Path, right: Path) -> None:
-    lines = [
-        [{key: value for key, value in line.items() if key not in TIMINGS} for line in MetricsLog.read(path)]
-        for path in (left, right)
-    ]
-    assert lines[0] == lines[1]
+    assert untimed_lines(left) == untimed_lines(right)
 
 
 def same_model(left: Path, right: Path, *names: str) -> None:

@@ -33,6 +33,19 @@ def test_a_run_that_stands_still_is_reported_once_with_the_stack_of_every_thread
     assert all(f"{thread.ident:016x} " in stacks for thread in threading.enumerate())
 
 
+def test_a_second_run_that_is_refused_leaves_the_first_one_its_stacks(tmp_path):
+    reported = threading.Event()
+    with Watchdog(tmp_path, 0.2, lambda _: reported.set()) as first:
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.01)
+        with Watchdog(tmp_path, 60, lambda _: None):
+            pass
+        assert not list(tmp_path.iterdir())
+        first.reached("the first step")
+        stand_still_until(reported)
+    assert "in stand_still_until" in (tmp_path / "process_0_stacks.txt").read_text()
+
+
 def test_progress_is_no_reason_to_end(tmp_path):
     reasons = []
     with Watchdog(tmp_path, 0.2, reasons.append) as watchdog:
