@@ -15,8 +15,6 @@ from tests.convert.helpers import TORCH_FILES, hf_directory
 from tests.convert.hub_server import COMMIT, Hub, serving
 from tests.helpers import run_cli
 
-pytest.importorskip("huggingface_hub")
-
 FETCH = """
 import json, sys
 from dnabert2_jax.convert.hub import fetch

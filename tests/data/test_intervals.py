@@ -13,8 +13,6 @@ from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.genome.reference import Reference
 from tests.genome.helpers import random_dna, write_fasta
 
-pytest.importorskip("pysam")
-
 GENOME = {"chr1": random_dna(200, 1), "chr2": "ACGTN" * 10, "odd:1-5": "ACGTACGT"}
 
 

@@ -4,13 +4,12 @@ import gzip
 import os
 import sys
 
+import pysam
 import pytest
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.reference import Reference
 from tests.genome.helpers import random_dna, write_fasta
-
-pysam = pytest.importorskip("pysam")
 
 GENOME = {"chr1": random_dna(200, 1), "2": random_dna(61, 2), "chrM": "acgtn"}
 

@@ -2,7 +2,9 @@
 
 import csv
 
+import h5py
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 
 from dnabert2_jax.data.intervals import Interval, Intervals
@@ -14,8 +16,6 @@ from dnabert2_jax.inference.interval_scan import plan_intervals, windows_of
 from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.inference.rows import EMBEDDING_SUFFIXES
 from tests.genome.helpers import random_dna, write_fasta
-
-pytest.importorskip("pysam")
 
 GENOME = {"chr1": random_dna(500, 1), "chr2": random_dna(90, 2).lower()}
 BED = "chr2\t10\t80\tsecond\t0\t-\n1\t0\t200\tfirst\t0\t+\nchr1\t450\t500\n"
@@ -118,12 +118,12 @@ def read_embeddings(path):
         with np.load(path) as file:
             return list(zip(*(file[name].tolist() for name in plural), strict=True)), file["embeddings"]
     if path.suffix == ".h5":
-        with pytest.importorskip("h5py").File(path) as file:
+        with h5py.File(path) as file:
             text = {name: file[name].asstr()[()].tolist() for name in ("names", "intervals", "strands")}
             columns = [text[name] if name in text else file[name][()].tolist() for name in plural]
             return list(zip(*columns, strict=True)), file["embeddings"][()]
     if path.suffix == ".parquet":
-        table = pytest.importorskip("pyarrow.parquet").read_table(path).to_pydict()
+        table = parquet.read_table(path).to_pydict()
         keys = ("name", "start", "end", "interval", "strand")
         return list(zip(*(table[key] for key in keys), strict=True)), table["embedding"]
     header, *lines = csv.reader(path.read_text().splitlines(), delimiter="," if path.suffix == ".csv" else "\t")

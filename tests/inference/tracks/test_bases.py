@@ -16,8 +16,6 @@ from tests.genome.helpers import random_dna
 from tests.helpers import tiny_tokenizer
 from tests.inference.tracks.helpers import assert_same, by_place, mirrored, stretches_of
 
-pytest.importorskip("pysam")
-
 GENOME = {"chr1": random_dna(150, 1), "chr2": random_dna(31, 2)}
 LENGTHS = {name: len(letters) for name, letters in GENOME.items()}
 

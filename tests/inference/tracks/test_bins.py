@@ -10,8 +10,6 @@ from dnabert2_jax.inference.tracks.bins import ClassTrack
 from tests.genome.helpers import random_dna
 from tests.inference.tracks.helpers import assert_same, by_place, mirrored, stretches_of
 
-pytest.importorskip("pysam")
-
 WINDOW, STEP = 40, 10
 GENOME = {"chr1": random_dna(205, 1), "chr2": random_dna(33, 2)}
 LENGTHS = {name: len(letters) for name, letters in GENOME.items()}

@@ -5,8 +5,6 @@ import pytest
 from tests.genome.helpers import random_dna
 from tests.inference.tracks.helpers import stretches_of
 
-pytest.importorskip("pysam")
-
 GENOME = {"b": random_dna(100, 1), "a": random_dna(50, 2).lower()}
 BED = "a\t0\t10\tx\t0\t-\nb\t40\t60\ty\t0\t+\nb\t20\t30\tz\nb\t30\t45\tw\t0\t+\nb\t50\t55\tv\t0\t-\n"
 
