@@ -234,6 +234,22 @@ def test_an_error_in_the_middle_leaves_nothing_under_the_final_name(mlm, referen
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.vcf", "out.vcf.gz"]
 
 
+def test_a_record_of_several_alleles_scores_as_when_it_is_split(mlm, reference, genome, tmp_path):
+    """Also a substitution beside an insertion: each allele is compared with REF alone."""
+    place, ref = f"1\t120\t.\t{genome[119]}\t", genome[119]
+    alts = [other_base(ref), other_base(ref, 2), f"{ref}TTG"]
+    (tmp_path / "joint.vcf").write_text(f"{place}{','.join(alts)}\t.\t.\t.\n")
+    (tmp_path / "split.vcf").write_text("".join(f"{place}{alt}\t.\t.\t.\n" for alt in alts))
+    columns = {}
+    for name in ("joint", "split"):
+        assert annotate(mlm, reference, tmp_path / f"{name}.vcf", table=tmp_path / f"{name}.parquet") == {"ok": 3}
+        columns[name] = pyarrow.parquet.read_table(tmp_path / f"{name}.parquet").to_pydict()
+    assert columns["joint"]["alt"] == columns["split"]["alt"] == alts
+    for score in ("llr", "emb"):
+        assert len(set(columns["joint"][score])) == 3
+        assert columns["joint"][score] == pytest.approx(columns["split"][score], rel=1e-6, abs=1e-9)
+
+
 def test_no_common_contig_names_both_sides(tmp_path):
     with Reference(write_fasta(tmp_path / "ref.fa", {"chr1": "ACGT", "2": "GATTACA", "chrM": "CC"})) as reference:
         message = str(no_common_contig("in.vcf", [f"scaffold{n}" for n in range(12)], reference))
