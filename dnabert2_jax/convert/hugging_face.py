@@ -107,8 +107,12 @@ def save_hugging_face(directory: Path, model: SavedModel, *, force: bool = False
         ``directory``.
 
     Raises:
-        UserError: ``directory`` exists, or cannot be written; the model is a linear probe.
+        UserError: ``directory`` exists, or cannot be written; the model is a linear probe, or labels bases.
     """
+    if model.kind == "base_classifier":
+        raise UserError(
+            f"{model.path} labels every base, and the original has no such head; use its model.safetensors as it is"
+        )
     if model.head.pooling != "cls":
         raise UserError(
             f"{model.path} is a linear probe: it averages over tokens, which the original's classifier cannot do; "

@@ -1,14 +1,19 @@
-"""Heads on top of the encoder: the MLM head, the pooler and means over tokens."""
+"""Heads on top of the encoder: the MLM head, the pooler, means over tokens, and convolutions over bases."""
+
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.modeling.elementwise import gelu
-from dnabert2_jax.modeling.layers import Dense, LayerNorm, parameter, zeros
+from dnabert2_jax.modeling.gather import states_at
+from dnabert2_jax.modeling.layers import Dense, LayerNorm, normal, parameter, zeros
+from dnabert2_jax.modeling.matmul import einsum
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
-from dnabert2_jax.types import TokenBatch
+from dnabert2_jax.types import RowBases, TokenBatch
 
 
 class MlmHead(nnx.Module):
@@ -39,18 +44,78 @@ class Pooler(nnx.Module):
         return jnp.tanh(self.dense(cls))
 
 
+BASE_CHANNELS = 64
+"""Channels of the convolutions over bases."""
+
+_TAPS = 9
+_OFFSETS = 16
+"""Places within a token that a head of bases tells apart; longer tokens share the last."""
+
+
+class Taps(nnx.Module):
+    """A convolution along bases, of ``_TAPS`` bases. Parameters: ``kernel`` [taps, in, out], ``bias`` [out]."""
+
+    def __init__(self, rngs: nnx.Rngs, inputs: int, axis: str) -> None:
+        stddev = (_TAPS * inputs) ** -0.5
+        self.kernel = parameter(rngs, normal(stddev), (_TAPS, inputs, BASE_CHANNELS), ("taps", axis, "channels"))
+        self.bias = parameter(rngs, zeros, (BASE_CHANNELS,), ("channels",))
+
+    def of_tokens(self, hidden: jax.Array, bases: RowBases) -> jax.Array:
+        """Token states [B, T, D], each repeated over the bases of its token -> [B, L, channels].
+
+        All bases of a token have its state, so each tap's product is computed once for a token.
+        """
+        there = (bases.letters >= 0).astype(hidden.dtype)[:, :, None]
+        products = (states_at(einsum("btd,dc->btc", hidden, kernel), bases.tokens) * there for kernel in self.kernel[...])
+        return _add_shifted(products) + self.bias[...]
+
+    def of_bases(self, x: jax.Array) -> jax.Array:
+        """[B, L, in], zeros where there is no base -> [B, L, channels]."""
+        return _add_shifted(einsum("bli,ic->blc", x, kernel) for kernel in self.kernel[...]) + self.bias[...]
+
+
+def _add_shifted(products: Iterable[jax.Array]) -> jax.Array:
+    """The sum over taps of what each makes of every base [B, L, C], at the base that it contributes to."""
+    reach = _TAPS // 2
+    total = jnp.zeros(())
+    for tap, product in enumerate(products):
+        shift = reach - tap
+        padded = jnp.pad(product, ((0, 0), (max(shift, 0), max(-shift, 0)), (0, 0)))
+        total = total + padded[:, max(-shift, 0) :][:, : product.shape[1]]
+    return total
+
+
+class BaseHead(nnx.Module):
+    """Two convolutions along bases; the first reads token states, letters, and places within tokens."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs) -> None:
+        self.states = Taps(rngs, config.hidden_size, "hidden")
+        self.letters = Taps(rngs, len(BASES) + _OFFSETS, "letters")
+        self.second = Taps(rngs, BASE_CHANNELS, "hidden_channels")
+
+    def __call__(self, hidden: jax.Array, bases: RowBases) -> jax.Array:
+        """Token states [B, T, D] -> features of bases, [B, L, channels]; in float32.
+
+        Where there is no base, features have no meaning, and those of other bases do not depend on it.
+        """
+        there = (bases.letters >= 0).astype(jnp.float32)[:, :, None]
+        letters = jax.nn.one_hot(bases.letters, len(BASES), dtype=jnp.float32)  # zeros for N and other codes
+        offsets = jax.nn.one_hot(jnp.minimum(bases.offsets, _OFFSETS - 1), _OFFSETS, dtype=jnp.float32)
+        given = jnp.concatenate([letters, offsets], axis=-1) * there
+        first = gelu(self.states.of_tokens(hidden, bases) + self.letters.of_bases(given))
+        return gelu(self.second.of_bases(first * there))
+
+
 def head_outputs(logits: jax.Array, head: HeadConfig) -> jax.Array:
     """Predictions from a classifier's logits [..., C], float32 of the same shape.
 
     Returns:
-        For a single label, the probabilities of all classes, which sum to 1; for several labels, the probability of each;
-        for a regression, the measurement in its own unit.
+        For one label (of a sequence, or at a base), the probabilities of all classes, which sum to 1; for several labels,
+        the probability of each; for a regression, the measurement in its own unit.
     """
-    if head.task == "single_label":
-        return jax.nn.softmax(logits)
-    if head.task == "multi_label":
-        return jax.nn.sigmoid(logits)
-    return head.mean + head.deviation * logits
+    if head.task == "regression":
+        return head.mean + head.deviation * logits
+    return jax.nn.sigmoid(logits) if head.independent else jax.nn.softmax(logits)
 
 
 def own_slots(tokens: TokenBatch) -> jax.Array:
