@@ -111,7 +111,7 @@ def save_hugging_face(directory: Path, model: SavedModel, *, force: bool = False
     """
     if model.kind == "base_classifier":
         raise UserError(
-            f"{model.path} labels every base, and the original has no such head; use its model.safetensors as it is"
+            f"{model.path} labels every base, for which the original has no head; use its model.safetensors as it is"
         )
     if model.head.pooling != "cls":
         raise UserError(

@@ -237,8 +237,8 @@ def load_windows(
         encoded[split] = _encode(found, by_contig, tokenizer, window)
         if not any(0 < count < encoded[split].bases for count in encoded[split].label_counts(len(labels))):
             raise UserError(
-                f"{annotation.path}: bases of the {split} contigs ({', '.join(contigs[split][:5])}) have all the same label, or "
-                "none; choose other data.dev_contigs and data.test_contigs"
+                f"{annotation.path}: all bases of the {split} contigs ({', '.join(contigs[split][:5])}) have the same "
+                "label, or none; choose other data.dev_contigs and data.test_contigs"
             )
         if split == "train" and reverse:
             other = [(place._replace(strand="-"), sequence) for place, sequence in found]

@@ -16,7 +16,15 @@ from dnabert2_jax.data.batches import Batches, EncodedBatch
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.encoder import Encoder
 from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means
-from dnabert2_jax.modeling.models import Classifier, Network, class_logits, classifier_of, masked_lm, sequence_classifier
+from dnabert2_jax.modeling.models import (
+    Classifier,
+    Network,
+    SequenceClassifier,
+    class_logits,
+    classifier_of,
+    masked_lm,
+    sequence_classifier,
+)
 from dnabert2_jax.platform import explaining_out_of_memory
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree

@@ -26,8 +26,8 @@ class LabelMetrics(TypedDict):
             base has it.
         segments: maximal runs of bases that have it.
         predicted_segments: the same of predictions.
-        segment_f1: F1 of segments, where a predicted segment is correct if it and a true one share more than half of the bases
-            that either has; no two can share the same then. None if there are none.
+        segment_f1: F1 of segments, where a predicted segment is correct if it and a true one share more than half of the
+            bases that either has; no two can share the same then. None if there are none.
         exact_f1: the same, where both ends must be correct to the base.
     """
 
@@ -49,8 +49,8 @@ class BaseMetrics(TypedDict):
     above one half.
 
     Attributes:
-        auprc, top_k, segment_f1, exact_f1, macro_f1: means over the labels for which they are defined; the last is F1 of bases.
-            None if undefined for all (``macro_f1`` is 0 then).
+        auprc, top_k, segment_f1, exact_f1, macro_f1: means over the labels for which they are defined; the last is F1 of
+            bases. None if undefined for all (``macro_f1`` is 0 then).
         mcc: Matthews correlation coefficient of bases over all classes (Gorodkin 2004); with several labels, its mean over
             labels. 0 if undefined.
         accuracy: fraction of bases predicted correctly; with several labels, of all decisions.
@@ -123,7 +123,6 @@ def base_metrics(
     for c, name in enumerate(names[first:], start=first):
         truth, said = (labels[:, c] == 1, decided[:, c]) if several else (labels == c, decided == c)
         by_label[name] = _of_label(truth, said, probabilities[:, c], counts)
-    of = {key: _mean([scores[key] for scores in by_label.values()]) for key in ("auprc", "top_k", "segment_f1", "exact_f1")}
     truth, said, given = labels[counts], decided[counts], probabilities[counts].astype(np.float64)
     if several:
         of_truth = np.where(truth == 1, np.maximum(given, _SMALLEST), np.maximum(1 - given, _LEFT_OF_ONE))
@@ -134,7 +133,10 @@ def base_metrics(
         mcc = _mcc(truth, said, len(names))
         collapsed = bool((said == said[0]).all() and (truth != said[0]).any())
     return BaseMetrics(
-        **of,
+        auprc=_mean([scores["auprc"] for scores in by_label.values()]),
+        top_k=_mean([scores["top_k"] for scores in by_label.values()]),
+        segment_f1=_mean([scores["segment_f1"] for scores in by_label.values()]),
+        exact_f1=_mean([scores["exact_f1"] for scores in by_label.values()]),
         macro_f1=_mean([scores["f1"] for scores in by_label.values()]) or 0.0,
         mcc=mcc,
         accuracy=float((truth == said).mean()),
@@ -205,7 +207,7 @@ def matching_segments(truth: Segments, said: Segments) -> tuple[int, int]:
     return int(np.count_nonzero(2 * shared > union)), int(np.count_nonzero(shared == union))
 
 
-def _mcc(truth: NDArray[np.integer], said: NDArray[np.integer], classes: int) -> float:
+def _mcc(truth: NDArray[Any], said: NDArray[Any], classes: int) -> float:
     pairs = np.bincount(truth.astype(np.int64) * classes + said, minlength=classes * classes)
     matrix = pairs.reshape(classes, classes).astype(np.float64)
     labeled, predicted, total = matrix.sum(1), matrix.sum(0), matrix.sum()

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.model import TableTask
+from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.metrics.scores import ranks
 
 RESAMPLES = 1000
@@ -41,7 +41,7 @@ class Intervals(TypedDict):
     scores: dict[str, tuple[float, float]]
 
 
-def confidence_intervals(task: TableTask, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Intervals:
+def confidence_intervals(task: TaskKind, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Intervals:
     """Intervals of a task's scores on one table.
 
     Args:

@@ -200,7 +200,7 @@ def _batches_from(epochs: Sequence[TrainingBatches], first_step: int) -> Iterato
 
 
 def _split_parameters(fresh: Tree, job: FinetuningJob) -> tuple[Tree, Tree]:
-    """(trainable, frozen): the base's encoder with fresh heads; with LoRA, an adapter instead of the encoder; or heads alone."""
+    """(trainable, frozen): encoder and fresh heads, of which a probe trains the heads, and LoRA an adapter besides."""
     encoder = fresh["encoder"] if job.base is None else jax.device_put(job.base.params["encoder"])
     heads = {name: part for name, part in fresh.items() if name != "encoder"}
     if job.run.training.method == "full":

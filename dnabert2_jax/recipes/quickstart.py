@@ -18,7 +18,8 @@ from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.metrics.scores import classification_metrics
 from dnabert2_jax.progress import remark
-from dnabert2_jax.recipes.finetuning import Finetuned, finetune
+from dnabert2_jax.recipes.finetuned import Finetuned
+from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.tokenizer.bpe import MODEL_FILE

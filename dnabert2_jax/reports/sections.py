@@ -202,14 +202,12 @@ def windows_section(run: RunFiles, data: WindowsReport) -> Section:
             *([Text("; ".join(data["changes"]))] if data["changes"] else []),
             Heading("Length"),
             draw_pictures(run.workdir, [histogram], run.picture_format),
-            Settings(
-                [("files", data["source"]), *((f"{name} contigs", _first(s["contigs"])) for name, s in splits.items())]
-            ),
+            Settings([("files", data["source"]), *((f"{name} contigs", _few(s["contigs"])) for name, s in splits.items())]),
         ],
     )
 
 
-def _first(names: Sequence[str], most: int = 20) -> str:
+def _few(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
