@@ -225,7 +225,7 @@ def text_lines(path: Path, kind: str) -> Iterator[tuple[int, str]]:
             for number, raw in enumerate(lines, start=1):
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {number + 1}: not text; give a {kind} file, plain or gzip") from error
+        raise UserError(f"{path}, line {number}: not text; give a {kind} file, plain or gzip") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{path}: the compressed file is damaged or cut short ({error}); download or compress it again"

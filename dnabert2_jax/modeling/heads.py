@@ -1,7 +1,5 @@
 """Heads on top of the encoder: the MLM head, the pooler, means over tokens, and convolutions over bases."""
 
-from collections.abc import Iterable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -53,36 +51,36 @@ _OFFSETS = 16
 
 
 class Taps(nnx.Module):
-    """A convolution along bases, of ``_TAPS`` bases. Parameters: ``kernel`` [taps, in, out], ``bias`` [out]."""
+    """A convolution along bases, of ``_TAPS`` bases. Parameters: ``kernel`` [in, taps, out], ``bias`` [out]."""
 
     def __init__(self, rngs: nnx.Rngs, inputs: int, axis: str) -> None:
         stddev = (_TAPS * inputs) ** -0.5
-        self.kernel = parameter(rngs, normal(stddev), (_TAPS, inputs, BASE_CHANNELS), ("taps", axis, "channels"))
+        self.kernel = parameter(rngs, normal(stddev), (inputs, _TAPS, BASE_CHANNELS), (axis, "taps", "channels"))
         self.bias = parameter(rngs, zeros, (BASE_CHANNELS,), ("channels",))
 
     def of_tokens(self, hidden: jax.Array, bases: RowBases) -> jax.Array:
         """Token states [B, T, D], each repeated over the bases of its token -> [B, L, channels].
 
-        All bases of a token have its state, so each tap's product is computed once for a token.
+        All bases of a token have its state, so the products are computed once for a token.
         """
         there = (bases.letters >= 0).astype(hidden.dtype)[:, :, None]
-        products = (states_at(einsum("btd,dc->btc", hidden, kernel), bases.tokens) * there for kernel in self.kernel[...])
-        return _add_shifted(products) + self.bias[...]
+        return self._add_up(states_at(self._products(hidden), bases.tokens) * there)
 
     def of_bases(self, x: jax.Array) -> jax.Array:
         """[B, L, in], zeros where there is no base -> [B, L, channels]."""
-        return _add_shifted(einsum("bli,ic->blc", x, kernel) for kernel in self.kernel[...]) + self.bias[...]
+        return self._add_up(self._products(x))
 
+    def _products(self, x: jax.Array) -> jax.Array:
+        """What each tap makes of each position. [B, T, in] -> [B, T, taps x channels]."""
+        kernel = self.kernel[...]
+        return einsum("bti,ic->btc", x, kernel.reshape(len(kernel), -1))
 
-def _add_shifted(products: Iterable[jax.Array]) -> jax.Array:
-    """The sum over taps of what each makes of every base [B, L, C], at the base that it contributes to."""
-    reach = _TAPS // 2
-    total = jnp.zeros(())
-    for tap, product in enumerate(products):
-        shift = reach - tap
-        padded = jnp.pad(product, ((0, 0), (max(shift, 0), max(-shift, 0)), (0, 0)))
-        total = total + padded[:, max(-shift, 0) :][:, : product.shape[1]]
-    return total
+    def _add_up(self, products: jax.Array) -> jax.Array:
+        """The sum of what the taps make of a base and its neighbors, zeros beyond the ends. -> [B, L, channels]."""
+        length, reach = products.shape[1], _TAPS // 2
+        padded = jnp.pad(products, ((0, 0), (reach, reach), (0, 0)))
+        taps = jnp.split(padded, _TAPS, axis=-1)
+        return sum((tap[:, at : at + length] for at, tap in enumerate(taps)), start=self.bias[...])
 
 
 class BaseHead(nnx.Module):
