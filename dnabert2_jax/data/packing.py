@@ -76,6 +76,24 @@ def pack(rows: EncodedRows, tokens_per_batch: int) -> Batches:
     return Batches(rows, plan)
 
 
+def one_a_row(rows: EncodedRows, tokens_per_batch: int) -> Batches:
+    """Plan batches that hold every sequence once, each in a row of its own, the longest first.
+
+    Args:
+        rows: the sequences.
+        tokens_per_batch: positions per batch, padding included.
+    """
+    order = np.argsort(-rows.lengths, kind="stable")
+    plan: list[BatchPlan] = []
+    while len(order):
+        width = padded_width(int(rows.lengths[order[0]]))
+        most = max(1, tokens_per_batch // width)
+        height = min(most, 1 << (min(most, len(order)) - 1).bit_length())  # few shapes, since each is compiled
+        plan.append(BatchPlan(width, height, order[:height, None]))
+        order = order[height:]
+    return Batches(rows, plan)
+
+
 def _cost(plans: list[BatchPlan]) -> float:
     """Estimated time of batches, compilation included, in positions of a narrow row."""
     positions = sum(plan.height * plan.width * (1 + plan.width / _WIDTH_OF_DOUBLE_COST) for plan in plans)
