@@ -1,7 +1,7 @@
 """BPE dropout (Provilkov et al. 2020): other segmentations of the same bases, as regularization.
 
 Each merge that byte-pair encoding could make is left out with a given probability, once and for good, as in SentencePiece.
-Which ones is decided by a hash of (seed, epoch, row, place, merge), so that a row reads alike on every machine and whatever it
+Which ones is decided by a hash of (seed, epoch, row, place, merge), so that a row reads alike on every machine, whatever it
 is read with; SentencePiece draws from a generator of each thread.
 """
 
