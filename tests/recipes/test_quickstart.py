@@ -91,6 +91,7 @@ def test_everything_that_it_made_can_be_used(finished):
     assert pretrained.config == load_model(finished / "full" / "model").config
 
 
+@pytest.mark.slow
 def test_started_again_it_goes_on_and_ends_with_the_same_table(finished, capsys, monkeypatch):
     for report in ("pretraining.report_pretraining", "finetuning.report_finetuning"):  # drawn once is enough
         monkeypatch.setattr(f"dnabert2_jax.recipes.{report}", lambda *_: None)
