@@ -73,7 +73,7 @@ class PerBaseRun:
     def _settings_fit_together(self) -> "PerBaseRun":
         plan = self.training
         check_method(plan, self.model, self.mesh)
-        for name, default in (("label_smoothing", 0.0), ("batching", "by_length")):
+        for name, default in (("label_smoothing", 0.0), ("batching", "by_length"), ("pooling", "auto")):
             if getattr(plan, name) != default:
                 raise ValueError(f"training.{name} {getattr(plan, name)} is not for data.task per_base; leave it out")
         if plan.class_weights != "none" and self.data.overlaps == "several":

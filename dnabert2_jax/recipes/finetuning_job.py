@@ -1,10 +1,12 @@
 """What every method of fine-tuning starts from: rows as token ids, a tokenizer, an encoder and a directory."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,6 @@ from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.convert.opening import files_read
-from dnabert2_jax.data.base_windows import EncodedWindows
 from dnabert2_jax.data.by_length import LabeledRows, choose_lengths
 from dnabert2_jax.data.encoding import EncodedTable, encode_table
 from dnabert2_jax.data.labels import SEPARATOR, Labels, Target
@@ -32,6 +33,8 @@ from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.bpe import BpeTokenizer
+from dnabert2_jax.tokenizer.dropout import BpeDropout
 from dnabert2_jax.training.workdir import Workdir
 
 
@@ -106,19 +109,26 @@ class FinetuningJob(ABC):
         return self.run.lora if self.run.training.method == "lora" else None
 
     @cached_property
-    def lengths(self) -> tuple[int, ...]:
-        """What rows of any of the tables are padded to, see :func:`~dnabert2_jax.data.by_length.choose_lengths`."""
-        tables = [self.train, self.dev, self.test, *([self.reverse] if self.reverse else [])]
-        return choose_lengths(np.concatenate([t.lengths for t in tables]), self.run.training.padded_lengths)
+    def epochs(self) -> Sequence[LabeledRows]:
+        """The training rows as each epoch reads them."""
+        run = self.run
+        steps_per_epoch = math.ceil(len(self.train) / run.training.batch_size)
+        return [self.epoch(epoch) for epoch in range(math.ceil(run.training.steps(steps_per_epoch) / steps_per_epoch))]
 
-    def training_rows(self, epoch: int) -> LabeledRows:
-        """The training rows of an epoch: a random half of them from the other strand, if the run reads both."""
-        train, reverse = self.train, self.reverse
-        if isinstance(train, EncodedWindows) and isinstance(reverse, EncodedWindows):
-            return train.on_either_strand(reverse, self.run.seed, epoch)
-        if isinstance(train, EncodedTable) and isinstance(reverse, EncodedTable):
-            return train.on_either_strand(reverse, self.run.seed, epoch)
-        return train
+    @abstractmethod
+    def epoch(self, epoch: int) -> LabeledRows:
+        """The training rows as one epoch reads them: on either strand, if the run asks for it."""
+
+    @property
+    def measured(self) -> Sequence[LabeledRows]:
+        """All rows that must fit into a batch."""
+        return [self.train, self.dev, self.test, *([self.reverse] if self.reverse else [])]
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """What rows are padded to, see :func:`~dnabert2_jax.data.by_length.choose_lengths`."""
+        lengths = np.concatenate([rows.lengths for rows in self.measured])
+        return choose_lengths(lengths, self.run.training.padded_lengths)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -173,6 +183,23 @@ class TablesJob(FinetuningJob):
         bases = self.splits.train.row_bases()
         return {"shortest": min(bases), "longest": max(bases), "pairs": self.splits.train.pairs is not None}
 
+    def epoch(self, epoch: int) -> EncodedTable:
+        """The training rows as one epoch reads them: on either strand, and with merges left out, if the run asks for it."""
+        train, reverse, data, seed = self.train, self.reverse, self.run.data, self.run.seed
+        if data.bpe_dropout:
+            dropout = BpeDropout(cast(BpeTokenizer, self.tokenizer), data.bpe_dropout, seed=seed, epoch=epoch)
+            train, *others = (
+                encode_table(table, dropout, self.labels, data.max_tokens, token_types=data.token_types)
+                for table in (self.splits.train, *([other_strand(self.splits.train)] if reverse else []))
+            )
+            reverse = next(iter(others), None)
+        return train if reverse is None else train.on_either_strand(reverse, seed, epoch)
+
+    @property
+    def measured(self) -> Sequence[LabeledRows]:
+        """All rows that must fit into a batch: merges that are left out make rows longer."""
+        return [*super().measured, *(self.epochs if self.run.data.bpe_dropout else [])]
+
 
 def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:
     """Read what a run names, report what was found, and make its directory.
@@ -182,6 +209,8 @@ def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:
     """
     compute = training_compute(run.model)
     config, tokenizer, base = load_base(run.model)
+    if run.data.bpe_dropout and not isinstance(tokenizer, BpeTokenizer):
+        raise UserError("data.bpe_dropout leaves out merges, and this tokenizer of k-mers makes none; set it to 0")
     splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task, **run.data.columns)
     types = run.data.token_types
     if types and splits.train.pairs is not None and config.type_vocab_size < 2:
@@ -208,7 +237,7 @@ def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:
         compute=compute,
         head=replace(
             splits.labels.head,
-            pooling="mean" if run.training.method == "probe" else "cls",
+            pooling=run.training.head_pooling,
             token_types=types,
             max_tokens=run.data.max_tokens,
         ),

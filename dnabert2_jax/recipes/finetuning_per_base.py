@@ -63,6 +63,10 @@ class WindowsJob(FinetuningJob):
         """None: sequences of any length are read in windows."""
         return None
 
+    def epoch(self, epoch: int) -> EncodedWindows:
+        """The training windows as one epoch reads them: a random half of them from the other strand, if the run asks so."""
+        return self.train if self.reverse is None else self.train.on_either_strand(self.reverse, self.run.seed, epoch)
+
     def scores(self, rows: LabeledRows, outputs: NDArray[np.floating]) -> Scores:
         """Scores of outputs [rows, L, C]; adjacent windows are joined, so that segments are whole."""
         assert isinstance(rows, EncodedWindows)

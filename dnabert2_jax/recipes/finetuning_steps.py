@@ -177,18 +177,16 @@ def evaluation_steps(plan: Epochs, steps_per_epoch: int) -> list[int]:
 def _epochs(job: FinetuningJob, devices: int) -> Sequence[TrainingBatches]:
     """The training batches of each epoch, in rows that the devices can share."""
     run, plan = job.run, job.run.training
-    steps_per_epoch = math.ceil(len(job.train) / plan.batch_size)
-    tables = [job.training_rows(epoch) for epoch in range(math.ceil(plan.steps(steps_per_epoch) / steps_per_epoch))]
     if plan.batching == "packed":
         return pack_epochs(
-            [table for table in tables if isinstance(table, EncodedTable)],
+            [table for table in job.epochs if isinstance(table, EncodedTable)],
             plan.batch_size,
             run.seed,
             hidden_size=job.config.hidden_size,
             max_shapes=plan.padded_lengths,
             parts=plan.accumulate * devices,
         )
-    return [epoch_batches(table, plan.batch_size, run.seed, epoch, job.lengths) for epoch, table in enumerate(tables)]
+    return [epoch_batches(table, plan.batch_size, run.seed, epoch, job.lengths) for epoch, table in enumerate(job.epochs)]
 
 
 def _batches_from(epochs: Sequence[TrainingBatches], first_step: int) -> Iterator[ClassificationBatch]:
