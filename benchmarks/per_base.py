@@ -3,10 +3,10 @@
     python benchmarks/per_base.py --fasta yeasts.fa --annotation yeasts.gff3 --features CDS --stranded --dev NC_079272.1
         --test NC_001133.9 --model small --workdir runs/per_base
 
-The convolutions read one-hot letters: residual layers, nine bases wide, whose dilation doubles from layer to layer, so that a
-base sees 1,024 bases on each side; they have as many channels as make up the encoder's number of parameters. Both train on
-the same windows for as many epochs, with AdamW, and the dev contigs select the epoch. Rerun the command to resume; a run that
-is done is read from disk. Scores are of the test contigs.
+The convolutions read one-hot letters: residual layers, nine bases wide, whose dilation doubles from layer to layer, so that
+a base sees 1,024 bases on each side; they have as many channels as make up the encoder's number of parameters. Both train
+on the same windows for as many epochs, with AdamW, and the dev contigs select the epoch. Rerun the command to resume; a run
+that is done is read from disk. Scores are of the test contigs.
 """
 
 import argparse

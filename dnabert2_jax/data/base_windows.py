@@ -45,6 +45,13 @@ class Place(NamedTuple):
     strand: str
 
 
+def _continues(before: Place, after: Place) -> bool:
+    """Whether the bases of a window follow those of another one as both are read."""
+    if (before.contig, before.strand) != (after.contig, after.strand):
+        return False
+    return after.end == before.start if before.strand == "-" else after.start == before.end
+
+
 @dataclass(frozen=True)
 class EncodedBases(EncodedRows):
     """Token rows whose bases a head labels.
@@ -94,7 +101,7 @@ def encode_bases(sequences: Sequence[str], tokenizer: Tokenizer, width: int) -> 
 
 @dataclass(frozen=True)
 class EncodedWindows(EncodedBases):
-    """Labelled windows; those of a contig and strand are in order.
+    """Labelled windows; those of a contig and strand are in the order in which the strand is read.
 
     Attributes:
         labels: class numbers [rows, L], or 0 and 1 for each label [rows, L, C]; -1 where a base does not count.
@@ -131,9 +138,9 @@ class EncodedWindows(EncodedBases):
 
     @cached_property
     def breaks(self) -> NDArray[np.bool_]:
-        """Whether a window does not continue the one before it. [rows]."""
+        """Whether a window does not continue the one before it, in the direction in which it is read. [rows]."""
         pairs = zip(self.windows, self.windows[1:], strict=False)
-        return np.array([True, *(a[0] != b[0] or a[3] != b[3] or (b[1] != a[2] and a[1] != b[2]) for a, b in pairs)])
+        return np.array([True, *(not _continues(before, after) for before, after in pairs)])
 
     @property
     def bases(self) -> int:
@@ -228,7 +235,8 @@ def load_windows(
                 else:
                     kept.append((start, end, sequence))
             for strand in strands:
-                found += [(Place(contig, start, end, strand), sequence) for start, end, sequence in kept]
+                in_order = kept if strand == "+" else reversed(kept)  # in which the strand is read
+                found += [(Place(contig, start, end, strand), sequence) for start, end, sequence in in_order]
         if not found:
             raise UserError(
                 f"{fasta}: no window for {split}; its contigs ({', '.join(contigs[split][:5])}) hold more unknown letters "

@@ -14,6 +14,7 @@ from dnabert2_jax.data.intervals import Interval
 from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.reference import Reference
+from dnabert2_jax.metrics.bases import joined
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import tiny_tokenizer
@@ -84,7 +85,7 @@ def test_labels_are_those_of_the_features_at_each_base(load, stranded):
         Place(contig, start, min(start + WINDOW, len(GENOME[contig])), strand)
         for contig in ("chr1", "chr4", "chr2", "chr3")
         for strand in strands
-        for start in starts[contig]
+        for start in starts[contig][:: 1 if strand == "+" else -1]
     ]
 
 
@@ -103,6 +104,16 @@ def test_a_base_may_have_several_labels(load):
 def test_windows_that_do_not_adjoin_are_told_apart(load):
     assert np.flatnonzero(load().train.breaks).tolist() == [0, 4]
     assert np.flatnonzero(load(stranded=True).train.breaks).tolist() == [0, 4, 8, 10]
+
+
+@pytest.mark.parametrize("strand", "+-")
+def test_joined_windows_are_the_contig_as_its_strand_reads_it(load, strand):
+    rows = load(stranded=True).dev
+    own = [n for n, place in enumerate(rows.windows) if place.strand == strand]
+    whole = expected_labels(Place("chr2", 0, 100, strand), FEATURES, ["background", "gene"], stranded=True)
+    places = joined(rows.labels[own], rows.breaks[own])
+    assert places[places >= 0].tolist() == [label for label in whole if label >= 0]
+    assert np.flatnonzero(rows.breaks).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), KmerTokenizer(3, 1), KmerTokenizer(3, 3)], ids=["bpe", "1", "3"])

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from dnabert2_jax import DNABERT2
 from dnabert2_jax.artifacts.adapter import extract_adapter, load_adapter
 from dnabert2_jax.artifacts.model import load_model
+from dnabert2_jax.cli import main
 from dnabert2_jax.config.loading import parse_run
 from dnabert2_jax.config.per_base import PerBaseRun
 from dnabert2_jax.convert.hugging_face import save_hugging_face
@@ -26,10 +29,11 @@ from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.recipes.finetuned import Finetuned
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.finetuning_per_base import prepare_windows
+from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.reports.run import write_report
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.genome.helpers import random_dna, write_fasta
-from tests.helpers import tiny_model, with_sections
+from tests.helpers import tiny_model, with_sections, write_run
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
@@ -61,7 +65,11 @@ def home(tmp_path_factory) -> Path:
     return path
 
 
-def run_of(home: Path, **changes) -> PerBaseRun:
+OF_FULL = {"data": {"reverse_complement": True}, "mesh": {"data": 2}}
+"""What the run of all weights has besides: both strands, and two devices."""
+
+
+def content_of(home: Path, **changes) -> dict[str, Any]:
     content = {
         "seed": 1,
         "model": {"path": str(home / "base"), "precision": "float32"},
@@ -78,18 +86,21 @@ def run_of(home: Path, **changes) -> PerBaseRun:
         "mesh": {"data": 1},
         "lora": {"rank": 2},
     }
-    return parse_run(PerBaseRun, with_sections(content, changes), "test")
+    return with_sections(content, changes)
+
+
+def run_of(home: Path, **changes) -> PerBaseRun:
+    return parse_run(PerBaseRun, content_of(home, **changes), "test")
 
 
 @pytest.fixture(scope="module")
 def trained(home, undrawn) -> Callable[[str], Finetuned]:
-    """Each method when it is asked for first; all weights on two devices."""
+    """Each method when it is asked for first."""
 
     @cache
     def train(method: str) -> Finetuned:
-        data = {"reverse_complement": True} if method == "full" else {}
-        mesh = {"data": 2} if method == "full" else {}
-        return finetune(run_of(home, training={"method": method}, data=data, mesh=mesh), home / method)
+        changes = OF_FULL if method == "full" else {}
+        return finetune(run_of(home, training={"method": method}, **changes), home / method)
 
     return train
 
@@ -173,6 +184,22 @@ def test_the_page_shows_bases_segments_windows_and_what_to_do_next(home, trained
         assert words in page, words
 
 
+def test_the_command_reads_the_task_and_says_the_scores(home, trained, monkeypatch, capsys):
+    """Called again on the finished run."""
+    result = trained("full")
+    run = write_run(home / "full.toml", "finetune", content_of(home, **OF_FULL))
+    monkeypatch.setattr(sys, "argv", ["dnabert2", "finetune", "--config", str(run), "--workdir", str(home / "full")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, remarks = capsys.readouterr()
+    assert not ended.value.code
+    assert out == f"saved {result.model}, scores in {home / 'full' / 'scores.json'}\n"
+    assert f"test AUPRC {result.test['auprc']:.4f}" in remarks
+    assert "(1,000 bases; 95% intervals)" in remarks
+    with pytest.raises(UserError, match="single_label, this one has per_base"):
+        embed_test_rows(home / "full")
+
+
 def test_a_run_with_another_annotation_does_not_resume(home, trained, tmp_path):
     trained("full")
     work = shutil.copytree(home / "full", tmp_path / "full")
@@ -180,7 +207,7 @@ def test_a_run_with_another_annotation_does_not_resume(home, trained, tmp_path):
     record = json.loads((work / "run.json").read_text())
     record["data"]["annotation"] = str(tmp_path / "islands.bed")
     (work / "run.json").write_text(json.dumps(record))
-    changes = {"data": {"annotation": str(tmp_path / "islands.bed"), "reverse_complement": True}, "mesh": {"data": 2}}
+    changes = with_sections(OF_FULL, {"data": {"annotation": str(tmp_path / "islands.bed")}})
     with pytest.raises(UserError, match="annotation"):
         finetune(run_of(home, **changes), work)
 
