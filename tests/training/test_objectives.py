@@ -236,7 +236,7 @@ def test_sums_by_species_are_those_of_its_rows():
         np.testing.assert_allclose([x[species] for x in sums], alone, rtol=1e-6)
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("several", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bases_that_do_not_count_have_no_part_in_loss_and_gradient(several):
     """Whatever the label there, and for a row that only fills the batch."""
     network = base_classifier(tiny_config(), 3)
