@@ -101,4 +101,5 @@ class InferenceModel:
             UserError: it is of the other kind.
         """
         if self.kind != kind:
-            raise UserError(f"{self.path} is a {self.kind}; {task} needs a {kind}: {remedy}")
+            hint = ", or `dnabert2 track` for the labels of every base" if self.kind == "base_classifier" else ""
+            raise UserError(f"{self.path} is a {self.kind}; {task} needs a {kind}: {remedy}{hint}")

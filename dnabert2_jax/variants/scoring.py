@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.artifacts.model import ModelKind
 from dnabert2_jax.config.inference import Strands, VariantScore
 from dnabert2_jax.data.batches import Batches, BatchPlan, EncodedBatch
 from dnabert2_jax.data.encoding import EncodedRows
@@ -315,7 +316,12 @@ def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tup
     overlapping = isinstance(model.tokenizer, KmerTokenizer) and model.tokenizer.overlapping
     if not wanted:
         likelihood: tuple[VariantScore, ...] = () if overlapping else ("llr",)
-        wanted = (*likelihood, "emb") if model.kind == "masked_lm" else ("delta", "emb")
+        suiting: dict[ModelKind, tuple[VariantScore, ...]] = {
+            "masked_lm": (*likelihood, "emb"),
+            "classifier": ("delta", "emb"),
+            "base_classifier": ("emb",),
+        }
+        wanted = suiting[model.kind]
     known = get_args(VariantScore)
     for score in wanted:
         if score not in known:

@@ -32,6 +32,7 @@ from dnabert2_jax.recipes.finetuning_per_base import prepare_windows
 from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.reports.run import write_report
 from dnabert2_jax.training.workdir import MetricsLog
+from dnabert2_jax.variants.scoring import checked_scores
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import tiny_model, with_sections, write_run
 
@@ -216,13 +217,14 @@ def test_what_cannot_be_done_with_it_says_so(home, trained, tmp_path):
     result = trained("full")
     model = DNABERT2.load(result.model)
     assert repr(model) == f"DNABERT2({str(result.model)!r}, kind='base_classifier', hidden_size=32)"
-    with pytest.raises(UserError, match="is a base_classifier; prediction needs a classifier"):
+    with pytest.raises(UserError, match="is a base_classifier; prediction needs a classifier: .*, or `dnabert2 track`"):
         model.predict(["ACGT"])
     with pytest.raises(UserError, match="is a base_classifier; a classification head needs a classifier"):
         model.class_logits([[1, 5, 2]])
     with pytest.raises(UserError, match="labels every base, for which the original has no head"):
         save_hugging_face(tmp_path / "hf", load_model(result.model))
     assert not list(tmp_path.iterdir())
+    assert checked_scores(InferenceModel.load(result.model, Compute()), ()) == ("emb",)
     assert model.embed(["ACGTACGT"]).shape == (1, 32)
     assert dict(check_model(result.model))
 
