@@ -217,7 +217,7 @@ def test_what_cannot_be_done_with_it_says_so(home, trained, tmp_path):
     result = trained("full")
     model = DNABERT2.load(result.model)
     assert repr(model) == f"DNABERT2({str(result.model)!r}, kind='base_classifier', hidden_size=32)"
-    with pytest.raises(UserError, match="is a base_classifier; prediction needs a classifier: .*, or `dnabert2 track`"):
+    with pytest.raises(UserError, match=r"is a base_classifier; prediction needs a classifier: .*, or `dnabert2 track`"):
         model.predict(["ACGT"])
     with pytest.raises(UserError, match="is a base_classifier; a classification head needs a classifier"):
         model.class_logits([[1, 5, 2]])
