@@ -78,7 +78,8 @@ def train_convolutions(job: WindowsJob, parameters: int) -> tuple[Scores, int]:
     run, plan = job.run, job.run.training
     params = init_convolutions(channels_for(parameters), len(job.labels))
     steps = -(-len(job.train) // plan.batch_size)
-    schedule = optax.warmup_cosine_decay_schedule(0, 2e-3, 20, plan.epochs * steps)
+    total = plan.epochs * steps
+    schedule = optax.warmup_cosine_decay_schedule(0, 2e-3, total // 10, total)
     optimizer = optax.adamw(schedule, weight_decay=run.optimizer.weight_decay)
     state = optimizer.init(params)
 

@@ -185,6 +185,7 @@ def test_the_page_shows_bases_segments_windows_and_what_to_do_next(home, trained
         assert words in page, words
 
 
+@pytest.mark.slow
 def test_the_command_reads_the_task_and_says_the_scores(home, trained, monkeypatch, capsys):
     """Called again on the finished run."""
     result = trained("full")
