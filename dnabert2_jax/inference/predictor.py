@@ -58,13 +58,13 @@ class Forward:
     by_rows: Callable[[Compiled], Compiled] | None = None
 
     @property
-    def sequence_classifier(self) -> Network[SequenceClassifier]:
+    def classifier(self) -> Network[SequenceClassifier]:
         """The network that the parameters of a classifier of sequences belong to."""
         return sequence_classifier(self.config, self.classes, self.compute, self.head.pooling)
 
     @property
-    def classifier(self) -> Classifier:
-        """The network that a classifier's parameters belong to."""
+    def network(self) -> Classifier:
+        """The network that the parameters of any fine-tuned model belong to."""
         return classifier_of(self.config, self.classes, self.head, self.compute)
 
     @cached_property
@@ -86,7 +86,7 @@ class Forward:
 
         def pooled(params: Tree, batch: EncodedBatch, pooling: SlotPooling) -> jax.Array:
             if pooling == "head":
-                return self.sequence_classifier.bind(params).features(batch.tokens, batch.starts)
+                return self.classifier.bind(params).features(batch.tokens, batch.starts)
             encoder = self._encoder.bind(params["encoder"])
             if pooling == "cls":
                 return encoder(batch.tokens, at=batch.starts).astype(jnp.float32)
@@ -99,7 +99,7 @@ class Forward:
         """``(params, batch) -> float32 [B, C], [B, P, C] or [B, L, C]``: ``head_outputs`` of the logits."""
 
         def class_outputs(params: Tree, batch: EncodedBatch) -> jax.Array:
-            return head_outputs(class_logits(self.classifier, params, batch, self.lora), self.head)
+            return head_outputs(class_logits(self.network, params, batch, self.lora), self.head)
 
         return jax.jit(self.by_rows(class_outputs) if self.by_rows else class_outputs)
 

@@ -51,9 +51,9 @@ class TokenIdOutputs:
 
 def _compute(forward: Forward, output: Output, params: Tree, tokens: TokenBatch) -> jax.Array:
     if output == "pooled":
-        return forward.sequence_classifier.bind(params).features(tokens)[:, 0]
+        return forward.classifier.bind(params).features(tokens)[:, 0]
     if output == "class_logits":
-        return forward.sequence_classifier.bind(params).logits(tokens)
+        return forward.classifier.bind(params).logits(tokens)
     if output == "hidden_states":
         return _without_padding(forward.hidden_states(params, tokens), tokens)
     model = masked_lm(forward.config, forward.compute).bind(params)

@@ -11,7 +11,8 @@ from dnabert2_jax.data.checks import notes_on, tables_report
 from dnabert2_jax.metrics.intervals import confidence_intervals
 from dnabert2_jax.metrics.scores import scores_without
 from dnabert2_jax.progress import remark
-from dnabert2_jax.recipes.finetuned import Finetuned, finished
+from dnabert2_jax.recipes.finetuned import Finetuned as Finetuned
+from dnabert2_jax.recipes.finetuned import finished
 from dnabert2_jax.recipes.finetuning_job import prepare
 from dnabert2_jax.recipes.finetuning_per_base import finetune_per_base
 from dnabert2_jax.recipes.finetuning_steps import train_by_steps
