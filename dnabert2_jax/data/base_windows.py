@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,7 +182,6 @@ class WindowSplits:
 
 
 def load_windows(
-    fasta: Path,
     annotation: Annotation,
     reference: Reference,
     tokenizer: Tokenizer,
@@ -201,7 +199,6 @@ def load_windows(
     than half is A, C, G and T are left out.
 
     Args:
-        fasta: the genome's file, for messages.
         annotation: its features.
         reference: the genome.
         tokenizer: the tokenizer.
@@ -217,7 +214,7 @@ def load_windows(
             features that overlap, or a letter that is not DNA.
     """
     labels = BaseLabels.of(annotation, window, several=several)
-    contigs = _split_contigs(fasta, reference, dev_contigs, test_contigs)
+    contigs = _split_contigs(reference, dev_contigs, test_contigs)
     by_contig = labels_by_contig(annotation, labels, reference.lengths, stranded=stranded)
     strands = ("+", "-") if stranded else ("+",)
     letters, left_out = LetterCounts(), dict.fromkeys(SPLITS, 0)
@@ -226,21 +223,16 @@ def load_windows(
     for split in SPLITS:
         found: list[tuple[Place, str]] = []
         for contig in contigs[split]:
-            kept = []
-            for start in range(0, reference.lengths[contig], window):
-                end = min(start + window, reference.lengths[contig])
-                sequence = letters_of(reference, Interval(contig, start, end, ".", "+"), start, end, letters)
-                if 2 * sum(map(sequence.count, BASES)) < len(sequence):
-                    left_out[split] += 1
-                else:
-                    kept.append((start, end, sequence))
+            windows = _windows_of(reference, contig, window, letters)
+            known = [(place, sequence) for place, sequence in windows if 2 * _known_letters(sequence) >= len(sequence)]
+            left_out[split] += len(windows) - len(known)
             for strand in strands:
-                in_order = kept if strand == "+" else reversed(kept)  # in which the strand is read
-                found += [(Place(contig, start, end, strand), sequence) for start, end, sequence in in_order]
+                in_order = known if strand == "+" else reversed(known)  # in which the strand is read
+                found += [(place._replace(strand=strand), sequence) for place, sequence in in_order]
         if not found:
             raise UserError(
-                f"{fasta}: no window for {split}; its contigs ({', '.join(contigs[split][:5])}) hold more unknown letters "
-                "than A, C, G and T"
+                f"{reference.path}: no window for {split}; its contigs ({', '.join(contigs[split][:5])}) hold more unknown "
+                "letters than A, C, G and T"
             )
         encoded[split] = _encode(found, by_contig, tokenizer, window)
         if not any(0 < count < encoded[split].bases for count in encoded[split].label_counts(len(labels))):
@@ -259,11 +251,22 @@ def load_windows(
         left_out=left_out,
         letters=letters,
         notes=annotation.notes,
-        source=f"{annotation.path} on {fasta}",
+        source=f"{annotation.path} on {reference.path}",
     )
 
 
-def _split_contigs(fasta: Path, reference: Reference, dev: Sequence[str], test: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _windows_of(reference: Reference, contig: str, window: int, letters: LetterCounts) -> list[tuple[Place, str]]:
+    """The windows of a contig on the plus strand, with their letters."""
+    bases = reference.lengths[contig]
+    places = [Place(contig, start, min(start + window, bases), "+") for start in range(0, bases, window)]
+    return [(place, letters_of(reference, Interval(*place[:3], ".", "+"), *place[1:3], letters)) for place in places]
+
+
+def _known_letters(sequence: str) -> int:
+    return sum(map(sequence.count, BASES))
+
+
+def _split_contigs(reference: Reference, dev: Sequence[str], test: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The genome's names of the contigs of each split."""
     chosen: dict[str, tuple[str, ...]] = {}
     for split, given in (("dev", dev), ("test", test)):
@@ -271,7 +274,7 @@ def _split_contigs(fasta: Path, reference: Reference, dev: Sequence[str], test: 
         for name in given:
             if (found := reference.contig(name)) is None:
                 raise UserError(
-                    f"data.{split}_contigs: no contig {name!r} in {fasta}, which has {reference.describe_contigs()}"
+                    f"data.{split}_contigs: no contig {name!r} in {reference.path}, which has {reference.describe_contigs()}"
                     f"{nearest(name, reference.lengths)}"
                 )
             names.append(found)
@@ -281,8 +284,8 @@ def _split_contigs(fasta: Path, reference: Reference, dev: Sequence[str], test: 
     train = tuple(name for name in reference.lengths if name not in chosen["dev"] + chosen["test"])
     if not train:
         raise UserError(
-            f"{fasta}: all {len(reference.lengths)} contigs are in data.dev_contigs or data.test_contigs; leave some for "
-            "training"
+            f"{reference.path}: all {len(reference.lengths)} contigs are in data.dev_contigs or data.test_contigs; "
+            "leave some for training"
         )
     return {"train": train, **chosen}
 

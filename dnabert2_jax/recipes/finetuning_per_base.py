@@ -109,10 +109,9 @@ def prepare_windows(run: PerBaseRun, workdir: Path) -> WindowsJob:
     compute = training_compute(run.model)
     config, tokenizer, base = load_base(run.model)
     data = run.data
-    fasta, file = local_copy(data.fasta), local_copy(data.annotation)
-    with Reference(fasta) as reference:
+    file = local_copy(data.annotation)
+    with Reference(local_copy(data.fasta)) as reference:
         splits = load_windows(
-            fasta,
             read_annotation(file, reference, data.features, data.bad_records),
             reference,
             tokenizer,

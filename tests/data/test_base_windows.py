@@ -48,7 +48,7 @@ def load(reference):
         labels = tuple(sorted({feature.name for feature in features}))
         annotation = Annotation(reference.path.with_name("a.bed"), tuple(features), labels, ())
         settings = {"window": WINDOW, "dev_contigs": ["chr2"], "test_contigs": ["3"], **changes}
-        return load_windows(reference.path, annotation, reference, tokenizer or tiny_tokenizer(), **settings)
+        return load_windows(annotation, reference, tokenizer or tiny_tokenizer(), **settings)
 
     return load
 
