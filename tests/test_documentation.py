@@ -52,6 +52,8 @@ def parse(words):
 def test_commands_and_their_options_exist(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, options = parse(words)
+    if str(options.get("config")).startswith("runs/"):  # what an earlier command writes
+        return
     if name == "finetune":
         load_finetuning(options["config"], options["set_"] or ())
     if name == "pretrain":
