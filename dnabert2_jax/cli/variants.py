@@ -10,7 +10,6 @@ from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.output import print_saved
 from dnabert2_jax.config.inference import RefMismatch, Strands, VariantScore
 from dnabert2_jax.progress import remark
-from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 
 @app.command(
@@ -47,8 +46,9 @@ def variants(
     """
     from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.model import InferenceModel
-    from dnabert2_jax.inference.record import make_record, save_record_beside
+    from dnabert2_jax.inference.record import make_record
     from dnabert2_jax.modeling.compute import resolve_compute
+    from dnabert2_jax.storage.unfinished import check_destinations
     from dnabert2_jax.variants.alleles import MEANINGS
     from dnabert2_jax.variants.annotation import check_outputs, plan_annotation
     from dnabert2_jax.variants.records import open_variants
@@ -57,8 +57,7 @@ def variants(
     source = open_variants(variants)
     check_outputs(source, out, table)
     written = [path for path in (out, table) if path is not None]
-    for path in written:
-        refuse_overwriting(path, force=force)
+    check_destinations(written, force=force)
     opened = InferenceModel.load(model, resolve_compute(precision, attention), base)
     named = () if scores == "auto" else tuple(name.strip() for name in scores.split(","))
     wanted = checked_scores(opened, cast(tuple[VariantScore, ...], named))
@@ -71,11 +70,10 @@ def variants(
         )
         if renamed := job.survey.renamed():
             remark(renamed)
-        statuses = job.run(out, table, "scoring")
+        settings = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
+        record = make_record(opened, "variants", variants=str(variants), fasta=str(fasta), **settings)
+        statuses = job.run(out, table, record, force=force, title="scoring")
     for status, count in statuses.most_common():
         remark(f"{count:,} {status}: {MEANINGS[status]}")
-    settings = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
-    record = make_record(opened, "variants", variants=str(variants), fasta=str(fasta), **settings)
     for path in written:
-        save_record_beside(path, record)
         print_saved(path)

@@ -58,23 +58,18 @@ def read_sequences(
         UserError: the file is missing, damaged or empty; a column is missing; a sequence is empty or holds a letter that is
             not DNA.
     """
-    with _opened(path) as (file, source):
-        if file.is_dir():
-            raise UserError(f"{source} is a directory; give a FASTA, FASTQ, CSV or TSV file")
-        layout = _layout(file)
+    with opened_file(path) as (file, source):
+        layout = layout_of(file)
         if layout is not None:
             return _read_records(file, source, layout, bad_records)
-        records = _Records.read(file, source, (sequence_column,))
-    columns = records.header.sequence_columns(sequence_column)
-    if name_column is None and "name" in records.header.names:
-        name_column = "name"
-    name_at = None if name_column is None else records.header.column(name_column)
-    good = records.good(columns, None, bad_records)
-    names = [str(n) if name_at is None else fields[name_at] for n, (_, fields) in zip(good.numbers, good.rows, strict=True)]
-    others = [at for at in range(len(records.header.names)) if at not in (*columns, name_at)]
-    kept = {records.header.names[at]: [fields[at] for _, fields in good.rows] for at in others}
-    notes = (*records.notes, *records.header.notes, *good.notes)
-    return Sequences(source, names, good.sequences, good.pairs, good.letters, notes=notes, columns=kept)
+        table = TableOfSequences.open(file, source, sequence_column, name_column)
+        letters, bad = LetterCounts(), BadRecords(source, bad_records)
+        rows = list(table.rows(letters, bad))
+        notes = (*table.notes, *bad.finish(len(rows) + bad.count))
+    firsts, *seconds = map(list, zip(*(texts for _, texts, _ in rows), strict=True))
+    others = {name: [values[at] for *_, values in rows] for at, name in enumerate(table.others)}
+    pairs = seconds[0] if seconds else None
+    return Sequences(source, [name for name, *_ in rows], firsts, pairs, letters, notes=notes, columns=others)
 
 
 def stream_sequences(
@@ -92,7 +87,7 @@ def stream_sequences(
         UserError: as for :func:`read_sequences`; or the table holds pairs.
     """
     file = local_copy(path)
-    if file.is_file() and (layout := _layout(file)) is not None:
+    if file.is_file() and (layout := layout_of(file)) is not None:
         for record in read_fasta(file, layout=layout, source=str(path)):
             yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
         return
@@ -130,7 +125,7 @@ def read_table(
         UserError: the file is missing, damaged, not text or has no rows; a column is missing; a row has a different number
             of fields than the header, an empty sequence or label, or a letter that is not DNA.
     """
-    with _opened(path) as (file, source):
+    with opened_file(path) as (file, source):
         records = _Records.read(file, source, (sequence_column, label_column))
     header = records.header
     columns, label_at = header.sequence_columns(sequence_column), header.column(label_column)
@@ -192,23 +187,31 @@ class _Records:
 
     def good(self, columns: list[int], label_at: int | None, policy: BadRecordPolicy | None) -> _Good:
         """The rows whose sequences, and labels if there are any, are usable."""
-        if not self.rows:
-            raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
         letters, bad = LetterCounts(), BadRecords(self.source, policy)
         rows, numbers, texts = [], [], []
-        for number, (line, fields) in enumerate(self.rows, start=1):
-            own = LetterCounts()
-            try:
-                texts.append(self._sequences(line, fields, columns, label_at, own))
-            except UserError as error:
-                bad.add(error)
-                continue
-            letters.add(own)
+        for number, line, fields, own in self.cleaned(columns, label_at, letters, bad):
+            texts.append(own)
             rows.append((line, fields))
             numbers.append(number)
         notes = bad.finish(len(self.rows))
         firsts, *seconds = map(list, zip(*texts, strict=True))
         return _Good(rows, numbers, firsts, seconds[0] if seconds else None, letters, notes)
+
+    def cleaned(
+        self, columns: list[int], label_at: int | None, letters: LetterCounts, bad: BadRecords
+    ) -> Iterator[tuple[int, int, list[str], list[str]]]:
+        """Of each usable row its number from 1, its line, its fields and its sequences after the letters policy."""
+        if not self.rows:
+            raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
+        for number, (line, fields) in enumerate(self.rows, start=1):
+            own = LetterCounts()
+            try:
+                texts = self._sequences(line, fields, columns, label_at, own)
+            except UserError as error:
+                bad.add(error)
+                continue
+            letters.add(own)
+            yield number, line, fields, texts
 
     def _sequences(
         self, line: int, fields: list[str], columns: list[int], label_at: int | None, letters: LetterCounts
@@ -225,6 +228,62 @@ class _Records:
         if label_at is not None and not fields[label_at]:
             raise UserError(f"{where}: label '' is empty; write an integer or a name and nothing else")
         return [clean_sequence(fields[at], letters, self.source, f"line {line}, column {names[at]!r}") for at in columns]
+
+
+@dataclass(frozen=True)
+class TableOfSequences:
+    """A table without labels; make it with :meth:`open`.
+
+    Attributes:
+        records: its fields.
+        columns: positions of the column of sequences, or of the two of pairs.
+        name_at: position of the column of names; None where rows are numbered.
+        others_at: positions of the other columns.
+    """
+
+    records: _Records
+    columns: list[int]
+    name_at: int | None
+    others_at: list[int]
+
+    @classmethod
+    def open(cls, file: Path, source: str, sequence_column: str, name_column: str | None) -> "TableOfSequences":
+        """Read its header; arguments are those of :func:`read_sequences`.
+
+        Raises:
+            UserError: as for :func:`read_sequences`.
+        """
+        records = _Records.read(file, source, (sequence_column,))
+        columns = records.header.sequence_columns(sequence_column)
+        if name_column is None and "name" in records.header.names:
+            name_column = "name"
+        name_at = None if name_column is None else records.header.column(name_column)
+        others_at = [at for at in range(len(records.header.names)) if at not in (*columns, name_at)]
+        return cls(records, columns, name_at, others_at)
+
+    @property
+    def others(self) -> list[str]:
+        """Names of the other columns."""
+        return [self.records.header.names[at] for at in self.others_at]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Assumptions made so far."""
+        return (*self.records.notes, *self.records.header.notes)
+
+    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Of each usable row its name, its sequence (or both of a pair), and the values of the other columns.
+
+        Args:
+            letters: the counts to add to.
+            bad: the collection to add unusable rows to.
+
+        Raises:
+            UserError: as for :func:`read_sequences`.
+        """
+        for number, _, fields, texts in self.records.cleaned(self.columns, None, letters, bad):
+            name = str(number) if self.name_at is None else fields[self.name_at]
+            yield name, texts, [fields[at] for at in self.others_at]
 
 
 def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -268,7 +327,7 @@ def _read_records(file: Path, source: str, layout: Layout, policy: BadRecordPoli
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Path, str]]:
+def opened_file(path: str | Path) -> Iterator[tuple[Path, str]]:
     """The file to read and its name in messages; standard input is first copied to a file, to inspect its beginning."""
     if str(path) != STANDARD_STREAM:
         yield local_copy(path), str(path)
@@ -280,8 +339,14 @@ def _opened(path: str | Path) -> Iterator[tuple[Path, str]]:
         yield copy, "standard input"
 
 
-def _layout(path: Path) -> Layout | None:
-    """FASTA or FASTQ, by the file's name or its first letter; None for a table."""
+def layout_of(path: Path) -> Layout | None:
+    """FASTA or FASTQ, by the file's name or its first letter; None for a table.
+
+    Raises:
+        UserError: a directory.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; give a FASTA, FASTQ, CSV or TSV file")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSED_SUFFIXES else None
     if suffixes and suffixes[-1] in _LAYOUTS:

@@ -1,12 +1,12 @@
 """Embeddings: the encoder's hidden states, for whole sequences, for tokens or for bases."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.inference import Pooling
+from dnabert2_jax.config.inference import PER_TOKEN, Pooling
 from dnabert2_jax.data.encoding import encode_sequences
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import Sequences
@@ -38,6 +38,29 @@ class Embeddings:
     def split(self) -> list[NDArray[np.float32]]:
         """The vectors of each sequence, [vectors of the sequence, D] each."""
         return np.split(self.vectors, self.offsets[1:-1])
+
+    def columns(self) -> dict[str, Any]:
+        """A table with a row for each vector: name, for ``token`` and ``base`` the index within its sequence, embedding."""
+        if self.pooling not in PER_TOKEN:
+            return {"name": self.names, "embedding": self.vectors}
+        each = np.diff(self.offsets)
+        names = [name for name, count in zip(self.names, each, strict=True) for _ in range(count)]
+        index = np.arange(len(self.vectors)) - np.repeat(self.offsets[:-1], each)
+        return {"name": names, "index": index, "embedding": self.vectors}
+
+    def arrays(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The same without repetition: the name of each sequence, its number of vectors, all vectors, and the tokens.
+
+        Args:
+            tokenizer: the model's, for the bases of each token.
+        """
+        if self.pooling not in PER_TOKEN:
+            return self.columns()
+        bases = [tokenizer.token_bases(ids) for ids in self.token_ids]
+        return {
+            **{"name": self.names, "embedding": self.vectors, "count": np.diff(self.offsets)},
+            **{"token_ids": np.concatenate(self.token_ids), "token_bases": np.concatenate(bases)},
+        }
 
 
 def embed(
@@ -89,6 +112,21 @@ def embed(
     else:
         vectors = model.predictor.pooled(batches, pooling, title)
     return Embeddings(pooling, sequences.names, token_ids, vectors, offsets)
+
+
+def expected_vectors(model: InferenceModel, sequences: int, bases: int, pooling: Pooling) -> int:
+    """How many vectors sequences will have; about as many for ``token``.
+
+    Args:
+        model: the model.
+        sequences: number of sequences.
+        bases: bases of all of them.
+        pooling: what a vector stands for.
+    """
+    if pooling == "token":
+        lengths = model.tokenizer.piece_lengths
+        return int(bases / max(1.0, float(lengths[lengths > 0].mean())))
+    return bases if pooling == "base" else sequences
 
 
 def _vectors_of(ids: NDArray[np.int32], pooling: Pooling, tokenizer: Tokenizer) -> int:

@@ -118,7 +118,7 @@ def test_fill_mask(dnabert2, mlm_path, tmp_path):
         ),
         (["embed", "--model", "{mlm}", "--data", "{tmp}/none.fa", "--out", "{tmp}/e.npz"], "none.fa does not exist"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/no/e.npz"], "there is no directory"),
-        (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.csv"], "accepted are .npz, .parquet, .h5"),
+        (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.bed"], "a .bed file holds coordinates"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.npz", "--attention", "x"], "backend 'x'"),
         (["fill-mask", "--model", "{mlm}", "--out", "{tmp}/f.csv", "ACGT"], "nothing is masked"),
         (["fill-mask", "--model", "{mlm}", "--out", "{tmp}/f.csv", "ACGT", "--mask", "0"], "'0' is not a range of bases"),
@@ -140,7 +140,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(dnabert2, mlm_path, fasta, tmp_pa
     [
         ("predict --data {none} --out {tmp}/p.csv", "give either --model"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv", "is a masked_lm; prediction needs"),
-        ("predict --model {mlm} --data {none} --out {tmp}/p.npz", "accepted are .csv, .tsv, .parquet"),
+        ("predict --model {mlm} --data {none} --out {tmp}/p.npz", "accepted are .csv, .tsv, .jsonl, .parquet"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv --attention x", "backend 'x'"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.bed", "a .bed file holds coordinates; add --window BASES"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv --step 5", "give --window BASES as well"),

@@ -1,0 +1,147 @@
+"""Sequences of a file of any size: read once to check it, and then again, some at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from dnabert2_jax.config.inference import BadRecordPolicy
+from dnabert2_jax.data.bad_records import BadRecords
+from dnabert2_jax.data.reading import TableOfSequences, layout_of, opened_file
+from dnabert2_jax.data.sequences import Sequences, clean_sequence
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.fasta import Layout, read_fasta
+from dnabert2_jax.genome.letters import LetterCounts
+
+
+class Row(NamedTuple):
+    """One sequence or pair, cleaned by the letters policy.
+
+    Attributes:
+        name: its name.
+        texts: its sequence, or both of a pair.
+        others: the values of a table's other columns.
+    """
+
+    name: str
+    texts: list[str]
+    others: list[str]
+
+    @property
+    def bases(self) -> int:
+        """Bases, of both sequences of a pair."""
+        return sum(map(len, self.texts))
+
+
+@dataclass(frozen=True)
+class SequenceFile:
+    """A file whose every record was read and checked; make it with :func:`checked_file`.
+
+    Attributes:
+        path: where it is read.
+        source: its name in messages.
+        layout: FASTA or FASTQ; None for a table.
+        table: the table, otherwise None.
+        policy: what happens to unusable records.
+        rows: usable sequences, or pairs.
+        longest: the longest of them.
+        letters: what the letters policy saw and changed.
+        notes: assumptions made and records skipped.
+    """
+
+    path: Path
+    source: str
+    layout: Layout | None
+    table: TableOfSequences | None
+    policy: BadRecordPolicy | None
+    rows: int
+    longest: Row
+    letters: LetterCounts
+    notes: tuple[str, ...]
+
+    @property
+    def pairs(self) -> bool:
+        """Whether rows are pairs."""
+        return len(self.longest.texts) > 1
+
+    def summary(self) -> str:
+        """A line about what was read and changed, for the terminal."""
+        unit = ("pair" if self.pairs else "sequence") + "s" * (self.rows != 1)
+        changes = Sequences(self.source, [], [], None, self.letters, notes=self.notes).changes()
+        return "; ".join([f"{self.source}: {self.rows:,} {unit}, {self.letters.bases:,} bases", *changes])
+
+    def chunks(self, bases: int) -> Iterator[Sequences]:
+        """All sequences in the order of the file, in chunks of at least ``bases`` bases (the last one may have fewer)."""
+        rows: list[Row] = []
+        size = 0
+        for row in _rows(self.path, self.source, self.layout, self.table, LetterCounts(), BadRecords(self.source, "skip")):
+            rows.append(row)
+            size += row.bases
+            if size >= bases:
+                yield self._sequences(rows)
+                rows, size = [], 0
+        if rows:
+            yield self._sequences(rows)
+
+    def _sequences(self, rows: list[Row]) -> Sequences:
+        firsts, *seconds = map(list, zip(*(row.texts for row in rows), strict=True))
+        others = self.table.others if self.table else []
+        return Sequences(
+            self.source,
+            [row.name for row in rows],
+            firsts,
+            seconds[0] if seconds else None,
+            LetterCounts(),
+            columns={name: [row.others[at] for row in rows] for at, name in enumerate(others)},
+        )
+
+
+@contextmanager
+def checked_file(
+    path: str | Path,
+    *,
+    sequence_column: str = "sequence",
+    name_column: str | None = None,
+    bad_records: BadRecordPolicy | None = None,
+) -> Iterator[SequenceFile]:
+    """Read a file once, to find what is wrong with it before anything is computed.
+
+    Arguments, and what is accepted, are those of :func:`~dnabert2_jax.data.reading.read_sequences`; standard input is kept
+    in a temporary file as long as the block lasts.
+
+    Raises:
+        UserError: as for :func:`~dnabert2_jax.data.reading.read_sequences`.
+    """
+    with opened_file(path) as (file, source):
+        layout = layout_of(file)
+        table = None if layout else TableOfSequences.open(file, source, sequence_column, name_column)
+        letters, bad = LetterCounts(), BadRecords(source, bad_records)
+        rows, longest = 0, Row("", [""], [])
+        for row in _rows(file, source, layout, table, letters, bad):
+            rows += 1
+            longest = max(longest, row, key=lambda each: each.bases)
+        notes = (*(table.notes if table else ()), *bad.finish(rows + bad.count))
+        yield SequenceFile(file, source, layout, table, bad_records, rows, longest, letters, notes)
+
+
+def _rows(
+    file: Path,
+    source: str,
+    layout: Layout | None,
+    table: TableOfSequences | None,
+    letters: LetterCounts,
+    bad: BadRecords,
+) -> Iterator[Row]:
+    """The usable rows."""
+    if table is not None:
+        for name, texts, others in table.rows(letters, bad):
+            yield Row(name, texts, others)
+        return
+    for record in read_fasta(file, layout=layout or "fasta", source=source):
+        try:
+            text = clean_sequence(record.sequence, letters, source, f"record {record.name!r}")
+        except UserError as error:
+            bad.add(error)
+        else:
+            yield Row(record.name, [text], [])
