@@ -10,7 +10,7 @@ from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.models import open_named
 from dnabert2_jax.cli.output import print_saved, print_table
-from dnabert2_jax.config.inference import PER_TOKEN, STANDARD_STREAM, BadRecordPolicy, LongSequences, Pooling
+from dnabert2_jax.config.inference import PER_TOKEN, STANDARD_STREAM, BadRecordPolicy, DuplicateNames, LongSequences, Pooling
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
@@ -53,6 +53,7 @@ def predict(
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
     bad_records: options.BadRecords = "error",
+    duplicate_names: options.DuplicateNamesOption = "error",
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
@@ -71,7 +72,9 @@ def predict(
     from dnabert2_jax.inference.rows import PREDICTION_SUFFIXES, expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import predict_windows
 
-    source = _Source(data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records)
+    source = _Source(
+        data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records, duplicate_names
+    )
     source.check(out)
     check_output(out, PREDICTION_SUFFIXES if source.has_places else TABLE_SUFFIXES)
     refuse_overwriting(out, force=force)
@@ -136,6 +139,7 @@ def embed(
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
     bad_records: options.BadRecords = "error",
+    duplicate_names: options.DuplicateNamesOption = "error",
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
@@ -152,7 +156,9 @@ def embed(
     from dnabert2_jax.inference.rows import check_size, expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import embed_windows
 
-    source = _Source(data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records)
+    source = _Source(
+        data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records, duplicate_names
+    )
     source.check(out)
     check_output(out, WINDOW_SUFFIXES if source.has_places else EMBEDDING_SUFFIXES)
     refuse_overwriting(out, force=force)
@@ -235,6 +241,7 @@ class _Source:
     sequence_column: str
     name_column: str | None
     bad_records: BadRecordPolicy
+    duplicate_names: DuplicateNames
 
     @property
     def has_places(self) -> bool:
@@ -273,6 +280,7 @@ class _Source:
             sequence_column=self.sequence_column,
             name_column=self.name_column,
             bad_records=self.bad_records,
+            duplicate_names=self.duplicate_names,
         )
         remark(sequences.summary())
         return sequences
@@ -296,6 +304,7 @@ class _Source:
             self.step,
             sequence_column=self.sequence_column,
             name_column=self.name_column,
+            duplicate_names=self.duplicate_names,
         )
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy
+from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.columns import Header
 from dnabert2_jax.data.rows import read_rows
@@ -32,6 +32,8 @@ _LAYOUTS: dict[str, Layout] = {
 }
 _COMPRESSED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 _WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
+_ERROR_VALUES = {"#N/A", "#NAME?", "#NULL!", "#NUM!", "#DIV/0!", "#REF!", "#VALUE!", "#SPILL!", "#CALC!"}
+"""What spreadsheets write where a formula fails."""
 
 
 def read_sequences(
@@ -40,6 +42,7 @@ def read_sequences(
     sequence_column: str = "sequence",
     name_column: str | None = None,
     bad_records: BadRecordPolicy | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Sequences:
     """Read a FASTA or FASTQ file, or a table with a header.
 
@@ -53,6 +56,7 @@ def read_sequences(
         name_column: the table's column of names; by default ``name`` if there is such a column, else rows are numbered
             from 1.
         bad_records: what to do with unusable records; None means ``error`` where skipping is not offered.
+        duplicate_names: as for :func:`dnabert2_jax.genome.read_fasta`; rows of a table may share a name.
 
     Raises:
         UserError: the file is missing, damaged or empty; a column is missing; a sequence is empty or holds a letter that is
@@ -63,10 +67,10 @@ def read_sequences(
             raise UserError(f"{source} is a directory; give a FASTA, FASTQ, CSV or TSV file")
         layout = _layout(file)
         if layout is not None:
-            return _read_records(file, source, layout, bad_records)
+            return _read_records(file, source, layout, bad_records, duplicate_names)
         records = _Records.read(file, source, (sequence_column,))
     columns = records.header.sequence_columns(sequence_column)
-    if name_column is None and "name" in records.header.names:
+    if name_column is None and records.header.has("name"):
         name_column = "name"
     name_at = None if name_column is None else records.header.column(name_column)
     good = records.good(columns, None, bad_records)
@@ -78,7 +82,12 @@ def read_sequences(
 
 
 def stream_sequences(
-    path: Path, letters: LetterCounts, *, sequence_column: str = "sequence", name_column: str | None = None
+    path: Path,
+    letters: LetterCounts,
+    *,
+    sequence_column: str = "sequence",
+    name_column: str | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Names and clean letters of single sequences; a FASTA or FASTQ file is read one record at a time.
 
@@ -87,13 +96,14 @@ def stream_sequences(
         letters: the counts to add to.
         sequence_column: as for :func:`read_sequences`.
         name_column: as for :func:`read_sequences`.
+        duplicate_names: as for :func:`read_sequences`.
 
     Raises:
         UserError: as for :func:`read_sequences`; or the table holds pairs.
     """
     file = local_copy(path)
     if file.is_file() and (layout := _layout(file)) is not None:
-        for record in read_fasta(file, layout=layout, source=str(path)):
+        for record in read_fasta(file, layout=layout, source=str(path), duplicate_names=duplicate_names):
             yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
         return
     table = read_sequences(path, sequence_column=sequence_column, name_column=name_column)
@@ -224,6 +234,10 @@ class _Records:
                 raise UserError(f"{where}: column {names[at]!r} is empty; fill in the sequence or remove the row")
         if label_at is not None and not fields[label_at]:
             raise UserError(f"{where}: label '' is empty; write an integer or a name and nothing else")
+        if label_at is not None and fields[label_at] in _ERROR_VALUES:
+            raise UserError(
+                f"{where}: label {fields[label_at]!r} is a spreadsheet's error value; correct it or remove the row"
+            )
         return [clean_sequence(fields[at], letters, self.source, f"line {line}, column {names[at]!r}") for at in columns]
 
 
@@ -253,18 +267,22 @@ def _mapped(labels: list[str], lines: list[int], names: Mapping[str, str], sourc
     return [names[label] for label in labels]
 
 
-def _read_records(file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None) -> Sequences:
+def _read_records(
+    file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None, duplicate_names: DuplicateNames | None
+) -> Sequences:
     letters, bad = LetterCounts(), BadRecords(source, policy)
-    names, sequences, records = [], [], 0
-    for record in read_fasta(file, layout=layout, source=source):
+    names, sequences, records, numbered = [], [], 0, 0
+    for record in read_fasta(file, layout=layout, source=source, duplicate_names=duplicate_names):
         records += 1
+        numbered += record.numbered
         try:
             sequences.append(clean_sequence(record.sequence, letters, source, f"record {record.name!r}"))
         except UserError as error:
             bad.add(error)
         else:
             names.append(record.name)
-    return Sequences(source, names, sequences, None, letters, notes=bad.finish(records))
+    notes = (f"{numbered:,} repeated name{'s' * (numbered != 1)} numbered",) if numbered else ()
+    return Sequences(source, names, sequences, None, letters, notes=(*notes, *bad.finish(records)))
 
 
 @contextmanager

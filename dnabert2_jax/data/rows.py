@@ -5,6 +5,7 @@ import csv
 import gzip
 import importlib
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from typing import Any
 from dnabert2_jax.errors import UserError
 
 _ZIP = b"PK\x03\x04"  # every .xlsx file is a zip archive
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0"
+_DECLARED_SEPARATOR = re.compile(r"sep=(.)(?=[\r\n])", re.IGNORECASE)
+_EXCEL_CELL = 32_767
+"""The most characters that a cell of an Excel sheet holds; it cuts longer texts."""
+
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -31,14 +37,18 @@ class Rows:
 
 
 def read_rows(path: Path, source: str) -> Rows:
-    """Read a table; blank lines are skipped.
+    """Read a table.
+
+    Skipped are blank lines and what spreadsheets leave behind: rows without any value, columns on the right without name and
+    values, and a first line ``sep=;``, which declares the separator.
 
     Args:
         path: the file.
         source: its name in messages.
 
     Raises:
-        UserError: the file is missing, damaged or in an unknown encoding, or a workbook but openpyxl is not installed.
+        UserError: the file is missing, damaged or in an unknown encoding, or a workbook of Excel 97,
+            or a later one but openpyxl is not installed.
     """
     try:
         data = path.read_bytes()
@@ -49,17 +59,44 @@ def read_rows(path: Path, source: str) -> Rows:
             data = gzip.decompress(data)
         except (EOFError, OSError, zlib.error) as error:
             raise UserError(f"{source}: damaged gzip file ({error}); copy or download it again") from error
-    if data.startswith(_ZIP):
-        rows = _workbook(data, source)
+    if data.startswith(_OLD_EXCEL):
+        raise UserError(f"{source}: this is a workbook of Excel 97-2003, which is not read; save it as .xlsx or CSV")
+    return _tidied(_workbook(data, source) if data.startswith(_ZIP) else _text_rows(data, source))
+
+
+def _text_rows(data: bytes, source: str) -> Rows:
+    """The rows of a CSV or TSV file."""
+    text, notes = _decoded(data, source)
+    if declared := _DECLARED_SEPARATOR.match(text):
+        delimiter, text = declared[1], text[declared.end() :]  # the end of that line stays, so that lines keep their numbers
     else:
-        text, encoding = _decoded(data, source)
         delimiter = _delimiter(text)
-        rows = Rows(_split(text, delimiter, source), encoding + (("columns separated by ';'",) if delimiter == ";" else ()))
+    return Rows(_split(text, delimiter, source), (*notes, *(["columns separated by ';'"] if delimiter == ";" else [])))
+
+
+def _tidied(rows: Rows) -> Rows:
+    """Without what spreadsheets leave behind, see :func:`read_rows`."""
     spaces = sum(field != field.strip() for _, fields in rows.records for field in fields)
-    if not spaces:
-        return rows
     stripped = [(line, [field.strip() for field in fields]) for line, fields in rows.records]
-    return Rows(stripped, (*rows.notes, f"spaces around {spaces:,} values removed"))
+    filled = [(line, fields) for line, fields in stripped if len(fields) == 1 or any(fields)]
+    width = len(filled[0][1]) if filled else 0
+    while width and not filled[0][1][width - 1]:
+        width -= 1
+    records = [(line, fields if any(fields[width:]) else fields[:width]) for line, fields in filled]
+    long = [line for line, fields in records for field in fields if len(field) == _EXCEL_CELL]
+    return Rows(
+        records,
+        (
+            *rows.notes,
+            *([f"spaces around {_counted(spaces, 'value')} removed"] if spaces else []),
+            *([f"{_counted(empty, 'row')} without values skipped"] if (empty := len(stripped) - len(filled)) else []),
+            *([f"a value of exactly {_EXCEL_CELL:,} letters in line {long[0]}, where Excel cuts: check it"] if long else []),
+        ),
+    )
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 def _decoded(data: bytes, source: str) -> tuple[str, tuple[str, ...]]:
@@ -77,7 +114,7 @@ def _decoded(data: bytes, source: str) -> tuple[str, tuple[str, ...]]:
 
 def _delimiter(text: str) -> str:
     """The column separator: the first of tab, comma, and semicolon that occurs in the header."""
-    header = text.lstrip("\r\n").partition("\n")[0]
+    header = text.lstrip("\r\n").splitlines()[0] if text.strip() else ""
     return next((each for each in "\t,;" if each in header), ",")
 
 
