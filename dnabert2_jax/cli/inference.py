@@ -12,7 +12,15 @@ from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.models import open_named
 from dnabert2_jax.cli.output import print_saved, print_table
-from dnabert2_jax.config.inference import PER_TOKEN, STANDARD_STREAM, BadRecordPolicy, LongSequences, Pooling, Shard
+from dnabert2_jax.config.inference import (
+    PER_TOKEN,
+    STANDARD_STREAM,
+    BadRecordPolicy,
+    DuplicateNames,
+    LongSequences,
+    Pooling,
+    Shard,
+)
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar, console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
@@ -55,6 +63,7 @@ def predict(
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
     bad_records: options.BadRecords = "error",
+    duplicate_names: options.DuplicateNamesOption = "error",
     shard: options.ShardOption = None,
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
@@ -78,7 +87,9 @@ def predict(
 
     part = Shard.parse(shard) if shard else None
     out = part.path(out) if part else out
-    source = _Source(data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records)
+    source = _Source(
+        data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records, duplicate_names
+    )
     source.check(out)
     check_output(out, PLACE_SUFFIXES if source.has_places else PREDICTION_SUFFIXES)
     check_destinations([out], force=force)
@@ -142,6 +153,7 @@ def embed(
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
     bad_records: options.BadRecords = "error",
+    duplicate_names: options.DuplicateNamesOption = "error",
     shard: options.ShardOption = None,
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
@@ -162,7 +174,9 @@ def embed(
 
     part = Shard.parse(shard) if shard else None
     out = part.path(out) if part else out
-    source = _Source(data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records)
+    source = _Source(
+        data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records, duplicate_names
+    )
     source.check(out)
     check_output(out, EMBEDDING_SUFFIXES)
     check_destinations([out], force=force)
@@ -265,6 +279,7 @@ class _Source:
     sequence_column: str
     name_column: str | None
     bad_records: BadRecordPolicy
+    duplicate_names: DuplicateNames
 
     @property
     def has_places(self) -> bool:
@@ -309,7 +324,7 @@ class _Source:
         return {
             "content": content,
             "columns": [self.sequence_column, self.name_column],
-            "bad_records": self.bad_records,
+            "records": [self.bad_records, self.duplicate_names],
             "bases_at_once": bases,
         }
 
@@ -322,7 +337,10 @@ class _Source:
         from dnabert2_jax.inference.interval_scan import plan_intervals
         from dnabert2_jax.inference.scan import WholeSequences, plan_scan
 
-        names: dict[str, Any] = {"sequence_column": self.sequence_column, "name_column": self.name_column}
+        names: dict[str, Any] = {
+            **{"sequence_column": self.sequence_column, "name_column": self.name_column},
+            **{"duplicate_names": self.duplicate_names},
+        }
         if self.fasta is not None:
             intervals = Intervals(Reference(self.fasta), self.bed, self.regions, self.bad_records)
             plan = plan_intervals(intervals, self.window, self.step)

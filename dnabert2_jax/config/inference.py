@@ -23,6 +23,10 @@ LongSequences = Literal["windows", "cut"]
 BadRecordPolicy = Literal["error", "skip"]
 """What happens to records that cannot be used: an error names them all, or they are left out and counted."""
 
+DuplicateNames = Literal["error", "number"]
+"""What happens to a record of a FASTA or FASTQ file with the name of an earlier one: an error, or a number is added, as in
+``gene``, ``gene_2``, ``gene_3``."""
+
 STANDARD_STREAM = "-"
 """In place of a file: standard input, or standard output."""
 

@@ -14,12 +14,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy
+from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.columns import Header
-from dnabert2_jax.data.rows import read_rows
+from dnabert2_jax.data.rows import TableRows
 from dnabert2_jax.data.sequences import Sequences, Table, clean_sequence
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.fasta import Layout, read_fasta
@@ -32,6 +33,8 @@ _LAYOUTS: dict[str, Layout] = {
 }
 _COMPRESSED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 _WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
+_ERROR_VALUES = {"#N/A", "#NAME?", "#NULL!", "#NUM!", "#DIV/0!", "#REF!", "#VALUE!", "#SPILL!", "#CALC!"}
+"""What spreadsheets write where a formula fails."""
 
 
 def read_sequences(
@@ -40,6 +43,7 @@ def read_sequences(
     sequence_column: str = "sequence",
     name_column: str | None = None,
     bad_records: BadRecordPolicy | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Sequences:
     """Read a FASTA or FASTQ file, or a table with a header.
 
@@ -53,6 +57,7 @@ def read_sequences(
         name_column: the table's column of names; by default ``name`` if there is such a column, else rows are numbered
             from 1.
         bad_records: what to do with unusable records; None means ``error`` where skipping is not offered.
+        duplicate_names: as for :func:`dnabert2_jax.genome.read_fasta`; rows of a table may share a name.
 
     Raises:
         UserError: the file is missing, damaged or empty; a column is missing; a sequence is empty or holds a letter that is
@@ -61,7 +66,7 @@ def read_sequences(
     with opened_file(path) as (file, source):
         layout = layout_of(file)
         if layout is not None:
-            return _read_records(file, source, layout, bad_records)
+            return _read_records(file, source, layout, bad_records, duplicate_names)
         table = TableOfSequences.open(file, source, sequence_column, name_column)
         letters, bad = LetterCounts(), BadRecords(source, bad_records)
         rows = list(table.rows(letters, bad))
@@ -73,32 +78,41 @@ def read_sequences(
 
 
 def stream_sequences(
-    path: Path, letters: LetterCounts, *, sequence_column: str = "sequence", name_column: str | None = None
+    path: Path,
+    letters: LetterCounts,
+    *,
+    sequence_column: str = "sequence",
+    name_column: str | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Names and clean letters of single sequences; a FASTA or FASTQ file is read one record at a time.
+    """Names and clean letters of single sequences, one record in memory at a time.
 
     Args:
         path: as for :func:`read_sequences`.
         letters: the counts to add to.
         sequence_column: as for :func:`read_sequences`.
         name_column: as for :func:`read_sequences`.
+        duplicate_names: as for :func:`read_sequences`.
 
     Raises:
         UserError: as for :func:`read_sequences`; or the table holds pairs.
     """
     file = local_copy(path)
     if file.is_file() and (layout := layout_of(file)) is not None:
-        for record in read_fasta(file, layout=layout, source=str(path)):
+        for record in read_fasta(file, layout=layout, source=str(path), duplicate_names=duplicate_names):
             yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
         return
-    table = read_sequences(path, sequence_column=sequence_column, name_column=name_column)
-    if table.pairs is not None:
+    table, bad = TableOfSequences.open(file, str(path), sequence_column, name_column), BadRecords(str(path), None)
+    if len(table.columns) > 1:
         raise UserError(
             f"{path} holds pairs, but windows are cut from single sequences; choose one of the two columns "
             "(--sequence-column sequence1)"
         )
-    letters.add(table.letters)
-    yield from zip(table.names, table.sequences, strict=True)
+    rows = 0
+    for name, texts, _ in table.rows(letters, bad):
+        rows += 1
+        yield name, texts[0]
+    bad.finish(rows + bad.count)
 
 
 def read_table(
@@ -143,7 +157,7 @@ def read_table(
         labels,
         lines,
         tuple(name for at, name in enumerate(header.names) if at not in (*columns, label_at)),
-        notes=(*records.notes, *header.notes, *notes, *good.notes),
+        notes=(*records.notes, *notes, *good.notes),
     )
 
 
@@ -153,7 +167,7 @@ def count_rows(path: Path) -> int:
     Raises:
         UserError: the file is missing, damaged or not text.
     """
-    return len(read_rows(path, str(path)).records) - 1
+    return sum(1 for _ in TableRows(path, str(path))) - 1
 
 
 @dataclass(frozen=True)
@@ -170,20 +184,24 @@ class _Good:
 
 @dataclass(frozen=True)
 class _Records:
-    """A table as fields: its header, and the line each row starts on with its fields."""
+    """A table as fields, of which one row is in memory at a time."""
 
     source: str
     header: Header
-    rows: list[tuple[int, list[str]]]
-    notes: tuple[str, ...]
+    rows: TableRows
 
     @classmethod
     def read(cls, file: Path, source: str, expected: tuple[str, ...]) -> "_Records":
-        read = read_rows(file, source)
-        if not read.records:
+        rows = TableRows(file, source)
+        first = next(iter(rows), None)
+        if first is None:
             raise UserError(f"{source}: the file is empty; a table starts with a header such as {','.join(expected)}")
-        (_, names), *rows = read.records
-        return cls(source, Header(source, names, expected), rows, read.notes)
+        return cls(source, Header(source, first[1], expected), rows)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Assumptions made, after all rows have been read."""
+        return (*self.rows.notes, *self.header.notes)
 
     def good(self, columns: list[int], label_at: int | None, policy: BadRecordPolicy | None) -> _Good:
         """The rows whose sequences, and labels if there are any, are usable."""
@@ -193,7 +211,7 @@ class _Records:
             texts.append(own)
             rows.append((line, fields))
             numbers.append(number)
-        notes = bad.finish(len(self.rows))
+        notes = bad.finish(len(rows) + bad.count)
         firsts, *seconds = map(list, zip(*texts, strict=True))
         return _Good(rows, numbers, firsts, seconds[0] if seconds else None, letters, notes)
 
@@ -201,9 +219,8 @@ class _Records:
         self, columns: list[int], label_at: int | None, letters: LetterCounts, bad: BadRecords
     ) -> Iterator[tuple[int, int, list[str], list[str]]]:
         """Of each usable row its number from 1, its line, its fields and its sequences after the letters policy."""
-        if not self.rows:
-            raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
-        for number, (line, fields) in enumerate(self.rows, start=1):
+        number = 0
+        for number, (line, fields) in enumerate(islice(self.rows, 1, None), start=1):
             own = LetterCounts()
             try:
                 texts = self._sequences(line, fields, columns, label_at, own)
@@ -212,6 +229,8 @@ class _Records:
                 continue
             letters.add(own)
             yield number, line, fields, texts
+        if not number:
+            raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
 
     def _sequences(
         self, line: int, fields: list[str], columns: list[int], label_at: int | None, letters: LetterCounts
@@ -227,6 +246,10 @@ class _Records:
                 raise UserError(f"{where}: column {names[at]!r} is empty; fill in the sequence or remove the row")
         if label_at is not None and not fields[label_at]:
             raise UserError(f"{where}: label '' is empty; write an integer or a name and nothing else")
+        if label_at is not None and fields[label_at] in _ERROR_VALUES:
+            raise UserError(
+                f"{where}: label {fields[label_at]!r} is a spreadsheet's error value; correct it or remove the row"
+            )
         return [clean_sequence(fields[at], letters, self.source, f"line {line}, column {names[at]!r}") for at in columns]
 
 
@@ -255,7 +278,7 @@ class TableOfSequences:
         """
         records = _Records.read(file, source, (sequence_column,))
         columns = records.header.sequence_columns(sequence_column)
-        if name_column is None and "name" in records.header.names:
+        if name_column is None and records.header.has("name"):
             name_column = "name"
         name_at = None if name_column is None else records.header.column(name_column)
         others_at = [at for at in range(len(records.header.names)) if at not in (*columns, name_at)]
@@ -268,8 +291,8 @@ class TableOfSequences:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Assumptions made so far."""
-        return (*self.records.notes, *self.records.header.notes)
+        """Assumptions made, after all rows have been read."""
+        return self.records.notes
 
     def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[tuple[str, list[str], list[str]]]:
         """Of each usable row its name, its sequence (or both of a pair), and the values of the other columns.
@@ -312,18 +335,26 @@ def _mapped(labels: list[str], lines: list[int], names: Mapping[str, str], sourc
     return [names[label] for label in labels]
 
 
-def _read_records(file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None) -> Sequences:
+def _read_records(
+    file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None, duplicate_names: DuplicateNames | None
+) -> Sequences:
     letters, bad = LetterCounts(), BadRecords(source, policy)
-    names, sequences, records = [], [], 0
-    for record in read_fasta(file, layout=layout, source=source):
+    names, sequences, records, numbered = [], [], 0, 0
+    for record in read_fasta(file, layout=layout, source=source, duplicate_names=duplicate_names):
         records += 1
+        numbered += record.numbered
         try:
             sequences.append(clean_sequence(record.sequence, letters, source, f"record {record.name!r}"))
         except UserError as error:
             bad.add(error)
         else:
             names.append(record.name)
-    return Sequences(source, names, sequences, None, letters, notes=bad.finish(records))
+    return Sequences(source, names, sequences, None, letters, notes=(*numbered_names(numbered), *bad.finish(records)))
+
+
+def numbered_names(count: int) -> tuple[str, ...]:
+    """A note on names that were numbered; empty if there are none."""
+    return (f"{count:,} repeated name{'s' * (count != 1)} numbered",) if count else ()
 
 
 @contextmanager

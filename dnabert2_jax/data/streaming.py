@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dnabert2_jax.config.inference import BadRecordPolicy
+from dnabert2_jax.config.inference import BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
-from dnabert2_jax.data.reading import TableOfSequences, layout_of, opened_file
+from dnabert2_jax.data.reading import TableOfSequences, layout_of, numbered_names, opened_file
 from dnabert2_jax.data.sequences import Sequences, clean_sequence
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.fasta import Layout, read_fasta
@@ -22,11 +22,13 @@ class Row(NamedTuple):
         name: its name.
         texts: its sequence, or both of a pair.
         others: the values of a table's other columns.
+        numbered: whether its name was given a number.
     """
 
     name: str
     texts: list[str]
     others: list[str]
+    numbered: bool = False
 
     @property
     def bases(self) -> int:
@@ -35,30 +37,55 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Reading:
+    """How a file is read."""
+
+    path: Path
+    source: str
+    layout: Layout | None
+    table: TableOfSequences | None
+    duplicate_names: DuplicateNames | None
+
+    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[Row]:
+        """The usable rows, from the beginning of the file."""
+        if self.table is not None:
+            for name, texts, others in self.table.rows(letters, bad):
+                yield Row(name, texts, others)
+            return
+        records = read_fasta(
+            self.path, layout=self.layout or "fasta", source=self.source, duplicate_names=self.duplicate_names
+        )
+        for record in records:
+            try:
+                text = clean_sequence(record.sequence, letters, self.source, f"record {record.name!r}")
+            except UserError as error:
+                bad.add(error)
+            else:
+                yield Row(record.name, [text], [], record.numbered)
+
+
+@dataclass(frozen=True)
 class SequenceFile:
     """A file whose every record was read and checked; make it with :func:`checked_file`.
 
     Attributes:
-        path: where it is read.
-        source: its name in messages.
-        layout: FASTA or FASTQ; None for a table.
-        table: the table, otherwise None.
-        policy: what happens to unusable records.
+        reading: how it is read.
         rows: usable sequences, or pairs.
         longest: the longest of them.
         letters: what the letters policy saw and changed.
         notes: assumptions made and records skipped.
     """
 
-    path: Path
-    source: str
-    layout: Layout | None
-    table: TableOfSequences | None
-    policy: BadRecordPolicy | None
+    reading: _Reading
     rows: int
     longest: Row
     letters: LetterCounts
     notes: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where it is read."""
+        return self.reading.path
 
     @property
     def pairs(self) -> bool:
@@ -67,15 +94,16 @@ class SequenceFile:
 
     def summary(self) -> str:
         """A line about what was read and changed, for the terminal."""
+        source = self.reading.source
         unit = ("pair" if self.pairs else "sequence") + "s" * (self.rows != 1)
-        changes = Sequences(self.source, [], [], None, self.letters, notes=self.notes).changes()
-        return "; ".join([f"{self.source}: {self.rows:,} {unit}, {self.letters.bases:,} bases", *changes])
+        changes = Sequences(source, [], [], None, self.letters, notes=self.notes).changes()
+        return "; ".join([f"{source}: {self.rows:,} {unit}, {self.letters.bases:,} bases", *changes])
 
     def chunks(self, bases: int) -> Iterator[Sequences]:
         """All sequences in the order of the file, in chunks of at least ``bases`` bases (the last one may have fewer)."""
         rows: list[Row] = []
         size = 0
-        for row in _rows(self.path, self.source, self.layout, self.table, LetterCounts(), BadRecords(self.source, "skip")):
+        for row in self.reading.rows(LetterCounts(), BadRecords(self.reading.source, "skip")):
             rows.append(row)
             size += row.bases
             if size >= bases:
@@ -86,9 +114,9 @@ class SequenceFile:
 
     def _sequences(self, rows: list[Row]) -> Sequences:
         firsts, *seconds = map(list, zip(*(row.texts for row in rows), strict=True))
-        others = self.table.others if self.table else []
+        others = self.reading.table.others if self.reading.table else []
         return Sequences(
-            self.source,
+            self.reading.source,
             [row.name for row in rows],
             firsts,
             seconds[0] if seconds else None,
@@ -104,6 +132,7 @@ def checked_file(
     sequence_column: str = "sequence",
     name_column: str | None = None,
     bad_records: BadRecordPolicy | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Iterator[SequenceFile]:
     """Read a file once, to find what is wrong with it before anything is computed.
 
@@ -116,32 +145,11 @@ def checked_file(
     with opened_file(path) as (file, source):
         layout = layout_of(file)
         table = None if layout else TableOfSequences.open(file, source, sequence_column, name_column)
+        reading = _Reading(file, source, layout, table, duplicate_names)
         letters, bad = LetterCounts(), BadRecords(source, bad_records)
-        rows, longest = 0, Row("", [""], [])
-        for row in _rows(file, source, layout, table, letters, bad):
-            rows += 1
+        rows, numbered, longest = 0, 0, Row("", [""], [])
+        for row in reading.rows(letters, bad):
+            rows, numbered = rows + 1, numbered + row.numbered
             longest = max(longest, row, key=lambda each: each.bases)
-        notes = (*(table.notes if table else ()), *bad.finish(rows + bad.count))
-        yield SequenceFile(file, source, layout, table, bad_records, rows, longest, letters, notes)
-
-
-def _rows(
-    file: Path,
-    source: str,
-    layout: Layout | None,
-    table: TableOfSequences | None,
-    letters: LetterCounts,
-    bad: BadRecords,
-) -> Iterator[Row]:
-    """The usable rows."""
-    if table is not None:
-        for name, texts, others in table.rows(letters, bad):
-            yield Row(name, texts, others)
-        return
-    for record in read_fasta(file, layout=layout or "fasta", source=source):
-        try:
-            text = clean_sequence(record.sequence, letters, source, f"record {record.name!r}")
-        except UserError as error:
-            bad.add(error)
-        else:
-            yield Row(record.name, [text], [])
+        notes = (*(table.notes if table else ()), *numbered_names(numbered), *bad.finish(rows + bad.count))
+        yield SequenceFile(reading, rows, longest, letters, notes)

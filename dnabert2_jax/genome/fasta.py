@@ -7,6 +7,7 @@ from typing import Literal
 
 import dnaio
 
+from dnabert2_jax.config.inference import DuplicateNames
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.copies import local_copy
 
@@ -25,17 +26,21 @@ class FastaRecord:
     """One record of a FASTA or FASTQ file.
 
     Attributes:
-        name: the first word of the header.
+        name: the first word of the header, with a number if that was asked for and an earlier record has the same name.
         sequence: letters exactly as in the file, without line breaks; may be empty.
         number: position in the file, from 1.
+        numbered: whether a number was added to the name.
     """
 
     name: str
     sequence: bytes
     number: int
+    numbered: bool = False
 
 
-def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = None) -> Iterator[FastaRecord]:
+def read_fasta(
+    path: Path, *, layout: Layout = "fasta", source: str | None = None, duplicate_names: DuplicateNames | None = None
+) -> Iterator[FastaRecord]:
     """Read the records of a FASTA or FASTQ file, one in memory at a time; the qualities of FASTQ are ignored.
 
     Reads plain, gzip, bgzip, bzip2, xz and zstandard files with any line width and Unix, DOS or old Mac line endings. Blank
@@ -46,13 +51,15 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         path: the file; its compression is detected by suffix, or else by content.
         layout: ``fasta`` or ``fastq``.
         source: name of the file in messages; by default its path.
+        duplicate_names: what to do with a name that an earlier record has; None means ``error`` where numbering is not
+            offered.
 
     Yields:
         Records in file order.
 
     Raises:
         UserError: the file is missing, a directory, not FASTA, damaged or truncated, or has no records; or a record has no
-            name, or the same name as an earlier one.
+            name, or the same name as an earlier one (with ``number``: the name that an earlier one was given).
     """
     path = local_copy(path)
     source, start = source or str(path), _STARTS[layout]
@@ -60,7 +67,7 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"{source} {state}; give a {layout.upper()} file, plain or compressed: check the path")
 
-    numbers: dict[str, int] = {}
+    names = _Names(source, duplicate_names)
     number = 0
     try:
         check_bgzip_end(path, source)
@@ -69,14 +76,8 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
                 words = record.name.split(maxsplit=1)
                 if not words:
                     raise UserError(f"{source}, record {number}: no name after '{start}'; every record needs one")
-                name = words[0]
-                if name in numbers:
-                    raise UserError(
-                        f"{source}, record {number}: the name {name!r} is also that of record {numbers[name]}; names (the "
-                        "first word of a header) must be unique: rename or remove one of the two"
-                    )
-                numbers[name] = number
-                yield FastaRecord(name, record.sequence.encode("ascii"), number)
+                name = names.unique(words[0], number)
+                yield FastaRecord(name, record.sequence.encode("ascii"), number, name != words[0])
     except dnaio.FileFormatError as error:
         # If the record itself is invalid, dnaio reports no line, or that of the next record.
         line = "" if error.line is None else f", line {error.line + 1}"
@@ -100,6 +101,39 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         ) from error
     if number == 0:
         raise UserError(f"{source}: no {layout.upper()} record; the file is empty or blank: check how it was made")
+
+
+class _Names:
+    """The names of the records read so far, no two of them equal."""
+
+    def __init__(self, source: str, policy: DuplicateNames | None) -> None:
+        self._source, self._policy = source, policy
+        self._records: dict[str, int] = {}
+        self._occurrences: dict[str, int] = {}
+        self._given = set[str]()
+
+    def unique(self, name: str, number: int) -> str:
+        """The name of record ``number``, itself or numbered.
+
+        Raises:
+            UserError: an earlier record has it.
+        """
+        wanted = name
+        if name in self._records and name not in self._given and self._policy == "number":
+            self._occurrences[name] = self._occurrences.get(name, 1) + 1
+            name = f"{wanted}_{self._occurrences[wanted]}"
+            self._given.add(name)
+        if name in self._records:
+            remedy = "rename or remove one of the two"
+            if self._policy == "error":
+                remedy += ", or have repeats numbered with --duplicate-names number"
+            which = f"the name {name!r}" if name == wanted else f"{wanted!r}, numbered {name!r},"
+            raise UserError(
+                f"{self._source}, record {number}: {which} is also that of record {self._records[name]}; names (the first "
+                f"word of a header) must be unique: {remedy}"
+            )
+        self._records[name] = number
+        return name
 
 
 def check_bgzip_end(path: Path, source: str) -> None:

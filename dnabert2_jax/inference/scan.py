@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.inference import LongSequences, Pooling, Shard
+from dnabert2_jax.config.inference import DuplicateNames, LongSequences, Pooling, Shard
 from dnabert2_jax.data.reading import stream_sequences
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.data.streaming import SequenceFile
@@ -164,6 +164,7 @@ class Scan:
         step: bases from one start to the next.
         sequence_column: a table's column of sequences.
         name_column: a table's column of names.
+        duplicate_names: what happens to records of one name.
         records: sequences in the file.
         windows: windows over all of them.
         letters: what the letters policy saw and changed.
@@ -174,6 +175,7 @@ class Scan:
     step: int
     sequence_column: str
     name_column: str | None
+    duplicate_names: DuplicateNames | None
     records: int
     windows: int
     letters: LetterCounts
@@ -203,7 +205,11 @@ class Scan:
         starts: list[int] = []
         size = 0
         records = stream_sequences(
-            self.path, LetterCounts(), sequence_column=self.sequence_column, name_column=self.name_column
+            self.path,
+            LetterCounts(),
+            sequence_column=self.sequence_column,
+            name_column=self.name_column,
+            duplicate_names=self.duplicate_names,
         )
         for name, sequence in records:
             for start in starts_of_windows(len(sequence), self.window, self.step):
@@ -229,7 +235,13 @@ def starts_of_windows(bases: int, window: int, step: int) -> range:
 
 
 def plan_scan(
-    path: Path, window: int, step: int | None = None, *, sequence_column: str = "sequence", name_column: str | None = None
+    path: Path,
+    window: int,
+    step: int | None = None,
+    *,
+    sequence_column: str = "sequence",
+    name_column: str | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Scan:
     """Read a file once, checking every letter, and count its windows.
 
@@ -239,16 +251,19 @@ def plan_scan(
         step: bases from one start to the next, at most a window; by default a window, so that they do not overlap.
         sequence_column: a table's column of sequences.
         name_column: a table's column of names.
+        duplicate_names: as for :func:`dnabert2_jax.data.reading.read_sequences`.
 
     Raises:
         UserError: a window or step out of range, or the file cannot be used.
     """
     step = checked_step(window, step)
     letters, records, windows = LetterCounts(), 0, 0
-    for _, sequence in stream_sequences(path, letters, sequence_column=sequence_column, name_column=name_column):
+    for _, sequence in stream_sequences(
+        path, letters, sequence_column=sequence_column, name_column=name_column, duplicate_names=duplicate_names
+    ):
         records += 1
         windows += len(starts_of_windows(len(sequence), window, step))
-    return Scan(as_path(path), window, step, sequence_column, name_column, records, windows, letters)
+    return Scan(as_path(path), window, step, sequence_column, name_column, duplicate_names, records, windows, letters)
 
 
 def checked_step(window: int, step: int | None) -> int:

@@ -214,3 +214,21 @@ def test_evaluate_with_other_columns_and_labels(dnabert2, classifier_path, tmp_p
         "accepted is LABEL=NAME"
         in dnabert2("evaluate", "--model", classifier_path, "--data", table, "--out", "-", "--label-map", "1")[2]
     )
+
+
+def test_records_of_one_name(dnabert2, mlm_path, tmp_path):
+    fasta = tmp_path / "x.fa"
+    fasta.write_text(">gene a\nACGTTGACA\n>other\nGGCATT\n>gene b\nTTAGCA\n")
+    command = ("embed", "--model", mlm_path, "--data", fasta, "--out")
+    for window in ((), ("--window", 6)):
+        code, _, errors = dnabert2(*command, tmp_path / "e.parquet", *window)
+        assert code == 2
+        assert "record 3: the name 'gene' is also that of record 1" in errors
+        assert "--duplicate-names number" in errors
+    remarks = dnabert2(*command, tmp_path / "e.npz", "--duplicate-names", "number")[2]
+    assert "1 repeated name numbered" in remarks
+    with np.load(tmp_path / "e.npz") as file:
+        assert file["names"].tolist() == ["gene", "other", "gene_2"]
+    dnabert2(*command, tmp_path / "e.parquet", "--duplicate-names", "number", "--window", 6)
+    rows = pyarrow.parquet.read_table(tmp_path / "e.parquet").to_pydict()
+    assert rows["name"] == ["gene", "gene", "other", "gene_2"]
