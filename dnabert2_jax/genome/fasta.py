@@ -9,6 +9,7 @@ import dnaio
 
 from dnabert2_jax.config.inference import DuplicateNames
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.names import UniqueNames
 from dnabert2_jax.storage.copies import local_copy
 
 # The empty block that ends every complete bgzip file (SAM specification, section 4.1.2).
@@ -67,13 +68,17 @@ def read_fasta(
         state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"{source} {state}; give a {layout.upper()} file, plain or compressed: check the path")
 
-    names = _Names(source, duplicate_names)
+    def first_of(name: str) -> int:
+        with dnaio.open(path, fileformat=layout, open_threads=0) as records:
+            return next(number for number, record in enumerate(records, start=1) if _words(record)[:1] == [name])
+
+    names = UniqueNames(source, duplicate_names, first_of)
     number = 0
     try:
         check_bgzip_end(path, source)
         with dnaio.open(path, fileformat=layout, open_threads=0) as records:
             for number, record in enumerate(records, start=1):
-                words = record.name.split(maxsplit=1)
+                words = _words(record)
                 if not words:
                     raise UserError(f"{source}, record {number}: no name after '{start}'; every record needs one")
                 name = names.unique(words[0], number)
@@ -103,37 +108,9 @@ def read_fasta(
         raise UserError(f"{source}: no {layout.upper()} record; the file is empty or blank: check how it was made")
 
 
-class _Names:
-    """The names of the records read so far, no two of them equal."""
-
-    def __init__(self, source: str, policy: DuplicateNames | None) -> None:
-        self._source, self._policy = source, policy
-        self._records: dict[str, int] = {}
-        self._occurrences: dict[str, int] = {}
-        self._given = set[str]()
-
-    def unique(self, name: str, number: int) -> str:
-        """The name of record ``number``, itself or numbered.
-
-        Raises:
-            UserError: an earlier record has it.
-        """
-        wanted = name
-        if name in self._records and name not in self._given and self._policy == "number":
-            self._occurrences[name] = self._occurrences.get(name, 1) + 1
-            name = f"{wanted}_{self._occurrences[wanted]}"
-            self._given.add(name)
-        if name in self._records:
-            remedy = "rename or remove one of the two"
-            if self._policy == "error":
-                remedy += ", or have repeats numbered with --duplicate-names number"
-            which = f"the name {name!r}" if name == wanted else f"{wanted!r}, numbered {name!r},"
-            raise UserError(
-                f"{self._source}, record {number}: {which} is also that of record {self._records[name]}; names (the first "
-                f"word of a header) must be unique: {remedy}"
-            )
-        self._records[name] = number
-        return name
+def _words(record: dnaio.SequenceRecord) -> list[str]:
+    """The name of a record, and what follows it."""
+    return record.name.split(maxsplit=1)
 
 
 def check_bgzip_end(path: Path, source: str) -> None:
