@@ -1,15 +1,15 @@
 """Sequences of a file of any size: read once to check it, and then again, some at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dnabert2_jax.config.inference import BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.reading import TableOfSequences, layout_of, numbered_names, opened_file
-from dnabert2_jax.data.sequences import Sequences, clean_sequence
+from dnabert2_jax.data.sequences import Sequences, clean_sequence, given_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.fasta import Layout, read_fasta
 from dnabert2_jax.genome.letters import LetterCounts
@@ -123,6 +123,30 @@ class SequenceFile:
             LetterCounts(),
             columns={name: [row.others[at] for row in rows] for at, name in enumerate(others)},
         )
+
+
+def given_in_chunks(sequences: Iterable[str] | Mapping[Any, str], bases: int) -> Iterator[Sequences]:
+    """Sequences from Python, some at a time: a generator is read as far as a chunk needs.
+
+    Args:
+        sequences: as for :func:`~dnabert2_jax.data.sequences.given_sequences`.
+        bases: least bases of a chunk (the last one may have fewer).
+
+    Raises:
+        UserError: as for :func:`~dnabert2_jax.data.sequences.given_sequences`; a chunk names its own sequences.
+    """
+    named = isinstance(sequences, Mapping)
+    pairs = sequences.items() if isinstance(sequences, Mapping) else enumerate(sequences)
+    chunk: dict[Any, str] = {}
+    size = 0
+    for key, text in pairs:
+        chunk[key] = text
+        size += len(text) if isinstance(text, str | bytes) else 0
+        if size >= bases:
+            yield given_sequences(chunk, names=None if named else [str(number + 1) for number in chunk])
+            chunk, size = {}, 0
+    if chunk:
+        yield given_sequences(chunk, names=None if named else [str(number + 1) for number in chunk])
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from dnabert2_jax.data.encoding import encode_sequences
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embeddings:
     """Embeddings in the order of the input, float32.
 
@@ -34,6 +35,24 @@ class Embeddings:
     token_ids: list[NDArray[np.int32]]
     vectors: NDArray[np.float32]
     offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        count, width = self.vectors.shape
+        return f"Embeddings({len(self):,} sequence{'s' * (len(self) != 1)}, {count:,} vectors of {width}, {self.pooling})"
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row for each vector, whose numbers are the columns ``e0``, ``e1``, ...
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        columns = self.columns()
+        numbers = {f"e{n}": column for n, column in enumerate(columns.pop("embedding").T)}
+        return optional_package("pandas", "to_pandas needs", "pandas").DataFrame({**columns, **numbers}).set_index("name")
 
     def split(self) -> list[NDArray[np.float32]]:
         """The vectors of each sequence, [vectors of the sequence, D] each."""
