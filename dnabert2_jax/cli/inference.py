@@ -114,7 +114,10 @@ def predict(
             ProgressBar("predicting", share.rows, writer.rows) as bar,
         ):
             _remark_on_resumption(writer)
-            for chunk, predictions in predict_chunks(opened, share.chunks(writer.parts), **how, batch_tokens=batch_tokens):
+            chunks, few_shapes = share.chunks(writer.parts), share.few_shapes
+            for chunk, predictions in predict_chunks(
+                opened, chunks, **how, batch_tokens=batch_tokens, few_shapes=few_shapes
+            ):
                 columns = chunk.coordinates() | predictions.columns()
                 writer.write(columns, len(predictions), predictions.counts())
                 bar.advance(len(predictions))
@@ -198,8 +201,8 @@ def embed(
             ProgressBar("embedding", share.rows, writer.rows) as bar,
         ):
             _remark_on_resumption(writer)
-            chunks = share.chunks(writer.parts)
-            for chunk, embeddings in embed_chunks(opened, chunks, pooling, batch_tokens=batch_tokens):
+            chunks, few_shapes = share.chunks(writer.parts), share.few_shapes
+            for chunk, embeddings in embed_chunks(opened, chunks, pooling, batch_tokens=batch_tokens, few_shapes=few_shapes):
                 found = embeddings.arrays(opened.tokenizer) if out.suffix in ARRAY_SUFFIXES else embeddings.columns()
                 writer.write(chunk.coordinates() | found, len(chunk.sequences), {"vectors": len(embeddings.vectors)})
                 bar.advance(len(chunk.sequences))

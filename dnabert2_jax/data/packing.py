@@ -8,6 +8,7 @@ their own.
 """
 
 from bisect import bisect_right
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ MAX_WIDTHS = 4
 """Maximum number of packed row widths: each is compiled, and a fifth would save little."""
 
 _NARROWEST = 16
+_WORTH_A_WIDTH = 1.25
 _TOKENS_A_SLOT = 8
 
 # Cost model for comparing plans, in positions: attention doubles the cost of a position at about this width, and compiling a
@@ -36,12 +38,13 @@ def slots_of_row(width: int) -> int:
     return max(1, width // _TOKENS_A_SLOT) if width <= LONGEST_PACKED else 1
 
 
-def padded_width(tokens: int) -> int:
-    """The width to which a row of ``tokens`` tokens is rounded up: eight steps from each power of two to the next.
+def padded_width(tokens: int, steps: int = 8) -> int:
+    """The width to which a row of ``tokens`` tokens is rounded up: some steps from each power of two to the next.
 
-    At most a ninth is padding, and there are few enough widths that calls with different sequences share compilations.
+    With eight, at most a ninth is padding, and there are few enough widths that calls with different sequences share
+    compilations.
     """
-    return max(_NARROWEST, _round_up(tokens, 8, least=8))
+    return max(_NARROWEST, _round_up(tokens, steps, least=8))
 
 
 def _round_up(count: int, steps: int, least: int = 1) -> int:
@@ -50,7 +53,7 @@ def _round_up(count: int, steps: int, least: int = 1) -> int:
     return -(-count // step) * step
 
 
-def pack(rows: EncodedRows, tokens_per_batch: int) -> Batches:
+def pack(rows: EncodedRows, tokens_per_batch: int, *, few_shapes: bool = False) -> Batches:
     """Plan batches that hold every sequence once, in the cheapest set of widths; the widest come first.
 
     A batch has as many rows as fit into ``tokens_per_batch`` tokens, and only the last batch of a width may have fewer. A
@@ -59,20 +62,26 @@ def pack(rows: EncodedRows, tokens_per_batch: int) -> Batches:
     Args:
         rows: the sequences; at least one.
         tokens_per_batch: positions per batch, padding included.
+        few_shapes: for a part of a long job, whose parts should share their shapes: widths and the heights of batches that
+            are not full are powers of two, unless finer widths save a fifth of the work.
     """
+    heights = 1 if few_shapes else 4
     lengths = rows.lengths.astype(np.int64)
     order = np.argsort(-lengths, kind="stable")
     long, short = (order[keep] for keep in (lengths[order] > LONGEST_PACKED, lengths[order] <= LONGEST_PACKED))
     plan: list[BatchPlan] = []
-    widths = np.array([_round_up(n, 4) for n in lengths[long].tolist()])
+    widths = np.array([_round_up(n, heights) for n in lengths[long].tolist()])
     for width in np.unique(widths)[::-1].tolist():
-        plan += _batches([[sequence] for sequence in long[widths == width].tolist()], width, tokens_per_batch)
+        plan += _batches([[sequence] for sequence in long[widths == width].tolist()], width, tokens_per_batch, heights)
     if len(short):
-        widths = np.array([padded_width(n) for n in lengths[short].tolist()])
-        choices = dict.fromkeys(choose_lengths(widths, count) for count in range(1, MAX_WIDTHS + 1))
-        plans = [_pack_short(short.tolist(), lengths, choice, tokens_per_batch) for choice in choices]
-        cheapest = min(plans, key=_cost)
-        plan += cheapest
+        costs: list[tuple[float, list[BatchPlan]]] = []
+        for steps in (1, 8) if few_shapes else (8,):
+            widths = np.array([padded_width(n, steps) for n in lengths[short].tolist()])
+            choices = dict.fromkeys(choose_lengths(widths, count) for count in range(1, MAX_WIDTHS + 1))
+            plans = [_pack_short(short.tolist(), lengths, choice, tokens_per_batch, heights) for choice in choices]
+            factor = _WORTH_A_WIDTH if few_shapes and steps > 1 else 1
+            costs += [(factor * _cost(each), each) for each in plans]
+        plan += min(costs, key=itemgetter(0))[1]
     return Batches(rows, plan)
 
 
@@ -83,7 +92,7 @@ def _cost(plans: list[BatchPlan]) -> float:
 
 
 def _pack_short(
-    order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int
+    order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int, heights: int
 ) -> list[BatchPlan]:
     """Batches of sequences that may share rows.
 
@@ -96,7 +105,7 @@ def _pack_short(
         rows: list[list[int]] = []
         while waiting and (waiting.longest > narrower or len(rows) % full):
             rows.append(_fill_row(waiting, width))
-        plan += _batches(rows, width, tokens_per_batch)
+        plan += _batches(rows, width, tokens_per_batch, heights)
     return plan
 
 
@@ -137,10 +146,10 @@ def _fill_row(waiting: _Waiting, width: int) -> list[int]:
     return row
 
 
-def _batches(rows: list[list[int]], width: int, tokens_per_batch: int) -> list[BatchPlan]:
+def _batches(rows: list[list[int]], width: int, tokens_per_batch: int, heights: int) -> list[BatchPlan]:
     full = max(1, tokens_per_batch // width)
     return [
-        BatchPlan(width, min(full, _round_up(len(some), 4)), some, slots_of_row(width))
+        BatchPlan(width, min(full, _round_up(len(some), heights)), some, slots_of_row(width))
         for at in range(0, len(rows), full)
         for some in [rows[at : at + full]]
     ]

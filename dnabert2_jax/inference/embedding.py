@@ -88,6 +88,7 @@ def embed(
     pooling: Pooling = "mean",
     *,
     batch_tokens: int | None = None,
+    few_shapes: bool = False,
     title: str | None = None,
 ) -> Embeddings:
     """Embed sequences; batches are made by length, results are in the order of the input.
@@ -100,6 +101,7 @@ def embed(
         sequences: single sequences (no pairs).
         pooling: see :data:`~dnabert2_jax.config.inference.Pooling`.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
         title: shows progress.
 
     Raises:
@@ -114,7 +116,7 @@ def embed(
             "(--sequence-column sequence1)"
         )
     rows = encode_sequences(sequences, model.tokenizer)
-    batches = pack(rows, batch_tokens or default_batch_tokens())
+    batches = pack(rows, batch_tokens or default_batch_tokens(), few_shapes=few_shapes)
     token_ids = [ids[1:-1] for ids in rows.input_ids]
     offsets = np.concatenate([[0], np.cumsum([_vectors_of(ids, pooling, model.tokenizer) for ids in token_ids])])
     if pooling == "token" or pooling == "base":

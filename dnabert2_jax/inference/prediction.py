@@ -198,6 +198,7 @@ def predict(
     overlap: float = 0.5,
     reverse_complement: bool = False,
     batch_tokens: int | None = None,
+    few_shapes: bool = False,
     title: str | None = None,
 ) -> Predictions:
     """Class probabilities of sequences or pairs, or their measurements.
@@ -212,6 +213,7 @@ def predict(
         overlap: minimum window overlap as a fraction of a window.
         reverse_complement: average over both strands; ``windows`` and ``cut_bases`` are those of the given strand.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
         title: shows progress.
 
     Raises:
@@ -230,7 +232,7 @@ def predict(
         [ids for strand in strands for ids in strand.input_ids],
         np.concatenate([strand.first_tokens for strand in strands]),
     )
-    batches = pack(rows, batch_tokens or default_batch_tokens())
+    batches = pack(rows, batch_tokens or default_batch_tokens(), few_shapes=few_shapes)
     outputs = model.predictor.class_outputs(batches, title)
     # The mean over a sequence's windows on each strand, then over strands.
     windows = np.concatenate([strand.windows for strand in strands])

@@ -124,6 +124,11 @@ class Share:
     end: int | None
     rows: int
 
+    @property
+    def few_shapes(self) -> bool:
+        """Whether the source is more than one chunk, so that chunks should share the shapes of their batches."""
+        return self.source.bases > self.bases
+
     def chunks(self, skip: int = 0) -> Iterator[Chunk]:
         """The chunks, without the first ``skip`` of them."""
         return islice(self.source.chunks(self.bases), self.first + skip, self.end)
@@ -290,6 +295,7 @@ def predict_chunks(
     overlap: float = 0.5,
     reverse_complement: bool = False,
     batch_tokens: int | None = None,
+    few_shapes: bool = True,
 ) -> Iterator[tuple[Chunk, Predictions]]:
     """What a classifier says about the sequences of each chunk.
 
@@ -299,22 +305,26 @@ def predict_chunks(
         UserError: as :func:`~dnabert2_jax.inference.prediction.predict`.
     """
     for chunk in chunks:
-        yield (
-            chunk,
-            predict(
-                model,
-                chunk.sequences,
-                max_tokens=max_tokens,
-                long=long,
-                overlap=overlap,
-                reverse_complement=reverse_complement,
-                batch_tokens=batch_tokens,
-            ),
+        predictions = predict(
+            model,
+            chunk.sequences,
+            max_tokens=max_tokens,
+            long=long,
+            overlap=overlap,
+            reverse_complement=reverse_complement,
+            batch_tokens=batch_tokens,
+            few_shapes=few_shapes,
         )
+        yield chunk, predictions
 
 
 def embed_chunks(
-    model: InferenceModel, chunks: Iterable[Chunk], pooling: Pooling = "mean", *, batch_tokens: int | None = None
+    model: InferenceModel,
+    chunks: Iterable[Chunk],
+    pooling: Pooling = "mean",
+    *,
+    batch_tokens: int | None = None,
+    few_shapes: bool = True,
 ) -> Iterator[tuple[Chunk, Embeddings]]:
     """The embeddings of the sequences of each chunk.
 
@@ -323,12 +333,13 @@ def embed_chunks(
         chunks: the chunks.
         pooling: as for :func:`~dnabert2_jax.inference.embedding.embed`.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        few_shapes: whether there are many chunks, see :func:`~dnabert2_jax.data.packing.pack`.
 
     Raises:
         UserError: pairs, or out of memory.
     """
     for chunk in chunks:
-        yield chunk, embed(model, chunk.sequences, pooling, batch_tokens=batch_tokens)
+        yield chunk, embed(model, chunk.sequences, pooling, batch_tokens=batch_tokens, few_shapes=few_shapes)
 
 
 def bases_of_a_chunk(batch_tokens: int | None, numbers_a_base: int = 0) -> int:
