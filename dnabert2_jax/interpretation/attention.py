@@ -79,8 +79,8 @@ def attention_maps(
         sequences: single sequences.
         layers: which, from 0; all if empty.
         heads: which, from 0; all if empty.
-        resolution: ``token``, or ``base``: a base of token q attends to a base of token k by A[q, k] divided by the bases of k. [CLS] and
-            [SEP] have no base, so that rows sum to less than 1.
+        resolution: ``token``, or ``base``: a base of token q attends to a base of token k by A[q, k] divided by the bases of
+            k. [CLS] and [SEP] have no base, so that rows sum to less than 1.
         title: shows progress, in sequences.
 
     Raises:

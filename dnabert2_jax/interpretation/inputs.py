@@ -1,14 +1,16 @@
 """What all methods demand of sequences, and sequences in groups that fill batches."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS
+from dnabert2_jax.data.intervals import Intervals, letters_of
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.genome.letters import BASES, LetterCounts
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.tokenizer.base import worthwhile_threads
@@ -50,6 +52,34 @@ def tokens_of(model: InferenceModel, sequences: Sequences, max_tokens: int | Non
                 "explained as a whole; cut the sequence into windows, or raise --max-tokens (max_tokens=)"
             )
     return encoded
+
+
+def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
+    """The sequences of all intervals, and their places.
+
+    Args:
+        intervals: with their genome; one on the minus strand is read as its reverse complement.
+
+    Returns:
+        The sequences, called by their places as genome browsers write them; and ``contigs``, ``starts``, ``ends`` (from 0,
+        the end not included) and ``strands``, ``intervals`` being their names. [intervals] each.
+
+    Raises:
+        UserError: an interval or a letter that cannot be used, or there are none.
+    """
+    notes: list[str] = []
+    letters = LetterCounts()
+    found = list(intervals.checked(notes.extend))
+    texts = [letters_of(intervals.reference, each, each.start, each.end, letters) for each in found]
+    names = [f"{each.contig}:{each.start + 1:,}-{each.end:,}{' (-)' if each.reverse else ''}" for each in found]
+    places = {
+        "contigs": [each.contig for each in found],
+        "starts": np.array([each.start for each in found], np.int64),
+        "ends": np.array([each.end for each in found], np.int64),
+        "strands": [each.strand for each in found],
+        "intervals": [each.name for each in found],
+    }
+    return Sequences(intervals.source, names, texts, None, letters, notes=tuple(notes)), places
 
 
 def groups(sequences: Sequences, batch_tokens: int | None) -> Iterator[range]:

@@ -1,8 +1,8 @@
 """Explanations as one file, npz or HDF5.
 
 Every file has ``names`` and ``sequences``; of intervals also ``contigs``, ``starts``, ``ends`` (from 0, the end not
-included) and ``strands``: an interval on the minus strand is read, and its bases are counted, in the direction of that
-strand. Results of all sequences are joined: sequence i has the rows ``offsets[i]`` to ``offsets[i + 1]``.
+included), ``strands`` and ``intervals`` (names): an interval on the minus strand is read, and its bases are counted, in the
+direction of that strand. Results of all sequences are joined: sequence i has the rows ``offsets[i]`` to ``offsets[i + 1]``.
 
 ================ =====================================================================================================
 ism              ``values`` and ``scores`` [bases, 4], ``contributions`` [bases], ``offsets``
@@ -32,9 +32,11 @@ from dnabert2_jax.interpretation.ism import MutationScores
 from dnabert2_jax.storage.atomic import atomic_file
 
 Explanation = MutationScores | Attributions | AttentionMaps | DependencyMap
-Explanations = Sequence[MutationScores] | Sequence[Attributions] | Sequence[AttentionMaps] | Sequence[DependencyMap]
+Explanations = Sequence[Explanation]
+"""Results of one method, one for each sequence."""
+
 Places = Mapping[str, Any]
-"""``contigs``, ``starts``, ``ends`` and ``strands`` of intervals; empty for sequences of a file."""
+"""``contigs``, ``starts``, ``ends``, ``strands`` and ``intervals`` (names) of intervals; empty for sequences of a file."""
 
 SUFFIXES = (".npz", ".h5")
 
