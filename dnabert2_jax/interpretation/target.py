@@ -91,11 +91,11 @@ def target_values(
         word_vectors: in place of the embeddings of the words, [B, T, D].
     """
     logits = forward.classifier.bind(params).logits(tokens, starts, word_vectors=word_vectors)
-    return _unbounded(logits, number, forward.head)
+    return unbounded(logits, number, forward.head)
 
 
-def _unbounded(logits: jax.Array, number: HostOrDevice, head: HeadConfig) -> jax.Array:
-    """[..., C] -> [...]: the log-odds of a class; of a regression, the measurement."""
+def unbounded(logits: jax.Array, number: HostOrDevice, head: HeadConfig) -> jax.Array:
+    """The log-odds of a class from all logits, [..., C] -> [...]; of a regression, the measurement."""
     wanted = jnp.arange(logits.shape[-1]) == number
     own = jnp.sum(jnp.where(wanted, logits, 0), -1)
     if head.task == "regression":
