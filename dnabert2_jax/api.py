@@ -340,6 +340,7 @@ class DNABERT2:
         method: Literal["ig", "saliency"],
         *,
         target: str | None = None,
+        points: int = 64,
         max_tokens: int | None = None,
         batch_tokens: int | None = None,
         progress: bool = False,
@@ -378,9 +379,9 @@ class DNABERT2:
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
             **options: ``target``, the class that ``ism``, ``ig`` and ``saliency`` explain, which a regression does not need;
                 ``max_tokens``, the longest sequence, special tokens included, by default that of the classifier's
-                training; ``batch_tokens``, tokens of a batch, by default 4,096 on a CPU, 65,536 elsewhere. For
-                ``attention``: ``layers`` and ``heads``, numbers from 0, by default all; ``resolution``, ``token`` or
-                ``base``.
+                training; ``batch_tokens``, tokens of a batch, by default 4,096 on a CPU, 65,536 elsewhere. For ``ig``:
+                ``points`` of the integral, by default 64. For ``attention``: ``layers`` and ``heads``, numbers from 0, by
+                default all; ``resolution``, ``token`` or ``base``.
 
         Returns:
             One result for each sequence: :class:`~dnabert2_jax.interpretation.ism.MutationScores`,

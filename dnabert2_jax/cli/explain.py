@@ -91,6 +91,7 @@ def ig(
     bed: options.Bed = None,
     region: options.Region = None,
     target: Target = None,
+    points: Annotated[int, Option(min=1, help="Points of the integral; more are more accurate.")] = 64,
     plot: Plot = None,
     plot_format: PlotFormat = "png",
     page: Page = None,
@@ -109,7 +110,7 @@ def ig(
     source = _Source(data, fasta, bed, tuple(region or ()), bad_records)
     written = _Written("ig", out, plot, plot_format, page, modisco, force)
     compute = _Compute(model, adapter, base, precision, attention)
-    _explain(source, written, compute, target=target, max_tokens=max_tokens, batch_tokens=batch_tokens)
+    _explain(source, written, compute, target=target, points=points, max_tokens=max_tokens, batch_tokens=batch_tokens)
 
 
 @explain.command(

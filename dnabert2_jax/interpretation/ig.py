@@ -6,13 +6,14 @@ The path is straight, from [MASK] embeddings to the sequence's own, and the inte
 import numpy as np
 
 from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, sums_along_path
 from dnabert2_jax.interpretation.inputs import tokens_of
 from dnabert2_jax.interpretation.target import choose_target
 
 POINTS = 64
-"""Points of the sum, which is exact for polynomials of degree 127."""
+"""Points of the sum by default; it is exact for polynomials of degree 127."""
 
 LARGEST_ERROR = 0.01
 """The share of f(sequence) - f(baseline) by which contributions may miss it without a warning."""
@@ -23,6 +24,7 @@ def integrated_gradients(
     sequences: Sequences,
     target: str | None = None,
     *,
+    points: int = POINTS,
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
     title: str | None = None,
@@ -33,6 +35,7 @@ def integrated_gradients(
         model: a classifier of single sequences.
         sequences: single sequences, read whole.
         target: the class; may be left out for a regression.
+        points: of the sum: more where contributions do not add up.
         max_tokens: longest sequence in tokens, special tokens included.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
         title: shows progress, in points of the paths.
@@ -41,11 +44,13 @@ def integrated_gradients(
         One result for each sequence; see :func:`incomplete`.
 
     Raises:
-        UserError: not a classifier, no such class, a sequence that cannot be explained, or out of memory.
+        UserError: not a classifier, no such class, no point, a sequence that cannot be explained, or out of memory.
     """
     chosen = choose_target(model, target, "ig")
     token_ids = tokens_of(model, sequences, max_tokens)
-    nodes, weights = np.polynomial.legendre.leggauss(POINTS)  # on [-1, 1]
+    if points < 1:
+        raise UserError(f"--points {points}: the sum needs at least 1 point")
+    nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
     inner = [PathPoint((1 + node) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
     sums = sums_along_path(chosen, token_ids, [PathPoint(0, 0), *inner, PathPoint(1, 0)], batch_tokens, title)
     return [
@@ -71,6 +76,6 @@ def incomplete(results: list[Attributions]) -> str | None:
     worst = max(bad, key=bad.__getitem__)
     return (
         f"contributions of {len(bad):,} of {len(results):,} sequences miss f(sequence) - f(baseline) by more than "
-        f"{LARGEST_ERROR:.0%}, the worst {worst!r} by {bad[worst]:.1%}: compute in float32 (--precision float32), and do "
-        "not rely on sequences whose value is that of the baseline"
+        f"{LARGEST_ERROR:.0%}, the worst {worst!r} by {bad[worst]:.1%}: raise --points (points=), and compute in float32; "
+        "if f(sequence) is near f(baseline), there is little to divide"
     )

@@ -87,7 +87,7 @@ def explanation_page(
             [
                 Pictures([_picture(result)]),
                 *_facts(result),
-                _strongest(result, _Coordinates(places, n)),
+                strongest(result, Coordinates(places, n)),
             ],
         )
         for n, result in enumerate(results[:most])
@@ -107,7 +107,7 @@ def explanation_page(
     )
 
 
-class _Coordinates:
+class Coordinates:
     """From bases of a sequence to what people look up: 1-based, and in the genome if it lies in one."""
 
     def __init__(self, places: Places, number: int) -> None:
@@ -142,7 +142,7 @@ def _facts(result: Explanation) -> list[Block]:
     return [Settings(pairs)]
 
 
-def _strongest(result: Explanation, coordinates: _Coordinates) -> Table:
+def strongest(result: Explanation, coordinates: Coordinates) -> Table:
     """What stands out: stretches of bases, or pairs."""
     if isinstance(result, MutationScores | Attributions):
         stretches = [
@@ -162,7 +162,7 @@ def _strongest(result: Explanation, coordinates: _Coordinates) -> Table:
     return Table((result.resolution, "attends to", "attention"), looks, text_columns=2)
 
 
-def _token(result: AttentionMaps, starts: NDArray[np.int64], n: int, coordinates: _Coordinates) -> str:
+def _token(result: AttentionMaps, starts: NDArray[np.int64], n: int, coordinates: Coordinates) -> str:
     """A token or a base, by its letters and place."""
     start, bases = (n, 1) if result.resolution == "base" else (int(starts[n]), int(result.token_bases[n]))
     if not bases:

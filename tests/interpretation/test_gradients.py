@@ -83,10 +83,15 @@ def test_contributions_that_do_not_add_up_are_remarked_on(integrated):
     assert off.completeness_error == pytest.approx(0.02, abs=1e-3)
     assert incomplete([integrated[0], off]) == (
         "contributions of 1 of 2 sequences miss f(sequence) - f(baseline) by more than 1%, the worst 'second' by 2.0%: "
-        "compute in float32 (--precision float32), and do not rely on sequences whose value is that of the baseline"
+        "raise --points (points=), and compute in float32; if f(sequence) is near f(baseline), there is little to divide"
     )
 
 
 def test_a_masked_language_model_has_no_output_to_differentiate(mlm, sequences):
     with pytest.raises(UserError, match="tiny is a masked_lm; ig needs a classifier"):
         integrated_gradients(mlm, sequences)
+
+
+def test_a_sum_needs_points(classifier, sequences):
+    with pytest.raises(UserError, match="--points 0: the sum needs at least 1 point"):
+        integrated_gradients(classifier, sequences, LABELS[0], points=0)

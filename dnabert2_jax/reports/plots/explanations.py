@@ -83,7 +83,7 @@ def attention_picture(result: AttentionMaps, theme: Theme = LIGHT) -> Figure:
     image = _draw_square(axis, mean, theme, first=0 if result.resolution == "token" else 1)
     axis.set_xlabel(f"{result.resolution} attended to")
     axis.set_ylabel(f"attending {result.resolution}")
-    _color_bar(figure, [axis], image, f"attention, mean of {_counted(result.layers, 'layer', result.heads)}", theme)
+    _color_bar(figure, [axis], image, f"attention, {_which(result)}", theme)
     _title(axis, result.name, theme)
     return figure
 
@@ -168,9 +168,9 @@ def _title(axis: Axes, name: str, theme: Theme) -> None:
     axis.set_title(display_name(name, width=60, most_lines=1), color=theme.ink, fontsize=10, loc="left")
 
 
-def _counted(layers: Sequence[int], what: str, heads: Sequence[int]) -> str:
-    """How many maps there are, or which one."""
-    if len(layers) == len(heads) == 1:
-        return f"{what} {layers[0]}, head {heads[0]}"
-    plural = "s" * (len(layers) != 1)
-    return f"{len(layers)} {what}{plural} x {len(heads)} head{'s' * (len(heads) != 1)}"
+def _which(result: AttentionMaps) -> str:
+    """The one map that is shown, or how many the mean is over."""
+    layers, heads = len(result.layers), len(result.heads)
+    if layers == heads == 1:
+        return f"layer {result.layers[0]}, head {result.heads[0]}"
+    return f"mean of {layers} layer{'s' * (layers != 1)} x {heads} head{'s' * (heads != 1)}"
