@@ -1,4 +1,4 @@
-"""A motif that decides the class is found again: by mutagenesis to the base, by integrated gradients to the token, and by TF-MoDISco."""
+"""A motif that decides the class is found: by mutagenesis to the base, by gradients to the token, and by TF-MoDISco."""
 
 import os
 import subprocess
