@@ -59,7 +59,7 @@ def save_explanations(path: Path, results: Explanations, record: Record, places:
     with atomic_file(path) as unfinished:
         if path.suffix == ".npz":
             with unfinished.open("wb") as file:
-                np.savez(file, **arrays, **{RECORD: record_text(record)})
+                np.savez(file, **{**arrays, RECORD: record_text(record)})
         else:
             h5py = optional_package("h5py", "HDF5 files need", "dnabert2_jax[hdf5]", otherwise="choose .npz")
             with h5py.File(unfinished, "w") as file:
