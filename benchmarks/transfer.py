@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax.baselines.kmer import KmerBaseline
-from dnabert2_jax.config.loading import parse_run
+from dnabert2_jax.config.loading import load_run
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.gue.tables import capped_rows, write_table
@@ -55,8 +55,9 @@ def run_of(method: str, seed: int, tables: dict[str, str], options: argparse.Nam
         model |= {"path": str(options.model)}
     rate = options.learning_rate * (LORA_RATE if method == "lora" else 1)
     training: dict[str, Any] = {"method": "full" if method == SCRATCH else method, "epochs": options.epochs}
-    content = {"model": model, "data": tables, "optimizer": {"learning_rate": rate}, "training": training, "seed": seed}
-    return parse_run(FinetuneRun, content, "benchmark")
+    content = {"model": model, "data": tables, "optimizer": {"learning_rate": rate}, "training": training}
+    settings = [f"{name}.{key}={json.dumps(value)}" for name, section in content.items() for key, value in section.items()]
+    return load_run(FinetuneRun, None, [f"seed={seed}", *settings, *options.set])
 
 
 def scores(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--learning-rate", type=float, default=1e-3, help=f"LoRA uses {LORA_RATE} times this rate")
     parser.add_argument("--max-train-rows", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key of every run")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.model is None and options.tokenizer is None:

@@ -1,9 +1,10 @@
 """The stores that tests write to: emulators of Google's and Amazon's, each behind a proxy that can misbehave.
 
 The emulators are real servers on the loopback (``gcp-storage-emulator`` and moto's), and the client libraries talk to them
-as they talk to the clouds. The proxy passes everything on unless it is told of a fault. It adds the one thing that the
-emulator of Google's store lacks and a lock needs: an upload under the condition ``ifGenerationMatch=0`` is refused where the
-object exists.
+as they talk to the clouds. The proxy passes everything on unless it is told of a fault. It makes good what the emulator of
+Google's store gets wrong: an upload under the condition ``ifGenerationMatch=0``, which a lock needs, is refused where the
+object exists; and an upload in two parts is passed on in one, because the emulator reads parts as mail, and takes a carriage
+return at the end of the content for the end of a line.
 """
 
 import http.client
@@ -17,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 SCHEMES = ("gs", "s3")
 
@@ -58,7 +59,11 @@ class _Handler(BaseHTTPRequestHandler):
         with self.store.conditions:
             if query.get("ifGenerationMatch") == ["0"] and named and self._exists(json.loads(named[1])):
                 return self._answer(412, {"Content-Type": "application/json"}, b'{"error": {"code": 412, "message": ""}}')
-            answer, content = self._ask(self.command, self.path, body)
+            if (parts := _PARTS.fullmatch(body)) and named and parts["content"]:
+                path = f"{urlsplit(self.path).path}?uploadType=media&name={quote(json.loads(named[1]), safe='')}"
+                answer, content = self._ask("POST", path, parts["content"], {"Content-Type": "application/octet-stream"})
+            else:
+                answer, content = self._ask(self.command, self.path, body)
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in _OWN}
         if self.command == "HEAD":
             headers["Content-Length"] = answer.getheader("Content-Length", "0")
@@ -79,10 +84,12 @@ class _Handler(BaseHTTPRequestHandler):
             return b"".join(chunks)
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def _ask(self, method: str, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+    def _ask(
+        self, method: str, path: str, body: bytes, other: Mapping[str, str] | None = None
+    ) -> tuple[http.client.HTTPResponse, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.emulator, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _OWN}
-        connection.request(method, path, body, {**headers, "Content-Length": str(len(body))})
+        connection.request(method, path, body, {**headers, **(other or {}), "Content-Length": str(len(body))})
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
@@ -104,6 +111,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 _NAME = re.compile(rb'"name": *("[^"]*")')
 """Of the object, in the first part of an upload in two parts."""
+
+_PARTS = re.compile(
+    rb"(?P<line>--[^\n]+)\nContent-Type: application/json[^\n]*\n\n[^\n]*\n"
+    rb"(?P=line)\n[^\n]*\n\n(?P<content>.*)\n(?P=line)--",
+    re.DOTALL,
+)
+"""An upload in two parts, as gcsfs writes it."""
 
 _OWN = {"transfer-encoding", "content-length", "connection", "expect"}
 """Headers of one connection, which a proxy does not pass on."""

@@ -17,6 +17,7 @@ from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, tree_sha2
 from dnabert2_jax.config.model import ORIGINAL_HEAD, HeadConfig, LoraConfig, LoraTarget
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.lora import merge_adapter
+from dnabert2_jax.models import shipped_model
 from dnabert2_jax.storage.directories import existing_directory
 from dnabert2_jax.storage.paths import StrPath, absolute, as_path
 from dnabert2_jax.types import Tree
@@ -103,7 +104,10 @@ def load_adapter(
         candidates = list(
             dict.fromkeys((as_path(os.path.normpath(path / header["base_path"])), as_path(header["base_absolute_path"])))
         )
-        found = next((candidate for candidate in candidates if existing_directory(candidate).is_dir()), None)
+        found = next(
+            (candidate for candidate in candidates if shipped_model(candidate) or existing_directory(candidate).is_dir()),
+            None,
+        )
         if found is None:
             raise UserError(
                 f"{path}: its base model is {'neither' if len(candidates) > 1 else 'not'} at "

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from dnabert2_jax.artifacts.tensors import write_tensors
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.models import SHIPPED
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.directories import atomic_directory, existing_directory, files_below
@@ -102,8 +103,10 @@ def read(path: Path, kind: Kind) -> Content:
         UserError: there is no such directory, a file is missing or damaged, or the format is unknown.
     """
     if not path.is_dir():
-        hub = ", or hf:OWNER/NAME for one of the Hugging Face Hub" if kind is MODEL else ""
-        raise UserError(f"{path} does not exist; name the directory of {kind.name} on this machine{hub}")
+        others = f", {' or '.join(SHIPPED)} for the one that ships, or hf:OWNER/NAME for one of the Hugging Face Hub"
+        raise UserError(
+            f"{path} does not exist; name the directory of {kind.name} on this machine{others if kind is MODEL else ''}"
+        )
     for file in (kind.header, MANIFEST):
         if not (path / file).is_file():
             inside = [str(path / part) for part in ("model", "adapter") if (path / part / MANIFEST).is_file()]

@@ -49,11 +49,11 @@ def to_hf(
 
     Weights under the original's names, config.json and tokenizer.json, for PyTorch users.
     """
-    from dnabert2_jax.artifacts.model import load_model
     from dnabert2_jax.convert.hugging_face import save_hugging_face
+    from dnabert2_jax.convert.opening import open_model
 
     refuse_overwriting(out, force=force)
-    save_hugging_face(out, load_model(model), force=force)
+    save_hugging_face(out, open_model(model), force=force)
     print(f"saved {out}")
 
 

@@ -29,7 +29,7 @@ Config = Annotated[Path | None, Option("--config", parser=path, help="TOML file 
 Workdir = Annotated[Path, Option("--workdir", parser=path, help="Directory of the run; reuse it to resume.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
 
-Model = Annotated[Path | None, Option(parser=path, help="Model, adapter or Hugging Face directory, or hf:OWNER/NAME.")]
+Model = Annotated[Path | None, Option(parser=path, help="Directory of a model or adapter, hf:OWNER/NAME, or small.")]
 Adapter = Annotated[Path | None, Option(parser=path, help="Adapter directory, instead of --model.")]
 Base = Annotated[
     Path | None, Option(parser=path, help="The adapter's base model directory.", show_default="where the adapter says")

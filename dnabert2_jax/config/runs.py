@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from dnabert2_jax.config.inference import BadRecordPolicy
 from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.config.mesh import MeshOptions
-from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS, STRICT, LoraConfig, PrecisionOption, TaskKind
+from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS, STRICT, HeadPooling, LoraConfig, PrecisionOption, TaskKind
 from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.storage.paths import Location
 
@@ -173,6 +173,8 @@ class Epochs:
     Attributes:
         method: ``full`` trains all weights, ``lora`` an adapter and the heads; ``probe`` fits a linear layer on the mean
             hidden states of the frozen encoder, to its optimum; the settings about steps do not apply to it.
+        pooling: what the classifier reads: ``cls``, the original's pooler over [CLS], or ``mean``, the mean hidden state of
+            the row's own tokens; ``auto`` is ``mean`` for a probe, ``cls`` otherwise.
         epochs: passes over the training table.
         max_steps: optimizer steps, overriding ``epochs``; the learning rate schedule ends with them.
         batch_size: rows per step, over all devices.
@@ -192,6 +194,7 @@ class Epochs:
     """
 
     method: Literal["full", "lora", "probe"] = "full"
+    pooling: Literal["auto", "cls", "mean"] = "auto"
     epochs: int = Field(default=3, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -207,6 +210,13 @@ class Epochs:
     skipped_in_a_row: int = Field(default=10, ge=1)
 
     _parts_divide_the_batch = model_validator(mode="after")(_check_parts)
+
+    @property
+    def head_pooling(self) -> HeadPooling:
+        """What ``pooling`` means for this method."""
+        if self.pooling != "auto":
+            return self.pooling
+        return "mean" if self.method == "probe" else "cls"
 
     def steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run."""
@@ -241,6 +251,8 @@ class FinetuneRun:
             raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
         if plan.method == "probe" and plan.label_smoothing:
             raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
+        if plan.method == "probe" and plan.head_pooling == "cls":
+            raise ValueError("training.pooling cls is for full and lora: the pooler is trained, and a probe trains none")
         if self.mesh != MeshOptions(data=self.mesh.data):
             raise ValueError("mesh: fine-tuning shards rows only; of this section it accepts data")
         if task != "single_label":

@@ -107,12 +107,12 @@ def save_hugging_face(directory: Path, model: SavedModel, *, force: bool = False
         ``directory``.
 
     Raises:
-        UserError: ``directory`` exists, or cannot be written; the model is a linear probe.
+        UserError: ``directory`` exists, or cannot be written; the classifier reads means over tokens.
     """
     if model.head.pooling != "cls":
         raise UserError(
-            f"{model.path} is a linear probe: it averages over tokens, which the original's classifier cannot do; "
-            "convert a model that was fine-tuned in full or with LoRA"
+            f"{model.path} has a classifier that reads means over tokens, which the original's cannot do; convert a model "
+            "that was fine-tuned in full or with LoRA, and training.pooling=cls"
         )
     with atomic_directory(
         directory, may_replace=replacing("tokenizer_config.json", "a model in Hugging Face's format", force=force)

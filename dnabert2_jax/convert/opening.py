@@ -1,7 +1,7 @@
 """What a path to a model stands for: the one place that every command and function asks.
 
 A path may name a model directory, an adapter directory, or a directory in the Hugging Face layout, which is read as it is;
-``hf:OWNER/NAME`` is one on the Hugging Face Hub.
+``hf:OWNER/NAME`` is one on the Hugging Face Hub, and ``small`` a model that ships with the package.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,13 @@ from dnabert2_jax.convert import peft
 from dnabert2_jax.convert.hub import PREFIX, fetch, is_hub_name
 from dnabert2_jax.convert.hugging_face import is_hugging_face_directory, load_hugging_face
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.models import shipped_model
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.paths import StrPath, absolute, as_path
 
 
 def open_model(path: StrPath) -> SavedModel:
-    """Read a whole model: a model directory, whose hashes are verified, or one in the Hugging Face layout or on the Hub.
+    """Read a whole model: a model directory, whose hashes are verified, a shipped one, or one in Hugging Face's layout.
 
     Raises:
         UserError: there is no model, it is an adapter, or a part is missing, damaged or of another model; or as
@@ -28,6 +29,8 @@ def open_model(path: StrPath) -> SavedModel:
     """
     if is_hub_name(path):
         return open_hugging_face(path)
+    if (shipped := shipped_model(path)) is not None:
+        return replace(load_model(shipped), path=Path(path))
     path = absolute(path)
     source = to_read(path)
     if is_hugging_face_directory(source):
@@ -65,12 +68,12 @@ def pinned_path(path: StrPath, model: SavedModel) -> Path:
 
 
 def local_path(path: StrPath) -> Path:
-    """A path to a model on this machine; one of the Hub is downloaded.
+    """The directory of a model on this machine; one of the Hub is downloaded.
 
     Raises:
         UserError: as :func:`~dnabert2_jax.convert.hub.fetch`.
     """
-    return fetch(path).directory if is_hub_name(path) else local_copy(path)
+    return fetch(path).directory if is_hub_name(path) else shipped_model(path) or local_copy(path)
 
 
 def open_adapter(path: StrPath, base: StrPath | None = None) -> SavedAdapter:

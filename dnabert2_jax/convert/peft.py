@@ -60,12 +60,16 @@ def save_peft(directory: Path, adapter: SavedAdapter, *, force: bool = False) ->
         ``directory``.
 
     Raises:
-        UserError: ``directory`` exists, or cannot be written; not an adapter of a single-label classifier.
+        UserError: ``directory`` exists, or cannot be written; not an adapter of a single-label classifier that reads [CLS].
     """
     if adapter.head.task != "single_label":
         raise UserError(
             f"{adapter.path}: an adapter for the task {adapter.head.task}, which PEFT's layout cannot express; merge it "
             "with `dnabert2 merge`, and convert the model with `dnabert2 convert to-hf`"
+        )
+    if adapter.head.pooling != "cls":
+        raise UserError(
+            f"{adapter.path}: its classifier reads means over tokens, which the original's and PEFT's layout lacks"
         )
     tensors: dict[str, NDArray[Any]] = {}
     for target, pair in adapter.params["adapter"].items():

@@ -155,7 +155,7 @@ def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
         compute=compute,
         head=replace(
             splits.labels.head,
-            pooling="mean" if run.training.method == "probe" else "cls",
+            pooling=run.training.head_pooling,
             token_types=types,
             max_tokens=run.data.max_tokens,
         ),

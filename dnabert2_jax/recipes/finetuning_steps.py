@@ -204,7 +204,7 @@ def _batches_from(epochs: Sequence[TrainingBatches], first_step: int) -> Iterato
 def _split_parameters(fresh: Tree, job: FinetuningJob) -> tuple[Tree, Tree]:
     """(trainable, frozen): the base's encoder with fresh heads; with LoRA, the encoder is frozen and an adapter trained."""
     encoder = fresh["encoder"] if job.base is None else jax.device_put(job.base.params["encoder"])
-    heads = {"pooler": fresh["pooler"], "classifier": fresh["classifier"]}
+    heads = {name: part for name, part in fresh.items() if name != "encoder"}
     if job.lora is None:
         return {"encoder": encoder, **heads}, {}
     return {"adapter": init_adapter(job.config, job.lora, job.run.seed + 1), **heads}, {"encoder": encoder}

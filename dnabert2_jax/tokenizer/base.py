@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import clean_letters
+from dnabert2_jax.models import shipped_model
 from dnabert2_jax.storage.atomic import NotWritten, write_bytes
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.paths import StrPath, as_path, make_directory
@@ -70,13 +71,14 @@ class Tokenizer(ABC):
 
         Args:
             path: ``tokenizer.model`` (BPE), ``tokenizer.json`` (BPE as written by Hugging Face libraries, including the file
-                of the released DNABERT-2) or ``kmer_tokenizer.json``; or a directory that holds one of these.
+                of the released DNABERT-2) or ``kmer_tokenizer.json``; or a directory that holds one of these;
+                or the name of a model that ships with the package.
 
         Raises:
             UserError: the file is missing or damaged, or describes a tokenizer that this package cannot reproduce exactly;
                 or a directory holds several different tokenizers.
         """
-        path = local_copy(path)
+        path = shipped_model(path) or local_copy(path)
         candidates = [path / name for name in readers] if path.is_dir() else [path]
         files = [candidate for candidate in candidates if candidate.is_file()]
         if not files:

@@ -274,7 +274,7 @@ def test_directories_in_the_wrong_place(sound, tmp_path, dnabert2):
         (("from-hf", tmp_path / "model", tmp_path / "out"), "is already a model directory of dnabert2_jax"),
         (("from-hf", sound, sound), "exists; choose another name, or replace it with --force"),
         (("from-hf", sound, sound, "--force"), "exists and is not the directory of a model"),
-        (("to-hf", sound, tmp_path / "out"), "is not the directory of a model that dnabert2_jax wrote"),
+        (("to-hf", tmp_path / "none", tmp_path / "out"), "does not exist; name the directory of a model"),
         (("to-hf", tmp_path / "model", sound), "exists; choose another name, or replace it with --force"),
     ):
         code, _, errors = dnabert2("convert", *words)

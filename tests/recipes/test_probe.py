@@ -66,7 +66,7 @@ def test_the_linear_layer_is_the_scaled_regression(classes):
 
 
 def test_the_originals_layout_cannot_hold_it(probe, tmp_path):
-    with pytest.raises(UserError, match="is a linear probe: it averages over tokens"):
+    with pytest.raises(UserError, match="has a classifier that reads means over tokens"):
         save_hugging_face(tmp_path / "hf", load_model(probe.model))
     assert not (tmp_path / "hf").exists()
 

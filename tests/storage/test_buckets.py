@@ -30,6 +30,16 @@ def test_a_file_is_there_once_the_block_has_ended(bucket):
     assert buckets.names(bucket).keys() == {"deep/file.txt"}
 
 
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\n--==0==--", b"\0"])
+def test_bytes_come_back_as_they_were_written(bucket, end, tmp_path):
+    """Also those that look like the end of a part of a request: the end of OCDBT's manifest is as good as random."""
+    (tmp_path / "file").write_bytes(b"bytes" + end)
+    write_bytes(bucket / "file", b"bytes" + end)
+    buckets.upload({"other": tmp_path / "file"}, bucket)
+    buckets.write(bucket / "empty", b"")
+    assert [buckets.read(bucket / name) for name in ("file", "other", "empty")] == [b"bytes" + end, b"bytes" + end, b""]
+
+
 def test_a_file_that_failed_leaves_the_old_one(bucket):
     write_bytes(bucket / "file", b"old")
     with pytest.raises(NotWritten), atomic_file(bucket / "file") as partial:  # noqa: PT012
