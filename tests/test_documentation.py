@@ -101,3 +101,13 @@ def test_a_dead_link_is_found(tmp_path):
     check = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert check.returncode == 1
     assert [line.split()[1] for line in check.stdout.splitlines()] == ["gone.md:", "other.md#gone:", "`configs/gone.toml`:"]
+
+
+def test_tests_and_scripts_that_pages_name_exist():
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`((?:tests|benchmarks|launch|tools)/[\w/.]+\.\w+)`", page.read_text())
+    }
+    assert "tests/recipes/test_resume.py" in named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

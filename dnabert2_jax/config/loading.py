@@ -1,5 +1,6 @@
 """A run from a TOML file and overrides, validated, with errors that name the nearest valid key."""
 
+import json
 import tomllib
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
@@ -82,6 +83,16 @@ def run_to_dict(run: Any) -> dict[str, Any]:
     """The effective run as JSON-ready nested dicts; :func:`parse_run` reads it back."""
     content: dict[str, Any] = TypeAdapter(type(run)).dump_python(run, mode="json")
     return content
+
+
+def to_toml(content: dict[str, Any]) -> str:
+    """A run of :func:`run_to_dict` as TOML; None becomes a missing key, since TOML has no null."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict)]
+    for name, section in content.items():
+        if isinstance(section, dict):
+            values = [f"{key} = {json.dumps(value)}" for key, value in section.items() if value is not None]
+            lines += ["", f"[{name}]", *values]
+    return "\n".join(lines) + "\n"
 
 
 def default_settings(kind: type[Any]) -> dict[str, Any]:

@@ -141,6 +141,8 @@ class FinetuneData:
         max_tokens: longer rows are truncated, counted and reported.
         token_types: the second sequence of a pair has token type 1; ``false`` reads it as type 0, as the original does.
         reverse_complement: reverse-complement a random half of the training rows, redrawn each epoch.
+        bpe_dropout: probability that a merge of the byte-pair tokenizer is left out of a training row, redrawn each epoch
+            (Provilkov et al. 2020); 0 for the tokenizer's own tokens, which dev and test rows always have.
     """
 
     train: Location
@@ -154,6 +156,7 @@ class FinetuneData:
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=8)
     token_types: bool = True
     reverse_complement: bool = False
+    bpe_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -251,6 +254,8 @@ class FinetuneRun:
             raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
         if plan.method == "probe" and plan.label_smoothing:
             raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
+        if plan.method == "probe" and self.data.bpe_dropout:
+            raise ValueError("data.bpe_dropout is for full and lora; a probe is fitted to one reading of each row")
         if plan.method == "probe" and plan.head_pooling == "cls":
             raise ValueError("training.pooling cls is for full and lora: the pooler is trained, and a probe trains none")
         if self.mesh != MeshOptions(data=self.mesh.data):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dnabert2_jax.config.loading import load_run, run_to_dict
+from dnabert2_jax.config.loading import load_run, run_to_dict, to_toml
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.gue.catalogue import SPLITS, Mode, Task
@@ -93,18 +93,8 @@ def write_run(
     }
     settings = [f"{name}.{key}={json.dumps(value)}" for name, section in sections.items() for key, value in section.items()]
     run = load_run(FinetuneRun, None, [f"seed={seed}", *settings, *overrides])
-    file.write_text(_toml(run_to_dict(run)), encoding="utf-8")
+    file.write_text(to_toml(run_to_dict(run)), encoding="utf-8")
     return run
-
-
-def _toml(content: dict[str, Any]) -> str:
-    """Values and sections of values; None becomes a missing key, since TOML has no null."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict)]
-    for name, section in content.items():
-        if isinstance(section, dict):
-            values = [f"{key} = {json.dumps(value)}" for key, value in section.items() if value is not None]
-            lines += ["", f"[{name}]", *values]
-    return "\n".join(lines) + "\n"
 
 
 def check_overrides(overrides: tuple[str, ...], model: dict[str, str]) -> FinetuneRun:

@@ -1,9 +1,10 @@
 """What every method of fine-tuning starts from: three tables as token ids, a tokenizer, an encoder and a directory."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.bpe import BpeTokenizer
+from dnabert2_jax.tokenizer.dropout import BpeDropout
 from dnabert2_jax.training.workdir import Workdir
 
 
@@ -90,9 +93,29 @@ class FinetuningJob:
         return self.run.lora if self.run.training.method == "lora" else None
 
     @cached_property
+    def epochs(self) -> list[EncodedTable]:
+        """The training rows as each epoch reads them: on either strand, and with merges left out, if the run asks for it."""
+        run = self.run
+        steps_per_epoch = math.ceil(len(self.train) / run.training.batch_size)
+        return [self._epoch(epoch) for epoch in range(math.ceil(run.training.steps(steps_per_epoch) / steps_per_epoch))]
+
+    def _epoch(self, epoch: int) -> EncodedTable:
+        train, reverse, data, seed = self.train, self.reverse, self.run.data, self.run.seed
+        if data.bpe_dropout:
+            dropout = BpeDropout(cast(BpeTokenizer, self.tokenizer), data.bpe_dropout, seed=seed, epoch=epoch)
+            train, *others = (
+                encode_table(table, dropout, self.labels, data.max_tokens, token_types=data.token_types)
+                for table in (self.splits.train, *([other_strand(self.splits.train)] if reverse else []))
+            )
+            reverse = next(iter(others), None)
+        return train if reverse is None else train.on_either_strand(reverse, seed, epoch)
+
+    @cached_property
     def lengths(self) -> tuple[int, ...]:
         """What rows of any of the tables are padded to, see :func:`~dnabert2_jax.data.by_length.choose_lengths`."""
         tables = [self.train, self.dev, self.test, *([self.reverse] if self.reverse else [])]
+        if self.run.data.bpe_dropout:
+            tables += self.epochs
         return choose_lengths(np.concatenate([t.lengths for t in tables]), self.run.training.padded_lengths)
 
     @cached_property
@@ -129,6 +152,8 @@ def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
     """
     compute = training_compute(run.model)
     config, tokenizer, base = load_base(run.model)
+    if run.data.bpe_dropout and not isinstance(tokenizer, BpeTokenizer):
+        raise UserError("data.bpe_dropout leaves out merges, and this tokenizer of k-mers makes none; set it to 0")
     splits = load_splits(run.data.train, run.data.dev, run.data.test, task=run.data.task, **run.data.columns)
     types = run.data.token_types
     if types and splits.train.pairs is not None and config.type_vocab_size < 2:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from dnabert2_jax.config.runs import Epochs
 from dnabert2_jax.data.batches import TrainingBatches
 from dnabert2_jax.data.by_length import epoch_batches, evaluation_batches
-from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.predictor import Forward, Predictor
@@ -176,21 +175,16 @@ def evaluation_steps(plan: Epochs, steps_per_epoch: int) -> list[int]:
 def _epochs(job: FinetuningJob, devices: int) -> Sequence[TrainingBatches]:
     """The training batches of each epoch, in rows that the devices can share."""
     run, plan = job.run, job.run.training
-    steps_per_epoch = math.ceil(len(job.train) / plan.batch_size)
-    tables: list[EncodedTable] = [
-        job.train.on_either_strand(job.reverse, run.seed, epoch) if job.reverse else job.train
-        for epoch in range(math.ceil(plan.steps(steps_per_epoch) / steps_per_epoch))
-    ]
     if plan.batching == "packed":
         return pack_epochs(
-            tables,
+            job.epochs,
             plan.batch_size,
             run.seed,
             hidden_size=job.config.hidden_size,
             max_shapes=plan.padded_lengths,
             parts=plan.accumulate * devices,
         )
-    return [epoch_batches(table, plan.batch_size, run.seed, epoch, job.lengths) for epoch, table in enumerate(tables)]
+    return [epoch_batches(table, plan.batch_size, run.seed, epoch, job.lengths) for epoch, table in enumerate(job.epochs)]
 
 
 def _batches_from(epochs: Sequence[TrainingBatches], first_step: int) -> Iterator[ClassificationBatch]:

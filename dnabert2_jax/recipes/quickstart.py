@@ -16,21 +16,25 @@ from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus
-from dnabert2_jax.metrics.scores import classification_metrics
+from dnabert2_jax.metrics.intervals import Intervals, confidence_intervals
+from dnabert2_jax.metrics.scores import Scores, classification_metrics
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from dnabert2_jax.recipes.pretraining import pretrain
-from dnabert2_jax.storage.atomic import write_json
+from dnabert2_jax.reports.plots.scores import scores_with_intervals
+from dnabert2_jax.reports.plots.style import png
+from dnabert2_jax.storage.atomic import write_bytes, write_json
 from dnabert2_jax.tokenizer.bpe import MODEL_FILE
 from dnabert2_jax.tokenizer.training import SENTENCE_BASES, sample_corpus, train_bpe
 
 VOCAB_SIZE = 256
 SIZE = "1m"
+SHIPPED = "small"
 _SEED = 0
 
 
 def quickstart(workdir: Path) -> None:
-    """Tokenizer, corpus, pretraining, fine-tuning from scratch, full and with LoRA; prints a table and saves it.
+    """Tokenizer, corpus, pretraining, fine-tuning from scratch, from that, and from ``small``; a table and a picture of it.
 
     Rerun in the same directory to resume.
 
@@ -57,10 +61,18 @@ def quickstart(workdir: Path) -> None:
     rows.append(_row("(b) encoder from scratch", finetune(_finetuning(scratch, "full"), workdir / "scratch")))
     remark("5/6  masked-language-model pretraining")
     model = pretrain(_pretraining(corpus.path, tokenizer), workdir / "pretrain").path
-    remark("6/6  fine-tuning of the pretrained encoder, full and with LoRA")
-    for name, method in (("(c) pretrained + full", "full"), ("(d) pretrained + LoRA", "lora")):
-        rows.append(_row(name, finetune(_finetuning({"path": str(model)}, method), workdir / method)))
+    remark("6/6  fine-tuning of the encoder pretrained here, and of the one that ships, with LoRA and in full")
+    for name, path, method, directory in (
+        ("(c) pretrained here, full", str(model), "full", "full"),
+        (f"(d) {SHIPPED}, LoRA", SHIPPED, "lora", "shipped_lora"),
+        (f"(e) {SHIPPED}, full", SHIPPED, "full", "shipped_full"),
+    ):
+        rows.append(_row(name, finetune(_finetuning({"path": path}, method), workdir / directory)))
     _show(rows)
+    drawn = scores_with_intervals(
+        [(row["model"], row["mcc"], *row["mcc_interval"]) for row in rows], "MCC on the test table"
+    )
+    print(f"saved {write_bytes(workdir / 'results.png', png(drawn))}")
     print(f"saved {write_json(workdir / 'results.json', rows)}")
 
 
@@ -86,7 +98,7 @@ def _pretraining(corpus: Path, tokenizer: Path) -> PretrainRun:
             "model": {"size": SIZE, "tokenizer": str(tokenizer), "remat": "full"},
             "data": {"corpus": str(corpus), "tokens_per_row": 64, "validation_rows": 256},
             "optimizer": {"learning_rate": 2e-3, "warmup_steps": 100, "weight_decay": 0.01},
-            "training": {"steps": 1000, "batch_size": 32, "evaluate_every": 500, "save_every": 500, "log_every": 25},
+            "training": {"steps": 500, "batch_size": 32, "evaluate_every": 250, "save_every": 250, "log_every": 25},
             "mesh": {"data": 1},  # the rows of so small a model are not worth spreading
         },
         "quickstart",
@@ -113,12 +125,10 @@ def _kmer_row() -> dict[str, Any]:
     splits = load_splits(*(sample_data.table(split) for split in ("train", "dev", "test")))
     baseline = KmerBaseline().fit(splits.train, splits.dev, splits.labels)
     probabilities = baseline.predict_proba(splits.test)
-    scores = classification_metrics(splits.labels.encode(splits.test), probabilities, splits.labels.names)
+    labels = splits.labels.encode(splits.test)
+    scores = classification_metrics(labels, probabilities, splits.labels.names)
     return {
-        "model": "(a) 1-5-mer logistic regression",
-        "mcc": scores["mcc"],
-        "macro_f1": scores["macro_f1"],
-        "accuracy": scores["accuracy"],
+        **_scores("(a) 1-5-mer regression", scores, confidence_intervals("single_label", labels, probabilities)),
         "trained_parameters": baseline.num_parameters,
         "seconds": time.monotonic() - began,
     }
@@ -126,25 +136,33 @@ def _kmer_row() -> dict[str, Any]:
 
 def _row(name: str, result: Finetuned) -> dict[str, Any]:
     return {
-        "model": name,
-        "mcc": result.test["mcc"],
-        "macro_f1": result.test["macro_f1"],
-        "accuracy": result.test["accuracy"],
+        **_scores(name, result.test, result.intervals),
         "trained_parameters": result.trained_parameters,
         "seconds": result.seconds,
     }
 
 
+def _scores(name: str, scores: Scores, intervals: Intervals) -> dict[str, Any]:
+    return {
+        "model": name,
+        "mcc": scores["mcc"],
+        "mcc_interval": intervals["scores"]["mcc"],
+        "macro_f1": scores["macro_f1"],
+        "accuracy": scores["accuracy"],
+    }
+
+
 def _show(rows: list[dict[str, Any]]) -> None:
     grid = Grid(
-        title="Coding strand of 150 bases: scores on S. cerevisiae, whose labels no model saw",
-        caption="trained: trainable parameters",
+        title="Coding strand of 150 bases: scores on S. cerevisiae, held out",
+        caption="95% interval: bootstrap over test rows; trained: trainable parameters",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),  # fits 80 columns
     )
-    for heading in ("model", "MCC", "macro F1", "accuracy", "trained", "seconds"):
+    for heading in ("model", "MCC", "95% interval", "macro F1", "trained", "seconds"):
         grid.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for row in rows:
-        scores = (f"{row[name]:.3f}" for name in ("mcc", "macro_f1", "accuracy"))
+        interval = "{:.3f}-{:.3f}".format(*row["mcc_interval"])
+        scores = f"{row['mcc']:.3f}", interval, f"{row['macro_f1']:.3f}"
         grid.add_row(row["model"], *scores, f"{row['trained_parameters']:,}", f"{row['seconds']:.0f}")
     Console(highlight=False).print(grid)

@@ -88,12 +88,8 @@ def assert_pretrained(workdir: Path, pretrained: Path) -> None:
     assert {name.partition("/")[0] for name in buckets.names(workdir / "checkpoints")} == {"step_00000020", "step_00000024"}
 
 
-# Three runs of the command each, so one store of the two has to do outside of `make test-all`.
-QUICK_GS = pytest.mark.parametrize("store", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
-QUICK_S3 = pytest.mark.parametrize("store", [pytest.param("gs", marks=pytest.mark.slow), "s3"], indirect=True)
-
-
-@QUICK_GS
+# Three runs of the command, so one store of the two has to do outside of `make test-all`.
+@pytest.mark.parametrize("store", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_pretraining_killed_in_a_save_and_in_the_export_ends_the_same(store: Store, bucket, home, pretrained, tmp_path):
     command = pretraining_in(bucket, home, tmp_path)
     assert kill_at_request(store, start_cli(*command, cwd=tmp_path), "step_00000008", 2)
@@ -121,7 +117,7 @@ def test_pretraining_killed_ten_times_at_random_moments_ends_the_same(store: Sto
     assert_pretrained(bucket / "run", pretrained)
 
 
-@QUICK_S3
+@pytest.mark.slow  # storage/test_buckets.py cuts the same replacement off after each of its requests
 def test_finetuning_killed_while_its_best_adapter_is_replaced_ends_the_same(store, bucket, home, finetuned, tmp_path):
     training = {"method": "lora", "epochs": 4, "evaluations_per_epoch": 3, "patience": 1000}
     tables = {split: f"{put(home / 'task', bucket)}/{split}.csv" for split in ("train", "dev", "test")}

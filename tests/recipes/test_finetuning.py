@@ -20,6 +20,7 @@ from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.recipes.finetuning import Finetuned, finetune
 from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.training.objectives import balanced_weights
 from dnabert2_jax.training.optimizer import learning_rate_schedule
 from dnabert2_jax.training.workdir import MetricsLog, Workdir
@@ -230,4 +231,22 @@ def test_a_label_that_train_lacks_is_refused_before_any_work(tmp_path, home):
     data = {**tables(home), "test": str(write_table(tmp_path / "test.csv", rows))}
     with pytest.raises(UserError, match=r"test\.csv, line 12: label 'unheard-of' is not a class"):
         finetune(finetune_run(home / "base", data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_leaving_merges_out_is_another_training_and_repeats(home, full, make_run, tmp_path):
+    run = make_run(data={"bpe_dropout": 0.2, "reverse_complement": True})
+    first, again = (finetune(run, tmp_path / name) for name in ("first", "again"))
+    models = [load_model(result.model) for result in (full, first, again)]
+    hashes = [tree_sha256(model.params) for model in models]
+    assert hashes[1] == hashes[2] != hashes[0]
+    _, scores = score(first.model, home / "test.csv")  # its test rows have the tokenizer's own tokens
+    assert scores["confusion_matrix"] == first.test["confusion_matrix"]
+
+
+def test_k_mers_have_no_merges_to_leave_out(make_run, tmp_path):
+    KmerTokenizer(3, 3).save(tmp_path / "kmers")
+    run = make_run(data={"bpe_dropout": 0.2}, model={"path": None, "size": "1m", "tokenizer": str(tmp_path / "kmers")})
+    with pytest.raises(UserError, match="this tokenizer of k-mers makes none"):
+        finetune(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -150,8 +150,9 @@ def test_finetuning_killed_in_a_save_ends_the_same(tmp_path, home, finetuning):
         assert scores[0][key] == scores[1][key]
 
 
-# Pretraining is stopped with SIGTERM above, and training/test_signals.py has both signals.
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
+# Pretraining, which has the same loop, is stopped with SIGTERM above; training/test_signals.py has both signals.
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_finetuning_stopped_in_the_middle_of_an_epoch_ends_the_same(tmp_path, home, finetuning, number):
     """By its scheduler or by Ctrl-C, between two of the evaluations, which are two steps apart."""
     workdir = tmp_path / "run"

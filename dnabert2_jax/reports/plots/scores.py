@@ -56,6 +56,30 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], th
     return figure
 
 
+def scores_with_intervals(rows: Sequence[tuple[str, float, float, float]], measure: str, theme: Theme = LIGHT) -> Figure:
+    """One score for each of several models, the first on top, as a point on its interval.
+
+    Args:
+        rows: name, score, and the two ends of its interval.
+        measure: what the score is.
+        theme: colors.
+    """
+    figure, (axis,) = new_figure(theme, 0.9 + 0.42 * len(rows), heights=(1,))
+    names, values, lows, highs = zip(*rows, strict=True)
+    places = range(len(rows), 0, -1)
+    axis.hlines(places, lows, highs, color=theme.colors[0], lw=2, alpha=0.6)
+    axis.plot(values, places, "o", color=theme.colors[0])
+    for place, value in zip(places, values, strict=True):
+        axis.annotate(
+            f"{value:.3f}", (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=theme.ink
+        )
+    axis.set_yticks(places, names)
+    axis.set_ylim(0.5, len(rows) + 0.7)
+    axis.grid(False, axis="y")
+    axis.set_xlabel(measure)
+    return figure
+
+
 def roc_curves(
     labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], theme: Theme = LIGHT
 ) -> Figure:
