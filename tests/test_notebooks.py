@@ -10,7 +10,7 @@ from dnabert2_jax.models import shipped_model
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.py"))
 SECONDS = 300
-"""For all of them, on two cores without other work."""
+"""For a cell, at most; on two cores without other work, all notebooks together take less."""
 
 
 def test_the_index_lists_every_notebook():
