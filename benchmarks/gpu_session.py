@@ -79,13 +79,13 @@ def parts(out: Path, *, tiny: bool) -> list[Part]:
     has_torch = not tiny and all(importlib.util.find_spec(package) for package in ("torch", "multimolecule"))
     torch = ("--torch", sys.executable) if has_torch else ()
     return [
-        own("kernels", 60),
-        own("attention", 110),
+        own("kernels", 50),
+        own("attention", 100),
         own("pretraining", 70),
         own("determinism", 50),
-        script("finetuning", 90, "finetuning.py", "--size", size, "--batch-size", batch, "--steps", steps, *torch),
-        script("embedding", 40, "embedding.py", "--size", size, "--sequences", "50" if tiny else "4000"),
-        script("resume", 60, "kills.py", "--runs", "1"),
+        script("finetuning", 80, "finetuning.py", "--size", size, "--batch-size", batch, "--steps", steps, *torch),
+        script("embedding", 35, "embedding.py", "--size", size, "--sequences", "50" if tiny else "4000"),
+        script("resume", 95, "kills.py", "--runs", "1"),
     ]
 
 
