@@ -1,10 +1,13 @@
 """Speed of scoring substitutions, in alleles/s and in real tokens/s beside those of embedding the same windows.
 
-    python benchmarks/variants.py --model DIR [--fasta FASTA] [--alleles 512] [--repeats 3]
+    python benchmarks/variants.py [--model DIR] [--fasta FASTA] [--alleles 512] [--repeats 3]
 
 Substitutions are drawn at random from the FASTA file, or from the package's sample data. Each of `llr`, `emb` and both runs
 over all of them, and `embed` over the windows of REF; the first round compiles, then they alternate, and the best round is
-reported. "of CPU" counts the time of all threads, the model's included.
+reported. "of CPU" counts the time of all threads, the model's included. The last line is the host side of `llr,emb` alone:
+windows, tokens, and the sum over segmentations, with numbers from a generator in place of the model's.
+
+Without --model, one of size 1m with random weights and pieces of the sample data is used.
 """
 
 import argparse
@@ -12,19 +15,27 @@ import gzip
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax import sample_data
+from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.config.model import named_size
 from dnabert2_jax.data.batches import Batches
 from dnabert2_jax.data.sequences import given_sequences
+from dnabert2_jax.genome.fasta import read_fasta
 from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.compute import resolve_compute
+from dnabert2_jax.modeling.models import masked_lm
+from dnabert2_jax.tokenizer.special import MASK
+from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.variants.alleles import Allele
 from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
 from dnabert2_jax.variants.spans import Ids
@@ -40,6 +51,31 @@ class CountingScorer(VariantScorer):
     def _batches(self, inputs: list[Ids]) -> Batches:
         self.tokens += sum(map(len, inputs))
         return super()._batches(inputs)
+
+
+class HostSide(VariantScorer):
+    """Everything except the model."""
+
+    def _masked(self, inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        log_p = np.log(np.random.default_rng(0).dirichlet(np.ones(self._model.tokenizer.vocab_size), 64)).astype(np.float32)
+        for batch in self._batches(inputs):
+            for row, number in enumerate(batch.rows[:, 0]):
+                if number >= 0:
+                    yield number, log_p[: np.count_nonzero(batch.tokens.input_ids[row] == MASK)]
+
+    def _weighted_means(self, inputs: list[Ids], weights: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+        for _ in self._batches(inputs):
+            pass
+        return np.random.default_rng(0).normal(size=(len(inputs), self._model.config.hidden_size))
+
+
+def random_model(fasta: Path) -> InferenceModel:
+    """A masked language model of size 1m with random weights."""
+    sequences = [record.sequence.decode().upper() for record in read_fasta(fasta)]
+    tokenizer = train_bpe(sequences, vocab_size=1024)
+    config = named_size("1m", tokenizer.vocab_size)
+    model = SavedModel(kind="masked_lm", config=config, params=masked_lm(config).init(0), tokenizer=tokenizer, provenance={})
+    return InferenceModel.of_saved(Path("1m, random weights"), model, resolve_compute("auto"))
 
 
 def substitutions(reference: Reference, count: int) -> list[Allele]:
@@ -58,27 +94,28 @@ def substitutions(reference: Reference, count: int) -> list[Allele]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--fasta", type=Path)
     parser.add_argument("--alleles", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    model = InferenceModel.load(options.model, resolve_compute("auto"))
     with tempfile.TemporaryDirectory() as folder:
         fasta = options.fasta
         if fasta is None:
             fasta = Path(folder) / "sample.fa"
             with gzip.open(next(iter(sample_data.fasta_files().values()))) as packed, fasta.open("wb") as plain:
                 shutil.copyfileobj(packed, plain)
+        model = InferenceModel.load(options.model, resolve_compute("auto")) if options.model else random_model(fasta)
         with Reference(fasta) as reference:
             print_rates(model, reference, substitutions(reference, options.alleles), options.repeats)
 
 
 def print_rates(model: InferenceModel, reference: Reference, alleles: list[Allele], repeats: int) -> None:
-    scorers = {
+    scorers: dict[str, VariantScorer] = {
         ",".join(scores): CountingScorer(model, reference, ScoringOptions(scores, FLANK))
         for scores in (("llr",), ("emb",), ("llr", "emb"))
     }
+    scorers["host side"] = HostSide(model, reference, ScoringOptions(("llr", "emb"), FLANK))
     windows = given_sequences(
         [reference.fetch(one.contig or "", one.position - FLANK, one.position + FLANK + 1) for one in alleles]
     )
@@ -90,19 +127,20 @@ def print_rates(model: InferenceModel, reference: Reference, alleles: list[Allel
                 embed(model, windows)
                 tokens = sum(len(ids) + 2 for ids in model.tokenizer.encode_raw_batch(windows.sequences))
             else:
-                scorers[name].tokens = 0
-                step = scorers[name].alleles_at_once
-                for at in range(0, len(alleles), step):
-                    scorers[name].score(alleles[at : at + step])
-                tokens = scorers[name].tokens
+                scorer = scorers[name]
+                if isinstance(scorer, CountingScorer):
+                    scorer.tokens = 0
+                for at in range(0, len(alleles), scorer.alleles_at_once):
+                    scorer.score(alleles[at : at + scorer.alleles_at_once])
+                tokens = scorer.tokens if isinstance(scorer, CountingScorer) else 0
             result = (time.perf_counter() - began, time.process_time() - cpu, tokens)
             if turn and (name not in best or result < best[name]):
                 best[name] = result
     table = Table("", "alleles/s", "alleles/s of CPU", "tokens/s", "of embed's")
     rate = best["embed"][2] / best["embed"][0]
     for name, (seconds, cpu, tokens) in best.items():
-        speed = [f"{len(alleles) / seconds:,.0f}", f"{len(alleles) / cpu:,.0f}", f"{tokens / seconds:,.0f}"]
-        table.add_row(name, *speed, f"{tokens / seconds / rate:.2f}")
+        of_tokens = [f"{tokens / seconds:,.0f}", f"{tokens / seconds / rate:.2f}"] if tokens else ["", ""]
+        table.add_row(name, f"{len(alleles) / seconds:,.0f}", f"{len(alleles) / cpu:,.0f}", *of_tokens)
     Console(width=100).print(table)
 
 

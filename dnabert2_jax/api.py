@@ -6,32 +6,52 @@ model = DNABERT2.load("runs/pretrain/model")
 vectors = model.embed(["ACGTTTGACA", "GGGTTACGGA"])
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dnabert2_jax.artifacts.model import ModelKind, save_model
-from dnabert2_jax.config.inference import LongSequences, Pooling, Strands, VariantScore
+from dnabert2_jax.config.inference import (
+    PER_TOKEN,
+    ExplainMethod,
+    LongSequences,
+    Pooling,
+    Resolution,
+    Strands,
+    TrackStrand,
+    TrackValues,
+    VariantScore,
+)
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hub import PREFIX, looks_like_repository
 from dnabert2_jax.convert.opening import open_hugging_face, pinned_path
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import GivenSequences, given_sequences
-from dnabert2_jax.inference.embedding import embed
+from dnabert2_jax.data.streaming import checked_file, given_in_chunks
+from dnabert2_jax.inference.embedding import Embeddings, embed
 from dnabert2_jax.inference.evaluation import evaluate
 from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import Predictions, predict
+from dnabert2_jax.inference.scan import Chunk, WholeSequences, bases_of_a_chunk, embed_chunks, predict_chunks
 from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
+from dnabert2_jax.inference.tracks.values import TrackScores, iterate_track, joined
+from dnabert2_jax.interpretation.attention import AttentionMaps
+from dnabert2_jax.interpretation.dependency import DependencyMap
+from dnabert2_jax.interpretation.explain import explain
+from dnabert2_jax.interpretation.gradients import Attributions
+from dnabert2_jax.interpretation.ism import MutationScores
+from dnabert2_jax.interpretation.results import Explanations
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.variants.results import GivenVariant, VariantScores, score_variants
+from dnabert2_jax.variants.results import GivenVariant, VariantScores, iterate_scores, score_variants
 from dnabert2_jax.variants.scoring import ScoringOptions
 
 
@@ -211,6 +231,74 @@ class DNABERT2:
             title="predicting" if progress else None,
         )
 
+    def iter_predict(
+        self,
+        sequences: GivenSequences | str | Path,
+        *,
+        max_tokens: int | None = None,
+        long: LongSequences = "windows",
+        overlap: float = 0.5,
+        reverse_complement: bool = False,
+        batch_tokens: int | None = None,
+    ) -> Iterator[Predictions]:
+        """As :meth:`predict`, some sequences at a time, for what does not fit into memory.
+
+        Args:
+            sequences: as for :meth:`predict`, of which a generator is read only as far as needed; or the path of a FASTA or
+                FASTQ file or a table, which is read once to check it and then again.
+            max_tokens: as for :meth:`predict`, like all that follow.
+            long: what to do with longer ones.
+            overlap: minimum window overlap.
+            reverse_complement: average over both strands.
+            batch_tokens: tokens of a batch.
+
+        Yields:
+            The predictions of the next sequences, in their order.
+
+        Raises:
+            UserError: as :meth:`predict`.
+        """
+        with self._chunks(sequences, bases_of_a_chunk(batch_tokens)) as chunks:
+            for _, predictions in predict_chunks(
+                self._model,
+                chunks,
+                max_tokens=max_tokens,
+                long=long,
+                overlap=overlap,
+                reverse_complement=reverse_complement,
+                batch_tokens=batch_tokens,
+            ):
+                yield predictions
+
+    def iter_embed(
+        self, sequences: GivenSequences | str | Path, pooling: Pooling = "mean", *, batch_tokens: int | None = None
+    ) -> Iterator[Embeddings]:
+        """As :meth:`embed`, some sequences at a time, for what does not fit into memory.
+
+        Args:
+            sequences: as for :meth:`iter_predict`.
+            pooling: as for :meth:`embed`.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+
+        Yields:
+            The ``names`` and ``vectors`` of the next sequences, in their order; ``split()`` gives those of each.
+
+        Raises:
+            UserError: as :meth:`embed`.
+        """
+        numbers = self.config.hidden_size if pooling in PER_TOKEN else 0
+        with self._chunks(sequences, bases_of_a_chunk(batch_tokens, numbers)) as chunks:
+            for _, embeddings in embed_chunks(self._model, chunks, pooling, batch_tokens=batch_tokens):
+                yield embeddings
+
+    @contextmanager
+    def _chunks(self, sequences: GivenSequences | str | Path, bases: int) -> Iterator[Iterator[Chunk]]:
+        if isinstance(sequences, str | Path):
+            with checked_file(sequences) as file:
+                yield WholeSequences(file).chunks(bases)
+        else:
+            yield map(Chunk, given_in_chunks(sequences, bases))
+
     def evaluate(
         self,
         table: str | Path,
@@ -315,6 +403,179 @@ class DNABERT2:
         """
         options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
         return score_variants(self._model, fasta, variants, options)
+
+    def iter_score_variants(
+        self,
+        fasta: str | Path,
+        variants: str | Path | Iterable[GivenVariant],
+        *,
+        scores: Sequence[VariantScore] = (),
+        flank: int = 256,
+        strand: Strands = "both",
+        max_span: int = 64,
+        batch_tokens: int | None = None,
+    ) -> Iterator[VariantScores]:
+        """As :meth:`score_variants`, some variants of a file at a time, for what does not fit into memory.
+
+        Arguments and errors are those of :meth:`score_variants`.
+        """
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        return (part for part in iterate_scores(self._model, fasta, variants, options) if len(part))
+
+    def track(
+        self,
+        fasta: str | Path,
+        regions: Sequence[str] = (),
+        bed: str | Path | None = None,
+        *,
+        window: int = 512,
+        step: int = 128,
+        strand: TrackStrand = "+",
+        values: TrackValues = "auto",
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> TrackScores:
+        """Values along a genome, as ``dnabert2 track`` writes them; see ``docs/guides/tracks.md``.
+
+        All of them are in memory: for a whole genome use the command, which writes as it goes, or :meth:`iter_track`.
+
+        Args:
+            fasta: the genome, plain or bgzip.
+            regions: stretches as written in genome browsers, ``chr22:19,700,000-19,720,000`` (from 1, the end included).
+            bed: or intervals. Where there is neither, the whole genome is covered.
+            window: bases that the model reads at a time.
+            step: of a classifier, bases of a bin; the window is a multiple of it.
+            strand: ``+``, ``-``, ``both``, or ``bed`` for that of each interval.
+            values: of a masked language model: ``logp``, ``entropy``, ``logo``, or ``auto`` for the first two.
+            max_tokens: of a classifier, its longest input in tokens; by default as in training.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+
+        Returns:
+            A row for each scored bin or base: ``track["promoter"]`` is a channel, ``starts`` and ``ends`` are from 0.
+
+        Raises:
+            UserError: pysam is not installed, an interval or option that cannot be used, nothing was scored, or out of
+                memory.
+        """
+        return joined(
+            list(
+                self.iter_track(
+                    fasta,
+                    regions,
+                    bed,
+                    window=window,
+                    step=step,
+                    strand=strand,
+                    values=values,
+                    max_tokens=max_tokens,
+                    batch_tokens=batch_tokens,
+                )
+            )
+        )
+
+    def iter_track(
+        self,
+        fasta: str | Path,
+        regions: Sequence[str] = (),
+        bed: str | Path | None = None,
+        *,
+        window: int = 512,
+        step: int = 128,
+        strand: TrackStrand = "+",
+        values: TrackValues = "auto",
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> Iterator[TrackScores]:
+        """As :meth:`track`, a part at a time: of a classifier one stretch, of a masked language model one window.
+
+        Arguments and errors are those of :meth:`track`.
+        """
+        return iterate_track(
+            self._model,
+            fasta,
+            regions,
+            bed,
+            window=window,
+            step=step,
+            strand=strand,
+            values=values,
+            max_tokens=max_tokens,
+            batch_tokens=batch_tokens,
+        )
+
+    @overload
+    def explain(
+        self,
+        sequences: GivenSequences,
+        method: Literal["ism"] = "ism",
+        *,
+        target: str | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> list[MutationScores]: ...
+    @overload
+    def explain(
+        self,
+        sequences: GivenSequences,
+        method: Literal["ig", "saliency"],
+        *,
+        target: str | None = None,
+        points: int = 64,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> list[Attributions]: ...
+    @overload
+    def explain(
+        self,
+        sequences: GivenSequences,
+        method: Literal["attention"],
+        *,
+        layers: Sequence[int] = (),
+        heads: Sequence[int] = (),
+        resolution: Resolution = "token",
+        progress: bool = False,
+    ) -> list[AttentionMaps]: ...
+    @overload
+    def explain(
+        self,
+        sequences: GivenSequences,
+        method: Literal["dependency"],
+        *,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> list[DependencyMap]: ...
+    def explain(
+        self, sequences: GivenSequences, method: ExplainMethod = "ism", *, progress: bool = False, **options: Any
+    ) -> Explanations:
+        """What the model's output depends on, base by base; see ``docs/guides/interpretation.md``.
+
+        Args:
+            sequences: DNA: a list, generator, array, pandas Series or dict, as for :meth:`predict`; each is read whole. [n].
+            method: ``ism`` substitutes every base; ``ig`` (integrated gradients) and ``saliency`` are for classifiers;
+                ``attention`` gives the weights of layers and heads; ``dependency``, for masked language models, which bases
+                depend on which.
+            progress: show a bar on a terminal, or lines elsewhere, on standard error.
+            **options: ``target``, the class that ``ism``, ``ig`` and ``saliency`` explain, which a regression does not need;
+                ``max_tokens``, the longest sequence, special tokens included, by default that of the classifier's
+                training; ``batch_tokens``, tokens of a batch, by default 4,096 on a CPU, 65,536 elsewhere. For ``ig``:
+                ``points`` of the integral, by default 64. For ``attention``: ``layers`` and ``heads``, numbers from 0, by
+                default all; ``resolution``, ``token`` or ``base``.
+
+        Returns:
+            One result for each sequence: :class:`~dnabert2_jax.interpretation.ism.MutationScores`,
+            :class:`~dnabert2_jax.interpretation.gradients.Attributions`,
+            :class:`~dnabert2_jax.interpretation.attention.AttentionMaps` or
+            :class:`~dnabert2_jax.interpretation.dependency.DependencyMap`.
+
+        Raises:
+            UserError: an unknown method or an option that it does not have, another kind of model than it needs, no such
+                class, layer or head, a sequence that is not DNA, has no known base or is too long, more than 2 GiB of
+                attention, or out of memory.
+        """
+        return explain(self._model, given_sequences(sequences), method, "explaining" if progress else None, **options)
 
     def hidden_states(
         self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None

@@ -117,6 +117,13 @@ MISTAKES = [
         text("empty.fa", ""),
     ),
     Mistake(
+        "two FASTA records of one name",
+        "embed --model base --data twice.fa --out vectors.npz",
+        "twice.fa, record 2: the name 'exon' is also that of record 1; names (the first word of a header) must be unique: "
+        "rename or remove one of the two, or have repeats numbered with --duplicate-names number",
+        text("twice.fa", ">exon 1\nACGTACGT\n>exon 2\nGGCATTAC\n"),
+    ),
+    Mistake(
         "RNA",
         "embed --model base --data rna.fa --out vectors.npz",
         "rna.fa, record 'mir21', position 1: 'U' is not a DNA letter; accepted are A C G T ...; this looks like RNA: "
@@ -212,6 +219,13 @@ MISTAKES = [
         "finetune --config finetune.toml --workdir run --set data.train=table.xlsx",
         "table.xlsx: this Excel workbook cannot be read (...); save the table as CSV",
         text("table.xlsx", b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xb5\xe0"),
+    ),
+    Mistake(
+        "an error value of a spreadsheet",
+        "evaluate --model classifier --data table.csv --out scores.json",
+        "table.csv, line 3: label '#N/A' is a spreadsheet's error value; correct it or remove the row; or leave such "
+        "records out with --bad-records skip",
+        table("table.csv", ("ACGTACGT", "plain"), ("ACGTACGA", "#N/A")),
     ),
     Mistake(
         "a label that is text among numbers",

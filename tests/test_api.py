@@ -9,6 +9,7 @@ from dnabert2_jax import DNABERT2, UserError
 from dnabert2_jax.artifacts.model import SavedModel, save_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.modeling.models import sequence_classifier
+from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import tiny_config, tiny_model, tiny_tokenizer, write_table
 
 SEQUENCES = ["ACGTTGACA", "gggatttaccn", "A"]
@@ -133,3 +134,73 @@ def test_save(classifier, tmp_path):
     with pytest.raises(UserError, match="copy exists; choose another name, or replace it with --force"):
         classifier.save(tmp_path / "copy")
     classifier.save(tmp_path / "copy", force=True)
+
+
+def test_sequences_are_predicted_and_embedded_some_at_a_time(model, classifier, tmp_path):
+    reads = {f"r{n}": random_dna(60, n) for n in range(30)}
+    drawn = []
+
+    def generator():
+        for text in reads.values():
+            drawn.append(text)
+            yield text
+
+    parts = classifier.iter_predict(generator(), batch_tokens=8)
+    first = next(parts)
+    assert len(drawn) == len(first) == 6  # 8 batches of 8 tokens, of about 5 bases each
+    together = [first, *parts]
+    assert [name for part in together for name in part.names] == [str(number) for number in range(1, 31)]
+    expected = classifier.predict(reads).probabilities
+    np.testing.assert_allclose(np.concatenate([part.probabilities for part in together]), expected, atol=1e-5)
+
+    path = write_fasta(tmp_path / "reads.fa", reads)
+    for given in (path, reads, str(path)):
+        parts = list(model.iter_embed(given, "base", batch_tokens=8))
+        assert len(parts) > 1
+        assert [name for part in parts for name in part.names] == list(reads)
+        assert [len(vectors) for part in parts for vectors in part.split()] == [60] * 30
+    assert repr(parts[0]) == "Embeddings(6 sequences, 360 vectors of 32, base)"
+    with pytest.raises(UserError, match=r"sequences\[1\], position 3: 'X' is not"):
+        list(model.iter_embed(["ACGT", "ACXT"]))
+
+
+def test_embeddings_to_pandas(model):
+    [embeddings] = model.iter_embed({"a": "ACGTTGACA", "b": "GG"})
+    frame = embeddings.to_pandas()
+    assert (list(frame.index), list(frame.columns)) == (["a", "b"], [f"e{n}" for n in range(32)])
+    np.testing.assert_array_equal(frame.to_numpy(), embeddings.vectors)
+
+
+def test_tracks(model, classifier, tmp_path):
+    genome = random_dna(1000, 5)
+    fasta = write_fasta(tmp_path / "g.fa", {"chr1": genome})
+    track = classifier.track(fasta, ["1:101-500"], window=100, step=50)
+    assert repr(track) == "TrackScores(8 rows, 400 bases: no, yes)"
+    assert list(zip(track.starts, track.ends, strict=True)) == [(at, at + 50) for at in range(100, 500, 50)]
+    windows = classifier.predict([genome[100:200], genome[150:250]]).probabilities
+    np.testing.assert_allclose(track["yes"][:2], [windows[0, 1], windows[:, 1].mean()], atol=1e-6)
+    assert list(track.to_pandas().columns) == ["contig", "start", "end", "strand", "no", "yes"]
+    with pytest.raises(UserError, match="no channel 'maybe'; it has no, yes"):
+        track["maybe"]
+    bed = tmp_path / "b.bed"
+    bed.write_text("chr1\t0\t90\nchr1\t200\t260\n")
+    parts = list(model.iter_track(fasta, bed=bed, window=50, values="logp"))
+    assert [(len(part), part.channels) for part in parts] == [
+        (50, ("logp",)),
+        (40, ("logp",)),
+        (50, ("logp",)),
+        (10, ("logp",)),
+    ]
+    assert (np.concatenate([part["logp"] for part in parts]) < 0).all()
+    with pytest.raises(UserError, match="nothing was scored"):
+        model.track(write_fasta(tmp_path / "n.fa", {"n": "N" * 50}))
+
+
+def test_variants_are_scored_some_at_a_time(model, tmp_path):
+    genome = random_dna(1000, 6)
+    fasta = write_fasta(tmp_path / "g.fa", {"chr1": genome})
+    given = [("chr1", at, genome[at - 1], "ACGT"[("ACGT".index(genome[at - 1]) + 1) % 4]) for at in range(300, 700)]
+    parts = list(model.iter_score_variants(fasta, given, scores=["emb"], flank=20, strand="+"))
+    assert [len(part) for part in parts] == [256, 144]
+    whole = model.score_variants(fasta, given, scores=["emb"], flank=20, strand="+")
+    np.testing.assert_array_equal(np.concatenate([part["emb"] for part in parts]), whole["emb"])

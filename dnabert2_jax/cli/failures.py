@@ -11,7 +11,10 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.paths import BucketError, explain
 
 _INTERRUPTED = 130
-_RESUME = "interrupted; rerun the same command: a run resumes from its last checkpoint, anything else starts over"
+_RESUME = (
+    "interrupted; rerun the same command: a run resumes from its last checkpoint, predict, embed and variants from the "
+    "last part that they wrote, and anything else starts over"
+)
 _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 """System errors that no code can fix: a full disk, or a place without write permission."""
 

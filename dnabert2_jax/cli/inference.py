@@ -1,5 +1,7 @@
 """``dnabert2 predict``, ``embed`` and ``fill-mask``: using a trained model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,15 +12,23 @@ from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.models import open_named
 from dnabert2_jax.cli.output import print_saved, print_table
-from dnabert2_jax.config.inference import PER_TOKEN, STANDARD_STREAM, BadRecordPolicy, LongSequences, Pooling
+from dnabert2_jax.config.inference import (
+    PER_TOKEN,
+    STANDARD_STREAM,
+    BadRecordPolicy,
+    DuplicateNames,
+    LongSequences,
+    Pooling,
+    Shard,
+)
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.progress import console, remark
+from dnabert2_jax.progress import ProgressBar, console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 if TYPE_CHECKING:
-    from dnabert2_jax.data.sequences import Sequences
     from dnabert2_jax.inference.model import InferenceModel
-    from dnabert2_jax.inference.scan import Windows
+    from dnabert2_jax.inference.rows import RowWriter
+    from dnabert2_jax.inference.scan import Source
 
 
 _LONG_BASES = 100_000
@@ -35,7 +45,7 @@ def predict(
         Path,
         Option(
             parser=options.path,
-            help="Table to write (.csv, .tsv, .parquet; with --window or --fasta also .bed), or - for standard output.",
+            help="Table to write: .csv, .tsv, .jsonl, .parquet, with --window or --fasta .bed; or - for standard output.",
         ),
     ],
     model: options.Model = None,
@@ -53,6 +63,8 @@ def predict(
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
     bad_records: options.BadRecords = "error",
+    duplicate_names: options.DuplicateNamesOption = "error",
+    shard: options.ShardOption = None,
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
@@ -64,53 +76,61 @@ def predict(
     columns of the input; with --window, one row per window of a genome, and with --fasta, one per interval of it. Pairs are
     read from the columns sequence1 and sequence2.
     """
-    from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output, save_predictions
-    from dnabert2_jax.inference.prediction import predict as predict_sequences
-    from dnabert2_jax.inference.quality import summary_of
-    from dnabert2_jax.inference.record import make_record, save_record_beside
-    from dnabert2_jax.inference.rows import PREDICTION_SUFFIXES, expected_bytes, writing_rows
-    from dnabert2_jax.inference.scan import predict_windows
+    from dnabert2_jax.inference.formats import PLACE_SUFFIXES, PREDICTION_SUFFIXES
+    from dnabert2_jax.inference.output import check_output
+    from dnabert2_jax.inference.prediction import summary_of
+    from dnabert2_jax.inference.quality import doubts_in
+    from dnabert2_jax.inference.record import make_record
+    from dnabert2_jax.inference.rows import expected_bytes, writing_rows
+    from dnabert2_jax.inference.scan import bases_of_a_chunk, predict_chunks, share_of
+    from dnabert2_jax.storage.unfinished import check_destinations
 
-    source = _Source(data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records)
+    part = Shard.parse(shard) if shard else None
+    out = part.path(out) if part else out
+    source = _Source(
+        data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records, duplicate_names
+    )
     source.check(out)
-    check_output(out, PREDICTION_SUFFIXES if source.has_places else TABLE_SUFFIXES)
-    refuse_overwriting(out, force=force)
+    check_output(out, PLACE_SUFFIXES if source.has_places else PREDICTION_SUFFIXES)
+    check_destinations([out], force=force)
     opened = open_named(model, adapter, base, precision, attention)
     opened.need("classifier", "prediction", "train one with `dnabert2 finetune`")
-    how: dict[str, Any] = {
-        **{"max_tokens": max_tokens, "long": long, "overlap": overlap},
-        **{"reverse_complement": reverse_complement, "batch_tokens": batch_tokens, "title": "predicting"},
-    }
-    settings = {"max_tokens": max_tokens or opened.head.max_tokens, "long": long, "overlap": overlap}
-    record = make_record(opened, "predict", **source.record(), **settings, reverse_complement=reverse_complement)
+    if out.suffix == ".bed" and opened.head.task == "regression":
+        raise UserError(
+            f"{out}: the scores of a .bed file are probabilities, and {opened.path} predicts measurements; "
+            "choose .csv, .tsv or .parquet"
+        )
+    most, training_data = max_tokens or opened.head.max_tokens, opened.provenance.get("training_data")
+    how: dict[str, Any] = {"max_tokens": most, "long": long, "overlap": overlap, "reverse_complement": reverse_complement}
+    record = make_record(opened, "predict", **source.record(part), **how)
+    with source.opened() as rows:
+        size = expected_bytes(out, rows.rows, 3 + len(opened.labels))
+        remark(f"{rows.summary()}; about {size / 1e6:,.1f} MB to write")
+        _remark_on_long(rows, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
+        share = share_of(rows, bases_of_a_chunk(batch_tokens), part)
+        job = source.job(rows, share.bases)
+        with (
+            writing_rows(out, record, job, beside=source.has_places, force=force) as writer,
+            ProgressBar("predicting", share.rows, writer.rows) as bar,
+        ):
+            _remark_on_resumption(writer)
+            chunks, few_shapes = share.chunks(writer.parts), share.few_shapes
+            for chunk, predictions in predict_chunks(
+                opened, chunks, **how, batch_tokens=batch_tokens, few_shapes=few_shapes
+            ):
+                columns = chunk.coordinates() | predictions.columns()
+                writer.write(columns, len(predictions), predictions.counts())
+                bar.advance(len(predictions))
+    counts = writer.counts
     if not source.has_places:
-        sequences = source.read()
-        _remark_on_long(sequences, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
-        predictions = predict_sequences(opened, sequences, **how)
-        if summary := predictions.summary():
-            remark(summary)
-        save_predictions(out, predictions, record)
+        said = summary_of(counts, most, training_data)
     else:
-        if out.suffix == ".bed" and opened.head.task == "regression":
-            raise UserError(
-                f"{out}: the scores of a .bed file are probabilities, and {opened.path} predicts measurements; "
-                "choose .csv, .tsv or .parquet"
-            )
-        scan = source.plan()
-        remark(f"{scan.summary()}; about {expected_bytes(out, scan.windows, 3 + len(opened.labels)) / 1e6:,.1f} MB to write")
-        averaged, doubtful = 0, list[str]()
-        with writing_rows(out, PREDICTION_SUFFIXES) as write:
-            for columns in predict_windows(opened, scan, **how):
-                write(columns)
-                averaged += int((columns["windows"] > 1).sum())
-                doubtful += filter(None, columns["note"])
-        save_record_beside(out, record)
-        if averaged:
-            most = max_tokens or opened.head.max_tokens
+        if counts["long"]:
             what, remedy = ("intervals", "add --window") if window is None else ("windows", "shorten --window")
-            remark(f"{what} of more than {most:,} tokens: {averaged:,}, each the average over its parts; {remedy}")
-        if said := summary_of(doubtful, opened.provenance.get("training_data")):
-            remark(said)
+            remark(f"{what} of more than {most:,} tokens: {counts['long']:,}, each the average over its parts; {remedy}")
+        said = doubts_in(counts, training_data)
+    if said:
+        remark(said)
     print_saved(out)
 
 
@@ -121,7 +141,7 @@ def embed(
     out: Annotated[
         Path,
         Option(
-            parser=options.path, help="File to write: .npz, .parquet or .h5; with --window or --fasta also .csv or .tsv."
+            parser=options.path, help="File to write: .npz, .parquet, .h5, .csv, .tsv or .jsonl, or - for standard output."
         ),
     ],
     model: options.Model = None,
@@ -136,6 +156,8 @@ def embed(
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
     bad_records: options.BadRecords = "error",
+    duplicate_names: options.DuplicateNamesOption = "error",
+    shard: options.ShardOption = None,
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
@@ -145,39 +167,64 @@ def embed(
 
     By default the mean over a sequence's tokens, excluding special tokens.
     """
-    from dnabert2_jax.inference.embedding import embed as embed_sequences
-    from dnabert2_jax.inference.output import EMBEDDING_SUFFIXES, check_output, save_embeddings
-    from dnabert2_jax.inference.record import make_record, save_record_beside
-    from dnabert2_jax.inference.rows import EMBEDDING_SUFFIXES as WINDOW_SUFFIXES
+    from dnabert2_jax.inference.embedding import expected_vectors
+    from dnabert2_jax.inference.formats import ARRAY_SUFFIXES, EMBEDDING_SUFFIXES
+    from dnabert2_jax.inference.output import check_output
+    from dnabert2_jax.inference.record import make_record
     from dnabert2_jax.inference.rows import check_size, expected_bytes, writing_rows
-    from dnabert2_jax.inference.scan import embed_windows
+    from dnabert2_jax.inference.scan import bases_of_a_chunk, embed_chunks, share_of
+    from dnabert2_jax.storage.unfinished import check_destinations
 
-    source = _Source(data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records)
+    part = Shard.parse(shard) if shard else None
+    out = part.path(out) if part else out
+    source = _Source(
+        data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records, duplicate_names
+    )
     source.check(out)
-    check_output(out, WINDOW_SUFFIXES if source.has_places else EMBEDDING_SUFFIXES)
-    refuse_overwriting(out, force=force)
+    check_output(out, EMBEDDING_SUFFIXES)
+    check_destinations([out], force=force)
     if source.has_places and pooling in PER_TOKEN:
         per, option = ("window", "--window") if window is not None else ("interval", "--fasta")
         raise UserError(f"--pooling {pooling} gives many vectors per {per}; with {option}, choose mean, max or cls")
     opened = open_named(model, adapter, base, precision, attention)
-    record = make_record(opened, "embed", pooling=pooling, **source.record())
+    record = make_record(opened, "embed", pooling=pooling, **source.record(part))
     width = opened.config.hidden_size
-    if not source.has_places:
-        sequences = source.read()
-        _remark_on_long(sequences, opened, "embedded whole")
-        embeddings = embed_sequences(opened, sequences, pooling, batch_tokens=batch_tokens, title="embedding")
-        save_embeddings(out, embeddings, opened.tokenizer, record)
-        vectors = len(embeddings.vectors)
-    else:
-        scan = source.plan()
-        check_size(out, scan.windows, width)
-        remark(f"{scan.summary()}; about {expected_bytes(out, scan.windows, width) / 1e6:,.1f} MB to write")
-        with writing_rows(out, WINDOW_SUFFIXES) as write:
-            for columns in embed_windows(opened, scan, pooling, batch_tokens=batch_tokens, title="embedding"):
-                write(columns)
-        save_record_beside(out, record)
-        vectors = scan.windows
-    remark(f"{vectors:,} vectors of {width} numbers, {pooling}")
+    with source.opened() as rows:
+        vectors = expected_vectors(opened, rows.rows, rows.bases, pooling)
+        remark(f"{rows.summary()}; about {expected_bytes(out, vectors, width) / 1e6:,.1f} MB to write")
+        _remark_on_long(rows, opened, "embedded whole")
+        share = share_of(rows, bases_of_a_chunk(batch_tokens, width if pooling in PER_TOKEN else 0), part)
+        check_size(out, vectors * share.rows // rows.rows, width)
+        job = source.job(rows, share.bases)
+        with (
+            writing_rows(out, record, job, beside=source.has_places, force=force) as writer,
+            ProgressBar("embedding", share.rows, writer.rows) as bar,
+        ):
+            _remark_on_resumption(writer)
+            chunks, few_shapes = share.chunks(writer.parts), share.few_shapes
+            for chunk, embeddings in embed_chunks(opened, chunks, pooling, batch_tokens=batch_tokens, few_shapes=few_shapes):
+                found = embeddings.arrays(opened.tokenizer) if out.suffix in ARRAY_SUFFIXES else embeddings.columns()
+                writer.write(chunk.coordinates() | found, len(chunk.sequences), {"vectors": len(embeddings.vectors)})
+                bar.advance(len(chunk.sequences))
+    remark(f"{writer.counts['vectors']:,} vectors of {width} numbers, {pooling}")
+    print_saved(out)
+
+
+@app.command("merge-shards", epilog="Example: dnabert2 merge-shards runs/predictions.csv")
+def merge_shards(
+    out: Annotated[Path, Argument(parser=options.path, help="The --out of the commands that computed the shares.")],
+    force: options.Force = False,
+) -> None:
+    """Join what predict or embed computed in shares.
+
+    The shares lie beside the file (predictions.2-of-8.csv) and stay there. Rows come in the order of the input.
+    """
+    from dnabert2_jax.inference.shards import find_shards
+
+    refuse_overwriting(out, force=force)
+    shards = find_shards(out)
+    shards.merge()
+    remark(f"{len(shards.files)} shares joined: {shards.files[0].name} to {shards.files[-1].name}")
     print_saved(out)
 
 
@@ -235,6 +282,7 @@ class _Source:
     sequence_column: str
     name_column: str | None
     bad_records: BadRecordPolicy
+    duplicate_names: DuplicateNames
 
     @property
     def has_places(self) -> bool:
@@ -248,9 +296,9 @@ class _Source:
         if (self.fasta is None) != (self.bed is None and not self.regions):
             need = "--bed FILE or --region CONTIG:START-END" if self.fasta else "--fasta GENOME instead of --data"
             raise UserError(f"intervals are read from a genome: add {need}")
-        if self.has_places and STANDARD_STREAM in (str(self.data), str(self.bed), str(out)):
+        if self.has_places and STANDARD_STREAM in (str(self.data), str(self.bed)):
             option = "--window" if self.window is not None else "--fasta"
-            raise UserError(f"{option} reads its input twice and writes as it goes; name files instead of -")
+            raise UserError(f"{option} reads its input twice; name a file instead of -")
         if self.data is not None and self.window is not None and self.bad_records == "skip":
             raise UserError("--bad-records skip does not go with --window, whose coordinates are those of whole records")
         if self.window is None and self.step is not None:
@@ -258,60 +306,76 @@ class _Source:
         if not self.has_places and out.suffix == ".bed":
             raise UserError(f"{out}: a .bed file holds coordinates; add --window BASES, or choose .csv or .parquet")
 
-    def record(self) -> dict[str, Any]:
+    def record(self, shard: Shard | None) -> dict[str, Any]:
         """What to record of it with the output."""
         intervals = {} if self.fasta is None else {"bed": self.bed and str(self.bed), "regions": list(self.regions)}
         windows = {} if self.window is None else {"window": self.window, "step": self.step or self.window}
-        return {"data": str(self.data or self.fasta), **intervals, **windows}
+        share = {} if shard is None else {"shard": str(shard)}
+        return {"data": str(self.data or self.fasta), **intervals, **windows, **share}
 
-    def read(self) -> "Sequences":
-        """Whole sequences."""
-        from dnabert2_jax.data.reading import read_sequences
+    def job(self, source: "Source", bases: int) -> dict[str, Any]:
+        """What the rows depend on besides the record, to tell whether a job can be resumed."""
+        from dnabert2_jax.inference.scan import WholeSequences
+        from dnabert2_jax.storage.copies import local_copy
+        from dnabert2_jax.storage.hashes import file_sha256
 
-        sequences = read_sequences(
-            self.data or Path(),
-            sequence_column=self.sequence_column,
-            name_column=self.name_column,
-            bad_records=self.bad_records,
-        )
-        remark(sequences.summary())
-        return sequences
+        if str(self.data) == STANDARD_STREAM and isinstance(source, WholeSequences):
+            content: Any = file_sha256(source.file.path)
+        else:
+            files = [local_copy(path).stat() for path in (self.data, self.fasta, self.bed) if path]
+            content = [[file.st_size, file.st_mtime_ns] for file in files]
+        return {
+            "content": content,
+            "columns": [self.sequence_column, self.name_column],
+            "records": [self.bad_records, self.duplicate_names],
+            "bases_at_once": bases,
+        }
 
-    def plan(self) -> "Windows":
-        """Windows, or intervals."""
+    @contextmanager
+    def opened(self) -> "Iterator[Source]":
+        """Everything read once and checked."""
         from dnabert2_jax.data.intervals import Intervals
+        from dnabert2_jax.data.streaming import checked_file
         from dnabert2_jax.genome.reference import Reference
         from dnabert2_jax.inference.interval_scan import plan_intervals
-        from dnabert2_jax.inference.scan import plan_scan
+        from dnabert2_jax.inference.scan import WholeSequences, plan_scan
 
+        names: dict[str, Any] = {
+            **{"sequence_column": self.sequence_column, "name_column": self.name_column},
+            **{"duplicate_names": self.duplicate_names},
+        }
         if self.fasta is not None:
             intervals = Intervals(Reference(self.fasta), self.bed, self.regions, self.bad_records)
             plan = plan_intervals(intervals, self.window, self.step)
             if self.window is None and plan.longest >= _LONG_BASES:
                 remark(f"an interval of {plan.longest:,} bases becomes one row; for one row per stretch, add --window BASES")
-            return plan
-        return plan_scan(
-            self.data or Path(),
-            self.window or 0,
-            self.step,
-            sequence_column=self.sequence_column,
-            name_column=self.name_column,
-        )
+            yield plan
+        elif self.window is not None:
+            yield plan_scan(self.data or Path(), self.window, self.step, **names)
+        else:
+            with checked_file(self.data or Path(), **names, bad_records=self.bad_records) as file:
+                yield WholeSequences(file)
 
 
-def _remark_on_long(sequences: "Sequences", model: "InferenceModel", what: str) -> None:
+def _remark_on_resumption(writer: "RowWriter") -> None:
+    """Say that an earlier process has done a part of the work."""
+    if writer.parts:
+        remark(f"resuming after {writer.rows:,} rows, which an earlier process of this job has written")
+
+
+def _remark_on_long(source: "Source", model: "InferenceModel", what: str) -> None:
     """Say before long work that a chromosome is about to become one row, and what it takes."""
-    longest = max(sequences.sequences, key=len)
-    if len(longest) < _LONG_BASES:
+    from dnabert2_jax.inference.scan import WholeSequences
+
+    if not isinstance(source, WholeSequences) or (longest := source.file.longest).bases < _LONG_BASES:
         return
-    name = sequences.names[sequences.sequences.index(longest)]
-    sample = longest[:_LONG_BASES]
-    tokens = len(model.tokenizer.encode_raw(sample)) * len(longest) // len(sample)
+    sample = longest.texts[0][:_LONG_BASES]
+    tokens = len(model.tokenizer.encode_raw(sample)) * longest.bases // len(sample)
     size = ""
     if what == "embedded whole":  # its activations are in memory together: those of attention, and the two of a gated layer
         numbers = 4 * model.config.hidden_size + 2 * model.config.intermediate_size
         size = f", in roughly {4 * tokens * numbers / 1e9:,.1f} GB of memory"
     remark(
-        f"{name!r} has {len(longest):,} bases, about {tokens:,} tokens: one row, {what}{size}; for one row per stretch, "
-        "with coordinates, add --window BASES"
+        f"{longest.name!r} has {longest.bases:,} bases, about {tokens:,} tokens: one row, {what}{size}; for one row per "
+        "stretch, with coordinates, add --window BASES"
     )

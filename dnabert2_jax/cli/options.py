@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from dnabert2_jax.config.inference import BadRecordPolicy
+from dnabert2_jax.config.inference import BadRecordPolicy, DuplicateNames
 from dnabert2_jax.config.model import PrecisionOption
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.paths import as_path, in_bucket
@@ -46,6 +46,9 @@ Region = Annotated[
     list[str] | None, Option(metavar="CONTIG:START-END", help="Interval of --fasta, from 1, end included; repeatable.")
 ]
 BadRecords = Annotated[BadRecordPolicy, Option(help="Records that cannot be used: stop, or skip and list them.")]
+DuplicateNamesOption = Annotated[
+    DuplicateNames, Option("--duplicate-names", help="FASTA records of one name: stop, or number them (gene, gene_2).")
+]
 Force = Annotated[bool, Option("--force", help="Replace the output if it exists.")]
 SequenceColumn = Annotated[str, Option(help="Column with the sequences.")]
 LabelColumn = Annotated[str, Option(help="Column with the labels.")]
@@ -57,6 +60,9 @@ Window = Annotated[
 ]
 Step = Annotated[
     int | None, Option(min=1, metavar="BASES", help="Bases from one window to the next.", show_default="a window")
+]
+ShardOption = Annotated[
+    str | None, Option("--shard", metavar="I/N", help="Compute share I of N; dnabert2 merge-shards joins them.")
 ]
 BatchTokens = Annotated[int | None, Option(min=1, help="Tokens per batch.", show_default="4096 on CPU, 65536 elsewhere")]
 MaxTokens = Annotated[int | None, Option(min=8, help="Maximum tokens per input.", show_default="the model's own")]

@@ -1,4 +1,4 @@
-"""``dnabert2 variants``."""
+"""``dnabert2 variants`` and ``evaluate-variants``."""
 
 from pathlib import Path
 from typing import Annotated, cast
@@ -7,15 +7,15 @@ from typer import Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.output import print_saved
+from dnabert2_jax.cli.output import print_saved, print_table
 from dnabert2_jax.config.inference import RefMismatch, Strands, VariantScore
-from dnabert2_jax.progress import remark
+from dnabert2_jax.progress import console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 
 @app.command(
     epilog="Example: dnabert2 variants --model runs/pretrain/model --fasta genome.fa --variants calls.vcf.gz "
-    "--out runs/scored.vcf.gz"
+    "--out runs/scored.vcf.gz",
 )
 def variants(
     model: Annotated[Path, Option(parser=options.path, help="Model, adapter or Hugging Face directory, or hf:OWNER/NAME.")],
@@ -47,8 +47,9 @@ def variants(
     """
     from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.model import InferenceModel
-    from dnabert2_jax.inference.record import make_record, save_record_beside
+    from dnabert2_jax.inference.record import make_record
     from dnabert2_jax.modeling.compute import resolve_compute
+    from dnabert2_jax.storage.unfinished import check_destinations
     from dnabert2_jax.variants.alleles import MEANINGS
     from dnabert2_jax.variants.annotation import check_outputs, plan_annotation
     from dnabert2_jax.variants.records import open_variants
@@ -57,8 +58,7 @@ def variants(
     source = open_variants(variants)
     check_outputs(source, out, table)
     written = [path for path in (out, table) if path is not None]
-    for path in written:
-        refuse_overwriting(path, force=force)
+    check_destinations(written, force=force)
     opened = InferenceModel.load(model, resolve_compute(precision, attention), base)
     named = () if scores == "auto" else tuple(name.strip() for name in scores.split(","))
     wanted = checked_scores(opened, cast(tuple[VariantScore, ...], named))
@@ -71,11 +71,57 @@ def variants(
         )
         if renamed := job.survey.renamed():
             remark(renamed)
-        statuses = job.run(out, table, "scoring")
+        settings = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
+        record = make_record(opened, "variants", variants=str(variants), fasta=str(fasta), **settings)
+        statuses = job.run(out, table, record, force=force, title="scoring")
     for status, count in statuses.most_common():
         remark(f"{count:,} {status}: {MEANINGS[status]}")
-    settings = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
-    record = make_record(opened, "variants", variants=str(variants), fasta=str(fasta), **settings)
     for path in written:
-        save_record_beside(path, record)
         print_saved(path)
+
+
+@app.command(
+    "evaluate-variants",
+    epilog="Example: dnabert2 evaluate-variants --table runs/scored.tsv --effect Coefficient --fasta genome.fa.gz "
+    "--out runs/agreement.json",
+)
+def evaluate_variants(
+    *,
+    table: Annotated[Path, Option(parser=options.local_path, help="Table that dnabert2 variants wrote (.csv, .tsv).")],
+    out: Annotated[Path, Option(parser=options.path, help="JSON file for the results, or - for standard output.")],
+    effect: Annotated[str | None, Option(metavar="COLUMN", help="Its column of measured effects.")] = None,
+    label: Annotated[str | None, Option(metavar="COLUMN", help="Or its column of labels.")] = None,
+    positive: Annotated[str | None, Option(metavar="VALUE", help="The label that counts as positive.")] = None,
+    fasta: Annotated[
+        Path | None, Option(parser=options.local_path, help="Reference genome, to show floors beside the scores.")
+    ] = None,
+    force: options.Force = False,
+) -> None:
+    """Compare scores with measured effects or labels.
+
+    The columns of measurements are those that the input of dnabert2 variants had. Effects: Spearman's correlation; labels:
+    AUROC and AUPRC. With --fasta, beside what the frequencies of bases and of 6-mers in the genome give.
+    """
+    import json
+    from contextlib import nullcontext
+
+    from dnabert2_jax.genome.reference import Reference
+    from dnabert2_jax.inference.output import check_output, is_standard_output
+    from dnabert2_jax.storage.atomic import write_json
+    from dnabert2_jax.variants.evaluation import agreements, as_rows, read_scored
+    from dnabert2_jax.variants.records import open_variants
+
+    check_output(out, (".json",))
+    refuse_overwriting(out, force=force)
+    scored = read_scored(open_variants(table), effect=effect, label=label, positive=positive)
+    remark(f"{table}: {len(scored.records):,} alleles; {scored.left_out:,} without a score or a measurement left out")
+    with Reference(fasta) if fasta else nullcontext() as reference:
+        found = agreements(scored, reference)
+    measured = {"effect": effect} if effect else {"label": label, "positive": positive}
+    result = {"table": str(table), **measured, "alleles": len(scored.records), "left_out": scored.left_out, "scores": found}
+    print_table(as_rows(found), console)
+    if is_standard_output(out, (".json",)):
+        print(json.dumps(result, indent=2))
+    else:
+        write_json(out, result)
+    print_saved(out)

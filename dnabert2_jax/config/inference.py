@@ -1,6 +1,11 @@
 """Choices that commands and functions share; importing them loads nothing heavy."""
 
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from dnabert2_jax.errors import UserError
 
 Pooling = Literal["mean", "cls", "max", "token", "base"]
 """What an embedding represents.
@@ -18,8 +23,45 @@ LongSequences = Literal["windows", "cut"]
 BadRecordPolicy = Literal["error", "skip"]
 """What happens to records that cannot be used: an error names them all, or they are left out and counted."""
 
+DuplicateNames = Literal["error", "number"]
+"""What happens to a record of a FASTA or FASTQ file with the name of an earlier one: an error, or a number is added, as in
+``gene``, ``gene_2``, ``gene_3``."""
+
 STANDARD_STREAM = "-"
 """In place of a file: standard input, or standard output."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal shares of a job, each computed by a process of its own: ``2/8``.
+
+    Attributes:
+        number: which, from 1.
+        count: of how many.
+    """
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def path(self, out: Path) -> Path:
+        """Where this share of a file lies until it is merged: beside it, as ``NAME.2-of-8.csv``."""
+        return out if str(out) == STANDARD_STREAM else out.with_name(f"{out.stem}.{self.number}-of-{self.count}{out.suffix}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read ``NUMBER/COUNT``.
+
+        Raises:
+            UserError: it is something else.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UserError(f"--shard {text}: accepted is NUMBER/COUNT, from 1/COUNT to COUNT/COUNT, as in 2/8")
+        return cls(int(found[1]), int(found[2]))
+
 
 DivideBy = Literal["random", "group", "contig", "similarity"]
 """What a split of a table keeps together, besides equal sequences: nothing else, rows with the same value in a column, rows
@@ -48,3 +90,10 @@ Strands = Literal["both", "+"]
 
 RefMismatch = Literal["skip", "error"]
 """What happens to a variant whose REF is not the reference's: it is marked and not scored, or the job stops."""
+
+ExplainMethod = Literal["ism", "ig", "saliency", "attention", "dependency"]
+"""How an output is explained: by substituting every base, by integrated gradients, by one gradient, by attention, or by
+which bases depend on which."""
+
+Resolution = Literal["token", "base"]
+"""What attends to what: tokens, [CLS] and [SEP] among them, or bases."""

@@ -32,6 +32,14 @@ class Header:
     expected: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
 
+    def has(self, name: str) -> bool:
+        """Whether a column has this name or a variant of it.
+
+        Raises:
+            UserError: more than one does.
+        """
+        return self._find(name)[0] is not None
+
     def column(self, name: str) -> int:
         """The position of a column.
 

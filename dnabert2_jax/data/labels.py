@@ -29,6 +29,7 @@ from dnabert2_jax.errors import UserError, WrongTaskError, nearest
 SEPARATOR, NONE = ";", "-"
 """The separator between the labels of a row, and the symbol for none."""
 
+_DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _CLASS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
@@ -300,10 +301,13 @@ def _numbers(table: Table) -> NDArray[np.float64]:
         except ValueError:
             values[row] = math.nan
         if not abs(values[row]) < np.finfo(np.float32).max:
+            remedy = "correct it or remove the row, or set data.task=single_label for classes"
+            if _DECIMAL_COMMA.fullmatch(label):  # which could also separate thousands, so that it is not for us to say
+                remedy = f"write decimals with a point, as in {label.replace(',', '.')}"
             errors.append(
                 UserError(
                     f"{table.where(row)}: label {label!r} is not a number that float32 can hold; a regression predicts "
-                    "numbers: correct it or remove the row, or set data.task=single_label for classes"
+                    f"numbers: {remedy}"
                 )
             )
     refuse_records(table.source, errors, len(table))

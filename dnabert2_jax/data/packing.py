@@ -8,6 +8,8 @@ their own.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,9 @@ MAX_WIDTHS = 4
 """Maximum number of packed row widths: each is compiled, and a fifth would save little."""
 
 _NARROWEST = 16
+_WORTH_A_WIDTH = 1.25
 _TOKENS_A_SLOT = 8
+_WIDTH_STEP = 16
 
 # Cost model for comparing plans, in positions: attention doubles the cost of a position at about this width, and compiling a
 # shape takes about as long as computing this many positions (measured on a CPU with a model of 3 million parameters).
@@ -36,12 +40,13 @@ def slots_of_row(width: int) -> int:
     return max(1, width // _TOKENS_A_SLOT) if width <= LONGEST_PACKED else 1
 
 
-def padded_width(tokens: int) -> int:
-    """The width to which a row of ``tokens`` tokens is rounded up: eight steps from each power of two to the next.
+def padded_width(tokens: int, steps: int = 8) -> int:
+    """The width to which a row of ``tokens`` tokens is rounded up: some steps from each power of two to the next.
 
-    At most a ninth is padding, and there are few enough widths that calls with different sequences share compilations.
+    With eight, at most a ninth is padding, and there are few enough widths that calls with different sequences share
+    compilations.
     """
-    return max(_NARROWEST, _round_up(tokens, 8, least=8))
+    return max(_NARROWEST, _round_up(tokens, steps, least=8))
 
 
 def _round_up(count: int, steps: int, least: int = 1) -> int:
@@ -50,7 +55,7 @@ def _round_up(count: int, steps: int, least: int = 1) -> int:
     return -(-count // step) * step
 
 
-def pack(rows: EncodedRows, tokens_per_batch: int) -> Batches:
+def pack(rows: EncodedRows, tokens_per_batch: int, *, few_shapes: bool = False) -> Batches:
     """Plan batches that hold every sequence once, in the cheapest set of widths; the widest come first.
 
     A batch has as many rows as fit into ``tokens_per_batch`` tokens, and only the last batch of a width may have fewer. A
@@ -59,39 +64,56 @@ def pack(rows: EncodedRows, tokens_per_batch: int) -> Batches:
     Args:
         rows: the sequences; at least one.
         tokens_per_batch: positions per batch, padding included.
+        few_shapes: for a part of a long job, whose parts should share their shapes: widths and the heights of batches that
+            are not full are powers of two, unless finer widths save a fifth of the work.
     """
+    heights = 1 if few_shapes else 4
     lengths = rows.lengths.astype(np.int64)
     order = np.argsort(-lengths, kind="stable")
     long, short = (order[keep] for keep in (lengths[order] > LONGEST_PACKED, lengths[order] <= LONGEST_PACKED))
     plan: list[BatchPlan] = []
-    widths = np.array([_round_up(n, 4) for n in lengths[long].tolist()])
+    widths = np.array([_round_up(n, heights) for n in lengths[long].tolist()])
     for width in np.unique(widths)[::-1].tolist():
-        plan += _batches([[sequence] for sequence in long[widths == width].tolist()], width, tokens_per_batch)
+        plan += _batches([[sequence] for sequence in long[widths == width].tolist()], width, tokens_per_batch, heights)
     if len(short):
-        widths = np.array([padded_width(n) for n in lengths[short].tolist()])
-        choices = dict.fromkeys(choose_lengths(widths, count) for count in range(1, MAX_WIDTHS + 1))
-        plans = [_pack_short(short.tolist(), lengths, choice, tokens_per_batch) for choice in choices]
-        cheapest = min(plans, key=_cost)
-        plan += cheapest
+        costs: list[tuple[float, list[BatchPlan]]] = []
+        for steps in (1, 8) if few_shapes else (8,):
+            widths = np.array([padded_width(n, steps) for n in lengths[short].tolist()])
+            choices = dict.fromkeys(choose_lengths(widths, count) for count in range(1, MAX_WIDTHS + 1))
+            plans = [_pack_short(short.tolist(), lengths, choice, tokens_per_batch, heights) for choice in choices]
+            factor = _WORTH_A_WIDTH if few_shapes and steps > 1 else 1
+            costs += [(factor * _cost(each), each) for each in plans]
+        plan += min(costs, key=itemgetter(0))[1]
     return Batches(rows, plan)
 
 
-def one_a_row(rows: EncodedRows, tokens_per_batch: int) -> Batches:
-    """Plan batches that hold every sequence once, each in a row of its own, the longest first.
+def one_per_row(inputs: Sequence[NDArray[np.int32]], tokens_per_batch: int) -> Batches:
+    """Plan batches of inputs of nearly equal length, one a row, in shapes that stay the same from call to call.
 
     Args:
-        rows: the sequences.
+        inputs: ids of each, special tokens included.
         tokens_per_batch: positions per batch, padding included.
     """
-    order = np.argsort(-rows.lengths, kind="stable")
-    plan: list[BatchPlan] = []
-    while len(order):
-        width = padded_width(int(rows.lengths[order[0]]))
-        most = max(1, tokens_per_batch // width)
-        height = min(most, 1 << (min(most, len(order)) - 1).bit_length())  # few shapes, since each is compiled
-        plan.append(BatchPlan(width, height, order[:height, None]))
-        order = order[height:]
-    return Batches(rows, plan)
+    rows = EncodedRows(list(inputs), np.array([len(ids) for ids in inputs], np.int32))
+    return Batches(rows, _one_per_row(rows.lengths, tokens_per_batch, slots=1))
+
+
+def unpacked(rows: EncodedRows, tokens_per_batch: int) -> Batches:
+    """The same for rows that share none with others and have no slots, such as those whose bases are labelled."""
+    return Batches(rows, _one_per_row(rows.lengths, tokens_per_batch, slots=None))
+
+
+def _one_per_row(lengths: NDArray[np.int32], tokens_per_batch: int, slots: int | None) -> list[BatchPlan]:
+    widths = -(-lengths // _WIDTH_STEP) * _WIDTH_STEP
+    order = np.argsort(-lengths, kind="stable")
+    plan, at = list[BatchPlan](), 0
+    while at < len(order):
+        width = int(widths[order[at]])
+        height = max(1, tokens_per_batch // width)
+        members = order[at : at + height]
+        plan.append(BatchPlan(width, min(height, 1 << (len(members) - 1).bit_length()), members[:, None], slots))
+        at += height
+    return plan
 
 
 def _cost(plans: list[BatchPlan]) -> float:
@@ -101,7 +123,7 @@ def _cost(plans: list[BatchPlan]) -> float:
 
 
 def _pack_short(
-    order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int
+    order: list[int], lengths: NDArray[np.int64], widths: tuple[int, ...], tokens_per_batch: int, heights: int
 ) -> list[BatchPlan]:
     """Batches of sequences that may share rows.
 
@@ -114,7 +136,7 @@ def _pack_short(
         rows: list[list[int]] = []
         while waiting and (waiting.longest > narrower or len(rows) % full):
             rows.append(_fill_row(waiting, width))
-        plan += _batches(rows, width, tokens_per_batch)
+        plan += _batches(rows, width, tokens_per_batch, heights)
     return plan
 
 
@@ -155,10 +177,10 @@ def _fill_row(waiting: _Waiting, width: int) -> list[int]:
     return row
 
 
-def _batches(rows: list[list[int]], width: int, tokens_per_batch: int) -> list[BatchPlan]:
+def _batches(rows: list[list[int]], width: int, tokens_per_batch: int, heights: int) -> list[BatchPlan]:
     full = max(1, tokens_per_batch // width)
     return [
-        BatchPlan(width, min(full, _round_up(len(some), 4)), some, slots_of_row(width))
+        BatchPlan(width, min(full, _round_up(len(some), heights)), some, slots_of_row(width))
         for at in range(0, len(rows), full)
         for some in [rows[at : at + full]]
     ]

@@ -14,12 +14,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy
+from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.columns import Header
-from dnabert2_jax.data.rows import read_rows
+from dnabert2_jax.data.rows import TableRows
 from dnabert2_jax.data.sequences import Sequences, Table, clean_sequence
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.fasta import Layout, read_fasta
@@ -32,6 +33,8 @@ _LAYOUTS: dict[str, Layout] = {
 }
 _COMPRESSED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 _WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
+_ERROR_VALUES = {"#N/A", "#NAME?", "#NULL!", "#NUM!", "#DIV/0!", "#REF!", "#VALUE!", "#SPILL!", "#CALC!"}
+"""What spreadsheets write where a formula fails."""
 
 
 def read_sequences(
@@ -40,6 +43,7 @@ def read_sequences(
     sequence_column: str = "sequence",
     name_column: str | None = None,
     bad_records: BadRecordPolicy | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Sequences:
     """Read a FASTA or FASTQ file, or a table with a header.
 
@@ -53,57 +57,62 @@ def read_sequences(
         name_column: the table's column of names; by default ``name`` if there is such a column, else rows are numbered
             from 1.
         bad_records: what to do with unusable records; None means ``error`` where skipping is not offered.
+        duplicate_names: as for :func:`dnabert2_jax.genome.fasta.read_fasta`; rows of a table may share a name.
 
     Raises:
         UserError: the file is missing, damaged or empty; a column is missing; a sequence is empty or holds a letter that is
             not DNA.
     """
-    with _opened(path) as (file, source):
-        if file.is_dir():
-            raise UserError(f"{source} is a directory; give a FASTA, FASTQ, CSV or TSV file")
-        layout = _layout(file)
+    with opened_file(path) as (file, source):
+        layout = layout_of(file)
         if layout is not None:
-            return _read_records(file, source, layout, bad_records)
-        records = _Records.read(file, source, (sequence_column,))
-    columns = records.header.sequence_columns(sequence_column)
-    if name_column is None and "name" in records.header.names:
-        name_column = "name"
-    name_at = None if name_column is None else records.header.column(name_column)
-    good = records.good(columns, None, bad_records)
-    names = [str(n) if name_at is None else fields[name_at] for n, (_, fields) in zip(good.numbers, good.rows, strict=True)]
-    others = [at for at in range(len(records.header.names)) if at not in (*columns, name_at)]
-    kept = {records.header.names[at]: [fields[at] for _, fields in good.rows] for at in others}
-    notes = (*records.notes, *records.header.notes, *good.notes)
-    return Sequences(source, names, good.sequences, good.pairs, good.letters, notes=notes, columns=kept)
+            return _read_records(file, source, layout, bad_records, duplicate_names)
+        table = TableOfSequences.open(file, source, sequence_column, name_column)
+        letters, bad = LetterCounts(), BadRecords(source, bad_records)
+        rows = list(table.rows(letters, bad))
+        notes = (*table.notes, *bad.finish(len(rows) + bad.count))
+    firsts, *seconds = map(list, zip(*(texts for _, texts, _ in rows), strict=True))
+    others = {name: [values[at] for *_, values in rows] for at, name in enumerate(table.others)}
+    pairs = seconds[0] if seconds else None
+    return Sequences(source, [name for name, *_ in rows], firsts, pairs, letters, notes=notes, columns=others)
 
 
 def stream_sequences(
-    path: Path, letters: LetterCounts, *, sequence_column: str = "sequence", name_column: str | None = None
+    path: Path,
+    letters: LetterCounts,
+    *,
+    sequence_column: str = "sequence",
+    name_column: str | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Names and clean letters of single sequences; a FASTA or FASTQ file is read one record at a time.
+    """Names and clean letters of single sequences, one record in memory at a time.
 
     Args:
         path: as for :func:`read_sequences`.
         letters: the counts to add to.
         sequence_column: as for :func:`read_sequences`.
         name_column: as for :func:`read_sequences`.
+        duplicate_names: as for :func:`read_sequences`.
 
     Raises:
         UserError: as for :func:`read_sequences`; or the table holds pairs.
     """
     file = local_copy(path)
-    if file.is_file() and (layout := _layout(file)) is not None:
-        for record in read_fasta(file, layout=layout, source=str(path)):
+    if file.is_file() and (layout := layout_of(file)) is not None:
+        for record in read_fasta(file, layout=layout, source=str(path), duplicate_names=duplicate_names):
             yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
         return
-    table = read_sequences(path, sequence_column=sequence_column, name_column=name_column)
-    if table.pairs is not None:
+    table, bad = TableOfSequences.open(file, str(path), sequence_column, name_column), BadRecords(str(path), None)
+    if len(table.columns) > 1:
         raise UserError(
             f"{path} holds pairs, but windows are cut from single sequences; choose one of the two columns "
             "(--sequence-column sequence1)"
         )
-    letters.add(table.letters)
-    yield from zip(table.names, table.sequences, strict=True)
+    rows = 0
+    for name, texts, _ in table.rows(letters, bad):
+        rows += 1
+        yield name, texts[0]
+    bad.finish(rows + bad.count)
 
 
 def read_table(
@@ -130,7 +139,7 @@ def read_table(
         UserError: the file is missing, damaged, not text or has no rows; a column is missing; a row has a different number
             of fields than the header, an empty sequence or label, or a letter that is not DNA.
     """
-    with _opened(path) as (file, source):
+    with opened_file(path) as (file, source):
         records = _Records.read(file, source, (sequence_column, label_column))
     header = records.header
     columns, label_at = header.sequence_columns(sequence_column), header.column(label_column)
@@ -148,7 +157,7 @@ def read_table(
         labels,
         lines,
         tuple(name for at, name in enumerate(header.names) if at not in (*columns, label_at)),
-        notes=(*records.notes, *header.notes, *notes, *good.notes),
+        notes=(*records.notes, *notes, *good.notes),
     )
 
 
@@ -158,7 +167,7 @@ def count_rows(path: Path) -> int:
     Raises:
         UserError: the file is missing, damaged or not text.
     """
-    return len(read_rows(path, str(path)).records) - 1
+    return sum(1 for _ in TableRows(path, str(path))) - 1
 
 
 @dataclass(frozen=True)
@@ -175,40 +184,53 @@ class _Good:
 
 @dataclass(frozen=True)
 class _Records:
-    """A table as fields: its header, and the line each row starts on with its fields."""
+    """A table as fields, of which one row is in memory at a time."""
 
     source: str
     header: Header
-    rows: list[tuple[int, list[str]]]
-    notes: tuple[str, ...]
+    rows: TableRows
 
     @classmethod
     def read(cls, file: Path, source: str, expected: tuple[str, ...]) -> "_Records":
-        read = read_rows(file, source)
-        if not read.records:
+        rows = TableRows(file, source)
+        first = next(iter(rows), None)
+        if first is None:
             raise UserError(f"{source}: the file is empty; a table starts with a header such as {','.join(expected)}")
-        (_, names), *rows = read.records
-        return cls(source, Header(source, names, expected), rows, read.notes)
+        return cls(source, Header(source, first[1], expected), rows)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Assumptions made, after all rows have been read."""
+        return (*self.rows.notes, *self.header.notes)
 
     def good(self, columns: list[int], label_at: int | None, policy: BadRecordPolicy | None) -> _Good:
         """The rows whose sequences, and labels if there are any, are usable."""
-        if not self.rows:
-            raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
         letters, bad = LetterCounts(), BadRecords(self.source, policy)
         rows, numbers, texts = [], [], []
-        for number, (line, fields) in enumerate(self.rows, start=1):
+        for number, line, fields, own in self.cleaned(columns, label_at, letters, bad):
+            texts.append(own)
+            rows.append((line, fields))
+            numbers.append(number)
+        notes = bad.finish(len(rows) + bad.count)
+        firsts, *seconds = map(list, zip(*texts, strict=True))
+        return _Good(rows, numbers, firsts, seconds[0] if seconds else None, letters, notes)
+
+    def cleaned(
+        self, columns: list[int], label_at: int | None, letters: LetterCounts, bad: BadRecords
+    ) -> Iterator[tuple[int, int, list[str], list[str]]]:
+        """Of each usable row its number from 1, its line, its fields and its sequences after the letters policy."""
+        number = 0
+        for number, (line, fields) in enumerate(islice(self.rows, 1, None), start=1):
             own = LetterCounts()
             try:
-                texts.append(self._sequences(line, fields, columns, label_at, own))
+                texts = self._sequences(line, fields, columns, label_at, own)
             except UserError as error:
                 bad.add(error)
                 continue
             letters.add(own)
-            rows.append((line, fields))
-            numbers.append(number)
-        notes = bad.finish(len(self.rows))
-        firsts, *seconds = map(list, zip(*texts, strict=True))
-        return _Good(rows, numbers, firsts, seconds[0] if seconds else None, letters, notes)
+            yield number, line, fields, texts
+        if not number:
+            raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
 
     def _sequences(
         self, line: int, fields: list[str], columns: list[int], label_at: int | None, letters: LetterCounts
@@ -224,7 +246,67 @@ class _Records:
                 raise UserError(f"{where}: column {names[at]!r} is empty; fill in the sequence or remove the row")
         if label_at is not None and not fields[label_at]:
             raise UserError(f"{where}: label '' is empty; write an integer or a name and nothing else")
+        if label_at is not None and fields[label_at] in _ERROR_VALUES:
+            raise UserError(
+                f"{where}: label {fields[label_at]!r} is a spreadsheet's error value; correct it or remove the row"
+            )
         return [clean_sequence(fields[at], letters, self.source, f"line {line}, column {names[at]!r}") for at in columns]
+
+
+@dataclass(frozen=True)
+class TableOfSequences:
+    """A table without labels; make it with :meth:`open`.
+
+    Attributes:
+        records: its fields.
+        columns: positions of the column of sequences, or of the two of pairs.
+        name_at: position of the column of names; None where rows are numbered.
+        others_at: positions of the other columns.
+    """
+
+    records: _Records
+    columns: list[int]
+    name_at: int | None
+    others_at: list[int]
+
+    @classmethod
+    def open(cls, file: Path, source: str, sequence_column: str, name_column: str | None) -> "TableOfSequences":
+        """Read its header; arguments are those of :func:`read_sequences`.
+
+        Raises:
+            UserError: as for :func:`read_sequences`.
+        """
+        records = _Records.read(file, source, (sequence_column,))
+        columns = records.header.sequence_columns(sequence_column)
+        if name_column is None and records.header.has("name"):
+            name_column = "name"
+        name_at = None if name_column is None else records.header.column(name_column)
+        others_at = [at for at in range(len(records.header.names)) if at not in (*columns, name_at)]
+        return cls(records, columns, name_at, others_at)
+
+    @property
+    def others(self) -> list[str]:
+        """Names of the other columns."""
+        return [self.records.header.names[at] for at in self.others_at]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Assumptions made, after all rows have been read."""
+        return self.records.notes
+
+    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Of each usable row its name, its sequence (or both of a pair), and the values of the other columns.
+
+        Args:
+            letters: the counts to add to.
+            bad: the collection to add unusable rows to.
+
+        Raises:
+            UserError: as for :func:`read_sequences`.
+        """
+        for number, _, fields, texts in self.records.cleaned(self.columns, None, letters, bad):
+            name = str(number) if self.name_at is None else fields[self.name_at]
+            yield name, texts, [fields[at] for at in self.others_at]
 
 
 def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -253,22 +335,30 @@ def _mapped(labels: list[str], lines: list[int], names: Mapping[str, str], sourc
     return [names[label] for label in labels]
 
 
-def _read_records(file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None) -> Sequences:
+def _read_records(
+    file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None, duplicate_names: DuplicateNames | None
+) -> Sequences:
     letters, bad = LetterCounts(), BadRecords(source, policy)
-    names, sequences, records = [], [], 0
-    for record in read_fasta(file, layout=layout, source=source):
+    names, sequences, records, numbered = [], [], 0, 0
+    for record in read_fasta(file, layout=layout, source=source, duplicate_names=duplicate_names):
         records += 1
+        numbered += record.numbered
         try:
             sequences.append(clean_sequence(record.sequence, letters, source, f"record {record.name!r}"))
         except UserError as error:
             bad.add(error)
         else:
             names.append(record.name)
-    return Sequences(source, names, sequences, None, letters, notes=bad.finish(records))
+    return Sequences(source, names, sequences, None, letters, notes=(*numbered_names(numbered), *bad.finish(records)))
+
+
+def numbered_names(count: int) -> tuple[str, ...]:
+    """A note on names that were numbered; empty if there are none."""
+    return (f"{count:,} repeated name{'s' * (count != 1)} numbered",) if count else ()
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Path, str]]:
+def opened_file(path: str | Path) -> Iterator[tuple[Path, str]]:
     """The file to read and its name in messages; standard input is first copied to a file, to inspect its beginning."""
     if str(path) != STANDARD_STREAM:
         yield local_copy(path), str(path)
@@ -280,8 +370,14 @@ def _opened(path: str | Path) -> Iterator[tuple[Path, str]]:
         yield copy, "standard input"
 
 
-def _layout(path: Path) -> Layout | None:
-    """FASTA or FASTQ, by the file's name or its first letter; None for a table."""
+def layout_of(path: Path) -> Layout | None:
+    """FASTA or FASTQ, by the file's name or its first letter; None for a table.
+
+    Raises:
+        UserError: a directory.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; give a FASTA, FASTQ, CSV or TSV file")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSED_SUFFIXES else None
     if suffixes and suffixes[-1] in _LAYOUTS:

@@ -5,15 +5,25 @@ import csv
 import gzip
 import importlib
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from operator import ne
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO, cast
 
 from dnabert2_jax.errors import UserError
 
+_GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"  # every .xlsx file is a zip archive
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0"
+_DECLARED_SEPARATOR = re.compile(r"sep=(.)(?=[\r\n])", re.IGNORECASE)
+_EXCEL_CELL = 32_767
+"""The most characters that a cell of an Excel sheet holds; it cuts longer texts."""
+
+_LONGEST_FIELD = 2**31 - 1
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -31,73 +41,137 @@ class Rows:
 
 
 def read_rows(path: Path, source: str) -> Rows:
-    """Read a table; blank lines are skipped.
+    """Read a table whole; as :class:`TableRows`."""
+    rows = TableRows(path, source)
+    return Rows(list(rows), rows.notes)
+
+
+class TableRows:
+    """The rows of a table, of which one is in memory at a time (except of a workbook).
+
+    Each iteration reads the file from its beginning, and gives the line on which a row starts with its fields, header first.
+    Skipped are blank lines and what spreadsheets leave behind: rows without any value, columns on the right without name and
+    values, and a first line ``sep=;``, which declares the separator.
 
     Args:
         path: the file.
         source: its name in messages.
 
+    Attributes:
+        notes: assumptions made while reading, once an iteration has come to the end.
+
     Raises:
-        UserError: the file is missing, damaged or in an unknown encoding, or a workbook but openpyxl is not installed.
+        UserError: (from iteration) the file is missing, damaged or in an unknown encoding, or a workbook of Excel 97, or a
+            later one but openpyxl is not installed.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); give the path of a CSV, TSV or Excel file") from error
-    if data.startswith(b"\x1f\x8b"):
+
+    notes: tuple[str, ...]
+
+    def __init__(self, path: Path, source: str) -> None:
+        self._path, self._source = path, source
+        self.notes = ()
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        notes: list[str] = []
+        spaces = empty = 0
+        width = cut = None
+        for line, fields in self._raw(notes):
+            values = [field.strip() for field in fields]
+            spaces += sum(map(ne, fields, values))
+            if len(values) > 1 and not any(values):
+                empty += 1
+                continue
+            if width is None:
+                width = next((n for n in range(len(values), 0, -1) if values[n - 1]), 0)
+            if not any(values[width:]):
+                values = values[:width]
+            if cut is None and any(len(value) == _EXCEL_CELL for value in values):
+                cut = line
+            yield line, values
+        if spaces:
+            notes.append(f"spaces around {_counted(spaces, 'value')} removed")
+        if empty:
+            notes.append(f"{_counted(empty, 'row')} without values skipped")
+        if cut is not None:
+            notes.append(f"a value of exactly {_EXCEL_CELL:,} letters in line {cut}, where Excel cuts: check it")
+        self.notes = tuple(notes)
+
+    def _raw(self, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+        """The fields as the file has them."""
         try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise UserError(f"{source}: damaged gzip file ({error}); copy or download it again") from error
-    if data.startswith(_ZIP):
-        rows = _workbook(data, source)
+            with self._path.open("rb") as file:
+                compressed = file.read(2) == _GZIP
+            with self._opened(compressed) as file:
+                start = file.read(4)
+            if start == _OLD_EXCEL:
+                raise UserError(
+                    f"{self._source}: this is a workbook of Excel 97-2003, which is not read; save it as .xlsx or CSV"
+                )
+            if start == _ZIP:
+                with self._opened(compressed) as file:
+                    book = _workbook(file.read(), self._source)
+                notes.extend(book.notes)
+                yield from book.records
+            else:
+                encoding = "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
+                notes.extend(["UTF-16 text"] * (encoding == "utf-16"))
+                yield from self._decoded(compressed, encoding, notes)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(f"{self._source}: damaged gzip file ({error}); copy or download it again") from error
+        except OSError as error:
+            raise UserError(
+                f"{self._source}: cannot be read ({error.strerror}); give the path of a CSV, TSV or Excel file"
+            ) from error
+
+    def _opened(self, compressed: bool) -> BinaryIO:
+        return cast(BinaryIO, gzip.open(self._path)) if compressed else self._path.open("rb")
+
+    def _decoded(self, compressed: bool, encoding: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+        try:
+            with io.TextIOWrapper(self._opened(compressed), encoding, newline="") as text:
+                yield from _split(text, self._source, notes)
+        except UnicodeDecodeError as error:
+            with self._opened(compressed) as file:
+                data, name, place = file.read(), "UTF-16" if encoding == "utf-16" else "UTF-8", ""
+            try:
+                data.decode(encoding)
+            except UnicodeDecodeError as found:  # which knows the place in the whole file
+                line = data.count(b"\n", 0, found.start) + 1
+                place = f", line {line}: byte 0x{found.object[found.start]:02x}"
+            raise UserError(f"{self._source}{place} is not {name}; save the table as UTF-8 text (CSV or TSV)") from error
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'s' * (number != 1)}"
+
+
+def _split(text: TextIO, source: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV or TSV file, each with the line it starts on."""
+    head = [text.readline()]
+    if declared := _DECLARED_SEPARATOR.match(head[0]):
+        delimiter = declared[1]
+        head = ["\n"]  # in place of that line, so that lines keep their numbers
     else:
-        text, encoding = _decoded(data, source)
-        delimiter = _delimiter(text)
-        rows = Rows(_split(text, delimiter, source), encoding + (("columns separated by ';'",) if delimiter == ";" else ()))
-    spaces = sum(field != field.strip() for _, fields in rows.records for field in fields)
-    if not spaces:
-        return rows
-    stripped = [(line, [field.strip() for field in fields]) for line, fields in rows.records]
-    return Rows(stripped, (*rows.notes, f"spaces around {spaces:,} values removed"))
-
-
-def _decoded(data: bytes, source: str) -> tuple[str, tuple[str, ...]]:
-    """The text without a byte order mark, and a note if it is UTF-16; line endings are kept."""
-    utf16 = data.startswith(_UTF16)
-    try:
-        return data.decode("utf-16" if utf16 else "utf-8-sig"), ("UTF-16 text",) if utf16 else ()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{source}, line {line}: byte 0x{data[error.start]:02x} is not {'UTF-16' if utf16 else 'UTF-8'}; save the table "
-            "as UTF-8 text (CSV or TSV)"
-        ) from error
-
-
-def _delimiter(text: str) -> str:
-    """The column separator: the first of tab, comma, and semicolon that occurs in the header."""
-    header = text.lstrip("\r\n").partition("\n")[0]
-    return next((each for each in "\t,;" if each in header), ",")
-
-
-def _split(text: str, delimiter: str, source: str) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    # The csv module rejects fields of more than 131,072 characters by default; the limit can only be set process-wide.
-    limit = csv.field_size_limit()
-    csv.field_size_limit(max(limit, len(text)))
-    records = []
+        while head[-1] and not head[-1].strip("\r\n"):
+            head.append(text.readline())
+        delimiter = next((each for each in "\t,;" if each in head[-1]), ",")
+    notes.extend(["columns separated by ';'"] * (delimiter == ";"))
+    reader = csv.reader(chain(head, text), delimiter=delimiter, strict=True)
     line = 1
-    try:
-        for fields in reader:
-            if fields:
-                records.append((line, fields))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{source}, line {line}: {error}; check the quotes of the record that starts there") from error
-    finally:
-        csv.field_size_limit(limit)
-    return records
+    while True:
+        # The csv module rejects fields of more than 131,072 characters by default; the limit can only be set process-wide.
+        limit = csv.field_size_limit(_LONGEST_FIELD)
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{source}, line {line}: {error}; check the quotes of the record that starts there") from error
+        finally:
+            csv.field_size_limit(limit)
+        if fields is None:
+            return
+        if fields:
+            yield line, fields
+        line = reader.line_num + 1
 
 
 def _workbook(data: bytes, source: str) -> Rows:

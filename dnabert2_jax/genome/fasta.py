@@ -7,7 +7,9 @@ from typing import Literal
 
 import dnaio
 
+from dnabert2_jax.config.inference import DuplicateNames
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.names import UniqueNames
 from dnabert2_jax.storage.copies import local_copy
 
 # The empty block that ends every complete bgzip file (SAM specification, section 4.1.2).
@@ -25,17 +27,21 @@ class FastaRecord:
     """One record of a FASTA or FASTQ file.
 
     Attributes:
-        name: the first word of the header.
+        name: the first word of the header, with a number if that was asked for and an earlier record has the same name.
         sequence: letters exactly as in the file, without line breaks; may be empty.
         number: position in the file, from 1.
+        numbered: whether a number was added to the name.
     """
 
     name: str
     sequence: bytes
     number: int
+    numbered: bool = False
 
 
-def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = None) -> Iterator[FastaRecord]:
+def read_fasta(
+    path: Path, *, layout: Layout = "fasta", source: str | None = None, duplicate_names: DuplicateNames | None = None
+) -> Iterator[FastaRecord]:
     """Read the records of a FASTA or FASTQ file, one in memory at a time; the qualities of FASTQ are ignored.
 
     Reads plain, gzip, bgzip, bzip2, xz and zstandard files with any line width and Unix, DOS or old Mac line endings. Blank
@@ -46,13 +52,15 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         path: the file; its compression is detected by suffix, or else by content.
         layout: ``fasta`` or ``fastq``.
         source: name of the file in messages; by default its path.
+        duplicate_names: what to do with a name that an earlier record has; None means ``error`` where numbering is not
+            offered.
 
     Yields:
         Records in file order.
 
     Raises:
         UserError: the file is missing, a directory, not FASTA, damaged or truncated, or has no records; or a record has no
-            name, or the same name as an earlier one.
+            name, or the same name as an earlier one (with ``number``: the name that an earlier one was given).
     """
     path = local_copy(path)
     source, start = source or str(path), _STARTS[layout]
@@ -60,23 +68,21 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         state = "is a directory" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"{source} {state}; give a {layout.upper()} file, plain or compressed: check the path")
 
-    numbers: dict[str, int] = {}
+    def first_of(name: str) -> int:
+        with dnaio.open(path, fileformat=layout, open_threads=0) as records:
+            return next(number for number, record in enumerate(records, start=1) if _words(record)[:1] == [name])
+
+    names = UniqueNames(source, duplicate_names, first_of)
     number = 0
     try:
         check_bgzip_end(path, source)
         with dnaio.open(path, fileformat=layout, open_threads=0) as records:
             for number, record in enumerate(records, start=1):
-                words = record.name.split(maxsplit=1)
+                words = _words(record)
                 if not words:
                     raise UserError(f"{source}, record {number}: no name after '{start}'; every record needs one")
-                name = words[0]
-                if name in numbers:
-                    raise UserError(
-                        f"{source}, record {number}: the name {name!r} is also that of record {numbers[name]}; names (the "
-                        "first word of a header) must be unique: rename or remove one of the two"
-                    )
-                numbers[name] = number
-                yield FastaRecord(name, record.sequence.encode("ascii"), number)
+                name = names.unique(words[0], number)
+                yield FastaRecord(name, record.sequence.encode("ascii"), number, name != words[0])
     except dnaio.FileFormatError as error:
         # If the record itself is invalid, dnaio reports no line, or that of the next record.
         line = "" if error.line is None else f", line {error.line + 1}"
@@ -100,6 +106,11 @@ def read_fasta(path: Path, *, layout: Layout = "fasta", source: str | None = Non
         ) from error
     if number == 0:
         raise UserError(f"{source}: no {layout.upper()} record; the file is empty or blank: check how it was made")
+
+
+def _words(record: dnaio.SequenceRecord) -> list[str]:
+    """The name of a record, and what follows it."""
+    return record.name.split(maxsplit=1)
 
 
 def check_bgzip_end(path: Path, source: str) -> None:

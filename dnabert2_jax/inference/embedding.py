@@ -1,22 +1,23 @@
 """Embeddings: the encoder's hidden states, for whole sequences, for tokens or for bases."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.inference import Pooling
+from dnabert2_jax.config.inference import PER_TOKEN, Pooling
 from dnabert2_jax.data.encoding import encode_sequences
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.tokenizer.base import Tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embeddings:
     """Embeddings in the order of the input, float32.
 
@@ -35,9 +36,50 @@ class Embeddings:
     vectors: NDArray[np.float32]
     offsets: NDArray[np.int64]
 
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        count, width = self.vectors.shape
+        return f"Embeddings({len(self):,} sequence{'s' * (len(self) != 1)}, {count:,} vectors of {width}, {self.pooling})"
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row for each vector, whose numbers are the columns ``e0``, ``e1``, ...
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        columns = self.columns()
+        numbers = {f"e{n}": column for n, column in enumerate(columns.pop("embedding").T)}
+        return optional_package("pandas", "to_pandas needs", "pandas").DataFrame({**columns, **numbers}).set_index("name")
+
     def split(self) -> list[NDArray[np.float32]]:
         """The vectors of each sequence, [vectors of the sequence, D] each."""
         return np.split(self.vectors, self.offsets[1:-1])
+
+    def columns(self) -> dict[str, Any]:
+        """A table with a row for each vector: name, for ``token`` and ``base`` the index within its sequence, embedding."""
+        if self.pooling not in PER_TOKEN:
+            return {"name": self.names, "embedding": self.vectors}
+        each = np.diff(self.offsets)
+        names = [name for name, count in zip(self.names, each, strict=True) for _ in range(count)]
+        index = np.arange(len(self.vectors)) - np.repeat(self.offsets[:-1], each)
+        return {"name": names, "index": index, "embedding": self.vectors}
+
+    def arrays(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The same without repetition: the name of each sequence, its number of vectors, all vectors, and the tokens.
+
+        Args:
+            tokenizer: the model's, for the bases of each token.
+        """
+        if self.pooling not in PER_TOKEN:
+            return self.columns()
+        bases = [tokenizer.token_bases(ids) for ids in self.token_ids]
+        return {
+            **{"name": self.names, "embedding": self.vectors, "count": np.diff(self.offsets)},
+            **{"token_ids": np.concatenate(self.token_ids), "token_bases": np.concatenate(bases)},
+        }
 
 
 def embed(
@@ -46,6 +88,7 @@ def embed(
     pooling: Pooling = "mean",
     *,
     batch_tokens: int | None = None,
+    few_shapes: bool = False,
     title: str | None = None,
 ) -> Embeddings:
     """Embed sequences; batches are made by length, results are in the order of the input.
@@ -58,6 +101,7 @@ def embed(
         sequences: single sequences (no pairs).
         pooling: see :data:`~dnabert2_jax.config.inference.Pooling`.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
         title: shows progress.
 
     Raises:
@@ -72,7 +116,7 @@ def embed(
             "(--sequence-column sequence1)"
         )
     rows = encode_sequences(sequences, model.tokenizer)
-    batches = pack(rows, batch_tokens or default_batch_tokens())
+    batches = pack(rows, batch_tokens or default_batch_tokens(), few_shapes=few_shapes)
     token_ids = [ids[1:-1] for ids in rows.input_ids]
     offsets = np.concatenate([[0], np.cumsum([_vectors_of(ids, pooling, model.tokenizer) for ids in token_ids])])
     if pooling == "token" or pooling == "base":
@@ -89,6 +133,21 @@ def embed(
     else:
         vectors = model.predictor.pooled(batches, pooling, title)
     return Embeddings(pooling, sequences.names, token_ids, vectors, offsets)
+
+
+def expected_vectors(model: InferenceModel, sequences: int, bases: int, pooling: Pooling) -> int:
+    """How many vectors sequences will have; about as many for ``token``.
+
+    Args:
+        model: the model.
+        sequences: number of sequences.
+        bases: bases of all of them.
+        pooling: what a vector stands for.
+    """
+    if pooling == "token":
+        lengths = model.tokenizer.piece_lengths
+        return int(bases / max(1.0, float(lengths[lengths > 0].mean())))
+    return bases if pooling == "base" else sequences
 
 
 def _vectors_of(ids: NDArray[np.int32], pooling: Pooling, tokenizer: Tokenizer) -> int:

@@ -39,6 +39,16 @@ class IntervalScan:
     letters: LetterCounts
     notes: tuple[str, ...]
 
+    @property
+    def rows(self) -> int:
+        """Windows, or intervals."""
+        return self.windows
+
+    @property
+    def bases(self) -> int:
+        """Bases of the intervals."""
+        return self.letters.bases
+
     def summary(self) -> str:
         """One line about the intervals and their windows, for the terminal."""
         read = Sequences(self.intervals.source, [], [], None, self.letters, notes=self.notes)

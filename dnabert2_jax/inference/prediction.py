@@ -1,5 +1,6 @@
 """What a classifier says about sequences; long ones are read in overlapping windows."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -18,7 +19,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
-from dnabert2_jax.inference.quality import notes_on, summary_of
+from dnabert2_jax.inference.quality import count_notes, doubts_in, notes_on
 
 _SHOWN_ROWS = 10
 
@@ -148,22 +149,44 @@ class Predictions:
         ours = {"name": self.names, **said, "windows": self.windows, "cut_bases": self.cut_bases, "note": self.notes}
         return ours | {f"input_{name}" if name in ours else name: values for name, values in self.input_columns.items()}
 
+    def counts(self) -> Counter[str]:
+        """What :func:`summary_of` speaks of.
+
+        Sequences read in windows (``long``) and their ``windows``, those ``cut`` and their ``cut_bases``, and how many have
+        which note.
+        """
+        long, cut = self.windows > 1, self.cut_bases > 0
+        return count_notes(self.notes) + Counter(
+            long=int(np.count_nonzero(long)),
+            windows=int(self.windows[long].sum()),
+            cut=int(np.count_nonzero(cut)),
+            cut_bases=int(self.cut_bases.sum()),
+        )
+
     def summary(self) -> str | None:
         """One line on sequences that did not fit ``max_tokens`` and doubtful ones, for the terminal; None if all is well."""
-        lines = []
-        if several := int(np.count_nonzero(self.windows > 1)):
-            windows = int(self.windows[self.windows > 1].sum())
-            lines.append(
-                f"sequences of more than {self.max_tokens:,} tokens: {several:,}, read in {windows:,} overlapping windows "
-                "whose predictions were averaged"
-            )
-        if cut := int(np.count_nonzero(self.cut_bases)):
-            lines.append(
-                f"rows cut to {self.max_tokens:,} tokens: {cut:,}; {int(self.cut_bases.sum()):,} bases were not read"
-            )
-        if doubtful := summary_of(self.notes, self.training_data):
-            lines.append(doubtful)
-        return "; ".join(lines) or None
+        return summary_of(self.counts(), self.max_tokens, self.training_data)
+
+
+def summary_of(counts: Mapping[str, int], max_tokens: int, training_data: Mapping[str, Any] | None) -> str | None:
+    """One line on sequences that did not fit and doubtful ones, for the terminal; None if all is well.
+
+    Args:
+        counts: see :meth:`Predictions.counts`; those of several predictions may be added up.
+        max_tokens: longest input of the classifier.
+        training_data: what it was trained on, if it says.
+    """
+    lines = []
+    if counts.get("long"):
+        lines.append(
+            f"sequences of more than {max_tokens:,} tokens: {counts['long']:,}, read in {counts['windows']:,} overlapping "
+            "windows whose predictions were averaged"
+        )
+    if counts.get("cut"):
+        lines.append(f"rows cut to {max_tokens:,} tokens: {counts['cut']:,}; {counts['cut_bases']:,} bases were not read")
+    if doubtful := doubts_in(counts, training_data):
+        lines.append(doubtful)
+    return "; ".join(lines) or None
 
 
 def predict(
@@ -175,6 +198,7 @@ def predict(
     overlap: float = 0.5,
     reverse_complement: bool = False,
     batch_tokens: int | None = None,
+    few_shapes: bool = False,
     title: str | None = None,
 ) -> Predictions:
     """Class probabilities of sequences or pairs, or their measurements.
@@ -189,6 +213,7 @@ def predict(
         overlap: minimum window overlap as a fraction of a window.
         reverse_complement: average over both strands; ``windows`` and ``cut_bases`` are those of the given strand.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
         title: shows progress.
 
     Raises:
@@ -207,7 +232,7 @@ def predict(
         [ids for strand in strands for ids in strand.input_ids],
         np.concatenate([strand.first_tokens for strand in strands]),
     )
-    batches = pack(rows, batch_tokens or default_batch_tokens())
+    batches = pack(rows, batch_tokens or default_batch_tokens(), few_shapes=few_shapes)
     outputs = model.predictor.class_outputs(batches, title)
     # The mean over a sequence's windows on each strand, then over strands.
     windows = np.concatenate([strand.windows for strand in strands])

@@ -45,12 +45,21 @@ def notes_on(sequences: Sequences, encoded: EncodedSequences, training_data: Map
     ]
 
 
-def summary_of(notes: list[str], training_data: Mapping[str, Any] | None) -> str | None:
-    """One line about doubtful sequences, for the terminal; None if there are none."""
-    counts = Counter(note for own in notes for note in own.split(";") if note)
+def count_notes(notes: list[str]) -> Counter[str]:
+    """How many sequences have which note."""
+    return Counter(note for own in notes for note in own.split(";") if note)
+
+
+def doubts_in(counts: Mapping[str, int], training_data: Mapping[str, Any] | None) -> str | None:
+    """One line about doubtful sequences, for the terminal; None if there are none.
+
+    Args:
+        counts: by note, see :func:`count_notes`.
+        training_data: from the model's provenance.
+    """
     words = {TOO_SHORT: f"shorter than {SHORT_BASES} bases", MOSTLY_UNK: "mostly [UNK]"}
     if training_data:
         words[SHORTER] = f"shorter than any training row ({training_data['shortest']:,} bases)"
         words[LONGER] = f"longer than any training row ({training_data['longest']:,} bases)"
-    found = [f"{counts[note]:,} {text}" for note, text in words.items() if counts[note]]
+    found = [f"{counts[note]:,} {text}" for note, text in words.items() if counts.get(note)]
     return f"doubtful predictions (column note): {', '.join(found)}" if found else None

@@ -2,7 +2,7 @@
 
 Every output says so. npz files have it as the array ``record``, HDF5 as an attribute ``record``, parquet as schema metadata
 ``record``, each holding JSON text, and a JSON file under the key ``record``. Text tables have no place for it, nor have
-files that are written as they are computed (``--window``): beside ``NAME`` lies ``NAME.json``.
+files of windows and intervals: beside ``NAME`` lies ``NAME.json``.
 """
 
 import json

@@ -1,38 +1,21 @@
-"""Tables of windows, written as they are computed: CSV, TSV, BED, parquet and HDF5; npz at the end, from memory.
+"""A table of results that is written as it is computed, in the order of the input; its job can be killed and resumed."""
 
-Columns are those of :mod:`dnabert2_jax.inference.scan`. Of an embedding, CSV and TSV have one column per number (``e0``,
-``e1``, ...), and npz and HDF5 hold the arrays ``names``, ``starts``, ``ends`` and ``embeddings``, and of intervals also
-``intervals`` and ``strands``. BED has six columns: name, start, end, label, score (1,000 times the probability of the most
-probable class, rounded) and the strand, ``.`` where none was given.
-"""
-
-import csv
-import importlib
-import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from dnabert2_jax.config.inference import STANDARD_STREAM
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.inference.output import check_output
-from dnabert2_jax.storage.atomic import atomic_file
-
-PREDICTION_SUFFIXES = (".csv", ".tsv", ".bed", ".parquet")
-EMBEDDING_SUFFIXES = (".parquet", ".h5", ".npz", ".csv", ".tsv")
-
-Columns = dict[str, Any]
-Write = Callable[[Columns], None]
+from dnabert2_jax.inference.formats import FORMATS, Format
+from dnabert2_jax.inference.journal import Columns
+from dnabert2_jax.inference.record import Record, save_record_beside
+from dnabert2_jax.storage.unfinished import Unfinished, resuming
 
 _MOST_IN_MEMORY = 2e9
 _TEXT_BYTES, _BINARY_BYTES = 11, 4
-_ARRAYS = {
-    **{"name": "names", "start": "starts", "end": "ends"},
-    **{"interval": "intervals", "strand": "strands", "embedding": "embeddings"},
-}
 
 
 def expected_bytes(path: Path, rows: int, numbers: int) -> int:
@@ -40,14 +23,14 @@ def expected_bytes(path: Path, rows: int, numbers: int) -> int:
 
     Args:
         path: its suffix is the format.
-        rows: windows.
+        rows: rows, such as sequences or windows.
         numbers: of a row, besides its name and coordinates.
     """
-    return rows * (40 + numbers * (_TEXT_BYTES if path.suffix in (".csv", ".tsv") else _BINARY_BYTES))
+    return rows * (40 + numbers * (_BINARY_BYTES if path.suffix in (".parquet", ".h5", ".npz") else _TEXT_BYTES))
 
 
 def check_size(path: Path, rows: int, width: int) -> None:
-    """Check before the work that embeddings of ``rows`` windows fit in a file's format.
+    """Check before the work that ``rows`` embeddings fit in a file's format.
 
     Raises:
         UserError: an npz file of more than 2 GB, which would have to be in memory.
@@ -56,121 +39,69 @@ def check_size(path: Path, rows: int, width: int) -> None:
     if path.suffix == ".npz" and size > _MOST_IN_MEMORY:
         raise UserError(
             f"{path}: {rows:,} vectors of {width:,} numbers are {size / 1e9:,.1f} GB, but an .npz file is written from "
-            f"memory, at most {_MOST_IN_MEMORY / 1e9:.0f} GB; choose .parquet or .h5, which are written as "
-            "they are computed, or a larger --step"
+            f"memory, at most {_MOST_IN_MEMORY / 1e9:.0f} GB; choose .parquet or .h5, which are written in parts"
         )
 
 
+class RowWriter:
+    """Appends parts to a table; make it with :func:`writing_rows`.
+
+    Attributes:
+        parts: how many have been written, those of an earlier process included.
+        rows: what the parts have in rows of the input.
+        counts: the sum of what was counted while they were computed.
+    """
+
+    def __init__(self, format_: Format, unfinished: Unfinished | None) -> None:
+        self._format, self._unfinished = format_, unfinished
+        state = unfinished.state if unfinished else {}
+        self.parts: int = state.get("parts", 0)
+        self.rows: int = state.get("rows", 0)
+        self.counts: Counter[str] = Counter(state.get("counts", {}))
+
+    def write(self, columns: Columns, rows: int, counts: Mapping[str, int] | None = None) -> None:
+        """Write the next part; it stays whatever happens to this process.
+
+        Args:
+            columns: the part.
+            rows: what it has in rows of the input.
+            counts: what to add to :attr:`counts`.
+        """
+        encoded = self._format.encode(columns, self.parts == 0)
+        self.parts, self.rows = self.parts + 1, self.rows + rows
+        self.counts.update(counts or {})
+        if self._unfinished is None:
+            sys.stdout.write(encoded.decode())
+            sys.stdout.flush()
+        else:
+            self._unfinished.write(encoded)
+            self._unfinished.commit({"parts": self.parts, "rows": self.rows, "counts": self.counts})
+
+
 @contextmanager
-def writing_rows(path: Path, accepted: tuple[str, ...]) -> Iterator[Write]:
-    """A function that appends columns to a file, which appears when the block ends without an error.
+def writing_rows(
+    path: Path, record: Record, job: Mapping[str, Any], *, beside: bool = False, force: bool = False
+) -> Iterator[RowWriter]:
+    """A table that appears under its name when the block ends without an error.
+
+    Until then its parts are beside it (:mod:`dnabert2_jax.storage.unfinished`), and the same job continues after them.
 
     Args:
-        path: the file to write.
-        accepted: suffixes of the formats that can hold the result.
+        path: the file; its suffix is the format. ``-`` is standard output, where TSV goes part by part.
+        record: what makes it; goes into the file, or where the format has no place for it, beside it.
+        job: what its content depends on besides the record, JSON-ready.
+        beside: write the record beside the file whatever the format.
+        force: what another job has left there may be discarded.
 
     Raises:
-        UserError: as :func:`~dnabert2_jax.inference.output.check_output`, or the file cannot be written.
+        UserError: it cannot be written, or as :func:`~dnabert2_jax.storage.unfinished.resuming`.
     """
-    check_output(path, accepted)
-    with atomic_file(path) as unfinished, _FORMATS[path.suffix](unfinished) as write:
-        yield write
-
-
-@contextmanager
-def _text(path: Path, delimiter: str) -> Iterator[Write]:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-
-        def write(columns: Columns) -> None:
-            vectors = columns.get("embedding", np.empty((len(columns[next(iter(columns), "name")]), 0)))
-            plain = {name: values for name, values in columns.items() if name != "embedding"}
-            if not file.tell():
-                writer.writerow([*plain, *(f"e{n}" for n in range(vectors.shape[1]))])
-            for *values, vector in zip(*plain.values(), vectors, strict=True):
-                writer.writerow(map(_cell, (*values, *vector)))
-
-        yield write
-
-
-def _cell(value: Any) -> Any:
-    """Six digits of a number; nothing where there is none."""
-    if not isinstance(value, float | np.floating):
-        return value
-    return "" if np.isnan(value) else f"{value:.6g}"
-
-
-@contextmanager
-def _bed(path: Path) -> Iterator[Write]:
-    with path.open("w", encoding="utf-8") as file:
-
-        def write(columns: Columns) -> None:
-            most = np.max([values for name, values in columns.items() if name.startswith("p_")], axis=0)
-            scores = np.rint(1000 * most).astype(int)
-            strands = columns.get("strand", ["."] * len(scores))
-            rows = zip(columns["name"], columns["start"], columns["end"], columns["label"], scores, strands, strict=True)
-            for row in rows:
-                words = (re.sub(r"\s", "_", str(field)) for field in row)
-                file.write("\t".join(words) + "\n")
-
-        yield write
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[Write]:
-    pyarrow = importlib.import_module("pyarrow")
-    writer = None
-
-    def write(columns: Columns) -> None:
-        nonlocal writer
-        if "embedding" in columns:
-            vectors = columns["embedding"]
-            flat = pyarrow.array(vectors.reshape(-1), pyarrow.float32())
-            columns = columns | {"embedding": pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
-        table = pyarrow.table(columns)
-        writer = writer or importlib.import_module("pyarrow.parquet").ParquetWriter(path, table.schema)
-        writer.write_table(table)
-
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-@contextmanager
-def _hdf5(path: Path) -> Iterator[Write]:
-    h5py = importlib.import_module("h5py")
-    with h5py.File(path, "w") as file:
-
-        def write(columns: Columns) -> None:
-            for column, given in columns.items():
-                name, text = _ARRAYS[column], isinstance(given, list)
-                values = np.array(given, object) if text else given
-                if name not in file:
-                    kind = h5py.string_dtype() if text else values.dtype
-                    file.create_dataset(name, (0, *values.shape[1:]), kind, maxshape=(None, *values.shape[1:]))
-                end = len(file[name])
-                file[name].resize(end + len(values), axis=0)
-                file[name][end:] = values
-
-        yield write
-
-
-@contextmanager
-def _npz(path: Path) -> Iterator[Write]:
-    parts: list[Columns] = []
-    yield parts.append
-    arrays: dict[str, Any] = {_ARRAYS[column]: np.concatenate([part[column] for part in parts]) for column in parts[0]}
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
-
-
-_FORMATS: dict[str, Callable[[Path], AbstractContextManager[Write]]] = {
-    ".csv": partial(_text, delimiter=","),
-    ".tsv": partial(_text, delimiter="\t"),
-    ".bed": _bed,
-    ".parquet": _parquet,
-    ".h5": _hdf5,
-    ".npz": _npz,
-}
+    if str(path) == STANDARD_STREAM:
+        yield RowWriter(FORMATS[".tsv"], None)
+        return
+    chosen = FORMATS[path.suffix]
+    with resuming([path], {**record, "job": job}, force=force) as unfinished:
+        yield RowWriter(chosen, unfinished)
+        if beside or chosen.build is None:
+            save_record_beside(path, record)
+        unfinished.finish(chosen.finish(record))

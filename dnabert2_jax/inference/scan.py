@@ -1,11 +1,13 @@
-"""One answer for each stretch of a chromosome: windows over every record of a file, computed chunk by chunk.
+"""What to compute something for, chunk by chunk: whole sequences of a file, or windows over every record.
 
-Only one record and one chunk of windows are in memory, whatever the size of the file. Coordinates are those of the file:
-from 0, the end not included, as in BED.
+Only one record and one chunk are in memory, whatever the size of the file, and a chunk depends on the input and the size of
+a batch only, so that a job that resumes, or does a share of the work, computes the same numbers. Coordinates are those of
+the file: from 0, the end not included, as in BED.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -13,48 +15,57 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.inference import PER_TOKEN, LongSequences, Pooling
+from dnabert2_jax.config.inference import DuplicateNames, LongSequences, Pooling, Shard
 from dnabert2_jax.data.reading import stream_sequences
 from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.data.streaming import SequenceFile
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import LetterCounts
-from dnabert2_jax.inference.embedding import embed
+from dnabert2_jax.inference.embedding import Embeddings, embed
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.inference.prediction import predict
+from dnabert2_jax.inference.prediction import Predictions, predict
 from dnabert2_jax.inference.predictor import default_batch_tokens
-from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.storage.paths import as_path
 
 _BATCHES_A_CHUNK = 8
 _BASES_A_TOKEN = 5
+_MOST_NUMBERS = 2**26
+"""Of a chunk of embeddings by token or base: 256 MiB."""
 
 
 class Chunk(NamedTuple):
-    """Some consecutive windows.
+    """Some consecutive sequences, or windows.
 
     Attributes:
-        sequences: their letters; the names are those of their records.
-        starts: first base of each within its record, from 0. [windows].
-        ends: the base after its last one. [windows].
+        sequences: their letters; the names of windows are those of their records.
+        starts: first base of each window within its record, from 0; None of whole sequences. [windows].
+        ends: the base after its last one; None of whole sequences. [windows].
         origins: further columns that say where each is from. [windows] each.
     """
 
     sequences: Sequences
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
+    starts: NDArray[np.int64] | None = None
+    ends: NDArray[np.int64] | None = None
     origins: Mapping[str, list[str]] = MappingProxyType({})
 
     def coordinates(self) -> dict[str, Any]:
-        """The first columns of every table of windows."""
+        """The first columns of every table of windows; none of whole sequences."""
+        if self.starts is None:
+            return {}
         return {"name": self.sequences.names, "start": self.starts, "end": self.ends, **self.origins}
 
 
-class Windows(Protocol):
-    """Stretches to compute something for, in chunks that fit into memory."""
+class Source(Protocol):
+    """What to compute something for, in chunks that fit into memory."""
 
     @property
-    def windows(self) -> int:
-        """How many there are."""
+    def rows(self) -> int:
+        """How many sequences, windows or intervals there are."""
+        ...
+
+    @property
+    def bases(self) -> int:
+        """Bases of the file, or of the intervals."""
         ...
 
     def summary(self) -> str:
@@ -64,6 +75,86 @@ class Windows(Protocol):
     def chunks(self, bases: int) -> Iterator[Chunk]:
         """All of them in order, in chunks of at least ``bases`` bases (the last one may have fewer)."""
         ...
+
+
+@dataclass(frozen=True)
+class WholeSequences:
+    """The sequences of a file, or pairs.
+
+    Attributes:
+        file: the file.
+    """
+
+    file: SequenceFile
+
+    @property
+    def rows(self) -> int:
+        """Sequences, or pairs."""
+        return self.file.rows
+
+    @property
+    def bases(self) -> int:
+        """Bases of all of them."""
+        return self.file.letters.bases
+
+    def summary(self) -> str:
+        """One line about them, for the terminal."""
+        return self.file.summary()
+
+    def chunks(self, bases: int) -> Iterator[Chunk]:
+        """All of them in the order of the file, in chunks of at least ``bases`` bases (the last one may have fewer)."""
+        return map(Chunk, self.file.chunks(bases))
+
+
+@dataclass(frozen=True)
+class Share:
+    """The chunks that a job computes, of all chunks of a source.
+
+    Attributes:
+        source: the source.
+        bases: least bases of a chunk.
+        first: number of the first chunk, from 0.
+        end: the number after the last one; None for all that follow.
+        rows: rows of these chunks.
+    """
+
+    source: Source
+    bases: int
+    first: int
+    end: int | None
+    rows: int
+
+    @property
+    def few_shapes(self) -> bool:
+        """Whether the source is more than one chunk, so that chunks should share the shapes of their batches."""
+        return self.source.bases > self.bases
+
+    def chunks(self, skip: int = 0) -> Iterator[Chunk]:
+        """The chunks, without the first ``skip`` of them."""
+        return islice(self.source.chunks(self.bases), self.first + skip, self.end)
+
+
+def share_of(source: Source, bases: int, shard: Shard | None) -> Share:
+    """All chunks, or one of several shares of nearly the same size: consecutive ones, so that shares are joined end to end.
+
+    Args:
+        source: the source.
+        bases: least bases of a chunk.
+        shard: which of how many shares.
+
+    Raises:
+        UserError: there are fewer chunks than shares.
+    """
+    if shard is None:
+        return Share(source, bases, 0, None, source.rows)
+    sizes = [len(chunk.sequences) for chunk in source.chunks(bases)]
+    if len(sizes) < shard.count:
+        raise UserError(
+            f"--shard {shard}: {source.summary().partition(';')[0]} are {len(sizes)} parts of several batches, which are "
+            "not divided; use as many shares at most, or smaller --batch-tokens"
+        )
+    first, end = ((len(sizes) * number) // shard.count for number in (shard.number - 1, shard.number))
+    return Share(source, bases, first, end, sum(sizes[first:end]))
 
 
 @dataclass(frozen=True)
@@ -78,6 +169,7 @@ class Scan:
         step: bases from one start to the next.
         sequence_column: a table's column of sequences.
         name_column: a table's column of names.
+        duplicate_names: what happens to records of one name.
         records: sequences in the file.
         windows: windows over all of them.
         letters: what the letters policy saw and changed.
@@ -88,9 +180,20 @@ class Scan:
     step: int
     sequence_column: str
     name_column: str | None
+    duplicate_names: DuplicateNames | None
     records: int
     windows: int
     letters: LetterCounts
+
+    @property
+    def rows(self) -> int:
+        """Windows over all records."""
+        return self.windows
+
+    @property
+    def bases(self) -> int:
+        """Bases of the file."""
+        return self.letters.bases
 
     def summary(self) -> str:
         """One line about the file and its windows, for the terminal."""
@@ -107,7 +210,11 @@ class Scan:
         starts: list[int] = []
         size = 0
         records = stream_sequences(
-            self.path, LetterCounts(), sequence_column=self.sequence_column, name_column=self.name_column
+            self.path,
+            LetterCounts(),
+            sequence_column=self.sequence_column,
+            name_column=self.name_column,
+            duplicate_names=self.duplicate_names,
         )
         for name, sequence in records:
             for start in starts_of_windows(len(sequence), self.window, self.step):
@@ -133,7 +240,13 @@ def starts_of_windows(bases: int, window: int, step: int) -> range:
 
 
 def plan_scan(
-    path: Path, window: int, step: int | None = None, *, sequence_column: str = "sequence", name_column: str | None = None
+    path: Path,
+    window: int,
+    step: int | None = None,
+    *,
+    sequence_column: str = "sequence",
+    name_column: str | None = None,
+    duplicate_names: DuplicateNames | None = None,
 ) -> Scan:
     """Read a file once, checking every letter, and count its windows.
 
@@ -143,16 +256,19 @@ def plan_scan(
         step: bases from one start to the next, at most a window; by default a window, so that they do not overlap.
         sequence_column: a table's column of sequences.
         name_column: a table's column of names.
+        duplicate_names: as for :func:`dnabert2_jax.data.reading.read_sequences`.
 
     Raises:
         UserError: a window or step out of range, or the file cannot be used.
     """
     step = checked_step(window, step)
     letters, records, windows = LetterCounts(), 0, 0
-    for _, sequence in stream_sequences(path, letters, sequence_column=sequence_column, name_column=name_column):
+    for _, sequence in stream_sequences(
+        path, letters, sequence_column=sequence_column, name_column=name_column, duplicate_names=duplicate_names
+    ):
         records += 1
         windows += len(starts_of_windows(len(sequence), window, step))
-    return Scan(as_path(path), window, step, sequence_column, name_column, records, windows, letters)
+    return Scan(as_path(path), window, step, sequence_column, name_column, duplicate_names, records, windows, letters)
 
 
 def checked_step(window: int, step: int | None) -> int:
@@ -170,28 +286,25 @@ def checked_step(window: int, step: int | None) -> int:
     return step
 
 
-def predict_windows(
+def predict_chunks(
     model: InferenceModel,
-    scan: Windows,
+    chunks: Iterable[Chunk],
     *,
     max_tokens: int | None = None,
     long: LongSequences = "windows",
     overlap: float = 0.5,
     reverse_complement: bool = False,
     batch_tokens: int | None = None,
-    title: str | None = None,
-) -> Iterator[dict[str, Any]]:
-    """What a classifier says about every window, some at a time.
+    few_shapes: bool = True,
+) -> Iterator[tuple[Chunk, Predictions]]:
+    """What a classifier says about the sequences of each chunk.
 
     Options are those of :func:`~dnabert2_jax.inference.prediction.predict`.
-
-    Yields:
-        Columns of a table: name, start, end, and what :meth:`~dnabert2_jax.inference.prediction.Predictions.columns` has.
 
     Raises:
         UserError: as :func:`~dnabert2_jax.inference.prediction.predict`.
     """
-    for chunk in _with_progress(scan, batch_tokens, title):
+    for chunk in chunks:
         predictions = predict(
             model,
             chunk.sequences,
@@ -200,52 +313,41 @@ def predict_windows(
             overlap=overlap,
             reverse_complement=reverse_complement,
             batch_tokens=batch_tokens,
+            few_shapes=few_shapes,
         )
-        yield chunk.coordinates() | predictions.columns()
+        yield chunk, predictions
 
 
-def embed_windows(
+def embed_chunks(
     model: InferenceModel,
-    scan: Windows,
+    chunks: Iterable[Chunk],
     pooling: Pooling = "mean",
     *,
     batch_tokens: int | None = None,
-    title: str | None = None,
-) -> Iterator[dict[str, Any]]:
-    """One vector for every window, some at a time.
+    few_shapes: bool = True,
+) -> Iterator[tuple[Chunk, Embeddings]]:
+    """The embeddings of the sequences of each chunk.
 
     Args:
         model: any model.
-        scan: the windows.
-        pooling: ``mean``, ``cls`` or ``max``.
+        chunks: the chunks.
+        pooling: as for :func:`~dnabert2_jax.inference.embedding.embed`.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
-        title: shows progress.
-
-    Yields:
-        Columns of a table: name, start, end, and embedding, float32 [windows, D].
+        few_shapes: whether there are many chunks, see :func:`~dnabert2_jax.data.packing.pack`.
 
     Raises:
-        UserError: out of memory.
-        ValueError: a pooling that gives many vectors per window.
+        UserError: pairs, or out of memory.
     """
-    if pooling in PER_TOKEN:
-        raise ValueError(f"pooling {pooling!r} gives many vectors per window")
-    for chunk in _with_progress(scan, batch_tokens, title):
-        vectors = embed(model, chunk.sequences, pooling, batch_tokens=batch_tokens).vectors
-        yield chunk.coordinates() | {"embedding": vectors}
+    for chunk in chunks:
+        yield chunk, embed(model, chunk.sequences, pooling, batch_tokens=batch_tokens, few_shapes=few_shapes)
 
 
-def bases_of_a_chunk(batch_tokens: int | None) -> int:
-    """Bases to have in memory at a time: what fills a few batches of ``batch_tokens`` tokens."""
-    return _BATCHES_A_CHUNK * _BASES_A_TOKEN * (batch_tokens or default_batch_tokens())
+def bases_of_a_chunk(batch_tokens: int | None, numbers_a_base: int = 0) -> int:
+    """Bases to have in memory at a time: what fills a few batches of ``batch_tokens`` tokens.
 
-
-def _with_progress(scan: Windows, batch_tokens: int | None, title: str | None) -> Iterator[Chunk]:
-    bases = bases_of_a_chunk(batch_tokens)
-    if title is None:
-        yield from scan.chunks(bases)
-        return
-    with ProgressBar(title, scan.windows) as bar:
-        for chunk in scan.chunks(bases):
-            yield chunk
-            bar.advance(len(chunk.sequences))
+    Args:
+        batch_tokens: tokens of a batch.
+        numbers_a_base: numbers that are computed for each base and kept until they are written.
+    """
+    bases = _BATCHES_A_CHUNK * _BASES_A_TOKEN * (batch_tokens or default_batch_tokens())
+    return min(bases, max(1, _MOST_NUMBERS // numbers_a_base)) if numbers_a_base else bases

@@ -8,20 +8,25 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from dnabert2_jax.config.inference import RefMismatch
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.reference import Reference
+from dnabert2_jax.inference.formats import FORMATS, Format
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.output import TABLE_SUFFIXES, check_output
-from dnabert2_jax.inference.rows import writing_rows
-from dnabert2_jax.progress import ProgressBar
+from dnabert2_jax.inference.record import Record, save_record_beside
+from dnabert2_jax.progress import ProgressBar, remark
+from dnabert2_jax.storage.unfinished import resuming
 from dnabert2_jax.variants.alleles import Allele, Status, differs, unwritten
 from dnabert2_jax.variants.fields import KEY_PREFIX, AlleleScores
-from dnabert2_jax.variants.output import annotated, check_vcf_output, header_lines, table_columns, writing_vcf
-from dnabert2_jax.variants.records import Item, Record, VariantFile
+from dnabert2_jax.variants.output import annotated, check_vcf_output, header_lines, table_columns, vcf_finish
+from dnabert2_jax.variants.records import Item, VariantFile
+from dnabert2_jax.variants.records import Record as VariantRecord
 from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
 
 _FIRST_RECORDS = 1000
@@ -56,6 +61,29 @@ class Survey:
         )
 
 
+@dataclass
+class _Progress:
+    """How far a job is.
+
+    Attributes:
+        parts: parts that were written.
+        records: records in them.
+        defined: whether the definitions of our keys have been written.
+        statuses: how many alleles have which status.
+    """
+
+    parts: int = 0
+    records: int = 0
+    defined: bool = False
+    statuses: dict[Status, int] = field(default_factory=dict)
+
+    def add(self, records: Sequence[VariantRecord], scores: Sequence[Sequence[AlleleScores]]) -> None:
+        """Count a part."""
+        self.parts, self.records = self.parts + 1, self.records + len(records)
+        for own in (own for of_record in scores for own in of_record):
+            self.statuses[own.status] = self.statuses.get(own.status, 0) + 1
+
+
 @dataclass(frozen=True)
 class Annotation:
     """A job that was checked; make it with :func:`plan_annotation`.
@@ -72,45 +100,77 @@ class Annotation:
     scorer: VariantScorer
     survey: Survey
 
-    def run(self, out: Path | None, table: Path | None, title: str | None = None) -> Counter[Status]:
+    def run(
+        self, out: Path | None, table: Path | None, record: Record, *, force: bool = False, title: str | None = None
+    ) -> Counter[Status]:
         """Score and write everything; returns how many alleles had which status.
+
+        A part that was written stays whatever happens to this process, and the same job continues after it.
 
         Args:
             out: VCF to write, if the input is one.
             table: table to write.
+            record: what makes them, see :mod:`dnabert2_jax.inference.record`.
+            force: what another job has left there may be discarded.
             title: shows progress.
 
         Raises:
             UserError: a file cannot be written, or out of memory.
         """
-        statuses: Counter[Status] = Counter()
-        fields = self.scorer.fields
+        paths = [path for path in (out, table) if path is not None]
+        rows = FORMATS[table.suffix] if table else None
+        finishes = [vcf_finish(out, sorted_by_position=self.survey.sorted_by_position)] if out else []
+        finishes += [rows.finish(record)] if rows else []
         with ExitStack() as stack:
-            vcf = stack.enter_context(writing_vcf(out, sorted_by_position=self.survey.sorted_by_position)) if out else None
-            rows = stack.enter_context(writing_rows(table, TABLE_SUFFIXES)) if table else None
-            bar = stack.enter_context(ProgressBar(title, self.survey.records)) if title else None
-            defined = False
-            for part in self.parts():
-                records = [item for item in part if isinstance(item, Record)]
+            unfinished = stack.enter_context(resuming(paths, {**record, "job": self._job()}, force=force))
+            progress = _Progress(**unfinished.state)
+            if progress.parts:
+                remark(f"resuming after {progress.records:,} records, which an earlier process of this job has scored")
+            bar = stack.enter_context(ProgressBar(title, self.survey.records, progress.records)) if title else None
+            for part in islice(self.parts(), progress.parts, None):
+                records = [item for item in part if isinstance(item, VariantRecord)]
                 scores = self.score(records)
-                of_record = iter(scores)
-                for item in part:
-                    raw = item.raw if isinstance(item, Record) else item
-                    if vcf is not None:
-                        if not defined and not raw.startswith(b"##"):
-                            vcf.write(header_lines(fields, raw[len(raw.rstrip(b"\r\n")) :] or b"\n"))
-                            defined = True
-                        vcf.write(annotated(raw, next(of_record), fields) if isinstance(item, Record) else raw)
-                if rows is not None and records:
-                    rows(table_columns(records, scores, fields, self.source.columns))
-                statuses.update(own.status for of_one in scores for own in of_one)
+                written = [self._vcf_lines(part, scores, progress)] if out else []
+                written += [self._table_rows(rows, records, scores, progress) if records else b""] if rows else []
+                progress.add(records, scores)
+                unfinished.write(*written)
+                unfinished.commit(asdict(progress))
                 if bar:
                     bar.advance(len(records))
-            if rows is not None and not self.survey.records:
-                rows(table_columns([], [], fields, self.source.columns))
-        return statuses
+            if rows and not self.survey.records:
+                unfinished.write(*[b""] * (len(paths) - 1), self._table_rows(rows, [], [], progress))
+            for path in paths:
+                save_record_beside(path, record)
+            unfinished.finish(*finishes)
+        return Counter(progress.statuses)
 
-    def score(self, records: Sequence[Record]) -> list[list[AlleleScores]]:
+    def _vcf_lines(self, part: list[Item], scores: list[list[AlleleScores]], progress: "_Progress") -> bytes:
+        """The lines of a part, annotated, with the definitions of our keys before the line of columns."""
+        lines: list[bytes] = []
+        of_record = iter(scores)
+        for item in part:
+            raw = item.raw if isinstance(item, VariantRecord) else item
+            if not progress.defined and not raw.startswith(b"##"):
+                lines.append(header_lines(self.scorer.fields, raw[len(raw.rstrip(b"\r\n")) :] or b"\n"))
+                progress.defined = True
+            lines.append(annotated(raw, next(of_record), self.scorer.fields) if isinstance(item, VariantRecord) else raw)
+        return b"".join(lines)
+
+    def _table_rows(
+        self, rows: Format, records: list[VariantRecord], scores: list[list[AlleleScores]], progress: "_Progress"
+    ) -> bytes:
+        """The rows of a part."""
+        return rows.encode(table_columns(records, scores, self.scorer.fields, self.source.columns), not progress.records)
+
+    def _job(self) -> dict[str, Any]:
+        """What the scores depend on besides the record of the job, to tell whether it can be resumed."""
+        files = [path.stat() for path in (self.source.path, self.reference.path)]
+        return {
+            "content": [[file.st_size, file.st_mtime_ns] for file in files],
+            "alleles_at_once": self.scorer.alleles_at_once,
+        }
+
+    def score(self, records: Sequence[VariantRecord]) -> list[list[AlleleScores]]:
         """The scores of each record's alleles; a record without any has one, ``missing``."""
         alleles = [
             Allele(self.survey.contigs[record.contig], record.position, record.ref, alt)
@@ -126,7 +186,7 @@ class Annotation:
         alleles = 0
         for item in self.source.items():
             part.append(item)
-            alleles += len(item.alts) if isinstance(item, Record) else 0
+            alleles += len(item.alts) if isinstance(item, VariantRecord) else 0
             if alleles >= self.scorer.alleles_at_once:
                 yield part
                 part, alleles = [], 0
@@ -183,7 +243,7 @@ def _survey(source: VariantFile, reference: Reference, ref_mismatch: RefMismatch
     contig, position = "", -1
     differing: list[str] = []
     for line, item in enumerate(source.items(), start=1):
-        if not isinstance(item, Record):
+        if not isinstance(item, VariantRecord):
             if item.startswith(f"##INFO=<ID={KEY_PREFIX}".encode()):
                 raise UserError(
                     f"{source.path}, line {line:,}: this file has our annotation ({KEY_PREFIX}...) already; annotate the "
@@ -216,7 +276,7 @@ def _survey(source: VariantFile, reference: Reference, ref_mismatch: RefMismatch
     return survey
 
 
-def _difference(record: Record, contig: str | None, reference: Reference) -> str | None:
+def _difference(record: VariantRecord, contig: str | None, reference: Reference) -> str | None:
     """What the FASTA file has in place of REF; None if they agree, or there is nothing to compare."""
     scorable = [alt for alt in record.alts if unwritten(record.ref, alt) is None]
     if contig is None or not scorable:

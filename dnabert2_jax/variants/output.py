@@ -1,10 +1,11 @@
 """Scores written into VCF, where every other byte stays, and as tables."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,20 +13,13 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.htslib import pysam, quiet_pysam
 from dnabert2_jax.progress import remark
 from dnabert2_jax.storage.atomic import atomic_file
+from dnabert2_jax.storage.unfinished import Finish, moved
 from dnabert2_jax.variants.alleles import MEANINGS
 from dnabert2_jax.variants.fields import KEY_PREFIX, AlleleScores, Field
 from dnabert2_jax.variants.records import VCF_SUFFIXES, Record
 
 STATUS_KEY = f"{KEY_PREFIX}STATUS"
 _INFO = 7
-
-
-class Writable(Protocol):
-    """A binary file."""
-
-    def write(self, data: bytes, /) -> Any:
-        """Append."""
-        ...
 
 
 def header_lines(fields: Sequence[Field], ending: bytes) -> bytes:
@@ -109,39 +103,30 @@ def check_vcf_output(path: Path) -> None:
         raise UserError(f"{path}: there is no directory {path.parent}; create it first")
 
 
-@contextmanager
-def writing_vcf(path: Path, *, sorted_by_position: bool) -> Iterator[Writable]:
-    """A file for the text of a VCF; what the suffix names appears at the path when the block ends without an error.
+def vcf_finish(path: Path, *, sorted_by_position: bool) -> Finish:
+    """What makes a file of the complete text of a VCF.
 
     Args:
         path: ``.vcf``, ``.vcf.gz`` (BGZF) or ``.bcf``; the latter two get an index if the records are sorted.
         sorted_by_position: whether they are.
-
-    Raises:
-        UserError: it cannot be written, or BCF cannot hold it.
     """
-    with atomic_file(path) as partial:
-        if path.suffix == ".bcf":
-            text = partial.with_name(f"{partial.name}.vcf")
-            try:
-                with text.open("wb") as plain:
-                    yield plain
-                _convert_to_bcf(text, partial, path)
-            finally:
-                with suppress(OSError):
-                    text.unlink()
-        elif path.suffix in (".gz", ".bgz"):
-            with pysam().BGZFile(str(partial), "wb") as compressed:
-                yield compressed
-        else:
-            with partial.open("wb") as plain:
-                yield plain
-    if path.suffix != ".vcf":
+    if path.suffix == ".vcf":
+        return moved
+
+    def finish(unfinished: Path, path: Path) -> None:
+        with atomic_file(path) as partial:
+            if path.suffix == ".bcf":
+                _convert_to_bcf(unfinished, partial, path)
+            else:
+                with unfinished.open("rb") as plain, pysam().BGZFile(str(partial), "wb") as compressed:
+                    shutil.copyfileobj(plain, compressed)
         for suffix in (".tbi", ".csi"):  # an index of what was replaced
             with suppress(OSError):
                 os.unlink(f"{path}{suffix}")
         if sorted_by_position:
             _index(path)
+
+    return finish
 
 
 def _convert_to_bcf(text: Path, bcf: Path, path: Path) -> None:

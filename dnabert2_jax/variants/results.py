@@ -55,7 +55,15 @@ class VariantScores:
 def score_variants(
     model: InferenceModel, fasta: str | Path, variants: str | Path | Iterable[GivenVariant], options: ScoringOptions
 ) -> VariantScores:
-    """Score variants and keep the results.
+    """Score variants and keep the results; arguments and errors are those of :func:`iterate_scores`."""
+    parts = [scores.columns for scores in iterate_scores(model, fasta, variants, options)]
+    return VariantScores({name: _joined([part[name] for part in parts]) for name in parts[0]})
+
+
+def iterate_scores(
+    model: InferenceModel, fasta: str | Path, variants: str | Path | Iterable[GivenVariant], options: ScoringOptions
+) -> Iterator[VariantScores]:
+    """Scores of variants as they are computed; the first part is empty, and says what the columns are.
 
     Args:
         model: any model.
@@ -69,11 +77,10 @@ def score_variants(
     source = open_variants(variants) if isinstance(variants, str | Path) else _given(variants)
     with Reference(fasta) as reference:
         job = plan_annotation(model, reference, source, options)
-        parts = [table_columns([], [], job.scorer.fields, source.columns)]
+        yield VariantScores(table_columns([], [], job.scorer.fields, source.columns))
         for part in job.parts():
             records = [item for item in part if isinstance(item, Record)]
-            parts.append(table_columns(records, job.score(records), job.scorer.fields, source.columns))
-    return VariantScores({name: _joined([part[name] for part in parts]) for name in parts[0]})
+            yield VariantScores(table_columns(records, job.score(records), job.scorer.fields, source.columns))
 
 
 def _given(variants: Iterable[GivenVariant]) -> VariantFile:

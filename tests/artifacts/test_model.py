@@ -54,6 +54,11 @@ def test_saving_twice_replaces_and_leaves_nothing_else(tmp_path, pretrained, cla
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_whoever_may_read_one_file_may_read_all(tmp_path, pretrained):
+    saved = save_model(tmp_path / "model", pretrained)
+    assert len({file.stat().st_mode for file in saved.path.iterdir()}) == 1
+
+
 def test_an_empty_directory_may_be_used(tmp_path, pretrained):
     (tmp_path / "model").mkdir()
     save_model(tmp_path / "model", pretrained)

@@ -15,7 +15,18 @@ LOCAL = {
     *("dnabert2 corpus build out", "dnabert2 adapters list directories", "dnabert2 quickstart workdir"),
     *("dnabert2 gue run data", "dnabert2 gue run workdir", "dnabert2 gue report workdir", "dnabert2 gue report out"),
     *(f"dnabert2 {command} {name}" for command in ("embed", "predict", "track") for name in ("bed", "fasta")),
-    *("dnabert2 track out", *(f"dnabert2 variants {name}" for name in ("fasta", "variants", "table", "out"))),
+    *(
+        "dnabert2 track out",
+        *("dnabert2 evaluate-variants fasta", "dnabert2 evaluate-variants table"),
+    ),
+    *(
+        f"dnabert2 explain {method} {name}"
+        for method in ("ism", "ig", "saliency", "attention", "dependency")
+        for name in ("fasta", "bed", "plot", "page")
+    ),
+    *(f"dnabert2 explain {method} modisco" for method in ("ism", "ig", "saliency")),
+    *(f"dnabert2 variants {name}" for name in ("fasta", "variants", "table", "out")),
+    "dnabert2 sweep workdir",
 }
 """What works on this machine's disk only."""
 

@@ -29,7 +29,8 @@ COMMANDS = dict(commands())
 def test_all_commands_are_there():
     assert {path[0] for path in COMMANDS} == {
         *("quickstart", "corpus", "tokenizer", "pretrain", "split", "finetune", "evaluate", "predict", "embed", "fill-mask"),
-        *("variants", "track", "report", "merge", "adapters", "convert", "config", "gue", "flops", "doctor"),
+        *("merge-shards", "evaluate-variants", "sweep"),
+        *("variants", "track", "explain", "report", "merge", "adapters", "convert", "config", "gue", "flops", "doctor"),
     }
 
 

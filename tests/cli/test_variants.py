@@ -1,9 +1,13 @@
 """``dnabert2 variants``: what is printed, written and refused."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
+from pyarrow import parquet
 
 from dnabert2_jax.artifacts.model import save_model
 from tests.genome.helpers import random_dna, write_fasta
@@ -70,3 +74,52 @@ def test_what_is_refused(call, home, refused, more, words):
 def test_without_pysam_one_line_says_what_to_install(call, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "pysam", None)
     refused(*call, "--out", "new.vcf", words=('which is not installed; run pip install "dnabert2_jax[genome]"',))
+
+
+def test_evaluate(home, dnabert2, refused, monkeypatch):
+    monkeypatch.chdir(home)
+    sites = [at for at in range(30, 90, 4) if set(GENOME[at - 1]) <= set("ACGT")]
+    lines = [f"1,{at},{GENOME[at - 1]},{other_base(GENOME[at - 1])},{(at * 7) % 11}\n" for at in sites]
+    (home / "measured.csv").write_text("chrom,pos,ref,alt,effect\n" + "".join(lines))
+    words = ("variants", "--model", "model", "--fasta", "ref.fa", "--variants", "measured.csv", "--table", "scored.csv")
+    assert dnabert2(*words, *HOW, "--scores", "llr,emb")[0] == 0
+    evaluate = ("evaluate-variants", "--table", "scored.csv", "--effect", "effect", "--out")
+    code, out, errors = dnabert2(*evaluate, "agreement.json", "--fasta", "ref.fa")
+    assert (code, out) == (0, "saved agreement.json\n")
+    assert f"scored.csv: {len(sites)} alleles; 0 without a score or a measurement left out" in errors
+    written = json.loads((home / "agreement.json").read_text())
+    names = [one["score"] for one in written["scores"]]
+    assert names == ["llr", "llr_fwd", "llr_rev", "emb", "base composition", "6-mer frequency"]
+    assert all(name in errors for name in names)
+    assert json.loads(dnabert2(*evaluate, "-")[1])["alleles"] == len(sites)
+    refused(*evaluate, "agreement.json", words=("exists; choose another name",))
+
+
+def test_a_killed_job_continues_with_the_same_bytes(call, home, dnabert2, tmp_path):
+    """A process of its own and SIGKILL, with a compressed VCF and a table."""
+    reference = random_dna(4000, 8)
+    write_fasta(tmp_path / "ref.fa", {"1": reference})
+    header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    records = [f"1\t{at}\t.\t{reference[at - 1]}\t{other_base(reference[at - 1])}\t.\t.\t.\n" for at in range(100, 1300)]
+    (tmp_path / "in.vcf").write_text(header + "".join(records))
+    words = ["variants", "--model", home / "model", "--fasta", tmp_path / "ref.fa", "--variants", tmp_path / "in.vcf"]
+    words += ["--flank", 24, "--scores", "emb", "--strand", "+", "--out"]
+    whole, killed = tmp_path / "whole.vcf.gz", tmp_path / "killed.vcf.gz"
+    remarks = dnabert2(*words, whole, "--table", tmp_path / "whole.parquet")[2]
+    more = (killed, "--table", tmp_path / "killed.parquet")
+    command = [sys.executable, "-m", "dnabert2_jax", *map(str, (*words, *more))]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        progress = tmp_path / "killed.vcf.gz.unfinished.json"
+        while process.poll() is None and not (progress.exists() and json.loads(progress.read_text())["state"]["parts"] >= 2):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not killed.exists()
+    code, _, errors = dnabert2(*words, *more)
+    assert code == 0
+    assert "records, which an earlier process of this job has scored" in errors
+    assert errors.splitlines()[-1] == remarks.splitlines()[-1] == "1,200 ok: scored"
+    for suffix in ("vcf.gz", "vcf.gz.tbi", "vcf.gz.json", "parquet.json"):
+        assert (tmp_path / f"killed.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+    assert parquet.read_table(tmp_path / "killed.parquet").equals(parquet.read_table(tmp_path / "whole.parquet"))
+    assert not list(tmp_path.glob("*.unfinished*"))

@@ -88,6 +88,7 @@ def test_measurements_are_read_as_they_are_and_known_by_mean_and_deviation(tmp_p
     [
         (("1.0", "high"), r"line 3: label 'high' is not a number .* data\.task=single_label"),
         (("1.0", "nan"), "line 3: label 'nan' is not a number"),
+        (("1", '"0,25"'), r"line 3: label '0,25' is not a number .* decimals with a point, as in 0\.25$"),
         (("inf", "1"), "line 2: label 'inf' is not a number"),
         (("1", "1e300"), "line 3: label '1e300' is not a number that float32 can hold"),
         (("1_000", "1"), "line 2: label '1_000' is not a number"),

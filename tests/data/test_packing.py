@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.data.encoding import EncodedRows
-from dnabert2_jax.data.packing import LONGEST_PACKED, MAX_WIDTHS, pack, padded_width, slots_of_row
+from dnabert2_jax.data.packing import LONGEST_PACKED, MAX_WIDTHS, one_per_row, pack, padded_width, slots_of_row
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 
 
@@ -17,10 +17,10 @@ def rows_of(lengths):
 some_lengths = st.lists(st.integers(3, 90) | st.integers(3, 5000), min_size=1, max_size=60)
 
 
-@given(some_lengths, st.sampled_from([64, 1000, 4096]))
-def test_every_sequence_comes_once_and_whole(lengths, tokens_per_batch):
+@given(some_lengths, st.sampled_from([64, 1000, 4096]), st.booleans())
+def test_every_sequence_comes_once_and_whole(lengths, tokens_per_batch, few_shapes):
     rows = rows_of(lengths)
-    batches = pack(rows, tokens_per_batch)
+    batches = pack(rows, tokens_per_batch, few_shapes=few_shapes)
     seen = []
     for batch, plan in zip(batches, batches.plan, strict=True):
         ids, segments, types = batch.tokens
@@ -95,3 +95,33 @@ def test_short_rows_of_few_sequences():
     assert pack(rows_of([12]), 4096).shapes == {(1, 16)}
     (batch,) = pack(rows_of([12, 30, 7]), 4096)
     assert batch.tokens.input_ids.size < 100
+
+
+def test_parts_of_a_long_job_share_shapes_with_little_padding():
+    """Genes, whose lengths spread over orders of magnitude, in forty parts; and sequences just above a power of two."""
+    rng = np.random.default_rng(0)
+    shapes = {True: set(), False: set()}
+    for _ in range(40):
+        rows = rows_of(np.maximum(4, rng.lognormal(5.3, 0.9, 110)).astype(int).tolist())
+        for few_shapes in (True, False):
+            batches = pack(rows, 4096, few_shapes=few_shapes)
+            shapes[few_shapes] |= batches.shapes
+        assert pack(rows, 4096, few_shapes=True).padding_share < 0.1
+    assert 2 * len(shapes[True]) < len(shapes[False])
+    assert pack(rows_of([132] * 300), 4096, few_shapes=True).padding_share < 0.15
+
+
+@given(st.lists(st.integers(3, 200), min_size=1, max_size=60), st.integers(1, 1000))
+def test_inputs_of_nearly_equal_length_have_a_row_each_in_few_shapes(lengths, tokens_per_batch):
+    inputs = [np.full(n, number + 5, np.int32) for number, n in enumerate(lengths)]
+    batches = one_per_row(inputs, tokens_per_batch)
+    seen = []
+    for plan, batch in zip(batches.plan, batches, strict=True):
+        full = max(1, tokens_per_batch // plan.width)
+        assert plan.width % 16 == 0
+        assert plan.height == full or (plan.height < full and plan.height.bit_count() == 1)
+        for row, number in enumerate(batch.rows[:, 0].tolist()):
+            if number >= 0:
+                seen.append(number)
+                np.testing.assert_array_equal(batch.tokens.input_ids[row, : lengths[number]], inputs[number])
+    assert sorted(seen) == list(range(len(lengths)))

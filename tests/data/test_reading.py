@@ -231,6 +231,12 @@ def test_rows_without_names_are_numbered(tmp_path):
     assert read_sequences(path, name_column="label").names == ["1", "0"]
 
 
+def test_a_column_of_names_in_other_letters(tmp_path):
+    read = read_sequences(written(tmp_path / "x.csv", "Name,Sequence\ng1,AC\ng2,GT\n"))
+    assert (read.names, read.columns) == (["g1", "g2"], {})
+    assert read.notes == ("column 'Sequence' read as 'sequence'", "column 'Name' read as 'name'")
+
+
 def test_pairs_and_one_column_of_them(tmp_path):
     path = written(tmp_path / "x.csv", "sequence1,sequence2\nAC,GGG\nTT,A\n")
     sequences = read_sequences(path)
@@ -301,6 +307,11 @@ def test_a_column_of_names_that_was_asked_for_must_be_there(tmp_path):
         ("sequence,label\n ACGT,0 \nGGNA ,1\n", "spaces around 3 values removed"),
         ("sequence,label\nACGT,0\nGGNA,1\n".encode("utf-16"), "UTF-16 text"),
         ("\ufeffsequence\tlabel\r\nACGT\t0\r\nGGNA\t1\r\n".encode("utf-16-be"), "UTF-16 text"),
+        (
+            '\ufeff"Sequence";"label"\r\n"ACGT";0\r\n"GGNA";1\r\n',
+            "columns separated by ';'; column 'Sequence' read as 'sequence'",
+        ),
+        ("sequence,label\nACGT,0\nGGNA,1\n,\n,\n", "2 rows without values skipped"),
     ],
 )
 def test_what_cannot_be_misunderstood_is_read_with_one_note(tmp_path, text, note):
@@ -308,6 +319,43 @@ def test_what_cannot_be_misunderstood_is_read_with_one_note(tmp_path, text, note
     assert (table.sequences, table.labels, table.lines) == (["ACGT", "GGNA"], ["0", "1"], [2, 3])
     assert "; ".join(table.notes) == note
     assert table.summary().endswith(note)
+
+
+def test_the_separator_that_excel_declares_is_taken_and_lines_keep_their_numbers(tmp_path):
+    table = read_table(write(tmp_path, "sep=;\r\nsequence;label;a,b,c\r\nACGT;0;x\r\nGGNA;1;y\r\n"))
+    assert (table.sequences, table.labels, table.lines) == (["ACGT", "GGNA"], ["0", "1"], [3, 4])
+    assert table.notes == ("columns separated by ';'",)
+
+
+def test_columns_without_name_and_values_are_left_out(tmp_path):
+    text = "sequence,label,,\nACGT,0,,\nGGNA,1,,\n"
+    assert read_table(write(tmp_path, text)).ignored_columns == ()
+    with pytest.raises(UserError, match=r"line 3: 4 fields, but the header has 2 \(sequence, label\)"):
+        read_table(write(tmp_path, text.replace("1,,", "1,,x")))
+
+
+def test_line_ends_of_old_macs(tmp_path):
+    table = read_table(write(tmp_path, b"sequence;label;comment\rACGT;0;a, b\rGGNA;1;c\r"))
+    assert (table.sequences, table.labels) == (["ACGT", "GGNA"], ["0", "1"])
+
+
+def test_a_cell_that_excel_may_have_cut_is_pointed_out(tmp_path):
+    longest = 32_767  # characters, says Microsoft's page "Excel specifications and limits"
+    tables = [read_table(write(tmp_path, f"sequence,label\nAC,0\n{'A' * n},1\n")) for n in (longest - 1, longest)]
+    assert tables[0].notes == ()
+    assert tables[1].notes == ("a value of exactly 32,767 letters in line 3, where Excel cuts: check it",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sequence,label\nACGT,promoter\nGGNA,#N/A\n", "line 3: label '#N/A' is a spreadsheet's error value; correct it"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "workbook of Excel 97-2003, .* save it as .xlsx or CSV"),
+    ],
+)
+def test_what_excel_writes_and_no_one_can_use(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        read_table(write(tmp_path, text))
 
 
 def test_pairs_under_other_names(tmp_path):

@@ -196,3 +196,32 @@ def test_a_damaged_compressed_file_is_refused_or_unharmed(tmp_path_factory, name
     # Each of these formats has checksums, so what can be read at all is what was written.
     records = read_or_refused(tmp_path_factory.getbasetemp() / name, data.draw(damaged(COMPRESSED[name])))
     assert records is None or records == RECORDS
+
+
+def names(path: Path, policy) -> list[str]:
+    return [record.name for record in read_fasta(path, duplicate_names=policy)]
+
+
+def test_repeated_names_are_numbered_if_asked(tmp_path: Path):
+    path = tmp_path / "x.fa"
+    path.write_text(">a first\nAC\n>b\nAC\n>a\nGG\n>a third\nGG\n")
+    assert names(path, "number") == ["a", "b", "a_2", "a_3"]
+    assert [record.numbered for record in read_fasta(path, duplicate_names="number")] == [False, False, True, True]
+    with pytest.raises(UserError, match=r"record 3: the name 'a' is also that of record 1; .*--duplicate-names number$"):
+        names(path, "error")
+    with pytest.raises(UserError, match=r"rename or remove one of the two$"):  # where there is no such option
+        names(path, None)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ("a a_2 a", "record 3: 'a', numbered 'a_2', is also that of record 2"),
+        ("a a a_2", "record 3: the name 'a_2' is also"),
+    ],
+)
+def test_a_number_that_gives_another_records_name_is_refused(tmp_path: Path, order: str, message: str):
+    path = tmp_path / "x.fa"
+    path.write_text("".join(f">{name}\nAC\n" for name in order.split()))
+    with pytest.raises(UserError, match=message):
+        names(path, "number")

@@ -118,7 +118,7 @@ def test_fill_mask(dnabert2, mlm_path, tmp_path):
         ),
         (["embed", "--model", "{mlm}", "--data", "{tmp}/none.fa", "--out", "{tmp}/e.npz"], "none.fa does not exist"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/no/e.npz"], "there is no directory"),
-        (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.csv"], "accepted are .npz, .parquet, .h5"),
+        (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.bed"], "a .bed file holds coordinates"),
         (["embed", "--model", "{mlm}", "--data", "{fasta}", "--out", "{tmp}/e.npz", "--attention", "x"], "backend 'x'"),
         (["fill-mask", "--model", "{mlm}", "--out", "{tmp}/f.csv", "ACGT"], "nothing is masked"),
         (["fill-mask", "--model", "{mlm}", "--out", "{tmp}/f.csv", "ACGT", "--mask", "0"], "'0' is not a range of bases"),
@@ -140,7 +140,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(dnabert2, mlm_path, fasta, tmp_pa
     [
         ("predict --data {none} --out {tmp}/p.csv", "give either --model"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv", "is a masked_lm; prediction needs"),
-        ("predict --model {mlm} --data {none} --out {tmp}/p.npz", "accepted are .csv, .tsv, .parquet"),
+        ("predict --model {mlm} --data {none} --out {tmp}/p.npz", "accepted are .csv, .tsv, .jsonl, .parquet"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv --attention x", "backend 'x'"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.bed", "a .bed file holds coordinates; add --window BASES"),
         ("predict --model {mlm} --data {none} --out {tmp}/p.csv --step 5", "give --window BASES as well"),
@@ -214,3 +214,21 @@ def test_evaluate_with_other_columns_and_labels(dnabert2, classifier_path, tmp_p
         "accepted is LABEL=NAME"
         in dnabert2("evaluate", "--model", classifier_path, "--data", table, "--out", "-", "--label-map", "1")[2]
     )
+
+
+def test_records_of_one_name(dnabert2, mlm_path, tmp_path):
+    fasta = tmp_path / "x.fa"
+    fasta.write_text(">gene a\nACGTTGACA\n>other\nGGCATT\n>gene b\nTTAGCA\n")
+    command = ("embed", "--model", mlm_path, "--data", fasta, "--out")
+    for window in ((), ("--window", 6)):
+        code, _, errors = dnabert2(*command, tmp_path / "e.parquet", *window)
+        assert code == 2
+        assert "record 3: the name 'gene' is also that of record 1" in errors
+        assert "--duplicate-names number" in errors
+    remarks = dnabert2(*command, tmp_path / "e.npz", "--duplicate-names", "number")[2]
+    assert "1 repeated name numbered" in remarks
+    with np.load(tmp_path / "e.npz") as file:
+        assert file["names"].tolist() == ["gene", "other", "gene_2"]
+    dnabert2(*command, tmp_path / "e.parquet", "--duplicate-names", "number", "--window", 6)
+    rows = pyarrow.parquet.read_table(tmp_path / "e.parquet").to_pydict()
+    assert rows["name"] == ["gene", "gene", "other", "gene_2"]

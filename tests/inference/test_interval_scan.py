@@ -1,6 +1,7 @@
 """Intervals of a genome through predict and embed: coordinates, strands, windows, and what stays in memory."""
 
 import csv
+import json
 
 import h5py
 import numpy as np
@@ -12,9 +13,9 @@ from dnabert2_jax.data.sequences import given_sequences, reverse_complement
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.inference.embedding import embed
+from dnabert2_jax.inference.formats import EMBEDDING_SUFFIXES
 from dnabert2_jax.inference.interval_scan import plan_intervals, windows_of
 from dnabert2_jax.inference.prediction import predict
-from dnabert2_jax.inference.rows import EMBEDDING_SUFFIXES
 from tests.genome.helpers import random_dna, write_fasta
 
 GENOME = {"chr1": random_dna(500, 1), "chr2": random_dna(90, 2).lower()}
@@ -126,6 +127,9 @@ def read_embeddings(path):
         table = parquet.read_table(path).to_pydict()
         keys = ("name", "start", "end", "interval", "strand")
         return list(zip(*(table[key] for key in keys), strict=True)), table["embedding"]
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [tuple(list(row.values())[:5]) for row in rows], [row["embedding"] for row in rows]
     header, *lines = csv.reader(path.read_text().splitlines(), delimiter="," if path.suffix == ".csv" else "\t")
     assert header[:6] == ["name", "start", "end", "interval", "strand", "e0"]
     rows = [(name, int(start), int(end), *rest[:2]) for name, start, end, *rest in lines]

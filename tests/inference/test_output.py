@@ -9,13 +9,8 @@ from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.embedding import embed
 from dnabert2_jax.inference.fill_mask import fill_mask
-from dnabert2_jax.inference.output import (
-    EMBEDDING_SUFFIXES,
-    check_output,
-    save_embeddings,
-    save_masked_tokens,
-    save_predictions,
-)
+from dnabert2_jax.inference.formats import EMBEDDING_SUFFIXES
+from dnabert2_jax.inference.output import check_output, save_columns, save_masked_tokens
 from dnabert2_jax.inference.prediction import predict
 
 SEQUENCES = ["ACGTTGACA", "GG", "TTTACCCATTTAGGN"]
@@ -30,7 +25,7 @@ def sequences():
 @pytest.mark.parametrize("pooling", ["mean", "token", "base"])
 def test_npz(mlm, sequences, tmp_path, pooling):
     embeddings = embed(mlm, sequences, pooling)
-    save_embeddings(tmp_path / "x.npz", embeddings, mlm.tokenizer)
+    save_columns(tmp_path / "x.npz", embeddings.arrays(mlm.tokenizer))
     with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
         check_arrays(file, embeddings, mlm.tokenizer, file["names"].tolist())
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
@@ -40,7 +35,7 @@ def test_npz(mlm, sequences, tmp_path, pooling):
 def test_hdf5(mlm, sequences, tmp_path, pooling):
     h5py = pytest.importorskip("h5py")
     embeddings = embed(mlm, sequences, pooling)
-    save_embeddings(tmp_path / "x.h5", embeddings, mlm.tokenizer)
+    save_columns(tmp_path / "x.h5", embeddings.arrays(mlm.tokenizer), {"settings": {"pooling": pooling}})
     with h5py.File(tmp_path / "x.h5") as file:
         assert file.attrs["pooling"] == pooling
         arrays = {name: file[name][()] for name in file}
@@ -65,7 +60,7 @@ def check_arrays(arrays, embeddings, tokenizer, names):
 def test_parquet_of_sequences(mlm, sequences, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     embeddings = embed(mlm, sequences)
-    save_embeddings(tmp_path / "x.parquet", embeddings, mlm.tokenizer)
+    save_columns(tmp_path / "x.parquet", embeddings.columns())
     table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
     assert table["name"] == NAMES
     np.testing.assert_array_equal(np.array(table["embedding"], np.float32), embeddings.vectors)
@@ -75,7 +70,7 @@ def test_parquet_of_sequences(mlm, sequences, tmp_path):
 def test_parquet_of_tokens_and_bases(mlm, sequences, tmp_path, pooling):
     parquet = pytest.importorskip("pyarrow.parquet")
     embeddings = embed(mlm, sequences, pooling)
-    save_embeddings(tmp_path / "x.parquet", embeddings, mlm.tokenizer)
+    save_columns(tmp_path / "x.parquet", embeddings.columns())
     table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
     own = [len(vectors) for vectors in embeddings.split()]
     assert table["name"] == [name for name, n in zip(NAMES, own, strict=True) for _ in range(n)]
@@ -85,7 +80,7 @@ def test_parquet_of_tokens_and_bases(mlm, sequences, tmp_path, pooling):
 
 def test_predictions_as_csv(classifier, sequences, tmp_path):
     predictions = predict(classifier, sequences)
-    save_predictions(tmp_path / "x.csv", predictions)
+    save_columns(tmp_path / "x.csv", predictions.columns())
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()))
     assert list(rows[0]) == ["name", "label", "p_coding", "p_intergenic", "p_other", "windows", "cut_bases", "note"]
     assert [row["name"] for row in rows] == NAMES
@@ -98,7 +93,7 @@ def test_predictions_as_csv(classifier, sequences, tmp_path):
 def test_predictions_as_parquet(classifier, sequences, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     predictions = predict(classifier, sequences)
-    save_predictions(tmp_path / "x.parquet", predictions)
+    save_columns(tmp_path / "x.parquet", predictions.columns())
     table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
     assert (table["name"], table["label"]) == (NAMES, predictions.labels)
     np.testing.assert_array_equal(np.float32(table["p_other"]), predictions.probabilities[:, 2])
@@ -126,12 +121,12 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(mlm, sequences,
         check_output(tmp_path / "x.h5", EMBEDDING_SUFFIXES)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r'pip install "dnabert2_jax\[parquet\]", or choose another format'):
-        save_embeddings(tmp_path / "x.parquet", embed(mlm, sequences), mlm.tokenizer)
+        save_columns(tmp_path / "x.parquet", embed(mlm, sequences).columns())
 
 
 def test_places_that_cannot_be_written(mlm, sequences, tmp_path):
     for path, message in [
-        (tmp_path / "x.csv", r"is not a known format; accepted are \.npz, \.parquet, \.h5"),
+        (tmp_path / "x.bed", r"is not a known format; accepted are \.npz, \.parquet, \.h5"),
         (tmp_path / "x", "the suffix '' is not a known format"),
         (tmp_path / "none" / "x.npz", r"there is no directory .*none; create it first"),
     ]:
@@ -147,16 +142,16 @@ def test_a_failed_save_leaves_the_old_file(mlm, sequences, tmp_path):
     target.write_bytes(b"old")
     (tmp_path / "x.npz.partial").mkdir()  # in the way of the new file
     with pytest.raises(UserError, match=r"x\.npz could not be written"):
-        save_embeddings(target, embed(mlm, sequences), mlm.tokenizer)
+        save_columns(target, embed(mlm, sequences).columns())
     assert target.read_bytes() == b"old"
 
 
 def test_a_table_to_standard_output_is_tsv(classifier, sequences, tmp_path, capsys):
     predictions = predict(classifier, sequences)
-    save_predictions(Path("-"), predictions)
-    save_predictions(tmp_path / "x.tsv", predictions)
+    save_columns(Path("-"), predictions.columns())
+    save_columns(tmp_path / "x.tsv", predictions.columns())
     out = capsys.readouterr().out
     assert out == (tmp_path / "x.tsv").read_text(encoding="utf-8")
     assert out.startswith("name\tlabel\tp_coding\t")
     with pytest.raises(UserError, match=r"accepted are \.npz"):
-        check_output(Path("-"), EMBEDDING_SUFFIXES)
+        check_output(Path("-"), (".npz",))

@@ -1,6 +1,7 @@
 """Windows over a genome: their coordinates, that chunks change nothing, and that only chunks are in memory."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from dnabert2_jax.data.sequences import given_sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference import rows, scan
 from dnabert2_jax.inference.embedding import embed
+from dnabert2_jax.inference.formats import EMBEDDING_SUFFIXES
 from dnabert2_jax.inference.prediction import predict
-from dnabert2_jax.inference.scan import embed_windows, plan_scan, predict_windows, starts_of_windows
+from dnabert2_jax.inference.scan import bases_of_a_chunk, embed_chunks, plan_scan, predict_chunks, starts_of_windows
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import write_table
 
@@ -69,8 +71,8 @@ def test_memory_holds_a_chunk_whatever_the_size_of_the_genome(tmp_path, mlm, mon
         encoded.clear()
         plan = plan_scan(write_fasta(tmp_path / f"{bases}.fa", {"chr": random_dna(bases, 0)}), 100)
         written = 0
-        for columns in embed_windows(mlm, plan, batch_tokens=256):
-            written += len(columns["name"])
+        for _, embeddings in embed_chunks(mlm, plan.chunks(bases_of_a_chunk(256)), batch_tokens=256):
+            written += len(embeddings.names)
             assert written == sum(encoded)
         counts[bases] = (max(encoded), len(encoded), written)
     chunk = 8 * 5 * 256 // 100 + 1
@@ -79,7 +81,8 @@ def test_memory_holds_a_chunk_whatever_the_size_of_the_genome(tmp_path, mlm, mon
 
 def test_predictions_are_those_of_the_windows_as_sequences(fasta, classifier):
     plan = plan_scan(fasta, 200, 90)
-    parts = list(predict_windows(classifier, plan, batch_tokens=16))
+    chunks = plan.chunks(bases_of_a_chunk(16))
+    parts = [predictions.columns() for _, predictions in predict_chunks(classifier, chunks, batch_tokens=16)]
     assert len(parts) > 1
     expected = predict(classifier, given_sequences([GENOME[n][a:b] for n, a, b in windows_of(GENOME, 200, 90)]))
     for number, name in enumerate(expected.classes):
@@ -113,7 +116,7 @@ def test_predict_writes_coordinates_as_csv_tsv_bed_and_parquet(dnabert2, classif
 
 def test_embed_writes_coordinates_and_vectors_in_every_format(dnabert2, mlm, mlm_path, fasta, tmp_path):
     expected = embed(mlm, given_sequences([GENOME[n][a:b] for n, a, b in windows_of(GENOME, 300, 300)])).vectors
-    for suffix in rows.EMBEDDING_SUFFIXES:
+    for suffix in EMBEDDING_SUFFIXES:
         out = tmp_path / f"e{suffix}"
         code, _, remarks = dnabert2("embed", "--model", mlm_path, "--data", fasta, "--window", 300, "--out", out)
         assert code == 0, remarks
@@ -133,6 +136,9 @@ def read_embeddings(path):
     if path.suffix == ".parquet":
         table = pytest.importorskip("pyarrow.parquet").read_table(path).to_pydict()
         return tuple(table[name] for name in ("name", "start", "end", "embedding"))
+    if path.suffix == ".jsonl":
+        table = [json.loads(line) for line in path.read_text().splitlines()]
+        return tuple([row[name] for row in table] for name in ("name", "start", "end", "embedding"))
     delimiter = "," if path.suffix == ".csv" else "\t"
     header, *lines = csv.reader(path.read_text().splitlines(), delimiter=delimiter)
     assert header == ["name", "start", "end", *(f"e{n}" for n in range(32))]
@@ -142,19 +148,6 @@ def read_embeddings(path):
         [int(line[2]) for line in lines],
         [list(map(float, line[3:])) for line in lines],
     )
-
-
-def test_parts_appear_in_several_writes_and_a_failure_leaves_the_old_file(tmp_path):
-    out = tmp_path / "t.csv"
-    out.write_text("old")
-    part = {"name": ["a"], "start": np.array([0]), "end": np.array([5]), "value": np.array([0.25], np.float32)}
-    with pytest.raises(KeyError), rows.writing_rows(out, (".csv",)) as write:
-        [write(each) for each in (part, {})]
-    assert out.read_text() == "old"
-    with rows.writing_rows(out, (".csv",)) as write:
-        write(part)
-        write(part | {"start": np.array([5]), "end": np.array([8])})
-    assert out.read_text() == "name,start,end,value\na,0,5,0.25\na,5,8,0.25\n"
 
 
 def test_a_large_npz_is_refused_before_the_work(tmp_path):
@@ -185,8 +178,7 @@ def test_a_chromosome_as_one_row_is_announced(dnabert2, mlm_path, tmp_path, monk
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--data", "-", "--out", "w.bed"), "name files"),
-        (("--data", "genome.fa", "--out", "-"), "name files"),
+        (("--data", "-", "--out", "w.bed"), "name a file"),
         (("--data", "genome.fa", "--out", "w.bed", "--bad-records", "skip"), "--bad-records skip"),
     ],
 )

@@ -56,9 +56,10 @@ def annotate(model, reference, variants: Path, out: Path | None = None, table: P
     source = open_variants(variants)
     check_outputs(source, out, table)
     how = ScoringOptions(**{"flank": FLANK, "batch_tokens": 1, **options})
-    return plan_annotation(model, reference, source, how).run(out, table)
+    return plan_annotation(model, reference, source, how).run(out, table, RECORD)
 
 
+RECORD = {"command": "variants"}
 STATUSES = {"ok": 5, "symbolic": 1, "breakend": 1, "star": 1, "missing": 2, "ref_mismatch": 1, "no_contig": 1}
 
 
@@ -155,7 +156,7 @@ def test_odd_files_come_back_byte_by_byte(mlm, reference, shared_dir, tmp_path):
         source = open_variants(file)
         contigs = {item.contig: None for item in source.items() if isinstance(item, Record)}
         out = tmp_path / file.name
-        counts = Annotation(source, reference, scorer, Survey(len(contigs), contigs=contigs)).run(out, None)
+        counts = Annotation(source, reference, scorer, Survey(len(contigs), contigs=contigs)).run(out, None, RECORD)
         assert without_ours(out.read_bytes()) == file.read_bytes(), file.name
         assert set(counts) <= {"no_contig", "symbolic", "breakend", "star", "missing"}
         assert (b"DB2_STATUS=" in out.read_bytes()) == bool(contigs)
@@ -229,9 +230,10 @@ def test_an_error_in_the_middle_leaves_nothing_under_the_final_name(mlm, referen
     path.write_text(path.read_text().replace("\t102\t", "\tx\t"))  # the file changes between the two readings
     monkeypatch.setattr(VariantScorer, "alleles_at_once", 1)
     with pytest.raises(UserError, match="line 3: POS is 'x'"):
-        job.run(out, table)
+        job.run(out, table, RECORD)
     assert out.read_bytes() == b"before"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.vcf", "out.vcf.gz"]
+    left = ["out.csv.unfinished", "out.vcf.gz", "out.vcf.gz.unfinished", "out.vcf.gz.unfinished.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.vcf", *left]
 
 
 def test_a_record_of_several_alleles_scores_as_when_it_is_split(mlm, reference, genome, tmp_path):
