@@ -109,7 +109,7 @@ def track(
         if format_ == "bed":
             rules = SegmentRules(least, merge or 0, min_length or 1)
         settings = {"segments": rules and asdict(rules)}
-        if opened.provenance["run_config"].get("data", {}).get("stranded") and strand == "+":
+        if opened.provenance.get("run_config", {}).get("data", {}).get("stranded") and strand == "+":
             remark("this model labels the strand that it reads, here the plus strand; --strand both reads both")
     elif opened.kind == "classifier":
         window = _DEFAULT_WINDOW if window is None else window

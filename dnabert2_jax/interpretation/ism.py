@@ -89,7 +89,7 @@ def ism(
         UserError: the model cannot do it, no such class, a sequence that cannot be explained, or out of memory.
     """
     chosen: Target | None = None
-    if model.kind == "classifier":
+    if model.kind != "masked_lm":
         chosen = choose_target(model, target, "ism")
         unit = chosen.unit
     else:

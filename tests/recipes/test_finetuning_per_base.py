@@ -222,6 +222,8 @@ def test_what_cannot_be_done_with_it_says_so(home, trained, tmp_path):
         model.predict(["ACGT"])
     with pytest.raises(UserError, match="is a base_classifier; a classification head needs a classifier"):
         model.class_logits([[1, 5, 2]])
+    with pytest.raises(UserError, match="is a base_classifier; ism needs a classifier"):
+        model.explain(["ACGT"], "ism")
     with pytest.raises(UserError, match="labels every base, for which the original has no head"):
         save_hugging_face(tmp_path / "hf", load_model(result.model))
     assert not list(tmp_path.iterdir())
