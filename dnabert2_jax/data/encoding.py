@@ -4,7 +4,7 @@ A row is one sequence as the encoder reads it: ``[CLS] A [SEP]``, or ``[CLS] A [
 evaluation, prediction and embedding all use the rows made here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -40,6 +40,12 @@ class EncodedRows:
 
     input_ids: list[NDArray[np.int32]]
     first_tokens: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, inputs: Iterable[NDArray[np.int32]]) -> "EncodedRows":
+        """Rows of single sequences, from their ids, special tokens included."""
+        rows = list(inputs)
+        return EncodedRows(rows, np.array([len(ids) for ids in rows], np.int32))
 
     def __len__(self) -> int:
         """Number of rows."""

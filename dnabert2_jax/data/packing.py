@@ -8,7 +8,6 @@ their own.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -87,33 +86,24 @@ def pack(rows: EncodedRows, tokens_per_batch: int, *, few_shapes: bool = False) 
     return Batches(rows, plan)
 
 
-def one_per_row(inputs: Sequence[NDArray[np.int32]], tokens_per_batch: int) -> Batches:
-    """Plan batches of inputs of nearly equal length, one a row, in shapes that stay the same from call to call.
+def one_per_row(rows: EncodedRows, tokens_per_batch: int) -> Batches:
+    """Plan batches of rows of nearly equal length, each in a row of its own, in shapes that stay the same from call to call.
 
     Args:
-        inputs: ids of each, special tokens included.
+        rows: the sequences.
         tokens_per_batch: positions per batch, padding included.
     """
-    rows = EncodedRows(list(inputs), np.array([len(ids) for ids in inputs], np.int32))
-    return Batches(rows, _one_per_row(rows.lengths, tokens_per_batch, slots=1))
-
-
-def unpacked(rows: EncodedRows, tokens_per_batch: int) -> Batches:
-    """The same for rows that share none with others and have no slots, such as those whose bases are labelled."""
-    return Batches(rows, _one_per_row(rows.lengths, tokens_per_batch, slots=None))
-
-
-def _one_per_row(lengths: NDArray[np.int32], tokens_per_batch: int, slots: int | None) -> list[BatchPlan]:
-    widths = -(-lengths // _WIDTH_STEP) * _WIDTH_STEP
-    order = np.argsort(-lengths, kind="stable")
-    plan, at = list[BatchPlan](), 0
+    widths = -(-rows.lengths // _WIDTH_STEP) * _WIDTH_STEP
+    order = np.argsort(-rows.lengths, kind="stable")
+    slots = None if rows.places else 1  # a row whose bases are labelled has no slots
+    plan, at = [], 0
     while at < len(order):
         width = int(widths[order[at]])
         height = max(1, tokens_per_batch // width)
         members = order[at : at + height]
         plan.append(BatchPlan(width, min(height, 1 << (len(members) - 1).bit_length()), members[:, None], slots))
         at += height
-    return plan
+    return Batches(rows, plan)
 
 
 def _cost(plans: list[BatchPlan]) -> float:

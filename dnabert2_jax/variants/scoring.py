@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.artifacts.model import ModelKind
 from dnabert2_jax.config.inference import Strands, VariantScore
 from dnabert2_jax.data.batches import Batches, EncodedBatch
+from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
@@ -267,7 +268,7 @@ class VariantScorer:
         return results
 
     def _batches(self, inputs: list[Ids]) -> Batches:
-        return one_per_row(inputs, self._batch_tokens)
+        return one_per_row(EncodedRows.of(inputs), self._batch_tokens)
 
 
 def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tuple[VariantScore, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.base_windows import encode_bases
 from dnabert2_jax.data.intervals import Interval, letters_of
-from dnabert2_jax.data.packing import unpacked
+from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES, LetterCounts
 from dnabert2_jax.inference.interval_scan import windows_of
@@ -159,5 +159,5 @@ class LabelTrack:
     def _outputs(self, letters: Sequence[str]) -> NDArray[np.float32]:
         """Probabilities of the channels, [windows, L, channels]."""
         encoded = encode_bases(letters, self.model.tokenizer, self.read)
-        batches = unpacked(encoded, self.batch_tokens or default_batch_tokens())
+        batches = one_per_row(encoded, self.batch_tokens or default_batch_tokens())
         return self.model.predictor.class_outputs(batches)[..., self._first :]

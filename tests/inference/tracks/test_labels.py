@@ -8,7 +8,7 @@ import pytest
 
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.data.base_windows import encode_bases
-from dnabert2_jax.data.packing import unpacked
+from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.tracks.labels import LabelTrack
@@ -34,7 +34,7 @@ def local(labeler):
 def said_of(model, sequences, width):
     """What the network says about each sequence, [bases, labels]."""
     encoded = encode_bases(sequences, model.tokenizer, width)
-    outputs = model.predictor.class_outputs(unpacked(encoded, 4096))
+    outputs = model.predictor.class_outputs(one_per_row(encoded, 4096))
     return [own[: len(letters), 1:] for own, letters in zip(outputs, sequences, strict=True)]
 
 
