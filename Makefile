@@ -56,7 +56,7 @@ check: $(VENV)/.dev ## lint, format, types, layers, and links inside the reposit
 links: $(VENV)/.dev ## all links, including those to other sites
 	$(BIN)/python tools/check_links.py --external
 
-docs: $(VENV)/.dev ## the documentation as a website in site/; a warning is an error
+docs: $(VENV)/.dev ## the documentation in site/; a warning is an error; DNABERT2_RUN_NOTEBOOKS=1 runs notebooks
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs site
 	@echo "open site/index.html"
 
@@ -73,7 +73,7 @@ pins: $(VENV)/.dev ## renew the versions that images and TPU workers get (launch
 	done
 
 clean: ## remove everything the targets made, except runs/
-	rm -rf $(VENV) $(AOT_VENV) build dist site *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(AOT_VENV) build dist site *.egg-info .jupyter_cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -9,7 +9,7 @@ vectors = model.embed(["ACGTTTGACA", "GGGTTACGGA"])
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,8 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from dnabert2_jax.artifacts.model import ModelKind, save_model
 from dnabert2_jax.config.inference import (
     PER_TOKEN,
+    ExplainMethod,
     LongSequences,
     Pooling,
+    Resolution,
     Strands,
     TrackStrand,
     TrackValues,
@@ -38,6 +40,12 @@ from dnabert2_jax.inference.prediction import Predictions, predict
 from dnabert2_jax.inference.scan import Chunk, WholeSequences, bases_of_a_chunk, embed_chunks, predict_chunks
 from dnabert2_jax.inference.token_ids import Output, TokenIdOutputs, token_batch
 from dnabert2_jax.inference.tracks.values import TrackScores, iterate_track, joined
+from dnabert2_jax.interpretation.attention import AttentionMaps
+from dnabert2_jax.interpretation.dependency import DependencyMap
+from dnabert2_jax.interpretation.explain import explain
+from dnabert2_jax.interpretation.gradients import Attributions
+from dnabert2_jax.interpretation.ism import MutationScores
+from dnabert2_jax.interpretation.results import Explanations
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.modeling.compute import resolve_compute
 from dnabert2_jax.storage.overwriting import refuse_overwriting
@@ -494,6 +502,80 @@ class DNABERT2:
             max_tokens=max_tokens,
             batch_tokens=batch_tokens,
         )
+
+    @overload
+    def explain(
+        self,
+        sequences: GivenSequences,
+        method: Literal["ism"] = "ism",
+        *,
+        target: str | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> list[MutationScores]: ...
+    @overload
+    def explain(
+        self,
+        sequences: GivenSequences,
+        method: Literal["ig", "saliency"],
+        *,
+        target: str | None = None,
+        points: int = 64,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> list[Attributions]: ...
+    @overload
+    def explain(
+        self,
+        sequences: GivenSequences,
+        method: Literal["attention"],
+        *,
+        layers: Sequence[int] = (),
+        heads: Sequence[int] = (),
+        resolution: Resolution = "token",
+        progress: bool = False,
+    ) -> list[AttentionMaps]: ...
+    @overload
+    def explain(
+        self,
+        sequences: GivenSequences,
+        method: Literal["dependency"],
+        *,
+        max_tokens: int | None = None,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> list[DependencyMap]: ...
+    def explain(
+        self, sequences: GivenSequences, method: ExplainMethod = "ism", *, progress: bool = False, **options: Any
+    ) -> Explanations:
+        """What the model's output depends on, base by base; see ``docs/guides/interpretation.md``.
+
+        Args:
+            sequences: DNA: a list, generator, array, pandas Series or dict, as for :meth:`predict`; each is read whole. [n].
+            method: ``ism`` substitutes every base; ``ig`` (integrated gradients) and ``saliency`` are for classifiers;
+                ``attention`` gives the weights of layers and heads; ``dependency``, for masked language models, which bases
+                depend on which.
+            progress: show a bar on a terminal, or lines elsewhere, on standard error.
+            **options: ``target``, the class that ``ism``, ``ig`` and ``saliency`` explain, which a regression does not need;
+                ``max_tokens``, the longest sequence, special tokens included, by default that of the classifier's
+                training; ``batch_tokens``, tokens of a batch, by default 4,096 on a CPU, 65,536 elsewhere. For ``ig``:
+                ``points`` of the integral, by default 64. For ``attention``: ``layers`` and ``heads``, numbers from 0, by
+                default all; ``resolution``, ``token`` or ``base``.
+
+        Returns:
+            One result for each sequence: :class:`~dnabert2_jax.interpretation.ism.MutationScores`,
+            :class:`~dnabert2_jax.interpretation.gradients.Attributions`,
+            :class:`~dnabert2_jax.interpretation.attention.AttentionMaps` or
+            :class:`~dnabert2_jax.interpretation.dependency.DependencyMap`.
+
+        Raises:
+            UserError: an unknown method or an option that it does not have, another kind of model than it needs, no such
+                class, layer or head, a sequence that is not DNA, has no known base or is too long, more than 2 GiB of
+                attention, or out of memory.
+        """
+        return explain(self._model, given_sequences(sequences), method, "explaining" if progress else None, **options)
 
     def hidden_states(
         self, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None

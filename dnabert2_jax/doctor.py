@@ -29,18 +29,26 @@ from dnabert2_jax.modeling.models import (
 )
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch, Tree
-from dnabert2_jax.version import installed_versions
+from dnabert2_jax.version import installed_optional_versions, installed_versions
 
 TOKENS_ASKED = (128, 512, 8192)
+
+_SETTINGS = (
+    *("JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE"),
+    *("XLA_PYTHON_CLIENT_MEM_FRACTION", "LIBTPU_INIT_ARGS", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+)
+"""Environment variables that change what runs or how fast; none of them holds a secret or a name."""
 
 _SEQUENCE_BASES, _MOST_TOKENS = 3000, 600  # more than two blocks of the blocked backend
 _LARGEST_DIFFERENCE = 1e-3
 
 
 def machine() -> Iterator[tuple[str, str]]:
-    """(subject, finding): versions, operating system, devices, and the attention backend that ``auto`` selects."""
+    """(subject, finding): versions, operating system, settings, devices, and the attention backend that ``auto`` selects."""
     yield "versions", "  ".join(f"{name} {number}" for name, number in installed_versions().items())
+    yield "optional", "  ".join(f"{name} {number}" for name, number in installed_optional_versions().items()) or "none"
     yield "system", f"{platform.platform()}, {os.cpu_count()} cores"
+    yield "settings", "  ".join(f"{name}={os.environ[name].strip()}" for name in _SETTINGS if name in os.environ) or "none"
     for device in jax.devices():
         stats = device.memory_stats() or {}
         memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""

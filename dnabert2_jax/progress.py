@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, occasional lines elsewhere."""
 
+import sys
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -7,7 +8,10 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+# FORCE_COLOR, which Jupyter and CI set, must not put a moving bar into a file.
+console = Console(
+    stderr=True, highlight=False, markup=False, emoji=False, force_terminal=None if sys.stderr.isatty() else False
+)
 """For progress and remarks; results go to standard output. Brackets and colons in names are not markup."""
 
 if not console.is_terminal:

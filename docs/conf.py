@@ -1,6 +1,9 @@
 """Sphinx settings: pages in Markdown, the reference from the docstrings. `make docs` builds with warnings as errors."""
 
+import os
 import re
+import sys
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
@@ -10,9 +13,18 @@ project = "dnabert2_jax"
 author = "The dnabert2_jax developers"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.apidoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.apidoc"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".py": "myst-nb"}
+# Notebooks are text without results. DNABERT2_RUN_NOTEBOOKS=1 runs them, as the workflow that publishes the site does, in
+# minutes; otherwise their pages show text and code. Their cells call the command, which is beside this interpreter.
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache" if os.environ.get("DNABERT2_RUN_NOTEBOOKS") else "off"
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 html_theme = "furo"
 html_title = f"dnabert2_jax {__version__}"
 html_show_sphinx = False
@@ -27,7 +39,7 @@ apidoc_modules = [
         "automodule_options": {"members", "show-inheritance"},
     }
 ]
-exclude_patterns = ["reference/modules.rst"]
+exclude_patterns = ["conf.py", "reference/modules.rst"]
 autodoc_default_options = {"ignore-module-all": True}  # what a package only hands on is described where it is defined
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -18,7 +18,7 @@ __all__ = ["app", "main"]
 
 COMMANDS = (
     *("quickstart", "corpus", "tokenizer", "pretrain", "split", "finetune", "sweep", "inference", "variants", "track"),
-    *("report", "gue", "adapters", "convert", "config", "doctor", "flops"),
+    *("explain", "report", "gue", "adapters", "convert", "config", "doctor", "flops"),
 )
 """Modules of commands, in the order of the help page."""
 

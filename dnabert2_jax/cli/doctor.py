@@ -18,8 +18,9 @@ def doctor(
 ) -> None:
     """Report versions and devices, and check a model.
 
-    Prints one block to paste into a report: what is installed, the devices, and the attention backend for several lengths;
-    with --model, also whether that directory is sound and computes correctly on this machine.
+    Prints one block to paste into a report: what is installed, JAX's settings in the environment, the devices, and the
+    attention backend for several lengths; with --model, also whether that directory is sound and computes correctly on this
+    machine.
     """
     from dnabert2_jax.doctor import check_model, machine
 

@@ -1,5 +1,6 @@
 """What commands print on standard output."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from dnabert2_jax.config.inference import STANDARD_STREAM
 def results() -> Console:
     """Standard output: as wide as the terminal, or wide enough not to shorten anything in a file or a pipe."""
     console = partial(Console, highlight=False, markup=False, emoji=False)
-    return console() if console().is_terminal else console(width=200)
+    return console() if sys.stdout.isatty() else console(force_terminal=False, width=200)
 
 
 def print_table(records: Sequence[Mapping[str, str]], console: Console | None = None) -> None:

@@ -90,3 +90,10 @@ Strands = Literal["both", "+"]
 
 RefMismatch = Literal["skip", "error"]
 """What happens to a variant whose REF is not the reference's: it is marked and not scored, or the job stops."""
+
+ExplainMethod = Literal["ism", "ig", "saliency", "attention", "dependency"]
+"""How an output is explained: by substituting every base, by integrated gradients, by one gradient, by attention, or by
+which bases depend on which."""
+
+Resolution = Literal["token", "base"]
+"""What attends to what: tokens, [CLS] and [SEP] among them, or bases."""

@@ -8,6 +8,7 @@ their own.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -26,6 +27,7 @@ MAX_WIDTHS = 4
 _NARROWEST = 16
 _WORTH_A_WIDTH = 1.25
 _TOKENS_A_SLOT = 8
+_WIDTH_STEP = 16
 
 # Cost model for comparing plans, in positions: attention doubles the cost of a position at about this width, and compiling a
 # shape takes about as long as computing this many positions (measured on a CPU with a model of 3 million parameters).
@@ -83,6 +85,26 @@ def pack(rows: EncodedRows, tokens_per_batch: int, *, few_shapes: bool = False) 
             costs += [(factor * _cost(each), each) for each in plans]
         plan += min(costs, key=itemgetter(0))[1]
     return Batches(rows, plan)
+
+
+def one_per_row(inputs: Sequence[NDArray[np.int32]], tokens_per_batch: int) -> Batches:
+    """Plan batches of inputs of nearly equal length, one a row, in shapes that stay the same from call to call.
+
+    Args:
+        inputs: ids of each, special tokens included.
+        tokens_per_batch: positions per batch, padding included.
+    """
+    lengths = np.array([len(ids) for ids in inputs], np.int32)
+    widths = -(-lengths // _WIDTH_STEP) * _WIDTH_STEP
+    order = np.argsort(-lengths, kind="stable")
+    plan, at = [], 0
+    while at < len(order):
+        width = int(widths[order[at]])
+        height = max(1, tokens_per_batch // width)
+        members = order[at : at + height]
+        plan.append(BatchPlan(width, min(height, 1 << (len(members) - 1).bit_length()), members[:, None], slots=1))
+        at += height
+    return Batches(EncodedRows(list(inputs), lengths), plan)
 
 
 def _cost(plans: list[BatchPlan]) -> float:

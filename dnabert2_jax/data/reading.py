@@ -57,7 +57,7 @@ def read_sequences(
         name_column: the table's column of names; by default ``name`` if there is such a column, else rows are numbered
             from 1.
         bad_records: what to do with unusable records; None means ``error`` where skipping is not offered.
-        duplicate_names: as for :func:`dnabert2_jax.genome.read_fasta`; rows of a table may share a name.
+        duplicate_names: as for :func:`dnabert2_jax.genome.fasta.read_fasta`; rows of a table may share a name.
 
     Raises:
         UserError: the file is missing, damaged or empty; a column is missing; a sequence is empty or holds a letter that is

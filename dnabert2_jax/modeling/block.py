@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dnabert2_jax.config.model import EncoderConfig
-from dnabert2_jax.kernels.attention import alibi_slopes, projected_attention
+from dnabert2_jax.kernels.attention import Inputs, alibi_slopes, attention_weights, projected_attention
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.dropout import BlockDropout
 from dnabert2_jax.modeling.elementwise import geglu
@@ -80,6 +80,13 @@ class Block(nnx.Module):
             head_dim=self.config.head_dim,
             implementation=implementation,
         )
+
+    def attention_weights(self, x: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        """softmax(q k^T / sqrt(d) - slope |i - j|) by definition, whichever backend runs otherwise, float32 [B, H, T, T]."""
+        heads = self.config.num_attention_heads
+        q, k, v = self.Wqkv.heads(x, "bhtd", heads, None)
+        inputs = Inputs(q, k, v, jnp.asarray(alibi_slopes(heads)), segment_ids)
+        return attention_weights(inputs, scale=self.config.head_dim**-0.5)
 
     def feed_forward(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
         """(GELU(x W_gate) * (x W_value)) W_o, [B, T, D]."""

@@ -31,25 +31,31 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(rngs, config.hidden_size, config.layer_norm_eps)
         self.rate = config.hidden_dropout_prob
 
-    def __call__(self, tokens: TokenBatch, dtype: Any, seeds: jax.Array | None) -> jax.Array:
-        """[B, T] ids -> [B, T, D]."""
+    def __call__(
+        self, tokens: TokenBatch, dtype: Any, seeds: jax.Array | None, word_vectors: jax.Array | None = None
+    ) -> jax.Array:
+        """[B, T] ids -> [B, T, D]; ``word_vectors`` [B, T, D] take the place of the words' own."""
         word, token_type = keep_whole(self.word[...]), keep_whole(self.token_type[...])
-        x = rows_of(word, tokens.input_ids, dtype) + rows_of(token_type, tokens.token_type_ids, dtype)
+        words = rows_of(word, tokens.input_ids, dtype) if word_vectors is None else word_vectors
+        x = words + rows_of(token_type, tokens.token_type_ids, dtype)
         return dropout(self.norm(x.astype(dtype)), self.rate, seeds, SITE_EMBEDDINGS)
 
 
 class EncoderOptions(TypedDict, total=False):
-    """What training changes about a forward pass.
+    """What training and interpretation change about a forward pass.
 
     Attributes:
         dropout_seeds: one per row, [B]; None (evaluation) switches dropout off.
         adapter: LoRA matrices by target, stacked over layers: ``{"Wqkv": {"A": [N, D, r], "B": [N, r, 3D]}, ...}``.
         lora: the adapter's settings.
+        word_vectors: in place of the embeddings of the words, float32 [B, T, D]: the ids then only say which tokens are
+            special.
     """
 
     dropout_seeds: jax.Array | None
     adapter: Tree | None
     lora: LoraConfig | None
+    word_vectors: jax.Array | None
 
 
 class Encoder(nnx.Module):
@@ -69,15 +75,17 @@ class Encoder(nnx.Module):
         dropout_seeds: jax.Array | None = None,
         adapter: Tree | None = None,
         lora: LoraConfig | None = None,
+        word_vectors: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states of the last block.
 
         Args:
             tokens: ids, segments and token types, [B, T] each.
             at: positions whose hidden states are wanted, [B, P]; None: all.
-            dropout_seeds: see :class:`EncoderOptions`, like the two below.
+            dropout_seeds: see :class:`EncoderOptions`, like the three below.
             adapter: LoRA matrices.
             lora: the adapter's settings.
+            word_vectors: in place of the embeddings of the words.
 
         Returns:
             [B, T, D] in the compute dtype, with ``at`` [B, P, D]. Values at padding have no meaning.
@@ -88,6 +96,8 @@ class Encoder(nnx.Module):
             chex.assert_shape(dropout_seeds, (rows,))
         if at is not None:
             chex.assert_shape(at, (rows, None))
+        if word_vectors is not None:
+            chex.assert_shape(word_vectors, (rows, length, None))
 
         definition, state = nnx.split(self.layers)
         sites = jnp.arange(1, self.num_layers + 1, dtype=jnp.uint32) * jnp.uint32(SITES_PER_BLOCK)
@@ -108,7 +118,7 @@ class Encoder(nnx.Module):
 
         shared = tokens.segment_ids, dropout_seeds
         with self.compute.products():
-            x = keep_rows_spread(self.embeddings(tokens, self.compute.dtype, dropout_seeds))
+            x = keep_rows_spread(self.embeddings(tokens, self.compute.dtype, dropout_seeds, word_vectors))
             if at is None or not pays_off(at, x, self.num_layers):
                 x = scan_layers(one_block, x, shared, layers, self.compute)
                 return x if at is None else states_at(x, at)

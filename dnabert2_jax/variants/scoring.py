@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.inference import Strands, VariantScore
-from dnabert2_jax.data.batches import Batches, BatchPlan, EncodedBatch
-from dnabert2_jax.data.encoding import EncodedRows
+from dnabert2_jax.data.batches import Batches, EncodedBatch
+from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.letters import LetterCounts
+from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
@@ -22,13 +23,14 @@ from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import MASK, UNK, with_template
 from dnabert2_jax.variants.alleles import Allele, Genome, Status, View, Window, place, view
 from dnabert2_jax.variants.fields import AlleleScores, Field, fields_of
-from dnabert2_jax.variants.llr import DnaPieces, log_mean, log_ratios
+from dnabert2_jax.variants.llr import DnaPieces
+from dnabert2_jax.variants.span_probabilities import span_log_probabilities
 from dnabert2_jax.variants.spans import Ids, Span, find_span
 
 EMBEDDED_BASES = 64
 """Bases on either side of a variant whose states are averaged."""
 
-_WIDTH_STEP, _LEAST_SLOTS, _MOST_THREADS = 16, 8, 8
+_MOST_THREADS = 8
 _SMALLEST_P = 2.0**-24
 """A float32 probability says nothing about what is nearer than this to 0 or 1."""
 
@@ -142,35 +144,16 @@ class VariantScorer:
 
     def _llr(self, variants: list[tuple[_OneStrand, ...]]) -> list[dict[str, float]]:
         assert self._pieces is not None
-        # The same input may serve several variants, such as all substitutions of one base: each is run once.
-        rows: dict[tuple[bytes, tuple[str, ...]], int] = {}
-        inputs: list[Ids] = []
-        strings: list[tuple[str, ...]] = []
-        needed: list[list[list[int]]] = []
-        for strands in variants:
-            needed.append([])
-            for one in strands:
-                span = one.span
-                own = []
-                for count in range(min(span.counts), max(span.counts) + 1):
-                    ids = with_template(np.concatenate([span.prefix, np.full(count, MASK, np.int32), span.suffix]))
-                    key = (ids.tobytes(), span.strings)
-                    if key not in rows:
-                        rows[key] = len(inputs)
-                        inputs.append(ids)
-                        strings.append(span.strings)
-                    own.append(rows[key])
-                needed[-1].append(own)
-        ratios: list[NDArray[np.float64]] = [np.empty(0)] * len(inputs)
-        for row, log_p in self._masked(inputs):
-            ratios[row] = log_ratios(log_p, strings[row], self._pieces)
+        spans = [one.span for strands in variants for one in strands]
+        log_p = iter(span_log_probabilities(spans, self._pieces, self._masked))
         results = []
-        for strands, rows_of_strands in zip(variants, needed, strict=True):
+        for strands in variants:
             each = []
-            for one, own in zip(strands, rows_of_strands, strict=True):
-                means = log_mean(np.stack([ratios[row] for row in own]))
-                more_bases = len(one.span.strings[one.view.alt]) - len(one.span.strings[one.view.ref])
-                each.append(float(means[one.view.alt] - means[one.view.ref] + more_bases * np.log(4)))
+            for one in strands:
+                alt, ref = one.view.alt, one.view.ref
+                own = next(log_p)
+                more_bases = len(one.span.strings[alt]) - len(one.span.strings[ref])
+                each.append(float(own[alt] - own[ref] + more_bases * np.log(4)))
             by_strand = {"llr_fwd": each[0], "llr_rev": each[1]} if len(each) == 2 else {}
             results.append({"llr": float(np.mean(each)), **by_strand})
         return results
@@ -263,16 +246,7 @@ class VariantScorer:
 
     def _masked(self, inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Each input's number with the log-probabilities at its masks, [masks, V]."""
-        forward, params = self._model.predictor.forward, self._model.predictor.params
-
-        def log_probabilities(batch: EncodedBatch) -> jax.Array:
-            return forward.token_log_probabilities(params, batch.tokens, _mask_positions(batch.tokens.input_ids))
-
-        for batch, values in run_batches(log_probabilities, self._batches(inputs), None):
-            masks = np.count_nonzero(batch.tokens.input_ids == MASK, axis=1)
-            for row, number in enumerate(batch.rows[:, 0]):
-                if number >= 0:
-                    yield number, values[row, : masks[row]]
+        return log_probabilities_at_masks(self._model, self._batches(inputs))
 
     def _weighted_means(self, inputs: list[Ids], weights: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         """The weighted mean state of each input, [inputs, D]."""
@@ -292,18 +266,7 @@ class VariantScorer:
         return results
 
     def _batches(self, inputs: list[Ids]) -> Batches:
-        """One input a row, by length: windows are of nearly equal length, and the same few shapes serve a whole file."""
-        lengths = np.array([len(ids) for ids in inputs], np.int32)
-        widths = -(-lengths // _WIDTH_STEP) * _WIDTH_STEP
-        order = np.argsort(-lengths, kind="stable")
-        plan, at = [], 0
-        while at < len(order):
-            width = int(widths[order[at]])
-            height = max(1, self._batch_tokens // width)
-            members = order[at : at + height]
-            plan.append(BatchPlan(width, min(height, 1 << (len(members) - 1).bit_length()), members[:, None], slots=1))
-            at += height
-        return Batches(EncodedRows(inputs, lengths), plan)
+        return one_per_row(inputs, self._batch_tokens)
 
 
 def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tuple[VariantScore, ...]:
@@ -338,11 +301,3 @@ def _ref_and_alt(one: _OneStrand) -> tuple[Ids, Ids]:
 
 def _token_counts(one: _OneStrand) -> str:
     return f"{one.span.counts[one.view.ref]}>{one.span.counts[one.view.alt]}"
-
-
-def _mask_positions(input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Where the masks of each row are, then zeros. [B, K]; K is one of few numbers."""
-    masked = input_ids == MASK
-    most = max(_LEAST_SLOTS, int(masked.sum(1).max()))
-    order = np.argsort(~masked, axis=1, kind="stable")[:, : 1 << (most - 1).bit_length()]
-    return np.where(np.take_along_axis(masked, order, 1), order, 0).astype(np.int32)

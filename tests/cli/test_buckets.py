@@ -17,9 +17,16 @@ LOCAL = {
     *(f"dnabert2 {command} {name}" for command in ("embed", "predict", "track") for name in ("bed", "fasta")),
     *(
         "dnabert2 track out",
-        *(f"dnabert2 variants {name}" for name in ("fasta", "variants", "table", "out")),
         *("dnabert2 evaluate-variants fasta", "dnabert2 evaluate-variants table"),
     ),
+    *(
+        f"dnabert2 explain {method} {name}"
+        for method in ("ism", "ig", "saliency", "attention", "dependency")
+        for name in ("fasta", "bed", "plot", "page")
+    ),
+    *(f"dnabert2 explain {method} modisco" for method in ("ism", "ig", "saliency")),
+    *(f"dnabert2 variants {name}" for name in ("fasta", "variants", "table", "out")),
+    "dnabert2 sweep workdir",
 }
 """What works on this machine's disk only."""
 

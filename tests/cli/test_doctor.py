@@ -1,4 +1,6 @@
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import jax.numpy as jnp
 
@@ -8,11 +10,18 @@ from dnabert2_jax.kernels.attention.api import Backend
 from dnabert2_jax.kernels.attention.reference import reference_attention
 
 
-def test_doctor_says_what_runs_where(dnabert2, refused):
+def test_doctor_says_what_runs_where(dnabert2, refused, monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    monkeypatch.setenv("HF_TOKEN", "a secret")
     code, out, _ = dnabert2("doctor")
     assert code == 0
     assert out.startswith(f"versions   python {sys.version.split()[0]}")
     assert "cpu" in out
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5" in lines["settings"].split("  ")
+    assert f"pandas {version('pandas')}" in lines["optional"].split("  ")
+    assert "secret" not in out  # the block is pasted into reports
+    assert str(Path.home()) not in out
     attention = [line.removeprefix("attention ").strip() for line in out.splitlines() if line.startswith("attention ")]
     assert attention == [
         *("128 tokens: reference", "512 tokens: reference", "8,192 tokens: blocked"),

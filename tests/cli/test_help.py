@@ -29,8 +29,8 @@ COMMANDS = dict(commands())
 def test_all_commands_are_there():
     assert {path[0] for path in COMMANDS} == {
         *("quickstart", "corpus", "tokenizer", "pretrain", "split", "finetune", "evaluate", "predict", "embed", "fill-mask"),
-        *("merge-shards", "evaluate-variants"),
-        *("variants", "track", "report", "merge", "adapters", "convert", "config", "gue", "flops", "doctor"),
+        *("merge-shards", "evaluate-variants", "sweep"),
+        *("variants", "track", "explain", "report", "merge", "adapters", "convert", "config", "gue", "flops", "doctor"),
     }
 
 

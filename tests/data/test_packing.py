@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.data.encoding import EncodedRows
-from dnabert2_jax.data.packing import LONGEST_PACKED, MAX_WIDTHS, pack, padded_width, slots_of_row
+from dnabert2_jax.data.packing import LONGEST_PACKED, MAX_WIDTHS, one_per_row, pack, padded_width, slots_of_row
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 
 
@@ -109,3 +109,19 @@ def test_parts_of_a_long_job_share_shapes_with_little_padding():
         assert pack(rows, 4096, few_shapes=True).padding_share < 0.1
     assert 2 * len(shapes[True]) < len(shapes[False])
     assert pack(rows_of([132] * 300), 4096, few_shapes=True).padding_share < 0.15
+
+
+@given(st.lists(st.integers(3, 200), min_size=1, max_size=60), st.integers(1, 1000))
+def test_inputs_of_nearly_equal_length_have_a_row_each_in_few_shapes(lengths, tokens_per_batch):
+    inputs = [np.full(n, number + 5, np.int32) for number, n in enumerate(lengths)]
+    batches = one_per_row(inputs, tokens_per_batch)
+    seen = []
+    for plan, batch in zip(batches.plan, batches, strict=True):
+        full = max(1, tokens_per_batch // plan.width)
+        assert plan.width % 16 == 0
+        assert plan.height == full or (plan.height < full and plan.height.bit_count() == 1)
+        for row, number in enumerate(batch.rows[:, 0].tolist()):
+            if number >= 0:
+                seen.append(number)
+                np.testing.assert_array_equal(batch.tokens.input_ids[row, : lengths[number]], inputs[number])
+    assert sorted(seen) == list(range(len(lengths)))

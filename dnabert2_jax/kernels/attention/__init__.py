@@ -10,7 +10,7 @@ from dnabert2_jax.kernels.attention.api import (
     projected_attention,
 )
 from dnabert2_jax.kernels.attention.kernel import Inputs
-from dnabert2_jax.kernels.attention.reference import attention_at
+from dnabert2_jax.kernels.attention.reference import attention_at, attention_weights
 from dnabert2_jax.platform import tracing_for
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "alibi_slopes",
     "attention",
     "attention_at",
+    "attention_weights",
     "choose_backend",
     "explain_choice",
     "projected_attention",

@@ -33,17 +33,37 @@ def attention_at(inputs: Inputs, positions: jax.Array, *, scale: float) -> jax.A
 
 def dense_attention(inputs: Inputs, own: jax.Array, positions: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
     """Output and log-sum-exp of queries at ``positions`` [B or 1, P], in the segments ``own`` [B, P]."""
-    q, k, v, slopes, segment_ids = inputs
+    precision = _precision(inputs.q)
+    scores = _scores(inputs, own, positions, scale)
+    weights = jax.nn.softmax(scores, axis=-1)
+    output = jnp.einsum("bhqk,bhkd->bhqd", weights, inputs.v.astype(jnp.float32), precision=precision)
+    output = jnp.where((own > 0)[:, None, :, None], output, 0.0).astype(inputs.q.dtype)
+    return output, jax.nn.logsumexp(scores, axis=-1)
+
+
+def attention_weights(inputs: Inputs, *, scale: float) -> jax.Array:
+    """How much each token attends to each other one by definition, float32 [B, H, T, T]; a row of the last axis sums to 1.
+
+    Args:
+        inputs: the arrays; ``v`` is not used.
+        scale: factor of the dot products.
+    """
+    position = jnp.arange(inputs.q.shape[2])[None]
+    return jax.nn.softmax(_scores(inputs, inputs.segment_ids, position, scale), axis=-1)
+
+
+def _scores(inputs: Inputs, own: jax.Array, positions: jax.Array, scale: float) -> jax.Array:
+    """Logarithms of the weights up to a constant, float32 [B, H, P, T]."""
+    q, k, _, slopes, segment_ids = inputs
     distance = jnp.abs(positions[:, :, None] - jnp.arange(k.shape[2])[None, None]).astype(jnp.float32)
-    # As in the kernels: matrix units would otherwise round float32 operands. A caller may have chosen a precision.
-    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    precision = (chosen or "highest") if q.dtype == jnp.float32 else None
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32, precision=precision) * scale
-    scores = scores - slopes[None, :, None, None] * distance[:, None]
+    product = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32, precision=_precision(q)) * scale
+    scores = product - slopes[None, :, None, None] * distance[:, None]
     visible = (own[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
     # A finite floor keeps rows without any visible key (padding) free of NaNs; their output is then set to zero.
-    scores = jnp.where(visible[:, None], scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1)
-    output = jnp.einsum("bhqk,bhkd->bhqd", weights, v.astype(jnp.float32), precision=precision)
-    output = jnp.where((own > 0)[:, None, :, None], output, 0.0).astype(q.dtype)
-    return output, jax.nn.logsumexp(scores, axis=-1)
+    return jnp.where(visible[:, None], scores, -1e30)
+
+
+def _precision(q: jax.Array) -> str | None:
+    """As in the kernels: matrix units would otherwise round float32 operands. A caller may have chosen a precision."""
+    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return (chosen or "highest") if q.dtype == jnp.float32 else None

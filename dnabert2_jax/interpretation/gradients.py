@@ -1,0 +1,144 @@
+"""What saliency and integrated gradients share: gradients along the way from a sequence without content to the sequence.
+
+The starting point has the word embedding of [MASK] in the place of every token; [CLS] and [SEP] stay. A gradient belongs to
+a token. Its value is divided evenly over the token's bases, which says nothing about them singly: only ism does.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.data.packing import padded_width
+from dnabert2_jax.inference.predictor import Forward, default_batch_tokens, memory_explained
+from dnabert2_jax.interpretation.inputs import Ids
+from dnabert2_jax.interpretation.target import Target, target_values
+from dnabert2_jax.progress import ProgressBar
+from dnabert2_jax.tokenizer.special import CLS, MASK, PAD, SEP, with_template
+from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """What each token of one sequence contributes to the target.
+
+    Attributes:
+        name: of the sequence.
+        sequence: its letters.
+        unit: what the values are.
+        token_ids: its tokens, without [CLS] and [SEP]. [tokens].
+        token_bases: bases of each. [tokens].
+        token_values: contribution of each. [tokens].
+        value: f of the sequence.
+        baseline_value: f of the starting point; NaN where it was not computed (saliency).
+    """
+
+    name: str
+    sequence: str
+    unit: str
+    token_ids: Ids
+    token_bases: NDArray[np.int32]
+    token_values: NDArray[np.float32]
+    value: float
+    baseline_value: float
+
+    @property
+    def contributions(self) -> NDArray[np.float32]:
+        """Each token's value divided evenly over its bases. [L]."""
+        shares = self.token_values / self.token_bases
+        return np.repeat(shares, self.token_bases).astype(np.float32)
+
+    @property
+    def completeness_error(self) -> float:
+        """How far the values are from adding up to f(sequence) - f(starting point), as a share of that difference."""
+        difference = self.value - self.baseline_value
+        missing = abs(float(self.token_values.sum(dtype=np.float64)) - difference)
+        return missing / abs(difference) if difference else float(missing > 0)
+
+
+class PathPoint(NamedTuple):
+    """A point on the way: ``alpha`` 0 is the starting point, 1 the sequence; gradients there have a weight in the result."""
+
+    alpha: float
+    weight: float
+
+
+class PathSums(NamedTuple):
+    """Of one sequence, f at each point, [points], and each token's weighted sum of gradient x way, [tokens]."""
+
+    values: Floats
+    token_sums: Floats
+
+
+def sums_along_path(
+    target: Target, token_ids: Sequence[Ids], points: Sequence[PathPoint], batch_tokens: int | None, title: str | None
+) -> list[PathSums]:
+    """Values of f and its gradients at some points of the way to each sequence.
+
+    Args:
+        target: what is differentiated.
+        token_ids: ids of each sequence, without special tokens.
+        points: where.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        title: shows progress, in points of all sequences.
+
+    Raises:
+        UserError: out of memory.
+    """
+    tokens_at_once = batch_tokens or default_batch_tokens()
+    forward, params = target.model.predictor.forward, target.model.predictor.params
+    # Activations of a few thousand tokens take gigabytes at the released size, unless the blocks compute them again.
+    forward = replace(forward, compute=replace(forward.compute, remat="full"))
+    results = [PathSums(np.zeros(len(points)), np.zeros(len(ids))) for ids in token_ids]
+    widths = np.array([padded_width(len(ids) + 2) for ids in token_ids])
+    bar = ProgressBar(title, len(token_ids) * len(points)) if title else None
+    with bar or nullcontext(), memory_explained():
+        for width in np.unique(widths).tolist():
+            rows = [(n, p) for n in np.flatnonzero(widths == width).tolist() for p in range(len(points))]
+            height = min(max(1, tokens_at_once // width), 1 << (len(rows) - 1).bit_length())
+            for first in range(0, len(rows), height):
+                some = rows[first : first + height]
+                padded = [*some, *[some[-1]] * (height - len(some))]  # every batch has the shape that was compiled
+                batch = _batch([token_ids[n] for n, _ in padded], width)
+                alphas = np.array([points[p].alpha for _, p in padded], np.float32)
+                values, products = map(np.asarray, _at_points(forward, params, batch, target.number, alphas))
+                for row, (n, p) in enumerate(some):
+                    own = products[row, 1 : 1 + len(token_ids[n])]  # after [CLS]
+                    results[n].values[p] = values[row]
+                    results[n].token_sums[:] += points[p].weight * own.astype(np.float64)
+                if bar:
+                    bar.advance(len(some))
+    return results
+
+
+def _batch(token_ids: Sequence[Ids], width: int) -> TokenBatch:
+    ids = np.full((len(token_ids), width), PAD, np.int32)
+    for row, own in zip(ids, token_ids, strict=True):
+        row[: len(own) + 2] = with_template(own)
+    return TokenBatch(ids, (ids != PAD).astype(np.int32), np.zeros_like(ids))
+
+
+@partial(jax.jit, static_argnums=0)
+def _at_points(
+    forward: Forward, params: Tree, tokens: TokenBatch, number: HostOrDevice, alphas: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The f of each row at its point, [B], and each token's gradient x (sequence - starting point), [B, T]."""
+    ids, words = tokens.input_ids, params["encoder"]["embeddings"]["word"]
+    special = (ids == CLS) | (ids == SEP) | (ids == PAD)
+    start = words[jnp.where(special, ids, MASK)]
+    way = words[ids] - start
+
+    def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values = target_values(forward, params, tokens, None, number, vectors)
+        return values.sum(), values  # rows are independent, so one gradient holds those of all
+
+    (_, values), gradients = jax.value_and_grad(total, has_aux=True)(start + alphas[:, None, None] * way)
+    return values, (gradients * way).sum(-1)

@@ -1,0 +1,81 @@
+"""Integrated gradients (Sundararajan et al. 2017): contributions of tokens that add up to f(sequence) - f(baseline).
+
+The path is straight, from [MASK] embeddings to the sequence's own, and the integral a Gauss-Legendre sum.
+"""
+
+import numpy as np
+
+from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, sums_along_path
+from dnabert2_jax.interpretation.inputs import tokens_of
+from dnabert2_jax.interpretation.target import choose_target
+
+POINTS = 64
+"""Points of the sum by default; it is exact for polynomials of degree 127."""
+
+LARGEST_ERROR = 0.01
+"""The share of f(sequence) - f(baseline) by which contributions may miss it without a warning."""
+
+
+def integrated_gradients(
+    model: InferenceModel,
+    sequences: Sequences,
+    target: str | None = None,
+    *,
+    points: int = POINTS,
+    max_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    title: str | None = None,
+) -> list[Attributions]:
+    """Integrated gradients of some sequences.
+
+    Args:
+        model: a classifier of single sequences.
+        sequences: single sequences, read whole.
+        target: the class; may be left out for a regression.
+        points: of the sum: more where contributions do not add up.
+        max_tokens: longest sequence in tokens, special tokens included.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        title: shows progress, in points of the paths.
+
+    Returns:
+        One result for each sequence; see :func:`incomplete`.
+
+    Raises:
+        UserError: not a classifier, no such class, no point, a sequence that cannot be explained, or out of memory.
+    """
+    chosen = choose_target(model, target, "ig")
+    token_ids = tokens_of(model, sequences, max_tokens)
+    if points < 1:
+        raise UserError(f"--points {points}: the sum needs at least 1 point")
+    nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
+    inner = [PathPoint((1 + node) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
+    sums = sums_along_path(chosen, token_ids, [PathPoint(0, 0), *inner, PathPoint(1, 0)], batch_tokens, title)
+    return [
+        Attributions(
+            name,
+            letters,
+            chosen.unit,
+            ids,
+            model.tokenizer.token_bases(ids),
+            own.token_sums.astype(np.float32),
+            value=float(own.values[-1]),
+            baseline_value=float(own.values[0]),
+        )
+        for name, letters, ids, own in zip(sequences.names, sequences.sequences, token_ids, sums, strict=True)
+    ]
+
+
+def incomplete(results: list[Attributions]) -> str | None:
+    """A warning on sequences whose contributions do not add up to within 1 %; None if all do."""
+    errors = {result.name: result.completeness_error for result in results}
+    if not (bad := {name: error for name, error in errors.items() if not error <= LARGEST_ERROR}):
+        return None
+    worst = max(bad, key=bad.__getitem__)
+    return (
+        f"contributions of {len(bad):,} of {len(results):,} sequences miss f(sequence) - f(baseline) by more than "
+        f"{LARGEST_ERROR:.0%}, the worst {worst!r} by {bad[worst]:.1%}: raise --points (points=), and compute in float32; "
+        "if f(sequence) is near f(baseline), there is little to divide"
+    )

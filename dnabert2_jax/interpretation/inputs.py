@@ -1,0 +1,106 @@
+"""What all methods demand of sequences, and sequences in groups that fill batches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS
+from dnabert2_jax.data.intervals import Intervals, letters_of
+from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import BASES, LetterCounts
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import default_batch_tokens
+from dnabert2_jax.tokenizer.base import worthwhile_threads
+
+Ids = NDArray[np.int32]
+
+_BATCHES_A_GROUP = 8
+
+
+def tokens_of(model: InferenceModel, sequences: Sequences, max_tokens: int | None) -> list[Ids]:
+    """The ids of each sequence without special tokens, [tokens] each.
+
+    Args:
+        model: the model.
+        sequences: single sequences.
+        max_tokens: most tokens of one, special tokens included; by default those of the classifier's training, of a masked
+            language model 512.
+
+    Raises:
+        UserError: pairs, a sequence that is too long, or one without a known base.
+    """
+    if sequences.pairs is not None:
+        raise UserError(
+            f"{sequences.source} holds pairs, but one sequence is explained at a time; choose one of the two columns "
+            "(--sequence-column sequence1)"
+        )
+    most = max_tokens or (model.head.max_tokens if model.kind == "classifier" else DEFAULT_MAX_TOKENS)
+    threads = worthwhile_threads(sum(map(len, sequences.sequences)))
+    encoded = model.tokenizer.encode_raw_batch(sequences.sequences, num_threads=threads)
+    for n, (letters, ids) in enumerate(zip(sequences.sequences, encoded, strict=True)):
+        if not set(letters) & set(BASES):
+            raise UserError(
+                f"{sequences.where(n)}: {len(letters):,} bases, none of them A, C, G or T: there is nothing to explain; "
+                "choose another region"
+            )
+        if len(ids) + 2 > most:
+            raise UserError(
+                f"{sequences.where(n)}: {len(letters):,} bases are {len(ids) + 2:,} tokens, over the {most:,} that are "
+                "explained as a whole; cut the sequence into windows, or raise --max-tokens (max_tokens=)"
+            )
+    return encoded
+
+
+def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
+    """The sequences of all intervals, and their places.
+
+    Args:
+        intervals: with their genome; one on the minus strand is read as its reverse complement.
+
+    Returns:
+        The sequences, called by their places as genome browsers write them; and ``contigs``, ``starts``, ``ends`` (from 0,
+        the end not included) and ``strands``, ``intervals`` being their names. [intervals] each.
+
+    Raises:
+        UserError: an interval or a letter that cannot be used, or there are none.
+    """
+    notes: list[str] = []
+    letters = LetterCounts()
+    found = list(intervals.checked(notes.extend))
+    texts = [letters_of(intervals.reference, each, each.start, each.end, letters) for each in found]
+    names = [f"{each.contig}:{each.start + 1:,}-{each.end:,}{' (-)' if each.reverse else ''}" for each in found]
+    places = {
+        "contigs": [each.contig for each in found],
+        "starts": np.array([each.start for each in found], np.int64),
+        "ends": np.array([each.end for each in found], np.int64),
+        "strands": [each.strand for each in found],
+        "intervals": [each.name for each in found],
+    }
+    return Sequences(intervals.source, names, texts, None, letters, notes=tuple(notes)), places
+
+
+def groups(sequences: Sequences, batch_tokens: int | None) -> Iterator[range]:
+    """Consecutive sequences whose mutants fill some batches."""
+    most = _BATCHES_A_GROUP * (batch_tokens or default_batch_tokens())
+    first, size = 0, 0
+    for n, letters in enumerate(sequences.sequences):
+        size += len(letters) ** 2  # three mutants for each base, of a few bases a token
+        if size >= most:
+            yield range(first, n + 1)
+            first, size = n + 1, 0
+    if first < len(sequences):
+        yield range(first, len(sequences))
+
+
+def known_bases(letters: str) -> NDArray[np.int64]:
+    """The number in ``ACGT`` of each base, -1 for an unknown one. [L]."""
+    return np.array([BASES.find(letter) for letter in letters])
+
+
+def mutants(letters: str, site: int) -> tuple[str, str, str, str]:
+    """A sequence with A, C, G and T at a site; one of them is the sequence itself."""
+    a, c, g, t = (letters[:site] + base + letters[site + 1 :] for base in BASES)
+    return a, c, g, t

@@ -1,0 +1,176 @@
+"""In-silico saturation mutagenesis: every base is replaced by each other one.
+
+For a classifier, f of all mutants, which are tokenized anew: a substitution changes where tokens begin and end, so this is
+the one method that resolves bases. A masked language model reads no mutant: at each site it gives ln P of the four bases,
+summed over segmentations as for variants (:mod:`dnabert2_jax.variants.llr`), and since neighboring sites lie in the same
+masked span, a few inputs serve them all.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.data.packing import one_per_row
+from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
+from dnabert2_jax.interpretation.inputs import groups, known_bases, mutants, tokens_of
+from dnabert2_jax.interpretation.target import Target, choose_target
+from dnabert2_jax.progress import ProgressBar
+from dnabert2_jax.tokenizer.base import worthwhile_threads
+from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+from dnabert2_jax.tokenizer.special import with_template
+from dnabert2_jax.variants.llr import DnaPieces
+from dnabert2_jax.variants.span_probabilities import span_log_probabilities
+from dnabert2_jax.variants.spans import Ids, Span, find_span
+
+LONGEST_SPAN = 64
+"""Bases of the longest span between tokens that the four alleles of a site share; beyond it, a site has no value."""
+
+
+@dataclass(frozen=True)
+class MutationScores:
+    """Saturation mutagenesis of one sequence.
+
+    Attributes:
+        name: of the sequence.
+        sequence: its letters.
+        unit: what the values are.
+        values: f of the sequence with A, C, G or T at each base; of a masked language model, ln P of the four. NaN at
+            unknown bases and where a span is too long. [L, 4].
+    """
+
+    name: str
+    sequence: str
+    unit: str
+    values: NDArray[np.float32]
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The values minus their mean over the four bases of a site: hypothetical contributions. [L, 4]."""
+        return self.values - self.values.mean(1, keepdims=True)
+
+    @property
+    def contributions(self) -> NDArray[np.float32]:
+        """The scores of the sequence's own bases. [L]."""
+        bases = known_bases(self.sequence)
+        return np.where(bases < 0, np.float32(np.nan), self.scores[np.arange(len(bases)), bases])
+
+
+def ism(
+    model: InferenceModel,
+    sequences: Sequences,
+    target: str | None = None,
+    *,
+    max_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    title: str | None = None,
+) -> list[MutationScores]:
+    """Mutate every base of some sequences.
+
+    Args:
+        model: any model whose tokens are byte pairs or k-mers that do not overlap; a classifier's may overlap.
+        sequences: single sequences, read whole.
+        target: the class; may be left out for a regression, and must be for a masked language model.
+        max_tokens: longest sequence in tokens, special tokens included.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        title: shows progress, in bases.
+
+    Returns:
+        One result for each sequence.
+
+    Raises:
+        UserError: the model cannot do it, no such class, a sequence that cannot be explained, or out of memory.
+    """
+    chosen: Target | None = None
+    if model.kind == "classifier":
+        chosen = choose_target(model, target, "ism")
+        unit = chosen.unit
+    else:
+        _check_masked_lm(model, target)
+        unit = "ln P"
+    tokens_of(model, sequences, max_tokens)
+    tokens = batch_tokens or default_batch_tokens()
+    results: list[MutationScores] = []
+    bar = ProgressBar(title, sum(map(len, sequences.sequences))) if title else None
+    with bar or nullcontext():
+        for group in groups(sequences, tokens):
+            letters = [sequences.sequences[n] for n in group]
+            found = _masked_lm_values(model, letters, tokens) if chosen is None else _target_values(chosen, letters, tokens)
+            results += [
+                MutationScores(sequences.names[n], own, unit, values)
+                for n, own, values in zip(group, letters, found, strict=True)
+            ]
+            if bar:
+                bar.advance(sum(map(len, letters)))
+    return results
+
+
+def _target_values(target: Target, sequences: Sequence[str], batch_tokens: int) -> list[NDArray[np.float32]]:
+    """The f of all mutants, [L, 4] for each sequence."""
+    sites = [np.flatnonzero(known_bases(letters) >= 0).tolist() for letters in sequences]
+    texts = [[mutants(letters, at) for at in own] for letters, own in zip(sequences, sites, strict=True)]
+    rows = {text: n for n, text in enumerate(dict.fromkeys(text for own in texts for four in own for text in four))}
+    ids = [with_template(raw) for raw in _encoded(target.model, list(rows))]
+    values = np.empty(len(rows), np.float32)
+    for batch, found in run_batches(target.of_batch, one_per_row(ids, batch_tokens), None):
+        used = batch.rows >= 0
+        values[batch.rows[used]] = found[used]
+    results = []
+    for letters, own, fours in zip(sequences, sites, texts, strict=True):
+        result = np.full((len(letters), len(BASES)), np.nan, np.float32)
+        result[own] = values[[[rows[text] for text in four] for four in fours]]
+        results.append(result)
+    return results
+
+
+def _masked_lm_values(model: InferenceModel, sequences: Sequence[str], batch_tokens: int) -> list[NDArray[np.float32]]:
+    """The ln P of the four bases at each site, given all other bases, [L, 4] for each sequence."""
+    places: list[tuple[int, int]] = []
+    spans: list[Span] = []
+    for number, letters in enumerate(sequences):
+        own = spans_of_sites(model, letters)
+        places += [(number, site) for site in own]
+        spans += own.values()
+
+    def masked(inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        return log_probabilities_at_masks(model, one_per_row(inputs, batch_tokens))
+
+    results = [np.full((len(letters), len(BASES)), np.nan, np.float32) for letters in sequences]
+    for (number, site), log_p in zip(places, span_log_probabilities(spans, DnaPieces(model.tokenizer), masked), strict=True):
+        results[number][site] = log_p - np.logaddexp.reduce(log_p)
+    return results
+
+
+def spans_of_sites(model: InferenceModel, letters: str) -> dict[int, Span]:
+    """The span of the four alleles at each site where all its bases are known and it is not too long."""
+    sites = np.flatnonzero(known_bases(letters) >= 0).tolist()
+    windows = [mutants(letters, site) for site in sites]
+    distinct = list(dict.fromkeys(text for four in windows for text in four))
+    ids = dict(zip(distinct, _encoded(model, distinct), strict=True))
+    found = {}
+    for site, four in zip(sites, windows, strict=True):
+        span = find_span(four, [ids[text] for text in four], model.tokenizer)
+        if span and max(map(len, span.strings)) <= LONGEST_SPAN and not any(set(s) - set(BASES) for s in span.strings):
+            found[site] = span
+    return found
+
+
+def _encoded(model: InferenceModel, texts: list[str]) -> list[Ids]:
+    return model.tokenizer.encode_raw_batch(texts, num_threads=worthwhile_threads(sum(map(len, texts))))
+
+
+def _check_masked_lm(model: InferenceModel, target: str | None) -> None:
+    if target is not None:
+        raise UserError(f"--target {target}: {model.path} is a masked language model, which has no classes; leave it out")
+    if isinstance(model.tokenizer, KmerTokenizer) and model.tokenizer.overlapping:
+        raise UserError(
+            f"{model.path} reads overlapping k-mers, each of which gives its neighbors away, so its masked probabilities "
+            "say nothing about bases; use a model of byte pairs, or a classifier"
+        )

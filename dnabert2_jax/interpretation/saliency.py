@@ -1,0 +1,43 @@
+"""Saliency: gradient x (input - baseline) of each token, one backward pass for each sequence.
+
+A first-order estimate of what :mod:`~dnabert2_jax.interpretation.ig` integrates; it need not add up to anything.
+"""
+
+import numpy as np
+
+from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.inference.model import InferenceModel
+from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, sums_along_path
+from dnabert2_jax.interpretation.inputs import tokens_of
+from dnabert2_jax.interpretation.target import choose_target
+
+
+def saliency(
+    model: InferenceModel,
+    sequences: Sequences,
+    target: str | None = None,
+    *,
+    max_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    title: str | None = None,
+) -> list[Attributions]:
+    """Saliency of some sequences.
+
+    Arguments, result and errors are those of :func:`~dnabert2_jax.interpretation.ig.integrated_gradients`.
+    """
+    chosen = choose_target(model, target, "saliency")
+    token_ids = tokens_of(model, sequences, max_tokens)
+    sums = sums_along_path(chosen, token_ids, [PathPoint(1, 1)], batch_tokens, title)
+    return [
+        Attributions(
+            name,
+            letters,
+            chosen.unit,
+            ids,
+            model.tokenizer.token_bases(ids),
+            own.token_sums.astype(np.float32),
+            value=float(own.values[0]),
+            baseline_value=float("nan"),
+        )
+        for name, letters, ids, own in zip(sequences.names, sequences.sequences, token_ids, sums, strict=True)
+    ]
