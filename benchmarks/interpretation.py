@@ -22,6 +22,7 @@ from rich.table import Table
 from dnabert2_jax import sample_data
 from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.config.model import named_size
+from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences, given_sequences
 from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks
@@ -85,7 +86,7 @@ def compare(model: InferenceModel, window: Sequences, sample: int) -> tuple[str,
         def one(text: str) -> None:
             ids = np.array(model.tokenizer.encode_raw(text), np.int32)
             ids[int(rng.integers(len(ids)))] = MASK
-            list(log_probabilities_at_masks(model, one_per_row([with_template(ids)], 1)))
+            list(log_probabilities_at_masks(model, one_per_row(EncodedRows.of([with_template(ids)]), 1)))
 
     timed = [lambda: ism(model, window, target), lambda: [one(text) for text in some]]
     for function in timed:

@@ -8,6 +8,7 @@ from dnabert2_jax.version import __version__ as __version__
 if TYPE_CHECKING:
     from dnabert2_jax.api import DNABERT2 as DNABERT2
     from dnabert2_jax.config.loading import load_run as load_run
+    from dnabert2_jax.config.per_base import PerBaseRun as PerBaseRun
     from dnabert2_jax.config.runs import FinetuneRun as FinetuneRun
     from dnabert2_jax.config.runs import PretrainRun as PretrainRun
     from dnabert2_jax.errors import UserError as UserError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DNABERT2": "dnabert2_jax.api",
     "FinetuneRun": "dnabert2_jax.config.runs",
+    "PerBaseRun": "dnabert2_jax.config.per_base",
     "PretrainRun": "dnabert2_jax.config.runs",
     "Tokenizer": "dnabert2_jax.tokenizer.loading",
     "UserError": "dnabert2_jax.errors",
@@ -30,6 +32,7 @@ _HOMES = {
 __all__ = [
     "DNABERT2",
     "FinetuneRun",
+    "PerBaseRun",
     "PretrainRun",
     "Tokenizer",
     "UserError",

@@ -119,7 +119,7 @@ class DNABERT2:
 
     @property
     def kind(self) -> ModelKind:
-        """``masked_lm`` or ``classifier``."""
+        """``masked_lm``, ``classifier``, or ``base_classifier``, which labels every base."""
         return self._model.kind
 
     @property

@@ -13,6 +13,7 @@ H, d   attention heads and their width (D = H * d)
 N      layers
 C      classes
 P      maximum number of sequences per row
+L      bases per row, where bases have labels
 ====== =====================================================
 """
 
@@ -59,11 +60,26 @@ class MlmBatch(NamedTuple):
     dropout_seeds: UInt32[HostOrDevice, "B"]
 
 
+class RowBases(NamedTuple):
+    """The bases of each row, for heads that label every base; a row has at most L of them.
+
+    Attributes:
+        letters: 0-3 for A, C, G, T, 4 for any other letter, -1 where the row has no more bases. [B, L].
+        tokens: position in the row of the token that a base belongs to; 0, that of [CLS], where there is no base. [B, L].
+        offsets: place of a base in its token, from 0. [B, L].
+    """
+
+    letters: Int32[HostOrDevice, "B L"]
+    tokens: Int32[HostOrDevice, "B L"]
+    offsets: Int32[HostOrDevice, "B L"]
+
+
 class ClassificationBatch(NamedTuple):
     """A batch of labeled sequences, all rows padded to the same length.
 
     With ``starts``, a row holds several sequences, distinguished by segment, and ``labels``, ``weights`` and ``rows`` are
-    per slot, [B, P].
+    per slot, [B, P]. With ``bases``, every base has a label: ``labels`` are [B, L] or [B, L, C], and ``weights``, [B, L],
+    are 0 where a base does not count.
 
     Attributes:
         tokens: the rows.
@@ -73,6 +89,7 @@ class ClassificationBatch(NamedTuple):
         dropout_seeds: one per row, from (seed, global record index). [B].
         rows: position of the sequence in its table, -1 where there is none, so that results return in file order. [B].
         starts: position of each slot's [CLS], 0 in an unused slot, [B, P]; None where each row is one sequence.
+        bases: the bases of each row, where each has a label; None elsewhere.
     """
 
     tokens: TokenBatch
@@ -81,3 +98,4 @@ class ClassificationBatch(NamedTuple):
     dropout_seeds: UInt32[HostOrDevice, "B"]
     rows: Int32[HostOrDevice, "B ..."]
     starts: Int32[HostOrDevice, "B P"] | None = None
+    bases: RowBases | None = None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.artifacts.directory import ADAPTER, is_adapter_directory, read, to_read, writing
-from dnabert2_jax.artifacts.model import SavedModel, load_model
+from dnabert2_jax.artifacts.model import SavedModel, classifier_kind, load_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import check_finite, flatten_tree, tree_sha256, unflatten_tree
 from dnabert2_jax.config.model import ORIGINAL_HEAD, HeadConfig, LoraConfig, LoraTarget
@@ -29,7 +29,8 @@ class SavedAdapter:
 
     Attributes:
         base: the model whose encoder the adapter was trained on.
-        params: nested dict of host arrays: ``{"adapter": {target: {"A", "B"}}, "pooler": ..., "classifier": ...}``.
+        params: nested dict of host arrays: ``{"adapter": {target: {"A", "B"}}, "pooler": ..., "classifier": ...}``, the
+            heads being those of the task.
         lora: the settings it was trained with.
         labels: class names by class number.
         head: how it reads a sequence, and what its outputs mean.
@@ -146,7 +147,7 @@ def merged(adapter: SavedAdapter) -> SavedModel:
     heads = {name: part for name, part in adapter.params.items() if name != "adapter"}
     made = adapter.provenance
     return SavedModel(
-        kind="classifier",
+        kind=classifier_kind(adapter.head),
         config=adapter.base.config,
         params={"encoder": jax.device_get(encoder), **heads},
         tokenizer=adapter.base.tokenizer,
@@ -215,7 +216,7 @@ def extract_adapter(
     Raises:
         UserError: not a classifier, not of the sizes and tokenizer of this base, or too much would be lost.
     """
-    if model.kind != "classifier":
+    if model.kind == "masked_lm":
         raise UserError(f"{model.path} is a {model.kind}; an adapter can only be extracted from a classifier")
     if model.config != base.config or model.tokenizer.sha256 != base.tokenizer.sha256:
         raise UserError(f"{model.path} differs in size or tokenizer from {base.path}; name the base it was trained from")

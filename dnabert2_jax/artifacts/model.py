@@ -16,7 +16,8 @@ from dnabert2_jax.storage.paths import StrPath, absolute
 from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.types import Tree
 
-ModelKind = Literal["masked_lm", "classifier"]
+ModelKind = Literal["masked_lm", "classifier", "base_classifier"]
+"""What a model is: its encoder with an MLM head, with a head for sequences, or with one that labels every base."""
 
 _WORD = "encoder.embeddings.word"
 
@@ -26,7 +27,8 @@ class SavedModel:
     """A model as its directory holds it.
 
     Attributes:
-        kind: ``masked_lm`` (encoder and MLM head) or ``classifier`` (encoder, pooler and classification head).
+        kind: ``masked_lm`` (encoder and MLM head), ``classifier`` (encoder, pooler and classification head) or
+            ``base_classifier`` (encoder, convolutions over bases and classification head).
         config: sizes of the encoder.
         params: nested dict of host arrays.
         tokenizer: produces the ids that index the word embeddings.
@@ -44,6 +46,11 @@ class SavedModel:
     head: HeadConfig = ORIGINAL_HEAD
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+
+
+def classifier_kind(head: HeadConfig) -> ModelKind:
+    """The kind of a fine-tuned model."""
+    return "base_classifier" if head.task == "per_base" else "classifier"
 
 
 def save_model(path: StrPath, model: SavedModel) -> SavedModel:
@@ -105,13 +112,16 @@ def load_model(path: StrPath) -> SavedModel:
 def _check_model(source: Path, model: SavedModel, tensors: Mapping[str, NDArray[Any]]) -> None:
     if model.kind not in get_args(ModelKind):
         raise UserError(f"{source}: model kind {model.kind!r} is unknown; accepted are {', '.join(get_args(ModelKind))}")
-    regression = model.head.task == "regression"
-    fits = len(model.labels) == 1 if regression else len(model.labels) >= 2
-    if (model.kind == "classifier") != fits or len(set(model.labels)) != len(model.labels):
+    fewest = 1 if model.head.task == "regression" or model.head.several else 2
+    most = 1 if model.head.task == "regression" else len(model.labels)
+    fits = fewest <= len(model.labels) <= most
+    if (model.kind != "masked_lm") != fits or len(set(model.labels)) != len(model.labels):
         raise UserError(
             f"{source}: a {model.kind} with the labels {list(model.labels)}; a classifier needs at least two different "
-            "ones, a regression one, a masked_lm none"
+            "ones (of several at a base, one), a regression one, a masked_lm none"
         )
+    if (model.kind == "base_classifier") != (model.head.task == "per_base"):
+        raise UserError(f"{source}: a {model.kind} with a head for the task {model.head.task}; save the model again")
     sizes = (model.config.vocab_size, model.config.hidden_size)
     if _WORD not in tensors:
         raise UserError(f"{source}: tensor {_WORD} is missing; found {', '.join(tensors) or 'none'}")

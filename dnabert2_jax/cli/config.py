@@ -62,8 +62,8 @@ def _read_run(path: Path, overrides: Sequence[str], command: str | None) -> tupl
 
     A workdir records every setting; given are those that differ from their defaults.
     """
-    from dnabert2_jax.config.loading import default_settings, load_run, parse_run, run_to_dict
-    from dnabert2_jax.config.runs import RUN_KINDS
+    from dnabert2_jax.config.kinds import COMMANDS, kind_of_run
+    from dnabert2_jax.config.loading import default_settings, load_run, parse_run, read_content, run_to_dict
     from dnabert2_jax.training.workdir import RUN_FILE, flat_settings
 
     workdir = path.is_dir()
@@ -83,10 +83,10 @@ def _read_run(path: Path, overrides: Sequence[str], command: str | None) -> tupl
             raise UserError(f"{file} is damaged ({error}); restore it from a copy") from error
         raise UserError(f"{path}: not TOML ({error}); fix that line (strings need quotes)") from error
     wanted = command or content.get("command")
-    if wanted not in RUN_KINDS:
+    if wanted not in COMMANDS:
         found = "no command is named in it" if wanted is None else f"command {wanted!r} is unknown"
         raise UserError(f'{path}: {found}; accepted are pretrain and finetune: add `command = "..."` or give --command')
-    kind: type[Any] = RUN_KINDS[wanted]
+    kind: type[Any] = kind_of_run(wanted, content if workdir else read_content(path, overrides))
     if not workdir:
         return flat_settings(run_to_dict(load_run(kind, path, overrides))), flat_settings(content)
     effective = flat_settings(run_to_dict(parse_run(kind, content, str(path))))

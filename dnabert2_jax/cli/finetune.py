@@ -43,12 +43,11 @@ def finetune(
         BadRecordPolicy | None, Option(help="Same as --set data.bad_records.", show_default="error")
     ] = None,
 ) -> None:
-    """Fine-tune a classifier or a regression on tables.
+    """Fine-tune a classifier or a regression on tables, or labels at every base on a genome and its annotation.
 
     All parameters, a LoRA adapter, or a linear probe. Rerun the same command to resume a stopped or killed run.
     """
-    from dnabert2_jax.config.loading import load_run
-    from dnabert2_jax.config.runs import FinetuneRun
+    from dnabert2_jax.config.kinds import load_finetuning
 
     options = {
         "data.sequence_column": sequence_column,
@@ -56,15 +55,16 @@ def finetune(
         "data.bad_records": bad_records,
     }
     given = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    run = load_run(FinetuneRun, config, [*(set_ or ()), *given])
+    run = load_finetuning(config, [*(set_ or ()), *given])
     from dnabert2_jax.metrics.tasks import TASK_METRICS
     from dnabert2_jax.recipes.finetuning import finetune as finetune_run
     from dnabert2_jax.reports.run import finetuning_notes
     from dnabert2_jax.training.goodput import account
 
     result = finetune_run(run, workdir)
+    unit = "bases" if run.data.task == "per_base" else "rows"
     shown = TASK_METRICS[run.data.task].summary(result.test, result.intervals)
-    remark(f"test {shown}  ({result.test['n']:,} rows; 95% intervals)")
+    remark(f"test {shown}  ({result.test['n']:,} {unit}; 95% intervals)")
     for note in finetuning_notes(workdir):
         remark(f"warning: {note}")
     if result.adapter:

@@ -79,7 +79,7 @@ gives ``logp`` and ``entropy``; of a classifier, which has no other values, its 
 """
 
 TrackFormat = Literal["bigwig", "bedgraph", "bed"]
-"""The files of a track; ``bed`` has the bins of a class whose probability reaches a threshold."""
+"""The files of a track; ``bed`` has the bins of a class, or segments of a label, whose probability reaches a threshold."""
 
 VariantScore = Literal["llr", "delta", "emb", "pll"]
 """What a variant is scored by: the log-ratio of the alleles' probabilities, the change of a prediction, the distance of

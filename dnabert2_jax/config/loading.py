@@ -23,18 +23,28 @@ def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str
     Paths are relative to the current directory.
 
     Args:
-        kind: ``PretrainRun`` or ``FinetuneRun``.
+        kind: ``PretrainRun``, ``FinetuneRun`` or ``PerBaseRun``.
         config: the file; None for the defaults and the overrides alone.
         overrides: ``section.key=value``; the value is read as TOML, or as text if it is not TOML.
 
     Raises:
         UserError: the file cannot be read, or a key or value is not accepted.
     """
+    content = read_content(config, overrides)
+    given = {override.partition("=")[0].strip() for override in overrides}
+    return parse_run(kind, content, str(config or "--set"), given)
+
+
+def read_content(config: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a TOML file and overrides say, as nested dicts; not validated yet.
+
+    Raises:
+        UserError: the file cannot be read, or an override is not of the form ``a.b=c``.
+    """
     content = read_toml(as_path(config)) if config else {}
     for override in overrides:
         _apply(content, override)
-    given = {override.partition("=")[0].strip() for override in overrides}
-    return parse_run(kind, content, str(config or "--set"), given)
+    return content
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -89,8 +89,11 @@ def named_size(name: str, vocab_size: int) -> EncoderConfig:
 
 HeadPooling = Literal["cls", "mean"]
 
-TaskKind = Literal["single_label", "multi_label", "regression"]
+TableTask = Literal["single_label", "multi_label", "regression"]
 """What is predicted for a sequence: its class, any number of labels, or a measurement."""
+
+TaskKind = Literal["single_label", "multi_label", "regression", "per_base"]
+"""All that heads predict: something for a sequence, or labels at every base."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -105,6 +108,8 @@ class HeadConfig:
         task: what the outputs mean.
         mean: of the measurements that a regression was trained on, in their unit.
         deviation: their standard deviation; an output o of the network means ``mean + deviation * o``.
+        several: of labels at every base: a base may have any number of them, rather than one class.
+        window: of labels at every base: bases of a row in training; 0 for other tasks.
     """
 
     pooling: HeadPooling = "cls"
@@ -113,12 +118,25 @@ class HeadConfig:
     task: TaskKind = "single_label"
     mean: float = 0.0
     deviation: float = Field(default=1.0, gt=0)
+    several: bool = False
+    window: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _only_measurements_have_a_unit(self) -> "HeadConfig":
         if self.task != "regression" and (self.mean, self.deviation) != (0.0, 1.0):
             raise ValueError(f"mean and deviation are for regression, not for {self.task}")
         return self
+
+    @model_validator(mode="after")
+    def _only_bases_have_windows(self) -> "HeadConfig":
+        if (self.task == "per_base") != (self.window > 0) or (self.several and self.task != "per_base"):
+            raise ValueError(f"window and several are for per_base, which needs a window, not for {self.task}")
+        return self
+
+    @property
+    def independent(self) -> bool:
+        """Whether each output is a probability by itself, rather than one of several that sum to 1."""
+        return self.task == "multi_label" or self.several
 
     def to_dict(self) -> dict[str, object]:
         """A JSON-ready dict of what differs from the original's head; ``HeadConfig(**d)`` reads it back."""

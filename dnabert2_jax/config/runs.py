@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from dnabert2_jax.config.inference import BadRecordPolicy
 from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.config.mesh import MeshOptions
-from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS, STRICT, HeadPooling, LoraConfig, PrecisionOption, TaskKind
+from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS, STRICT, HeadPooling, LoraConfig, PrecisionOption, TableTask
 from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.storage.paths import Location
 
@@ -148,7 +148,7 @@ class FinetuneData:
     train: Location
     dev: Location
     test: Location
-    task: TaskKind = "single_label"
+    task: TableTask = "single_label"
     sequence_column: str | None = None
     label_column: str | None = None
     label_map: dict[str, str] = field(default_factory=dict)
@@ -175,7 +175,8 @@ class Epochs:
 
     Attributes:
         method: ``full`` trains all weights, ``lora`` an adapter and the heads; ``probe`` fits a linear layer on the mean
-            hidden states of the frozen encoder, to its optimum; the settings about steps do not apply to it.
+            hidden states of the frozen encoder, to its optimum; the settings about steps do not apply to it. With labels at
+            every base, ``probe`` trains the head by steps on the frozen encoder.
         pooling: what the classifier reads: ``cls``, the original's pooler over [CLS], or ``mean``, the mean hidden state of
             the row's own tokens; ``auto`` is ``mean`` for a probe, ``cls`` otherwise.
         epochs: passes over the training table.
@@ -183,8 +184,9 @@ class Epochs:
         batch_size: rows per step, over all devices.
         accumulate: microbatches that a batch is split into, one after the other, to save memory.
         evaluations_per_epoch: dev evaluations per epoch, each with a checkpoint.
-        selection: the dev score whose best evaluation is kept: ``auto`` is ``mcc`` (multi-label: its mean over labels), and
-            ``spearman`` for regression; ``loss``, as in the original, keeps the lowest.
+        selection: the dev score whose best evaluation is kept: ``auto`` is ``mcc`` (multi-label: its mean over labels),
+            ``spearman`` for regression and mean AUPRC for labels at every base; ``loss``, as in the original, keeps the
+            lowest.
         patience: stop after this many evaluations without a better one.
         label_smoothing: fraction of each label that is spread over all classes, in [0, 1).
         class_weights: ``balanced`` gives every class the same weight in the loss, however many rows it has.
@@ -226,6 +228,16 @@ class Epochs:
         return self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
 
 
+def check_method(plan: Epochs, model: ModelOptions, mesh: MeshOptions) -> None:
+    """Refuse settings of a fine-tuning run that do not fit together, whatever its task."""
+    if plan.method == "lora" and model.path is None:
+        raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
+    if plan.method == "probe" and plan.label_smoothing:
+        raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
+    if mesh != MeshOptions(data=mesh.data):
+        raise ValueError("mesh: fine-tuning shards rows only; of this section it accepts data")
+
+
 FINETUNE_OPTIMIZER = OptimizerConfig(learning_rate=3e-5, warmup_steps=50, weight_decay=0.01, beta2=0.999, epsilon=1e-8)
 """The paper's fine-tuning settings (its Appendix), with Hugging Face's AdamW defaults."""
 
@@ -250,16 +262,11 @@ class FinetuneRun:
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "FinetuneRun":
         task, plan = self.data.task, self.training
-        if plan.method == "lora" and self.model.path is None:
-            raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
-        if plan.method == "probe" and plan.label_smoothing:
-            raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
+        check_method(plan, self.model, self.mesh)
         if plan.method == "probe" and self.data.bpe_dropout:
             raise ValueError("data.bpe_dropout is for full and lora; a probe is fitted to one reading of each row")
         if plan.method == "probe" and plan.head_pooling == "cls":
             raise ValueError("training.pooling cls is for full and lora: the pooler is trained, and a probe trains none")
-        if self.mesh != MeshOptions(data=self.mesh.data):
-            raise ValueError("mesh: fine-tuning shards rows only; of this section it accepts data")
         if task != "single_label":
             for name, default in (("class_weights", "none"), ("label_smoothing", 0.0)):
                 if getattr(plan, name) != default:
@@ -269,7 +276,3 @@ class FinetuneRun:
                 f"training.selection {plan.selection} is not for data.task {task}; leave it at auto, or choose loss"
             )
         return self
-
-
-RUN_KINDS: dict[str, type[PretrainRun | FinetuneRun]] = {"pretrain": PretrainRun, "finetune": FinetuneRun}
-"""The runs by their ``command``."""

@@ -107,8 +107,12 @@ def save_hugging_face(directory: Path, model: SavedModel, *, force: bool = False
         ``directory``.
 
     Raises:
-        UserError: ``directory`` exists, or cannot be written; the classifier reads means over tokens.
+        UserError: ``directory`` exists, or cannot be written; the classifier reads means over tokens, or labels bases.
     """
+    if model.kind == "base_classifier":
+        raise UserError(
+            f"{model.path} labels every base, for which the original has no head; use its model.safetensors as it is"
+        )
     if model.head.pooling != "cls":
         raise UserError(
             f"{model.path} has a classifier that reads means over tokens, which the original's cannot do; convert a model "

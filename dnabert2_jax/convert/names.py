@@ -68,7 +68,7 @@ MLM_HEAD = (
 CLASSIFIER = (*_dense("bert.pooler.dense", "pooler.dense"), *_dense("classifier", "classifier"))
 
 TABLE: dict[ModelKind, tuple[Row, ...]] = {"masked_lm": ENCODER + MLM_HEAD, "classifier": ENCODER + CLASSIFIER}
-"""The rows of each kind of model."""
+"""The rows of each kind of model that the original has."""
 
 WORD, DECODER = ENCODER[0].theirs, f"{_HEAD}.decoder.weight"
 

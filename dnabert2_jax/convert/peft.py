@@ -62,6 +62,8 @@ def save_peft(directory: Path, adapter: SavedAdapter, *, force: bool = False) ->
     Raises:
         UserError: ``directory`` exists, or cannot be written; not an adapter of a single-label classifier that reads [CLS].
     """
+    if adapter.head.task == "per_base":
+        raise UserError(f"{adapter.path}: an adapter of a model that labels every base, which PEFT's layout cannot express")
     if adapter.head.task != "single_label":
         raise UserError(
             f"{adapter.path}: an adapter for the task {adapter.head.task}, which PEFT's layout cannot express; merge it "

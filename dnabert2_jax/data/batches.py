@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.tokenizer.special import PAD
-from dnabert2_jax.types import ClassificationBatch, HostOrDevice, TokenBatch
+from dnabert2_jax.types import ClassificationBatch, HostOrDevice, RowBases, TokenBatch
 
 
 class EncodedBatch(NamedTuple):
@@ -24,11 +24,13 @@ class EncodedBatch(NamedTuple):
         tokens: ids, segments and token types, [B, T] each; segment s of a row is its slot s - 1.
         starts: position of each slot's [CLS], 0 in an unused slot, int32 [B, P]; None where each row is one sequence.
         rows: index of the encoded row in each slot, -1 in an unused one, [B, P]; [B] where each row is one sequence.
+        bases: the bases of each row, where every base has a label; None elsewhere.
     """
 
     tokens: TokenBatch
     starts: HostOrDevice
     rows: Int32[HostOrDevice, "B ..."]
+    bases: RowBases | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Batches(Sequence[EncodedBatch]):
                 tokens.token_type_ids[row, start + self.encoded.first_tokens[number] : end] = 1
                 starts[row, slot], rows[row, slot] = start, number
                 start = end
-        return EncodedBatch(tokens, None, rows[:, 0]) if plan.slots is None else EncodedBatch(tokens, starts, rows)
+        if plan.slots is None:
+            return EncodedBatch(tokens, None, rows[:, 0], self.encoded.bases_of(rows[:, 0]))
+        return EncodedBatch(tokens, starts, rows)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class TrainingBatches(Sequence[ClassificationBatch]):
 
     Attributes:
         batches: the token rows.
-        labels: label of each encoded row, [rows] or [rows, C].
+        labels: label of each encoded row, [rows] or [rows, C]; of each base, [rows, L] or [rows, L, C].
         dropout_seeds: seed of each encoded row; where several share a row of the batch, the first one's is used. [rows].
     """
 
@@ -154,15 +158,14 @@ class TrainingBatches(Sequence[ClassificationBatch]):
         return [self[first[shape]] for shape in sorted(first, key=lambda shape: -shape[1])]
 
     def _labeled(self, batch: EncodedBatch) -> ClassificationBatch:
-        used = batch.rows >= 0
-        labels = self.labels[batch.rows]  # an unused slot's -1 reads the last row's label, which is then set to 0
-        labels[~used] = 0
+        labels, weights = self.batches.encoded.targets_of(self.labels, batch.rows)
         first = batch.rows if batch.starts is None else batch.rows[:, 0]
         return ClassificationBatch(
             tokens=batch.tokens,
             labels=labels,
-            weights=used.astype(np.float32),
+            weights=weights,
             dropout_seeds=np.where(first >= 0, self.dropout_seeds[first], np.uint32(0)),
             rows=batch.rows,
             starts=batch.starts,
+            bases=batch.bases,
         )

@@ -8,9 +8,13 @@ middle of an epoch sees the same batches as an uninterrupted one.
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.data.base_windows import EncodedWindows
 from dnabert2_jax.data.batches import Batches, BatchPlan, TrainingBatches
 from dnabert2_jax.data.encoding import EncodedRows, EncodedTable
 from dnabert2_jax.draws import Domain, hash64, record_seeds
+
+LabeledRows = EncodedTable | EncodedWindows
+"""Rows to train on: each has a label, or each of its bases."""
 
 
 def choose_lengths(lengths: NDArray[np.integer], max_shapes: int = 3, multiple: int = 8) -> tuple[int, ...]:
@@ -51,9 +55,7 @@ def choose_lengths(lengths: NDArray[np.integer], max_shapes: int = 3, multiple: 
     return tuple(reversed(chosen))
 
 
-def epoch_batches(
-    encoded: EncodedTable, batch_size: int, seed: int, epoch: int, lengths: tuple[int, ...]
-) -> TrainingBatches:
+def epoch_batches(encoded: LabeledRows, batch_size: int, seed: int, epoch: int, lengths: tuple[int, ...]) -> TrainingBatches:
     """The training batches of one epoch: every row once, in an order drawn from (seed, epoch).
 
     A batch is drawn at random from the rows of one padded length, and the batches of all lengths are shuffled together. The

@@ -4,7 +4,7 @@ A row is one sequence as the encoder reads it: ``[CLS] A [SEP]``, or ``[CLS] A [
 evaluation, prediction and embedding all use the rows made here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -20,6 +20,7 @@ from dnabert2_jax.draws import Domain, hash64
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.tokenizer.base import Tokenizer, worthwhile_threads
 from dnabert2_jax.tokenizer.special import with_template
+from dnabert2_jax.types import RowBases
 
 NO_LIMIT = 2**30
 """A value of ``max_tokens`` that no sequence reaches."""
@@ -40,6 +41,12 @@ class EncodedRows:
     input_ids: list[NDArray[np.int32]]
     first_tokens: NDArray[np.int32]
 
+    @classmethod
+    def of(cls, inputs: Iterable[NDArray[np.int32]]) -> "EncodedRows":
+        """Rows of single sequences, from their ids, special tokens included."""
+        rows = list(inputs)
+        return EncodedRows(rows, np.array([len(ids) for ids in rows], np.int32))
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.input_ids)
@@ -48,6 +55,30 @@ class EncodedRows:
     def lengths(self) -> NDArray[np.int32]:
         """Tokens in each row. [rows]."""
         return np.array([len(ids) for ids in self.input_ids], np.int32)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The axes of what a head says about a row, besides the C outputs: none, or its bases (L,)."""
+        return ()
+
+    def bases_of(self, rows: NDArray[np.integer]) -> RowBases | None:
+        """The bases of some rows [B], -1 for an empty one, where every base has a label; None for other rows."""
+        return None
+
+    def targets_of(self, labels: NDArray[Any], rows: NDArray[np.integer]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """The labels and weights of a batch.
+
+        Args:
+            labels: of all rows. [rows, ...].
+            rows: those of the batch, -1 where there is none. [B] or [B, P].
+
+        Returns:
+            Labels, zeros where there is none, [B, ...] or [B, P, ...]; and weights, 1 where a label counts. [B] or [B, P].
+        """
+        used = rows >= 0
+        chosen = labels[rows]  # an unused slot's -1 reads the last row's label, which is then set to 0
+        chosen[~used] = 0
+        return chosen, used.astype(np.float32)
 
 
 @dataclass(frozen=True)

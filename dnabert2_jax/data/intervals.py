@@ -89,14 +89,16 @@ class Intervals:
             notes = yield from self._of_bed(self.bed)
         for region in self.regions:
             yield self._of_region(region)
-        if self._renamed:
-            pairs = [f"{given} as {found}" for given, found in self._renamed.items()]
-            notes = (*notes, f"contigs read under the names of {self.reference.path}: {', '.join(pairs)}")
-        report(notes)
+        report((*notes, *self.renamed()))
+
+    def renamed(self) -> tuple[str, ...]:
+        """A note on contigs that were read under other names, if there are any."""
+        pairs = [f"{given} as {found}" for given, found in self._renamed.items()]
+        return (f"contigs read under the names of {self.reference.path}: {', '.join(pairs)}",) if pairs else ()
 
     def _of_bed(self, path: Path) -> Generator[Interval, None, tuple[str, ...]]:
         bad, lines = BadRecords(str(path), self.bad_records), 0
-        for number, line in _lines(path):
+        for number, line in text_lines(path, "BED"):
             if _NOT_AN_INTERVAL.match(line):
                 continue
             lines += 1
@@ -122,20 +124,33 @@ class Intervals:
         strand = fields[5].strip() if len(fields) > 5 else "."
         if strand not in _STRANDS:
             raise UserError(f"{where}: the strand {strand!r} (column 6) is not one of {' '.join(_STRANDS)}")
-        return self._placed(contig, int(first), int(last), name or ".", strand, where)
+        return self.place(contig, int(first), int(last), name or ".", strand, where)
 
     def _of_region(self, text: str) -> Interval:
         if (whole := self.reference.contig(text)) is not None:
-            return self._placed(text, 0, self.reference.lengths[whole], text, ".", f"--region {text}")
+            return self.place(text, 0, self.reference.lengths[whole], text, ".", f"--region {text}")
         match = _REGION.fullmatch(text)
         if match is None:
             raise self._unknown(text, f"--region {text}")
         start, end = (int(number.replace(",", "") or 0) for number in (match[2], match[3] or match[2]))
         if start < 1:
             raise UserError(f"--region {text}: regions count bases from 1, as in chr1:1-100")
-        return self._placed(match[1], start - 1, end, text, ".", f"--region {text}")
+        return self.place(match[1], start - 1, end, text, ".", f"--region {text}")
 
-    def _placed(self, given: str, start: int, end: int, name: str, strand: str, where: str) -> Interval:
+    def place(self, given: str, start: int, end: int, name: str, strand: str, where: str) -> Interval:
+        """An interval under the reference's name of its contig; other names are noted for :meth:`checked`.
+
+        Args:
+            given: name of the contig.
+            start: first base, from 0.
+            end: the base after the last one.
+            name: of the interval.
+            strand: ``+``, ``-`` or ``.``.
+            where: where it was read, for messages.
+
+        Raises:
+            UserError: no such contig, no bases, or beyond the contig's end.
+        """
         contig = self._contig(given, where)
         if start >= end:
             raise UserError(f"{where}: {given} from {start:,} to {end:,} has no bases; the end must be above the start")
@@ -189,11 +204,19 @@ def check_letters(reference: Reference, interval: Interval, counts: LetterCounts
         letters_of(reference, interval, start, min(interval.end, start + _CHECKED_AT_ONCE), counts)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file, plain or gzip, without their ends."""
+def text_lines(path: Path, kind: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a text file, plain or gzip, without their ends.
+
+    Args:
+        path: the file.
+        kind: the format that is wanted, for messages: ``BED``.
+
+    Raises:
+        UserError: it is missing, not text, or damaged.
+    """
     if not path.is_file():
         state = "is a directory" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {state}; give a BED file, plain or gzip")
+        raise UserError(f"{path} {state}; give a {kind} file, plain or gzip")
     number = 0
     try:
         with path.open("rb") as file:
@@ -202,7 +225,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, raw in enumerate(lines, start=1):
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {number + 1}: not text; give a BED file, plain or gzip") from error
+        raise UserError(f"{path}, line {number}: not text; give a {kind} file, plain or gzip") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{path}: the compressed file is damaged or cut short ({error}); download or compress it again"

@@ -33,8 +33,8 @@ _DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _CLASS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
-class Labels(ABC):
-    """The meaning of a training table's label column.
+class Target(ABC):
+    """What a head is trained to predict.
 
     Attributes:
         names: names of the head's C outputs.
@@ -49,12 +49,16 @@ class Labels(ABC):
     @property
     @abstractmethod
     def head(self) -> HeadConfig:
-        """The head that predicts them; it pools a sequence as the original does."""
+        """The head that predicts it."""
 
     @property
     @abstractmethod
     def what(self) -> str:
         """What is to be predicted, for messages."""
+
+
+class Labels(Target):
+    """The meaning of a training table's label column; the head pools a sequence as the original does."""
 
     @abstractmethod
     def encode(self, table: Table) -> NDArray[Any]:

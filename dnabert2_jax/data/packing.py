@@ -8,7 +8,6 @@ their own.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -87,16 +86,15 @@ def pack(rows: EncodedRows, tokens_per_batch: int, *, few_shapes: bool = False) 
     return Batches(rows, plan)
 
 
-def one_per_row(inputs: Sequence[NDArray[np.int32]], tokens_per_batch: int) -> Batches:
-    """Plan batches of inputs of nearly equal length, one a row, in shapes that stay the same from call to call.
+def one_per_row(rows: EncodedRows, tokens_per_batch: int) -> Batches:
+    """Plan batches of rows of nearly equal length, each in a row of its own, in shapes that stay the same from call to call.
 
     Args:
-        inputs: ids of each, special tokens included.
+        rows: the sequences.
         tokens_per_batch: positions per batch, padding included.
     """
-    lengths = np.array([len(ids) for ids in inputs], np.int32)
-    widths = -(-lengths // _WIDTH_STEP) * _WIDTH_STEP
-    order = np.argsort(-lengths, kind="stable")
+    widths = -(-rows.lengths // _WIDTH_STEP) * _WIDTH_STEP
+    order = np.argsort(-rows.lengths, kind="stable")
     plan, at = [], 0
     while at < len(order):
         width = int(widths[order[at]])
@@ -104,7 +102,7 @@ def one_per_row(inputs: Sequence[NDArray[np.int32]], tokens_per_batch: int) -> B
         members = order[at : at + height]
         plan.append(BatchPlan(width, min(height, 1 << (len(members) - 1).bit_length()), members[:, None], slots=1))
         at += height
-    return Batches(EncodedRows(list(inputs), lengths), plan)
+    return Batches(rows, plan)
 
 
 def _cost(plans: list[BatchPlan]) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from dnabert2_jax.artifacts.adapter import SavedAdapter
-from dnabert2_jax.artifacts.model import ModelKind, SavedModel
+from dnabert2_jax.artifacts.model import ModelKind, SavedModel, classifier_kind
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
 from dnabert2_jax.convert.opening import open_any, pinned_path
 from dnabert2_jax.errors import UserError
@@ -23,7 +23,7 @@ class InferenceModel:
 
     Attributes:
         path: the directory it came from; for a model of the Hub, its name with the commit.
-        kind: ``masked_lm`` or ``classifier``.
+        kind: ``masked_lm``, ``classifier`` or ``base_classifier``.
         tokenizer: makes its ids.
         labels: class names by class number; the measurement's for a regression; empty for a masked language model.
         predictor: the network, with its parameters on the device.
@@ -61,7 +61,9 @@ class InferenceModel:
         parts["encoder"] = merge_adapter(parts["encoder"], parts.pop("adapter"), adapter.lora)
         forward = Forward(adapter.base.config, compute, len(adapter.labels), adapter.head)
         predictor = Predictor(forward, parts)
-        return cls(path, "classifier", adapter.base.tokenizer, adapter.labels, predictor, adapter.provenance)
+        return cls(
+            path, classifier_kind(adapter.head), adapter.base.tokenizer, adapter.labels, predictor, adapter.provenance
+        )
 
     @classmethod
     def of_saved(cls, path: Path, model: SavedModel, compute: Compute) -> "InferenceModel":
@@ -99,4 +101,5 @@ class InferenceModel:
             UserError: it is of the other kind.
         """
         if self.kind != kind:
-            raise UserError(f"{self.path} is a {self.kind}; {task} needs a {kind}: {remedy}")
+            hint = ", or `dnabert2 track` for the labels of every base" if self.kind == "base_classifier" else ""
+            raise UserError(f"{self.path} is a {self.kind}; {task} needs a {kind}: {remedy}{hint}")

@@ -16,7 +16,15 @@ from dnabert2_jax.data.batches import Batches, EncodedBatch
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.encoder import Encoder
 from dnabert2_jax.modeling.heads import head_outputs, own_slots, slot_means
-from dnabert2_jax.modeling.models import Network, SequenceClassifier, masked_lm, sequence_classifier
+from dnabert2_jax.modeling.models import (
+    Classifier,
+    Network,
+    SequenceClassifier,
+    class_logits,
+    classifier_of,
+    masked_lm,
+    sequence_classifier,
+)
 from dnabert2_jax.platform import explaining_out_of_memory
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
@@ -51,8 +59,13 @@ class Forward:
 
     @property
     def classifier(self) -> Network[SequenceClassifier]:
-        """The network that a classifier's parameters belong to."""
+        """The network that the parameters of a classifier of sequences belong to."""
         return sequence_classifier(self.config, self.classes, self.compute, self.head.pooling)
+
+    @property
+    def network(self) -> Classifier:
+        """The network that the parameters of any fine-tuned model belong to."""
+        return classifier_of(self.config, self.classes, self.head, self.compute)
 
     @cached_property
     def _encoder(self) -> Network[Encoder]:
@@ -83,12 +96,10 @@ class Forward:
 
     @cached_property
     def class_outputs(self) -> Compiled:
-        """``(params, batch) -> float32 [B, C] or [B, P, C]``: see :func:`~dnabert2_jax.modeling.heads.head_outputs`."""
+        """``(params, batch) -> float32 [B, C], [B, P, C] or [B, L, C]``: ``head_outputs`` of the logits."""
 
         def class_outputs(params: Tree, batch: EncodedBatch) -> jax.Array:
-            model = self.classifier.bind({name: part for name, part in params.items() if name != "adapter"})
-            logits = model.logits(batch.tokens, batch.starts, adapter=params.get("adapter"), lora=self.lora)
-            return head_outputs(logits, self.head)
+            return head_outputs(class_logits(self.network, params, batch, self.lora), self.head)
 
         return jax.jit(self.by_rows(class_outputs) if self.by_rows else class_outputs)
 
@@ -130,20 +141,21 @@ class Predictor:
 
     Attributes:
         forward: what it computes.
-        params: its parameters on the device: ``{"encoder", "mlm"}``, ``{"encoder", "pooler", "classifier"}``, or
-            ``{"encoder"}`` alone for hidden states and their means.
+        params: its parameters on the device: ``{"encoder", "mlm"}``, ``{"encoder", "pooler", "classifier"}``,
+            ``{"encoder", "bases", "classifier"}``, or ``{"encoder"}`` alone for hidden states and their means.
     """
 
     forward: Forward
     params: Tree
 
     def class_outputs(self, batches: Batches, title: str | None = None) -> NDArray[np.float32]:
-        """What a classifier says about every encoded row, [rows, C]; with a ``title``, shows progress.
+        """What a classifier says about every encoded row, [rows, C], or its bases, [rows, L, C]; a ``title`` shows progress.
 
         Raises:
             UserError: out of memory on the device.
         """
-        return _by_row(batches, self.forward.classes, lambda batch: self.forward.class_outputs(self.params, batch), title)
+        shape = (*batches.encoded.places, self.forward.classes)
+        return _by_row(batches, shape, lambda batch: self.forward.class_outputs(self.params, batch), title)
 
     def pooled(self, batches: Batches, pooling: SlotPooling, title: str | None = None) -> NDArray[np.float32]:
         """One vector for every encoded row, [rows, D]; the batches must have slots.
@@ -151,8 +163,8 @@ class Predictor:
         Raises:
             UserError: out of memory on the device.
         """
-        width = self.forward.config.hidden_size
-        return _by_row(batches, width, lambda batch: self.forward.pooled(self.params, batch, pooling), title)
+        shape = (self.forward.config.hidden_size,)
+        return _by_row(batches, shape, lambda batch: self.forward.pooled(self.params, batch, pooling), title)
 
     def hidden_states(
         self, batches: Batches, title: str | None = None
@@ -235,10 +247,10 @@ def _one_ahead(
 
 
 def _by_row(
-    batches: Batches, width: int, function: Callable[[EncodedBatch], jax.Array], title: str | None
+    batches: Batches, shape: tuple[int, ...], function: Callable[[EncodedBatch], jax.Array], title: str | None
 ) -> NDArray[np.float32]:
-    """Results of all encoded rows in their order, [rows, width], whichever batch each was in."""
-    results = np.empty((len(batches.encoded), width), np.float32)
+    """Results of all encoded rows in their order, [rows, *shape], whichever batch each was in."""
+    results = np.empty((len(batches.encoded), *shape), np.float32)
     for batch, values in run_batches(function, batches, title):
         used = batch.rows >= 0
         results[batch.rows[used]] = values[used]

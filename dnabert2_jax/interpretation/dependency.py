@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
@@ -106,7 +107,7 @@ def log_odds(model: InferenceModel, texts: list[str], to_bases: BaseProbabilitie
         inputs.append(with_template(row))
     results = [np.full((len(text), len(BASES)), np.nan) for text in texts]
     ends = [np.cumsum(model.tokenizer.token_bases(ids)) for ids in encoded]
-    for number, log_p in log_probabilities_at_masks(model, one_per_row(inputs, batch_tokens)):
+    for number, log_p in log_probabilities_at_masks(model, one_per_row(EncodedRows.of(inputs), batch_tokens)):
         n, masked = passes[number]
         ids = encoded[n][masked]
         lengths = model.tokenizer.token_bases(ids)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
@@ -119,7 +120,7 @@ def _target_values(target: Target, sequences: Sequence[str], batch_tokens: int) 
     rows = {text: n for n, text in enumerate(dict.fromkeys(text for own in texts for four in own for text in four))}
     ids = [with_template(raw) for raw in _encoded(target.model, list(rows))]
     values = np.empty(len(rows), np.float32)
-    for batch, found in run_batches(target.of_batch, one_per_row(ids, batch_tokens), None):
+    for batch, found in run_batches(target.of_batch, one_per_row(EncodedRows.of(ids), batch_tokens), None):
         used = batch.rows >= 0
         values[batch.rows[used]] = found[used]
     results = []
@@ -140,7 +141,7 @@ def _masked_lm_values(model: InferenceModel, sequences: Sequence[str], batch_tok
         spans += own.values()
 
     def masked(inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        return log_probabilities_at_masks(model, one_per_row(inputs, batch_tokens))
+        return log_probabilities_at_masks(model, one_per_row(EncodedRows.of(inputs), batch_tokens))
 
     results = [np.full((len(letters), len(BASES)), np.nan, np.float32) for letters in sequences]
     for (number, site), log_p in zip(places, span_log_probabilities(spans, DnaPieces(model.tokenizer), masked), strict=True):

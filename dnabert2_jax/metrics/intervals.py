@@ -4,7 +4,7 @@ Every score here is a function of sums over rows, or of ranks, so all resamples 
 instead of one by one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -52,7 +52,40 @@ def confidence_intervals(task: TaskKind, labels: NDArray[Any], outputs: NDArray[
         outputs: probabilities or measurements, [rows, C].
     """
     compute = {"single_label": _of_classes, "multi_label": _of_labels, "regression": _of_measurements}[task]
-    parts = [compute(np.asarray(labels), np.asarray(outputs, np.float64), weights) for weights in _resamples(len(labels))]
+    return _percentiles(
+        [compute(np.asarray(labels), np.asarray(outputs, np.float64), weights) for weights in _resamples(len(labels))]
+    )
+
+
+def base_intervals(labels: NDArray[Any], outputs: NDArray[np.floating], *, several: bool) -> Intervals:
+    """The interval of the mean F1 of bases over labels, ``macro_f1``, where windows are drawn instead of rows.
+
+    Neighboring windows are not independent of each other, so that the interval is a little too narrow.
+
+    Args:
+        labels: as for :func:`~dnabert2_jax.metrics.bases.base_metrics`, by window. [rows, L] or [rows, L, C].
+        outputs: probabilities. [rows, L, C].
+        several: whether a base may have several labels.
+    """
+    classes = range(0 if several else 1, outputs.shape[-1])
+    decided = outputs > 0.5 if several else outputs.argmax(-1)
+    counts = np.zeros((3, len(labels), len(classes)))
+    for n, c in enumerate(classes):
+        truth, said = (labels[..., c] == 1, decided[..., c]) if several else (labels == c, decided == c)
+        said = said & ((labels[..., 0] if several else labels) >= 0)
+        counts[:, :, n] = [(truth & said).sum(1), truth.sum(1), said.sum(1)]
+    parts = []
+    for weights in _resamples(len(labels)):
+        right, labeled, predicted = weights @ counts
+        with np.errstate(divide="ignore", invalid="ignore"):
+            of_label = 2 * right / (labeled + predicted)  # NaN for a label that does not occur
+        occurring = np.isfinite(of_label).sum(1)
+        parts.append({"macro_f1": np.where(occurring > 0, np.nansum(of_label, axis=1) / np.maximum(occurring, 1), np.nan)})
+    return _percentiles(parts)
+
+
+def _percentiles(parts: Sequence[Mapping[str, Weights]]) -> Intervals:
+    """Intervals of what was computed for all resamples, some at a time."""
     tail = 100 * (1 - LEVEL) / 2
     scores = {}
     for name in parts[0]:

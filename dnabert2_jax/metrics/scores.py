@@ -75,7 +75,7 @@ def classification_metrics(
     num_classes = len(names)
     if not len(labels) or probabilities.shape != (len(labels), num_classes):
         raise ValueError(f"{len(labels)} labels and {num_classes} names, but probabilities of shape {probabilities.shape}")
-    _check_finite("probabilities", probabilities)
+    check_finite("probabilities", probabilities)
     predictions = probabilities.argmax(axis=1)
     of_labels = np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)
     matrix = confusion_matrix(labels, predictions, labels=range(num_classes))
@@ -186,7 +186,7 @@ def multi_label_metrics(
     truth, probabilities = np.asarray(labels) > 0, np.asarray(probabilities, np.float64)
     if not len(truth) or not truth.shape == probabilities.shape == (len(truth), len(names)):
         raise ValueError(f"labels {truth.shape}, probabilities {probabilities.shape} and {len(names)} names do not fit")
-    _check_finite("probabilities", probabilities)
+    check_finite("probabilities", probabilities)
     predicted = probabilities > 0.5
     by_label: dict[str, dict[str, float | None]] = {}
     for c, name in enumerate(names):
@@ -260,7 +260,7 @@ def regression_metrics(
     truth, said = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
     if not len(truth) or truth.ndim != 1 or truth.shape != said.shape:
         raise ValueError(f"measurements of shape {truth.shape}, but predictions of shape {said.shape}")
-    _check_finite("predictions", said)
+    check_finite("predictions", said)
     errors = said - truth
     square = float(np.square(errors).mean())
     return RegressionMetrics(
@@ -276,7 +276,7 @@ def regression_metrics(
 
 
 Scores = Mapping[str, Any]
-"""Scores on one table for any task: one of the three types above."""
+"""Scores on one table for any task: one of the three types above, or those of bases (``metrics/bases.py``)."""
 
 
 def _mcc(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
@@ -303,7 +303,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _check_finite(what: str, values: NDArray[np.floating]) -> None:
+def check_finite(what: str, values: NDArray[np.floating]) -> None:
+    """Refuse outputs of a model that diverged.
+
+    Raises:
+        UserError: an output of some row is NaN or infinite.
+    """
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
         raise UserError(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
+from dnabert2_jax.metrics.bases import base_metrics
 from dnabert2_jax.metrics.intervals import Intervals
 from dnabert2_jax.metrics.scores import Scores, classification_metrics, multi_label_metrics, regression_metrics
 
@@ -42,7 +43,8 @@ class TaskMetrics:
 
     def brief(self, scores: Scores) -> str:
         """The main score, with its name."""
-        return f"{self.shown[self.main]} {scores[self.main]:.3f}"
+        value = scores[self.main]
+        return f"{self.shown[self.main]} {'undefined' if value is None else f'{value:.3f}'}"
 
     def dev_line(self, scores: Scores) -> dict[str, float]:
         """An evaluation on the dev table as a line of the metrics file, without undefined scores."""
@@ -80,6 +82,11 @@ TASK_METRICS: dict[TaskKind, TaskMetrics] = {
         main="spearman",
         shown={"spearman": "Spearman", "pearson": "Pearson", "r2": "R²", "rmse": "RMSE"},
         compute=lambda labels, outputs, of: regression_metrics(labels, outputs[:, 0], deviation=of.head.deviation),
+    ),
+    "per_base": TaskMetrics(
+        main="auprc",
+        shown={"auprc": "AUPRC", "top_k": "top-k", "segment_f1": "segment F1", "macro_f1": "base F1", "mcc": "base MCC"},
+        compute=lambda labels, outputs, of: base_metrics(labels, outputs, of.names, several=of.head.several),
     ),
 }
 """By the task's name in a run (``data.task``)."""

@@ -1,14 +1,17 @@
-"""Heads on top of the encoder: the MLM head, the pooler and means over tokens."""
+"""Heads on top of the encoder: the MLM head, the pooler, means over tokens, and convolutions over bases."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.modeling.elementwise import gelu
-from dnabert2_jax.modeling.layers import Dense, LayerNorm, parameter, zeros
+from dnabert2_jax.modeling.gather import states_at
+from dnabert2_jax.modeling.layers import Dense, LayerNorm, normal, parameter, zeros
+from dnabert2_jax.modeling.matmul import einsum
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
-from dnabert2_jax.types import TokenBatch
+from dnabert2_jax.types import RowBases, TokenBatch
 
 
 class MlmHead(nnx.Module):
@@ -39,18 +42,78 @@ class Pooler(nnx.Module):
         return jnp.tanh(self.dense(cls))
 
 
+BASE_CHANNELS = 64
+"""Channels of the convolutions over bases."""
+
+_TAPS = 9
+_OFFSETS = 16
+"""Places within a token that a head of bases tells apart; longer tokens share the last."""
+
+
+class Taps(nnx.Module):
+    """A convolution along bases, of ``_TAPS`` bases. Parameters: ``kernel`` [in, taps, out], ``bias`` [out]."""
+
+    def __init__(self, rngs: nnx.Rngs, inputs: int, axis: str) -> None:
+        stddev = (_TAPS * inputs) ** -0.5
+        self.kernel = parameter(rngs, normal(stddev), (inputs, _TAPS, BASE_CHANNELS), (axis, "taps", "channels"))
+        self.bias = parameter(rngs, zeros, (BASE_CHANNELS,), ("channels",))
+
+    def of_tokens(self, hidden: jax.Array, bases: RowBases) -> jax.Array:
+        """Token states [B, T, D], each repeated over the bases of its token -> [B, L, channels].
+
+        All bases of a token have its state, so the products are computed once for a token.
+        """
+        there = (bases.letters >= 0).astype(hidden.dtype)[:, :, None]
+        return self._add_up(states_at(self._products(hidden), bases.tokens) * there)
+
+    def of_bases(self, x: jax.Array) -> jax.Array:
+        """[B, L, in], zeros where there is no base -> [B, L, channels]."""
+        return self._add_up(self._products(x))
+
+    def _products(self, x: jax.Array) -> jax.Array:
+        """What each tap makes of each position. [B, T, in] -> [B, T, taps x channels]."""
+        kernel = self.kernel[...]
+        return einsum("bti,ic->btc", x, kernel.reshape(len(kernel), -1))
+
+    def _add_up(self, products: jax.Array) -> jax.Array:
+        """The sum of what the taps make of a base and its neighbors, zeros beyond the ends. -> [B, L, channels]."""
+        length, reach = products.shape[1], _TAPS // 2
+        padded = jnp.pad(products, ((0, 0), (reach, reach), (0, 0)))
+        taps = jnp.split(padded, _TAPS, axis=-1)
+        return sum((tap[:, at : at + length] for at, tap in enumerate(taps)), start=self.bias[...])
+
+
+class BaseHead(nnx.Module):
+    """Two convolutions along bases; the first reads token states, letters, and places within tokens."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs) -> None:
+        self.states = Taps(rngs, config.hidden_size, "hidden")
+        self.letters = Taps(rngs, len(BASES) + _OFFSETS, "letters")
+        self.second = Taps(rngs, BASE_CHANNELS, "hidden_channels")
+
+    def __call__(self, hidden: jax.Array, bases: RowBases) -> jax.Array:
+        """Token states [B, T, D] -> features of bases, [B, L, channels]; in float32.
+
+        Where there is no base, features have no meaning, and those of other bases do not depend on it.
+        """
+        there = (bases.letters >= 0).astype(jnp.float32)[:, :, None]
+        letters = jax.nn.one_hot(bases.letters, len(BASES), dtype=jnp.float32)  # zeros for N and other codes
+        offsets = jax.nn.one_hot(jnp.minimum(bases.offsets, _OFFSETS - 1), _OFFSETS, dtype=jnp.float32)
+        given = jnp.concatenate([letters, offsets], axis=-1) * there
+        first = gelu(self.states.of_tokens(hidden, bases) + self.letters.of_bases(given))
+        return gelu(self.second.of_bases(first * there))
+
+
 def head_outputs(logits: jax.Array, head: HeadConfig) -> jax.Array:
     """Predictions from a classifier's logits [..., C], float32 of the same shape.
 
     Returns:
-        For a single label, the probabilities of all classes, which sum to 1; for several labels, the probability of each;
-        for a regression, the measurement in its own unit.
+        For one label (of a sequence, or at a base), the probabilities of all classes, which sum to 1; for several labels,
+        the probability of each; for a regression, the measurement in its own unit.
     """
-    if head.task == "single_label":
-        return jax.nn.softmax(logits)
-    if head.task == "multi_label":
-        return jax.nn.sigmoid(logits)
-    return head.mean + head.deviation * logits
+    if head.task == "regression":
+        return head.mean + head.deviation * logits
+    return jax.nn.sigmoid(logits) if head.independent else jax.nn.softmax(logits)
 
 
 def own_slots(tokens: TokenBatch) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The two models, and the functional form in which everything else handles them.
+"""The models, and the functional form in which everything else handles them.
 
 A model is defined by nnx modules and used through :class:`Network`: parameters are a plain nested dict, and a module exists
 only inside a jitted function, for as long as it takes to trace it.
@@ -7,22 +7,22 @@ only inside a jitted function, for as long as it takes to trace it.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar, Unpack
+from typing import Any, Generic, Protocol, TypeVar, Unpack
 
 import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dnabert2_jax.config.model import EncoderConfig, HeadPooling, LoraConfig
+from dnabert2_jax.config.model import EncoderConfig, HeadConfig, HeadPooling, LoraConfig
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.dropout import SITE_POOLED, dropout
 from dnabert2_jax.modeling.encoder import Encoder, EncoderOptions
 from dnabert2_jax.modeling.gather import states_at
-from dnabert2_jax.modeling.heads import MlmHead, Pooler, slot_means
+from dnabert2_jax.modeling.heads import BASE_CHANNELS, BaseHead, MlmHead, Pooler, slot_means
 from dnabert2_jax.modeling.layers import Dense
 from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole
-from dnabert2_jax.types import ClassificationBatch, TokenBatch, Tree
+from dnabert2_jax.types import HostOrDevice, RowBases, TokenBatch, Tree
 
 
 class MaskedLM(nnx.Module):
@@ -98,6 +98,34 @@ class SequenceClassifier(nnx.Module):
             return self.pooler(cls)
 
 
+class BaseClassifier(nnx.Module):
+    """Encoder, dropout, convolutions over bases, and a linear classifier at every base."""
+
+    def __init__(self, config: EncoderConfig, num_labels: int, rngs: nnx.Rngs, compute: Compute) -> None:
+        self.encoder = Encoder(config, rngs, compute)
+        self.bases = BaseHead(config, rngs)
+        self.classifier = Dense(rngs, (BASE_CHANNELS, num_labels), ("channels", "classes"), config.initializer_range)
+        self.rate = config.hidden_dropout_prob
+
+    def hidden_states(self, tokens: TokenBatch) -> jax.Array:
+        """Hidden states of the last block, [B, T, D]."""
+        return self.encoder(tokens)
+
+    def logits(self, tokens: TokenBatch, bases: RowBases, **options: Unpack[EncoderOptions]) -> jax.Array:
+        """Class logits of every base in float32, [B, L, C]; they have no meaning where there is no base.
+
+        Args:
+            tokens: ids, segments and token types, [B, T] each; a row is one sequence.
+            bases: the bases of each row, [B, L] each.
+            **options: dropout and adapter, see :class:`~dnabert2_jax.modeling.encoder.EncoderOptions`.
+        """
+        chex.assert_shape(list(bases), (len(tokens.input_ids), None))
+        hidden = self.encoder(tokens, **options).astype(jnp.float32)
+        dropped = dropout(hidden, self.rate, options.get("dropout_seeds"), SITE_POOLED)
+        with jax.default_matmul_precision("highest"):  # as for the classifier of sequences
+            return self.classifier(self.bases(dropped, bases))
+
+
 M = TypeVar("M", bound=nnx.Module)
 
 
@@ -155,13 +183,64 @@ def sequence_classifier(
     return Network(lambda rngs: SequenceClassifier(config, num_labels, rngs, compute or Compute(), pooling))
 
 
-def classification_logits(
-    network: Network[SequenceClassifier], params: Tree, batch: ClassificationBatch, lora: LoraConfig | None, training: bool
+def base_classifier(config: EncoderConfig, num_labels: int, compute: Compute | None = None) -> Network[BaseClassifier]:
+    """The model that labels every base. Parameter tree: ``{"encoder", "bases", "classifier"}``."""
+    return Network(lambda rngs: BaseClassifier(config, num_labels, rngs, compute or Compute()))
+
+
+Classifier = Network[SequenceClassifier] | Network[BaseClassifier]
+"""The models of fine-tuning."""
+
+
+def classifier_of(config: EncoderConfig, num_labels: int, head: HeadConfig, compute: Compute | None = None) -> Classifier:
+    """The model that a head is part of."""
+    if head.task == "per_base":
+        return base_classifier(config, num_labels, compute)
+    return sequence_classifier(config, num_labels, compute, head.pooling)
+
+
+class ClassifierInputs(Protocol):
+    """What a classifier reads of a batch: one of sequences with ``starts`` or of bases."""
+
+    @property
+    def tokens(self) -> TokenBatch:
+        """The rows."""
+        ...
+
+    @property
+    def starts(self) -> HostOrDevice:
+        """Position of each slot's [CLS], or None."""
+        ...
+
+    @property
+    def bases(self) -> RowBases | None:
+        """The bases of each row, if every base has a label."""
+        ...
+
+
+def class_logits(
+    network: Classifier,
+    params: Tree,
+    batch: ClassifierInputs,
+    lora: LoraConfig | None,
+    dropout_seeds: jax.Array | None = None,
 ) -> jax.Array:
-    """Class logits, [B, C] or of slots [B, P, C]; ``params`` may hold an ``"adapter"`` beside the model's own parts."""
+    """Class logits, [B, C], of slots [B, P, C], or of bases [B, L, C].
+
+    Args:
+        network: the model.
+        params: its parameters; may hold an ``"adapter"`` beside the model's own parts.
+        batch: the rows.
+        lora: settings of the adapter, if there is one.
+        dropout_seeds: one per row, [B]; None in evaluation.
+    """
     model = network.bind({name: part for name, part in params.items() if name != "adapter"})
-    seeds = batch.dropout_seeds if training else None
-    return model.logits(batch.tokens, batch.starts, dropout_seeds=seeds, adapter=params.get("adapter"), lora=lora)
+    options = EncoderOptions(dropout_seeds=dropout_seeds, adapter=params.get("adapter"), lora=lora)
+    if isinstance(model, BaseClassifier):
+        if batch.bases is None:
+            raise ValueError("a model that labels bases needs a batch with bases")
+        return model.logits(batch.tokens, batch.bases, **options)
+    return model.logits(batch.tokens, batch.starts, **options)
 
 
 def count_parameters(tree: Tree) -> int:

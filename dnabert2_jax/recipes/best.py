@@ -54,7 +54,8 @@ class Best:
             trainable: the trained parameters, on the devices or the host.
             about: more for the provenance.
         """
-        score = float(scores[self._job.selection])
+        chosen = scores[self._job.selection]
+        score = math.nan if chosen is None else float(chosen)
         if self._job.selection == "loss":
             score = -score
         if not score > self.score:  # nor if it is not a number
@@ -116,7 +117,7 @@ class Best:
     def _save_model(self, params: Tree, provenance: dict[str, Any]) -> None:
         job = self._job
         model = SavedModel(
-            kind="classifier",
+            kind=job.kind,
             config=job.config,
             params=params,
             tokenizer=job.tokenizer,

@@ -1,6 +1,8 @@
-"""What every method of fine-tuning starts from: three tables as token ids, a tokenizer, an encoder and a directory."""
+"""What every method of fine-tuning starts from: rows as token ids, a tokenizer, an encoder and a directory."""
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,16 +11,17 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.artifacts.model import ModelKind, SavedModel, classifier_kind
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import tree_sha256
+from dnabert2_jax.config.kinds import Finetuning
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.convert.opening import files_read
-from dnabert2_jax.data.by_length import choose_lengths
+from dnabert2_jax.data.by_length import LabeledRows, choose_lengths
 from dnabert2_jax.data.encoding import EncodedTable, encode_table
-from dnabert2_jax.data.labels import SEPARATOR, Labels
+from dnabert2_jax.data.labels import SEPARATOR, Labels, Target
 from dnabert2_jax.data.sequences import Table, other_strand
 from dnabert2_jax.data.splits import Splits, load_splits
 from dnabert2_jax.errors import UserError
@@ -36,7 +39,7 @@ from dnabert2_jax.training.workdir import Workdir
 
 
 @dataclass(frozen=True)
-class FinetuningJob:
+class FinetuningJob(ABC):
     """A fine-tuning run with its inputs read.
 
     Attributes:
@@ -46,40 +49,53 @@ class FinetuningJob:
         tokenizer: the base's, or the run's own.
         base: the model to start from; None: random weights.
         compute: precision and attention backend.
-        head: how the classifier reads a sequence.
-        splits: the tables.
+        head: how the classifier reads a row.
         train: the training rows.
         reverse: the same rows from the other strand, if the run reads both.
         dev: the rows that choose the evaluation to keep.
         test: the rows that are reported on.
     """
 
-    run: FinetuneRun
+    run: Finetuning
     directory: Workdir
     config: EncoderConfig
     tokenizer: Tokenizer
     base: SavedModel | None
     compute: Compute
     head: HeadConfig
-    splits: Splits
-    train: EncodedTable
-    reverse: EncodedTable | None
-    dev: EncodedTable
-    test: EncodedTable
+    train: LabeledRows
+    reverse: LabeledRows | None
+    dev: LabeledRows
+    test: LabeledRows
 
     @property
-    def labels(self) -> Labels:
-        """What the label columns stand for."""
-        return self.splits.labels
+    @abstractmethod
+    def labels(self) -> Target:
+        """What is to be predicted."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> dict[str, Path]:
+        """The files that the rows come from, by what they are."""
+
+    @property
+    @abstractmethod
+    def training_data(self) -> dict[str, Any] | None:
+        """What the model will have seen, for checks of what it is used on; None if nothing is checked."""
+
+    @property
+    def kind(self) -> ModelKind:
+        """The kind of model that is trained."""
+        return classifier_kind(self.head)
 
     @property
     def metrics(self) -> TaskMetrics:
         """How predictions are scored."""
         return metrics_for(self.labels)
 
-    def scores(self, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Scores:
-        """Scores of outputs [rows, C] against encoded labels."""
-        return self.metrics.compute(labels, outputs, self.labels)
+    def scores(self, rows: LabeledRows, outputs: NDArray[np.floating]) -> Scores:
+        """Scores of outputs [rows, C] against the labels of rows."""
+        return self.metrics.compute(rows.labels, outputs, self.labels)
 
     @property
     def selection(self) -> str:
@@ -93,30 +109,26 @@ class FinetuningJob:
         return self.run.lora if self.run.training.method == "lora" else None
 
     @cached_property
-    def epochs(self) -> list[EncodedTable]:
-        """The training rows as each epoch reads them: on either strand, and with merges left out, if the run asks for it."""
+    def epochs(self) -> Sequence[LabeledRows]:
+        """The training rows as each epoch reads them."""
         run = self.run
         steps_per_epoch = math.ceil(len(self.train) / run.training.batch_size)
-        return [self._epoch(epoch) for epoch in range(math.ceil(run.training.steps(steps_per_epoch) / steps_per_epoch))]
+        return [self.epoch(epoch) for epoch in range(math.ceil(run.training.steps(steps_per_epoch) / steps_per_epoch))]
 
-    def _epoch(self, epoch: int) -> EncodedTable:
-        train, reverse, data, seed = self.train, self.reverse, self.run.data, self.run.seed
-        if data.bpe_dropout:
-            dropout = BpeDropout(cast(BpeTokenizer, self.tokenizer), data.bpe_dropout, seed=seed, epoch=epoch)
-            train, *others = (
-                encode_table(table, dropout, self.labels, data.max_tokens, token_types=data.token_types)
-                for table in (self.splits.train, *([other_strand(self.splits.train)] if reverse else []))
-            )
-            reverse = next(iter(others), None)
-        return train if reverse is None else train.on_either_strand(reverse, seed, epoch)
+    @abstractmethod
+    def epoch(self, epoch: int) -> LabeledRows:
+        """The training rows as one epoch reads them: on either strand, if the run asks for it."""
+
+    @property
+    def measured(self) -> Sequence[LabeledRows]:
+        """All rows that must fit into a batch."""
+        return [self.train, self.dev, self.test, *([self.reverse] if self.reverse else [])]
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
-        """What rows of any of the tables are padded to, see :func:`~dnabert2_jax.data.by_length.choose_lengths`."""
-        tables = [self.train, self.dev, self.test, *([self.reverse] if self.reverse else [])]
-        if self.run.data.bpe_dropout:
-            tables += self.epochs
-        return choose_lengths(np.concatenate([t.lengths for t in tables]), self.run.training.padded_lengths)
+        """What rows are padded to, see :func:`~dnabert2_jax.data.by_length.choose_lengths`."""
+        lengths = np.concatenate([rows.lengths for rows in self.measured])
+        return choose_lengths(lengths, self.run.training.padded_lengths)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -124,14 +136,8 @@ class FinetuningJob:
         return {
             "tokenizer": self.tokenizer.sha256,
             "base": tree_sha256(self.base.params["encoder"]) if self.base else "random weights",
-            **{split: file_sha256(local_copy(getattr(self.run.data, split))) for split in ("train", "dev", "test")},
+            **{name: file_sha256(local_copy(path)) for name, path in self.inputs.items()},
         }
-
-    @property
-    def training_data(self) -> dict[str, Any]:
-        """What the model will have seen, for checks of what it is used on."""
-        bases = self.splits.train.row_bases()
-        return {"shortest": min(bases), "longest": max(bases), "pairs": self.splits.train.pairs is not None}
 
     def provenance(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """How this run's model was made, for its directory."""
@@ -144,7 +150,58 @@ class FinetuningJob:
         )
 
 
-def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
+@dataclass(frozen=True)
+class TablesJob(FinetuningJob):
+    """A run on three tables.
+
+    Attributes:
+        run: what to do.
+        splits: the tables.
+        train, reverse, dev, test: the same as token ids.
+    """
+
+    run: FinetuneRun
+    splits: Splits
+    train: EncodedTable
+    reverse: EncodedTable | None
+    dev: EncodedTable
+    test: EncodedTable
+
+    @property
+    def labels(self) -> Labels:
+        """What the label columns stand for."""
+        return self.splits.labels
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The three tables."""
+        return {split: getattr(self.run.data, split) for split in ("train", "dev", "test")}
+
+    @property
+    def training_data(self) -> dict[str, Any]:
+        """Bases of the shortest and the longest row, and whether rows are pairs."""
+        bases = self.splits.train.row_bases()
+        return {"shortest": min(bases), "longest": max(bases), "pairs": self.splits.train.pairs is not None}
+
+    def epoch(self, epoch: int) -> EncodedTable:
+        """The training rows as one epoch reads them: on either strand, and with merges left out, if the run asks for it."""
+        train, reverse, data, seed = self.train, self.reverse, self.run.data, self.run.seed
+        if data.bpe_dropout:
+            dropout = BpeDropout(cast(BpeTokenizer, self.tokenizer), data.bpe_dropout, seed=seed, epoch=epoch)
+            train, *others = (
+                encode_table(table, dropout, self.labels, data.max_tokens, token_types=data.token_types)
+                for table in (self.splits.train, *([other_strand(self.splits.train)] if reverse else []))
+            )
+            reverse = next(iter(others), None)
+        return train if reverse is None else train.on_either_strand(reverse, seed, epoch)
+
+    @property
+    def measured(self) -> Sequence[LabeledRows]:
+        """All rows that must fit into a batch: merges that are left out make rows longer."""
+        return [*super().measured, *(self.epochs if self.run.data.bpe_dropout else [])]
+
+
+def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:
     """Read what a run names, report what was found, and make its directory.
 
     Raises:
@@ -171,7 +228,7 @@ def prepare(run: FinetuneRun, workdir: Path) -> FinetuningJob:
         _report(name, table, encoded[name])
     if run.data.task == "single_label" and (joint := [name for name in splits.labels.names if SEPARATOR in name]):
         remark(f"{joint[0]!r} is read as the name of one class; for several labels per row, set data.task=multi_label")
-    return FinetuningJob(
+    return TablesJob(
         run=run,
         directory=directory,
         config=config,

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from dnabert2_jax.config.runs import Epochs
 from dnabert2_jax.data.batches import TrainingBatches
 from dnabert2_jax.data.by_length import epoch_batches, evaluation_batches
+from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.predictor import Forward, Predictor
 from dnabert2_jax.modeling.lora import init_adapter
-from dnabert2_jax.modeling.models import count_parameters, sequence_classifier
+from dnabert2_jax.modeling.models import classifier_of, count_parameters
 from dnabert2_jax.parallel.layout import spread_rows
 from dnabert2_jax.progress import ProgressBar, remark
 from dnabert2_jax.recipes.best import Best
@@ -39,7 +40,8 @@ class Trained(NamedTuple):
 
     Attributes:
         best: the evaluation that was kept.
-        outputs: for the test table's rows, [rows, C], see :func:`~dnabert2_jax.modeling.heads.head_outputs`.
+        outputs: for the test rows, [rows, C], or their bases, [rows, L, C]; see
+            :func:`~dnabert2_jax.modeling.heads.head_outputs`.
         trained_parameters: number of trainable parameters.
         first_step_seconds: from the call to the end of its first step; None if no step was left.
         earlier_seconds: what earlier calls took, up to the checkpoint from which this one resumed.
@@ -68,7 +70,7 @@ def train_by_steps(job: FinetuningJob, ledger: Ledger) -> Trained:
     steps_per_epoch = math.ceil(len(job.train) / plan.batch_size)
     total_steps, evaluations = plan.steps(steps_per_epoch), evaluation_steps(plan, steps_per_epoch)
 
-    network = sequence_classifier(job.config, len(job.labels), job.compute, job.head.pooling)
+    network = classifier_of(job.config, len(job.labels), job.head, job.compute)
     trainable, frozen = _split_parameters(network.init(run.seed), job)
     layout = spread_rows(run.mesh, plan.batch_size // plan.accumulate, trainable)
     devices = layout.mesh.size
@@ -121,7 +123,7 @@ def train_by_steps(job: FinetuningJob, ledger: Ledger) -> Trained:
                 if event.step in evaluations:
                     with ledger.phase("evaluation", after=event.metrics):
                         outputs = Predictor(forward, {**event.state.trainable, **frozen}).class_outputs(dev_batches)
-                        scores = job.scores(job.dev.labels, outputs)
+                        scores = job.scores(job.dev, outputs)
                     shown = f"dev {job.metrics.brief(scores)}, loss {scores['loss']:.3f}"
                     metrics.evaluated(event.step, job.metrics.dev_line(scores), shown)
                     with ledger.phase("saves"):
@@ -177,7 +179,7 @@ def _epochs(job: FinetuningJob, devices: int) -> Sequence[TrainingBatches]:
     run, plan = job.run, job.run.training
     if plan.batching == "packed":
         return pack_epochs(
-            job.epochs,
+            [table for table in job.epochs if isinstance(table, EncodedTable)],
             plan.batch_size,
             run.seed,
             hidden_size=job.config.hidden_size,
@@ -196,11 +198,13 @@ def _batches_from(epochs: Sequence[TrainingBatches], first_step: int) -> Iterato
 
 
 def _split_parameters(fresh: Tree, job: FinetuningJob) -> tuple[Tree, Tree]:
-    """(trainable, frozen): the base's encoder with fresh heads; with LoRA, the encoder is frozen and an adapter trained."""
+    """(trainable, frozen): encoder and fresh heads, of which a probe trains the heads, and LoRA an adapter besides."""
     encoder = fresh["encoder"] if job.base is None else jax.device_put(job.base.params["encoder"])
     heads = {name: part for name, part in fresh.items() if name != "encoder"}
-    if job.lora is None:
+    if job.run.training.method == "full":
         return {"encoder": encoder, **heads}, {}
+    if job.lora is None:
+        return heads, {"encoder": encoder}
     return {"adapter": init_adapter(job.config, job.lora, job.run.seed + 1), **heads}, {"encoder": encoder}
 
 

@@ -27,7 +27,7 @@ from dnabert2_jax.modeling.heads import head_outputs
 from dnabert2_jax.modeling.models import count_parameters, sequence_classifier
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.best import Best
-from dnabert2_jax.recipes.finetuning_job import FinetuningJob
+from dnabert2_jax.recipes.finetuning_job import TablesJob
 from dnabert2_jax.recipes.finetuning_steps import Trained
 from dnabert2_jax.training.workdir import MetricsLog
 from dnabert2_jax.types import Tree
@@ -38,7 +38,7 @@ INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _MOST_ITERATIONS = 2000
 
 
-def fit_probe(job: FinetuningJob) -> Trained:
+def fit_probe(job: TablesJob) -> Trained:
     """Fit a linear layer on the mean hidden states of every row's own tokens; keep it as a classifier without a pooler."""
     began = time.monotonic()
     encoder = _encoder(job)
@@ -60,8 +60,8 @@ def fit_probe(job: FinetuningJob) -> Trained:
         fit = _fitter(job, scaler.transform(train), train_labels)
         for step, inverse_penalty in enumerate(INVERSE_PENALTIES, start=1):
             layer = _unscaled(*fit(inverse_penalty), scaler)
-            fitted = job.scores(train_labels, _outputs(layer, train, job.head))
-            scores = job.scores(job.dev.labels, _outputs(layer, dev, job.head))
+            fitted = job.metrics.compute(train_labels, _outputs(layer, train, job.head), job.labels)
+            scores = job.scores(job.dev, _outputs(layer, dev, job.head))
             accuracy = {"accuracy": fitted["accuracy"]} if "accuracy" in fitted else {}
             log.write(step, loss=fitted["loss"], inverse_penalty=inverse_penalty, **accuracy)
             log.write(step, **job.metrics.dev_line(scores))
@@ -70,7 +70,7 @@ def fit_probe(job: FinetuningJob) -> Trained:
     return Trained(best, _outputs(kept, test, job.head), count_parameters(kept), first_step_seconds)
 
 
-def _encoder(job: FinetuningJob) -> Tree:
+def _encoder(job: TablesJob) -> Tree:
     """The base's encoder, or random weights."""
     if job.base is not None:
         return jax.device_put(job.base.params["encoder"])
@@ -83,7 +83,7 @@ Layer = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Weights [C, D] and intercepts [C]."""
 
 
-def _fitter(job: FinetuningJob, rows: NDArray[np.floating], labels: NDArray[Any]) -> Callable[[float], Layer]:
+def _fitter(job: TablesJob, rows: NDArray[np.floating], labels: NDArray[Any]) -> Callable[[float], Layer]:
     """Fits a linear layer on scaled rows [rows, D] for an inverse penalty; each fit starts from the one before."""
     if job.head.task == "regression":
         standardized = (labels.astype(np.float64) - job.head.mean) / job.head.deviation

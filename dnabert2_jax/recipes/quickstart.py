@@ -19,7 +19,8 @@ from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.metrics.intervals import Intervals, confidence_intervals
 from dnabert2_jax.metrics.scores import Scores, classification_metrics
 from dnabert2_jax.progress import remark
-from dnabert2_jax.recipes.finetuning import Finetuned, finetune
+from dnabert2_jax.recipes.finetuned import Finetuned
+from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.reports.plots.scores import scores_with_intervals
 from dnabert2_jax.reports.plots.style import png

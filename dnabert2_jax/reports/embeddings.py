@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from dnabert2_jax.artifacts.model import load_model
-from dnabert2_jax.config.runs import FinetuneRun
+from dnabert2_jax.config.per_base import PerBaseRun
+from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.packing import pack
@@ -33,10 +34,10 @@ def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:
         UserError: not a fine-tuning run, one without classes to color by, unfinished, or without its test table.
     """
     run = read_run(workdir)
-    if not isinstance(run, FinetuneRun):
+    if isinstance(run, PretrainRun):
         raise UserError(f"{workdir} is a run of `dnabert2 {run.command}`; a map shows the test rows of a fine-tuning run")
     model = load_model(workdir / "model")
-    if run.data.task != "single_label":
+    if isinstance(run, PerBaseRun) or run.data.task != "single_label":
         raise UserError(f"{workdir}: a map needs a run with data.task single_label, this one has {run.data.task}")
     whole = read_table(run.data.test, **run.data.columns)
     table = whole.take(np.unique(np.linspace(0, len(whole) - 1, min(most_rows, len(whole))).astype(np.int64)))

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.baselines.comparison import Baseline
+from dnabert2_jax.config.kinds import Finetuning, kind_of_finetuning
 from dnabert2_jax.config.loading import parse_run, run_to_dict
 from dnabert2_jax.config.model import TaskKind
-from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+from dnabert2_jax.config.runs import PretrainRun
+from dnabert2_jax.data.base_report import WindowsReport
 from dnabert2_jax.data.checks import TablesReport, notes_on
 from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.splits import Splits
@@ -31,8 +33,10 @@ from dnabert2_jax.reports.sections import (
     goodput_section,
     record_sections,
     tables_section,
+    use_base_classifier,
     use_finetuned,
     use_pretrained,
+    windows_section,
 )
 from dnabert2_jax.storage.atomic import atomic_file, write_json
 from dnabert2_jax.storage.paths import absolute
@@ -75,6 +79,20 @@ def report_finetuning(
         clean = scores_without(encoded["test"].labels, outputs, splits.labels.names, lines, baseline["leaked_lines"])
         kept = {key: baseline[key] for key in Baseline.__annotations__}  # type: ignore[literal-required]
         write_json(workdir / BASELINE_FILE, {**kept, "clean": clean})
+    return write_report(workdir)
+
+
+def report_per_base(workdir: Path, data: WindowsReport) -> Path:
+    """Save what the report of a run with labels at every base needs, and write it.
+
+    Args:
+        workdir: the run's directory; gets ``data_report.json`` and the report.
+        data: counts of its windows.
+
+    Returns:
+        The page.
+    """
+    write_json(workdir / DATA_FILE, data)
     return write_report(workdir)
 
 
@@ -122,7 +140,7 @@ def save_arrays(file: Path, **arrays: NDArray[Any]) -> None:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
 
 
-def read_run(workdir: Path) -> PretrainRun | FinetuneRun:
+def read_run(workdir: Path) -> PretrainRun | Finetuning:
     """The run that made a directory.
 
     Raises:
@@ -133,7 +151,8 @@ def read_run(workdir: Path) -> PretrainRun | FinetuneRun:
     if not isinstance(content, dict):
         raise UserError(f"{workdir} holds no run (there is no {RUN_FILE}); name the --workdir of a pretrain or finetune run")
     if content.get("command") == "finetune":
-        return parse_run(FinetuneRun, content, str(file))
+        finetuning: type[Finetuning] = kind_of_finetuning(content)
+        return parse_run(finetuning, content, str(file))
     return parse_run(PretrainRun, content, str(file))
 
 
@@ -173,7 +192,7 @@ def _read_files(workdir: Path, map_method: MapMethod = "auto", picture_format: P
         lines=MetricsLog.read(workdir),
         data=_json(workdir / DATA_FILE),
         baseline=_json(workdir / BASELINE_FILE),
-        scores=_json(workdir / ("scores.json" if isinstance(run, FinetuneRun) else "validation.json")),
+        scores=_json(workdir / ("scores.json" if run.command == "finetune" else "validation.json")),
         provenance=_json(workdir / "model" / "provenance.json"),
         goodput=account(workdir),
         map_method=map_method,
@@ -191,13 +210,16 @@ def _finetuning_notes(run: RunFiles) -> list[str]:
         notes.append(f"Every test row got the same prediction: the run collapsed; {advice}.")
     if run.scores is not None and run.baseline is not None:
         notes.extend(baseline_notes(run.scores["test"], run.baseline))
-    return notes if run.data is None else notes + notes_on(run.data)
+    if run.data is None:
+        return notes
+    return notes + (run.data["notes"] if run.run["data"]["task"] == "per_base" else notes_on(run.data))
 
 
 def _finetuning_page(run: RunFiles) -> Page:
-    methods = {"full": "full fine-tuning", "lora": "LoRA", "probe": "linear probe"}
-    subtitle = f"{methods[run.run['training']['method']]}, {_made(run.provenance)}"
     task: TaskKind = run.run["data"]["task"]
+    per_base = task == "per_base"
+    methods = {"full": "full fine-tuning", "lora": "LoRA", "probe": "probe" if per_base else "linear probe"}
+    subtitle = f"{methods[run.run['training']['method']]}, {_made(run.provenance)}"
     sections, figures = [], []
     if run.scores is not None:
         test = run.scores["test"]
@@ -211,9 +233,9 @@ def _finetuning_page(run: RunFiles) -> Page:
     if run.goodput is not None:
         sections.append(goodput_section(run.goodput))
     if run.data is not None:
-        sections.append(tables_section(run, run.data))
+        sections.append(windows_section(run, run.data) if per_base else tables_section(run, run.data))
     if run.provenance is not None:
-        sections.append(use_finetuned(run))
+        sections.append(use_base_classifier(run) if per_base else use_finetuned(run))
     title = f"Fine-tuning: {_name(run.workdir)}"
     return Page(title, subtitle, [*sections, *record_sections(run)], figures, _finetuning_notes(run))
 

@@ -45,6 +45,7 @@ def score_section(task: TaskKind, run: RunFiles, test: dict[str, Any]) -> Sectio
         "single_label": _of_classes,
         "multi_label": _of_labels,
         "regression": _of_measurements,
+        "per_base": _of_bases,
     }
     return sections[task](run, test)
 
@@ -152,6 +153,40 @@ def _of_labels(run: RunFiles, test: dict[str, Any]) -> Section:
         f"and {test['accuracy']:.1%} of all decisions are correct."
     )
     return Section("scores", "Test scores", [text, Table(header, rows)])
+
+
+def _of_bases(run: RunFiles, test: dict[str, Any]) -> Section:
+    """A table by label, of bases and of segments."""
+    bases = [
+        (name, f"{of['bases']:,}", f"{of['predicted']:,}", *(_number(of[key]) for key in ("auprc", "top_k", "f1")))
+        for name, of in test["by_label"].items()
+    ]
+    segments = [
+        (
+            name,
+            f"{of['segments']:,}",
+            f"{of['predicted_segments']:,}",
+            *(_number(of[key]) for key in ("segment_f1", "exact_f1")),
+        )
+        for name, of in test["by_label"].items()
+    ]
+    text = Text(f"{test['n']:,} test bases; {test['accuracy']:.2%} of the decisions are correct.")
+    note = Text(
+        "A predicted segment is correct if it and a true one share more than half of the bases that either has; exact: if "
+        "both of its ends are."
+    )
+    return Section(
+        "scores",
+        "Test scores",
+        [
+            text,
+            Heading("Bases"),
+            Table(("label", "bases", "predicted", "AUPRC", "top-k accuracy", "F1"), bases),
+            Heading("Segments"),
+            Table(("label", "segments", "predicted", "F1", "exact F1"), segments),
+            note,
+        ],
+    )
 
 
 def _of_measurements(run: RunFiles, test: dict[str, Any]) -> Section:

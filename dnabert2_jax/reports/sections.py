@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from dnabert2_jax.config.model import HeadConfig
+from dnabert2_jax.data.base_report import WindowsReport
 from dnabert2_jax.data.checks import TablesReport
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.reports.page import (
@@ -171,6 +172,45 @@ def tables_section(run: RunFiles, data: TablesReport) -> Section:
     )
 
 
+def windows_section(run: RunFiles, data: WindowsReport) -> Section:
+    """What the windows of a run with labels at every base contain."""
+    splits = data["splits"]
+    rows = [
+        ("contigs", *(f"{len(split['contigs']):,}" for split in splits.values())),
+        ("windows", *(f"{split['windows']:,}" for split in splits.values())),
+        ("windows left out, mostly N", *(f"{split['left_out']:,}" for split in splits.values())),
+        ("bases", *(f"{split['bases']:,}" for split in splits.values())),
+    ]
+    labels = [
+        (label, *(f"{s['label_counts'][label]:,} ({s['label_counts'][label] / s['bases']:.2%})" for s in splits.values()))
+        for label in splits["train"]["label_counts"]
+    ]
+    lengths = {name: split["token_lengths"] for name, split in splits.items()}
+    longest = max(pairs[-1][0] for pairs in lengths.values())
+    histogram = Drawing(
+        "token_lengths",
+        "Tokens per window, special tokens included, as fractions of each split.",
+        lambda theme: token_lengths(lengths, longest, theme),
+    )
+    return Section(
+        "data",
+        "Data",
+        [
+            Table(("", *splits), rows),
+            Heading("Bases by label"),
+            Table(("label", *splits), labels),
+            *([Text("; ".join(data["changes"]))] if data["changes"] else []),
+            Heading("Length"),
+            draw_pictures(run.workdir, [histogram], run.picture_format),
+            Settings([("files", data["source"]), *((f"{name} contigs", _few(s["contigs"])) for name, s in splits.items())]),
+        ],
+    )
+
+
+def _few(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
 def corpus_section(data: dict[str, Any]) -> Section:
     """What the corpus of a pretraining run contains."""
     header = ("species", "contigs", "bases", "train", "held out", "neither", "lower case", "IUPAC codes", "skipped contigs")
@@ -208,6 +248,18 @@ def use_finetuned(run: RunFiles) -> Section:
     if run.run["training"]["method"] == "lora":
         adapter = shlex.quote(str(run.workdir / "adapter"))
         commands.append(Command("Show the adapter and the base it belongs to:", f"dnabert2 adapters list {adapter}"))
+    return Section("use", "Use the result", commands)
+
+
+def use_base_classifier(run: RunFiles) -> Section:
+    """Commands for a model that labels every base."""
+    model = shlex.quote(str(run.workdir / "model"))
+    strands = " --strand both" if run.run["data"]["stranded"] else ""
+    track = f"dnabert2 track --model {model} --fasta genome.fa{strands}"
+    commands = [
+        Command("Probabilities of each label along a genome, for genome browsers:", f"{track} --out tracks"),
+        Command("Predicted segments, as BED:", f"{track} --format bed --threshold 0.5 --out segments"),
+    ]
     return Section("use", "Use the result", commands)
 
 

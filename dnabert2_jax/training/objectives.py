@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.config.runs import Epochs
-from dnabert2_jax.data.labels import Labels, Measurements
+from dnabert2_jax.data.labels import Measurements, Target
 from dnabert2_jax.modeling.gather import values_at
-from dnabert2_jax.modeling.models import MaskedLM, Network, SequenceClassifier, classification_logits
+from dnabert2_jax.modeling.models import Classifier, MaskedLM, Network, class_logits
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, Tree
 
 
@@ -78,8 +78,14 @@ def mlm_loss_by_species(network: Network[MaskedLM], species: int) -> Loss:
     return loss
 
 
+def _logits(
+    network: Classifier, params: Tree, batch: ClassificationBatch, lora: LoraConfig | None, training: bool
+) -> jax.Array:
+    return class_logits(network, params, batch, lora, batch.dropout_seeds if training else None)
+
+
 def classification_loss(
-    network: Network[SequenceClassifier],
+    network: Classifier,
     lora: LoraConfig | None = None,
     *,
     label_smoothing: float = 0.0,
@@ -96,7 +102,7 @@ def classification_loss(
     """
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
-        logits = classification_logits(network, {**trainable, **frozen}, batch, lora, training)
+        logits = _logits(network, {**trainable, **frozen}, batch, lora, training)
         weights = batch.weights if class_weights is None else batch.weights * jnp.asarray(class_weights)[batch.labels]
         sums = _cross_entropy(logits, batch.labels, weights)
         if label_smoothing:
@@ -110,11 +116,11 @@ def classification_loss(
     return loss
 
 
-def multi_label_loss(network: Network[SequenceClassifier], lora: LoraConfig | None = None) -> Loss:
-    """Binary cross-entropy, averaged over a row's labels; fill rows have no weight."""
+def multi_label_loss(network: Classifier, lora: LoraConfig | None = None) -> Loss:
+    """Binary cross-entropy, averaged over the labels of a row or base; fill rows have no weight."""
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
-        logits = classification_logits(network, {**trainable, **frozen}, batch, lora, training)
+        logits = _logits(network, {**trainable, **frozen}, batch, lora, training)
         right = jnp.where(batch.labels > 0, logits, -logits)
         nats = -jax.nn.log_sigmoid(right).mean(-1)
         correct = (right > 0).astype(jnp.float32).mean(-1)
@@ -123,40 +129,36 @@ def multi_label_loss(network: Network[SequenceClassifier], lora: LoraConfig | No
     return loss
 
 
-def regression_loss(
-    network: Network[SequenceClassifier], lora: LoraConfig | None = None, *, mean: float, deviation: float
-) -> Loss:
+def regression_loss(network: Classifier, lora: LoraConfig | None = None, *, mean: float, deviation: float) -> Loss:
     """Squared error in units of the training table's standard deviation; fill rows have no weight."""
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
-        outputs = classification_logits(network, {**trainable, **frozen}, batch, lora, training)[..., 0]
+        outputs = _logits(network, {**trainable, **frozen}, batch, lora, training)[..., 0]
         squares = jnp.square(outputs - (batch.labels - mean) / deviation)
         return Sums((squares * batch.weights).sum(), jnp.zeros(()), batch.weights.sum())
 
     return loss
 
 
-def table_loss(
-    network: Network[SequenceClassifier], labels: Labels, train: NDArray[Any], schedule: Epochs, lora: LoraConfig | None
-) -> Loss:
-    """The training loss of a fine-tuning run, by kind of labels.
+def table_loss(network: Classifier, labels: Target, train: NDArray[Any], schedule: Epochs, lora: LoraConfig | None) -> Loss:
+    """The training loss of a fine-tuning run, by kind of labels; where every base has a label, means are over bases.
 
     Args:
         network: the model.
-        labels: the meaning of the label column.
-        train: the encoded labels of the training table.
+        labels: what is to be predicted.
+        train: the encoded labels of the training rows.
         schedule: holds the smoothing and the class weights.
         lora: settings of the adapter, if there is one.
     """
     if isinstance(labels, Measurements):
         return regression_loss(network, lora, mean=labels.mean, deviation=labels.deviation)
-    if labels.head.task == "multi_label":
+    if labels.head.independent:
         return multi_label_loss(network, lora)
     weights = balanced_weights(train, len(labels)) if schedule.class_weights == "balanced" else None
     return classification_loss(network, lora, label_smoothing=schedule.label_smoothing, class_weights=weights)
 
 
-def table_means(labels: Labels) -> Callable[[Sums], dict[str, float]]:
+def table_means(labels: Target) -> Callable[[Sums], dict[str, float]]:
     """Converts the sums of :func:`table_loss` to means: ``loss`` and, except for a regression, ``accuracy``."""
 
     def means(total: Sums) -> dict[str, float]:
@@ -167,6 +169,11 @@ def table_means(labels: Labels) -> Callable[[Sums], dict[str, float]]:
 
 
 def balanced_weights(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
-    """Class weights n / (C n_c): every class contributes equally to the loss, and the mean over the table is 1. [C]."""
-    counts = np.bincount(labels, minlength=num_classes)
-    return (len(labels) / (num_classes * counts)).astype(np.float32)
+    """Class weights n / (C n_c): every class contributes equally to the loss, and the mean over the table is 1. [C].
+
+    Args:
+        labels: class numbers; negative ones do not count. [rows] or [rows, L].
+        num_classes: C.
+    """
+    counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+    return (counts.sum() / (num_classes * np.maximum(counts, 1))).astype(np.float32)

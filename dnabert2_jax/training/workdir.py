@@ -16,8 +16,8 @@ import jax
 from tensorboardX import SummaryWriter
 
 from dnabert2_jax.compilation_cache import COMPILED
+from dnabert2_jax.config.kinds import COMMANDS, kind_of_run
 from dnabert2_jax.config.loading import default_settings
-from dnabert2_jax.config.runs import RUN_KINDS
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
 from dnabert2_jax.progress import remark
@@ -265,8 +265,8 @@ def changes(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = FR
 
     A run that an earlier version recorded lacks the settings that did not exist then; it behaved as their defaults do.
     """
-    kind = RUN_KINDS.get(old.get("command", ""))
-    defaults = flat_settings(default_settings(kind)) if kind else {}
+    command = old.get("command", "")
+    defaults = flat_settings(default_settings(kind_of_run(command, old))) if command in COMMANDS else {}
     before, after = defaults | flat_settings(old), defaults | flat_settings(new)
     return [
         f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.artifacts.model import ModelKind
 from dnabert2_jax.config.inference import Strands, VariantScore
 from dnabert2_jax.data.batches import Batches, EncodedBatch
+from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
@@ -266,7 +268,7 @@ class VariantScorer:
         return results
 
     def _batches(self, inputs: list[Ids]) -> Batches:
-        return one_per_row(inputs, self._batch_tokens)
+        return one_per_row(EncodedRows.of(inputs), self._batch_tokens)
 
 
 def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tuple[VariantScore, ...]:
@@ -278,7 +280,12 @@ def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tup
     overlapping = isinstance(model.tokenizer, KmerTokenizer) and model.tokenizer.overlapping
     if not wanted:
         likelihood: tuple[VariantScore, ...] = () if overlapping else ("llr",)
-        wanted = (*likelihood, "emb") if model.kind == "masked_lm" else ("delta", "emb")
+        suiting: dict[ModelKind, tuple[VariantScore, ...]] = {
+            "masked_lm": (*likelihood, "emb"),
+            "classifier": ("delta", "emb"),
+            "base_classifier": ("emb",),
+        }
+        wanted = suiting[model.kind]
     known = get_args(VariantScore)
     for score in wanted:
         if score not in known:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnabert2_jax.config.kinds import kind_of_run
 from dnabert2_jax.config.loading import load_run, parse_run, run_to_dict
 from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER, FinetuneRun, PretrainRun
 from dnabert2_jax.errors import UserError
@@ -36,7 +37,7 @@ def test_every_config_of_the_repository_parses(file):
     text = file.read_text()
     commands = [name for name in KINDS if f"dnabert2 {name} --config configs/{file.name}" in text]
     assert len(commands) == 1, f"the head of {file} shows the command that runs it"
-    kind = KINDS[commands[0]][0]
+    kind = kind_of_run(commands[0], tomllib.loads(text))
     run = load_run(kind, file)
     assert parse_run(kind, run_to_dict(run), "again") == run
     for field in fields(kind):  # what the file writes is what the run holds

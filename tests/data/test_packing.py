@@ -114,7 +114,7 @@ def test_parts_of_a_long_job_share_shapes_with_little_padding():
 @given(st.lists(st.integers(3, 200), min_size=1, max_size=60), st.integers(1, 1000))
 def test_inputs_of_nearly_equal_length_have_a_row_each_in_few_shapes(lengths, tokens_per_batch):
     inputs = [np.full(n, number + 5, np.int32) for number, n in enumerate(lengths)]
-    batches = one_per_row(inputs, tokens_per_batch)
+    batches = one_per_row(EncodedRows.of(inputs), tokens_per_batch)
     seen = []
     for plan, batch in zip(batches.plan, batches, strict=True):
         full = max(1, tokens_per_batch // plan.width)

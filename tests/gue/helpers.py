@@ -14,7 +14,7 @@ from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.gue.runner import GueRun
 from dnabert2_jax.metrics.intervals import confidence_intervals
 from dnabert2_jax.metrics.scores import classification_metrics, scores_without
-from dnabert2_jax.recipes.finetuning import Finetuned
+from dnabert2_jax.recipes.finetuned import Finetuned
 from dnabert2_jax.reports.sections import PREDICTIONS_FILE
 
 SETTINGS = (

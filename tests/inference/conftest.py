@@ -9,15 +9,16 @@ from dnabert2_jax.artifacts.adapter import SavedAdapter, save_adapter
 from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.cli import main
-from dnabert2_jax.config.model import LoraConfig
+from dnabert2_jax.config.model import HeadConfig, LoraConfig
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import init_adapter
-from dnabert2_jax.modeling.models import sequence_classifier
+from dnabert2_jax.modeling.models import base_classifier, sequence_classifier
 from tests.genome.helpers import random_dna
 from tests.helpers import tiny_config, tiny_model, tiny_tokenizer
 
 LABELS = ("coding", "intergenic", "other")
+BASE_LABELS = ("background", "gene", "my tRNA")
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,29 @@ def classifier_path(tmp_path_factory) -> Path:
     )
     save_model(path, model)
     return path
+
+
+@pytest.fixture(scope="session")
+def labeler_path(tmp_path_factory):
+    """A model with random weights, large enough that its probabilities are far from equal."""
+    path = tmp_path_factory.mktemp("labeler") / "model"
+    config = tiny_config(initializer_range=0.3)
+    model = SavedModel(
+        kind="base_classifier",
+        config=config,
+        params=jax.device_get(base_classifier(config, len(BASE_LABELS)).init(4)),
+        tokenizer=tiny_tokenizer(),
+        labels=BASE_LABELS,
+        head=HeadConfig(task="per_base", window=256),
+        provenance=make_provenance(["test"], run_config={}, parents={}, metrics={}),
+    )
+    save_model(path, model)
+    return path
+
+
+@pytest.fixture(scope="session")
+def labeler(labeler_path):
+    return InferenceModel.load(labeler_path, Compute())
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.recipes.finetuning import Finetuned, finetune
+from dnabert2_jax.recipes.finetuned import Finetuned
+from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.training.objectives import balanced_weights

@@ -14,7 +14,8 @@ from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.inference.predictor import Forward, Predictor
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.recipes.finetuning import Finetuned, finetune
+from dnabert2_jax.recipes.finetuned import Finetuned
+from dnabert2_jax.recipes.finetuning import finetune
 from tests.helpers import tiny_model
 from tests.recipes.helpers import score
 

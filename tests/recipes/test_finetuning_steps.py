@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.config.runs import Epochs
-from dnabert2_jax.recipes.finetuning import Finetuned, finetune
+from dnabert2_jax.recipes.finetuned import Finetuned
+from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.finetuning_steps import evaluation_steps
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import with_sections

@@ -12,7 +12,8 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.recipes.finetuning import Finetuned, finetune
+from dnabert2_jax.recipes.finetuned import Finetuned
+from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.probe import _outputs, _unscaled, class_logits
 from tests.recipes.helpers import dev_mccs, score
 

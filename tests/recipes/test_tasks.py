@@ -23,7 +23,8 @@ from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.prediction import Predictions
 from dnabert2_jax.metrics.scores import multi_label_metrics, regression_metrics
-from dnabert2_jax.recipes.finetuning import Finetuned, finetune
+from dnabert2_jax.recipes.finetuned import Finetuned
+from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.reports.page import Pictures
 from dnabert2_jax.training.workdir import MetricsLog

@@ -3,15 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnabert2_jax.data.by_length import epoch_batches
+from dnabert2_jax.data.base_windows import encode_bases
+from dnabert2_jax.data.by_length import choose_lengths, epoch_batches, evaluation_batches
 from dnabert2_jax.data.encoding import EncodedTable
 from dnabert2_jax.data.packed_epochs import pack_epochs
 from dnabert2_jax.draws import record_seeds
-from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
+from dnabert2_jax.modeling.models import base_classifier, class_logits, masked_lm, sequence_classifier
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.training.objectives import (
     Sums,
     _cross_entropy,
+    balanced_weights,
     classification_loss,
     masked_lm_means,
     mlm_loss,
@@ -19,8 +21,9 @@ from dnabert2_jax.training.objectives import (
     multi_label_loss,
     regression_loss,
 )
+from dnabert2_jax.types import ClassificationBatch
 from tests.data.helpers import encoded_table
-from tests.helpers import classification_batch, mlm_batch, tiny_config
+from tests.helpers import classification_batch, mlm_batch, tiny_config, tiny_tokenizer
 
 LENGTHS = [16, 12, 16, 7, 16, 9]
 
@@ -231,3 +234,40 @@ def test_sums_by_species_are_those_of_its_rows():
         weights = batch.masked_weights * (numbers == species)[:, None].astype(np.float32)
         alone = mlm_loss(network)(params, {}, batch._replace(masked_weights=weights), False)
         np.testing.assert_allclose([x[species] for x in sums], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("several", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_bases_that_do_not_count_have_no_part_in_loss_and_gradient(several):
+    """Whatever the label there, and for a row that only fills the batch."""
+    network = base_classifier(tiny_config(), 3)
+    params = network.init(0)
+    encoded = encode_bases(["ACGTNNACGTTACGA", "TTGACA"], tiny_tokenizer(), 16)
+    [rows] = evaluation_batches(encoded, 4, choose_lengths(encoded.lengths, 1))
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (4, 16, 3)).astype(np.float32) if several else rng.integers(0, 3, (4, 16)).astype(np.int32)
+    weights = ((rows.bases.letters >= 0) & (rows.bases.letters < 4)).astype(np.float32)
+    batch = ClassificationBatch(rows.tokens, labels, weights, np.arange(4, dtype=np.uint32), rows.rows, bases=rows.bases)
+    loss = multi_label_loss(network) if several else classification_loss(network)
+    gradient = jax.jit(jax.value_and_grad(lambda p, batch: (sums := loss(p, {}, batch, False)).loss / sums.weight))
+    own, other = (
+        batch,
+        batch._replace(labels=np.where((weights > 0)[..., None] if several else weights > 0, labels, 1 - labels * 0)),
+    )
+    (first, grads), (second, grads_of_other) = gradient(params, own), gradient(params, other)
+    assert first == second
+    assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (grads, grads_of_other)), strict=True))
+    assert jax.jit(lambda p, b: loss(p, {}, b, False).weight)(params, batch) == 13 + 6
+
+    logits = np.asarray(jax.jit(lambda p, b: class_logits(network, p, b, None))(params, rows))
+    each = (
+        np.log1p(np.exp(np.where(labels > 0, -logits, logits))).mean(-1)
+        if several
+        else -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), labels[..., None], -1)[..., 0]
+    )
+    assert first == pytest.approx((each * weights).sum() / weights.sum(), rel=1e-5)
+
+
+def test_balanced_weights_of_bases_leave_out_those_that_do_not_count():
+    weights = balanced_weights(np.array([[0, 0, 0, 1], [0, 0, 1, -1]]), 3)
+    np.testing.assert_allclose(weights[:2], [7 / (3 * 5), 7 / (3 * 2)], rtol=1e-6)
+    assert np.isfinite(weights).all()

@@ -16,6 +16,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.record import RECORD, Record
 from dnabert2_jax.inference.tracks.hub import write_hub
+from dnabert2_jax.inference.tracks.segments import SegmentRules, Segments
 from dnabert2_jax.inference.tracks.stretches import Piece, Stretches
 from dnabert2_jax.storage.atomic import write_json
 from dnabert2_jax.storage.directories import atomic_directory
@@ -76,6 +77,7 @@ def save_track(
     record: Record,
     *,
     threshold: float = 0.5,
+    segments: SegmentRules | None = None,
     logo_genome: str | None = None,
     force: bool = False,
 ) -> list[Path]:
@@ -87,6 +89,7 @@ def save_track(
         file_format: of the files.
         record: what made them, see :mod:`dnabert2_jax.inference.record`.
         threshold: smallest probability in a BED file.
+        segments: in a BED file, join bases to segments by these rules, instead of listing bins.
         logo_genome: also write a UCSC hub (``hub.txt``) that draws four channels as letters, over this assembly.
         force: replace a directory of tracks that is there.
 
@@ -97,7 +100,7 @@ def save_track(
         UserError: it cannot be written, no base had a value, or as the track.
     """
     with atomic_directory(path, may_replace=replacing(TRACK, "a directory of tracks", force=force)) as new:
-        texts = _write_texts(new, track, file_format, threshold)
+        texts = _write_texts(new, track, file_format, threshold, segments)
         if not texts:
             raise UserError(f"{track.stretches.source}: no value to write; is there any A, C, G or T in these intervals?")
         if file_format == "bigwig":
@@ -114,12 +117,15 @@ def file_stem(channel: str) -> str:
     return re.sub(r"[^\w.-]", "_", channel)
 
 
-def _write_texts(folder: Path, track: Track, file_format: TrackFormat, threshold: float) -> list[Path]:
+def _write_texts(
+    folder: Path, track: Track, file_format: TrackFormat, threshold: float, rules: SegmentRules | None
+) -> list[Path]:
     """The values as text, a file for each channel and strand that has any; bigWig files are made from bedGraph."""
     stems = [file_stem(name) for name in track.channels]
     stems = [f"{stem}_{n}" if stems.count(stem) > 1 else stem for n, stem in enumerate(stems)]
     suffix = ".bedgraph" if file_format == "bigwig" else _SUFFIXES[file_format]
     files: dict[tuple[int, str], TextIO] = {}
+    segments: dict[tuple[int, str], Segments] = {}
     with ExitStack() as opened:
         for piece in track:
             for channel, stem in enumerate(stems):
@@ -127,12 +133,15 @@ def _write_texts(folder: Path, track: Track, file_format: TrackFormat, threshold
                 if key not in files:
                     place = folder / f"{stem}.{STRANDS[piece.strand]}{suffix}"
                     files[key] = opened.enter_context(place.open("w", encoding="utf-8"))
-                lines = (
-                    _bed(piece, channel, track.channels[channel], threshold)
-                    if file_format == "bed"
-                    else _bedgraph(piece, channel)
-                )
+                if file_format != "bed":
+                    lines = _bedgraph(piece, channel)
+                elif rules is None:
+                    lines = _bed(piece, channel, track.channels[channel], threshold)
+                else:
+                    lines = segments.setdefault(key, Segments(channel, track.channels[channel], rules)).add(piece)
                 files[key].writelines(lines)
+        for key, found in segments.items():
+            files[key].writelines(found.finish())
         return [Path(file.name) for file in files.values()]
 
 

@@ -89,6 +89,9 @@ def _panels(lines: Sequence[Mapping[str, Any]], pretraining: bool) -> list[tuple
     elif any("dev_spearman" in line for line in lines):
         unit = "squared deviations"
         score, scores = "score", {"dev Spearman": "dev_spearman", "dev Pearson": "dev_pearson"}
+    elif any("dev_auprc" in line and "dev_top_k" in line for line in lines):
+        unit = "nats per base"
+        score, scores = "score", {"dev AUPRC": "dev_auprc", "dev top-k": "dev_top_k", "dev segment F1": "dev_segment_f1"}
     else:
         unit = "nats per row"
         score, scores = "score", {"dev MCC": "dev_mcc", "dev macro F1": "dev_macro_f1", "dev accuracy": "dev_accuracy"}

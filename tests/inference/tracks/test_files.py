@@ -11,6 +11,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.tracks import files
 from dnabert2_jax.inference.tracks.bins import ClassTrack
 from dnabert2_jax.inference.tracks.files import check_format, save_track
+from dnabert2_jax.inference.tracks.labels import LabelTrack
 from dnabert2_jax.inference.tracks.stretches import Piece
 from tests.genome.helpers import random_dna, write_fasta
 from tests.inference.tracks.helpers import by_place, stretches_of
@@ -209,3 +210,64 @@ def test_options_of_a_classifier_are_refused_for_a_masked_language_model(dnabert
     for option, value in (("--step", 128), ("--max-tokens", 64)):
         code, _, errors = dnabert2("track", "--model", mlm_path, "--fasta", genome, "--out", tmp_path / "out", option, value)
         assert (code, f"{option} is for a classifier" in errors) == (2, True)
+
+
+def test_the_command_of_a_model_of_labels_at_every_base(dnabert2, labeler, labeler_path, tmp_path):
+    genome = write_fasta(tmp_path / "hg0.fa", GENOME)
+    command = ("track", "--model", labeler_path, "--fasta", genome, "--strand", "both")
+    code, printed, remarks = dnabert2(*command, "--out", tmp_path / "out")
+    assert (code, printed) == (0, f"saved {tmp_path / 'out'}\n"), remarks
+    assert "windows of 256 bases: gene, my tRNA" in remarks
+    assert "4 files: gene.minus.bw, gene.plus.bw, my_tRNA.minus.bw, my_tRNA.plus.bw" in remarks
+    values = by_place(LabelTrack(labeler, stretches_of(tmp_path / "again", GENOME, strand="both")))
+    found = {}
+    for channel, name in enumerate(("gene", "my_tRNA")):
+        for strand, word in (("+", "plus"), ("-", "minus")):
+            own = {(c, a, b): v[channel] for (c, s, a, b), v in values.items() if s == strand}
+            found[channel, strand] = read_bigwig(tmp_path / "out" / f"{name}.{word}.bw")
+            assert list(found[channel, strand]) == list(own)
+            np.testing.assert_allclose(list(found[channel, strand].values()), list(own.values()), atol=1e-5)
+
+    threshold = float(np.median([value for of in found.values() for value in of.values()]))
+    rules = ("--threshold", threshold, "--merge", 2, "--min-length", 3)
+    code, _, remarks = dnabert2(*command, "--format", "bed", *rules, "--out", tmp_path / "segments")
+    assert code == 0, remarks
+    for (channel, strand), of in found.items():
+        word, name = {"+": "plus", "-": "minus"}[strand], ("gene", "my_tRNA")[channel]
+        lines = [line.split("\t") for line in (tmp_path / "segments" / f"{name}.{word}.bed").read_text().splitlines()]
+        assert all((line[3], line[5]) == (name, strand) for line in lines)
+        covered = [(line[0], n) for line in lines for n in range(int(line[1]), int(line[2]))]
+        assert len(covered) == len(set(covered))  # no segment twice, none that overlap
+        assert all(int(line[2]) - int(line[1]) >= 3 for line in lines)
+        high = {(contig, start) for (contig, start, _), value in of.items() if value > threshold + 1e-5}
+        lone = high - set(covered)
+        assert len(covered) > 0
+        assert all((contig, start + 1) not in lone or (contig, start + 2) not in lone for contig, start in lone)
+    record = json.loads((tmp_path / "segments" / "track.json").read_text())["record"]
+    assert record["settings"]["segments"] == {"threshold": threshold, "merge": 2, "min_length": 3}
+    assert record["settings"]["window"] == 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--step", "128"), "--step is for a classifier, and"),
+        (("--values", "logp"), "--values logp is for a masked language model"),
+        (("--merge", "5"), "--merge is for --format bed of a model that labels every base"),
+        (("--window", "128"), "--window 128: a window needs more than 128 bases"),
+        (("--format", "bed", "--threshold", "2"), "--threshold 2 is no probability"),
+    ],
+)
+def test_options_that_a_model_of_labels_refuses(dnabert2, labeler_path, tmp_path, arguments, words):
+    genome = write_fasta(tmp_path / "g.fa", GENOME)
+    out = tmp_path / "out"
+    code, _, errors = dnabert2("track", "--model", labeler_path, "--fasta", genome, "--out", out, *arguments)
+    assert (code, words in errors) == (2, True), errors
+    assert not out.exists()
+
+
+def test_rules_of_segments_are_refused_for_a_classifier(dnabert2, classifier_path, tmp_path):
+    genome = write_fasta(tmp_path / "g.fa", GENOME)
+    command = ("track", "--model", classifier_path, "--fasta", genome, "--out", tmp_path / "out", "--format", "bed")
+    code, _, errors = dnabert2(*command, "--min-length", 5)
+    assert (code, "--min-length is for --format bed of a model that labels every base" in errors) == (2, True)

@@ -1,0 +1,220 @@
+"""Scores of labels at every base: of bases, and of the segments that they form."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+
+from dnabert2_jax.metrics.scores import check_finite
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_LEFT_OF_ONE = 2.0**-25  # a float32 sigmoid rounds to 1
+
+
+class LabelMetrics(TypedDict):
+    """Scores of one label.
+
+    Attributes:
+        bases: bases that have it.
+        predicted: bases predicted to have it.
+        f1: of bases; None if no base has it, in truth or by prediction.
+        auprc: area under the precision-recall curve of bases (average precision); None if all bases have it or none.
+        top_k: of the k bases with the highest probability, the fraction that has the label, where k bases have it (top-k
+            accuracy, as in SpliceAI; Jaganathan et al. 2019). Of ties at the k-th place, the expected fraction. None if no
+            base has it.
+        segments: maximal runs of bases that have it.
+        predicted_segments: the same of predictions.
+        segment_f1: F1 of segments, where a predicted segment is correct if it and a true one share more than half of the
+            bases that either has; no two can share the same then. None if there are none.
+        exact_f1: the same, where both ends must be correct to the base.
+    """
+
+    bases: int
+    predicted: int
+    f1: float | None
+    auprc: float | None
+    top_k: float | None
+    segments: int
+    predicted_segments: int
+    segment_f1: float | None
+    exact_f1: float | None
+
+
+class BaseMetrics(TypedDict):
+    """Scores of labels at every base; the class ``background``, where there is one, is not a label.
+
+    Where a base has one class, the most probable one is predicted; where it may have several labels, those of a probability
+    above one half.
+
+    Attributes:
+        auprc, top_k, segment_f1, exact_f1, macro_f1: means over the labels for which they are defined; the last is F1 of
+            bases. None if undefined for all (``macro_f1`` is 0 then).
+        mcc: Matthews correlation coefficient of bases over all classes (Gorodkin 2004); with several labels, its mean over
+            labels. 0 if undefined.
+        accuracy: fraction of bases predicted correctly; with several labels, of all decisions.
+        loss: mean cross-entropy in nats of a base; with several labels, the mean over labels of the binary one.
+        n: number of bases.
+        classes: names of the outputs.
+        by_label: the scores of each label.
+        collapsed: the same is predicted for every base, although labels differ.
+    """
+
+    auprc: float | None
+    top_k: float | None
+    segment_f1: float | None
+    exact_f1: float | None
+    macro_f1: float
+    mcc: float
+    accuracy: float
+    loss: float
+    n: int
+    classes: list[str]
+    by_label: dict[str, LabelMetrics]
+    collapsed: bool
+
+
+class Segments(NamedTuple):
+    """Runs of places, in order: first place, and the place after the last one. [n] each."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def joined(rows: NDArray[Any], breaks: NDArray[np.bool_]) -> NDArray[Any]:
+    """Rows [rows, L, ...] one after the other; between rows that do not adjoin lies a place that does not count.
+
+    Args:
+        rows: labels (of which -1 does not count), or outputs.
+        breaks: whether a row does not continue the one before it. [rows].
+
+    Returns:
+        [places, ...].
+    """
+    flat = rows.reshape(-1, *rows.shape[2:])
+    fill = -1 if np.issubdtype(rows.dtype, np.integer) else 0
+    return np.insert(flat, np.flatnonzero(breaks) * rows.shape[1], fill, axis=0)
+
+
+def base_metrics(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], names: Sequence[str], *, several: bool
+) -> BaseMetrics:
+    """Score the probabilities of bases against their labels.
+
+    Args:
+        labels: of the bases along the contigs: class numbers [places], of which 0 is the background, or 0 and 1 for each
+            label [places, C]. A place of which they are -1 does not count, and ends a segment.
+        probabilities: [places, C].
+        names: of the C outputs.
+        several: whether a base may have several labels.
+
+    Raises:
+        UserError: a probability is not finite.
+        ValueError: the shapes do not match, or no base counts.
+    """
+    counts = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
+    if not counts.any() or probabilities.shape != (len(labels), len(names)) or labels.ndim != 1 + several:
+        raise ValueError(f"labels {labels.shape}, probabilities {probabilities.shape} and {len(names)} names do not fit")
+    check_finite("probabilities", probabilities[counts])
+    first = 0 if several else 1
+    decided = probabilities > 0.5 if several else probabilities.argmax(1)
+    by_label = {}
+    for c, name in enumerate(names[first:], start=first):
+        truth, said = (labels[:, c] == 1, decided[:, c]) if several else (labels == c, decided == c)
+        by_label[name] = _of_label(truth, said, probabilities[:, c], counts)
+    truth, said, given = labels[counts], decided[counts], probabilities[counts].astype(np.float64)
+    if several:
+        of_truth = np.where(truth == 1, np.maximum(given, _SMALLEST), np.maximum(1 - given, _LEFT_OF_ONE))
+        mcc = float(np.mean([_mcc(truth[:, c], said[:, c].astype(np.int64), 2) for c in range(len(names))]))
+        collapsed = bool((said == said[0]).all() and (truth != truth[0]).any())
+    else:
+        of_truth = np.maximum(given[np.arange(len(truth)), truth], _SMALLEST)
+        mcc = _mcc(truth, said, len(names))
+        collapsed = bool((said == said[0]).all() and (truth != said[0]).any())
+    return BaseMetrics(
+        auprc=_mean([scores["auprc"] for scores in by_label.values()]),
+        top_k=_mean([scores["top_k"] for scores in by_label.values()]),
+        segment_f1=_mean([scores["segment_f1"] for scores in by_label.values()]),
+        exact_f1=_mean([scores["exact_f1"] for scores in by_label.values()]),
+        macro_f1=_mean([scores["f1"] for scores in by_label.values()]) or 0.0,
+        mcc=mcc,
+        accuracy=float((truth == said).mean()),
+        loss=float(-np.log(of_truth).mean()),
+        n=int(np.count_nonzero(counts)),
+        classes=list(names),
+        by_label=by_label,
+        collapsed=collapsed,
+    )
+
+
+def _of_label(
+    truth: NDArray[np.bool_], said: NDArray[np.bool_], score: NDArray[np.floating], counts: NDArray[np.bool_]
+) -> LabelMetrics:
+    truth, said = truth & counts, said & counts
+    bases, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(said))
+    true_segments, said_segments = segments_of(truth), segments_of(said)
+    total = len(true_segments.starts) + len(said_segments.starts)
+    shared, exact = matching_segments(true_segments, said_segments)
+    defined = 0 < bases < np.count_nonzero(counts)
+    return LabelMetrics(
+        bases=bases,
+        predicted=predicted,
+        f1=2 * int(np.count_nonzero(truth & said)) / (bases + predicted) if bases + predicted else None,
+        auprc=float(average_precision_score(truth[counts], score[counts])) if defined else None,
+        top_k=top_k_accuracy(truth[counts], score[counts]),
+        segments=len(true_segments.starts),
+        predicted_segments=len(said_segments.starts),
+        segment_f1=2 * shared / total if total else None,
+        exact_f1=2 * exact / total if total else None,
+    )
+
+
+def top_k_accuracy(truth: NDArray[np.bool_], score: NDArray[np.floating]) -> float | None:
+    """The fraction of the k highest scores that belong to one of the k true places; None if k is 0.
+
+    Of the places that tie with the k-th, each is as likely to be among the k: the expected fraction is returned.
+
+    Args:
+        truth: [n].
+        score: [n].
+    """
+    k = int(np.count_nonzero(truth))
+    if not k:
+        return None
+    threshold = np.partition(score, len(score) - k)[len(score) - k]
+    above, tied = score > threshold, score == threshold
+    left = k - np.count_nonzero(above)
+    hits = np.count_nonzero(truth & above) + left * np.count_nonzero(truth & tied) / np.count_nonzero(tied)
+    return float(hits / k)
+
+
+def segments_of(mask: NDArray[np.bool_]) -> Segments:
+    """The maximal runs of true places. [n]."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
+    return Segments(edges[::2], edges[1::2])
+
+
+def matching_segments(truth: Segments, said: Segments) -> tuple[int, int]:
+    """Predicted segments that share more than half of the union with a true one, and those that are equal to one."""
+    first = np.searchsorted(truth.ends, said.starts, "right")
+    counts = np.searchsorted(truth.starts, said.ends, "left") - first
+    of_said = np.repeat(np.arange(len(counts)), counts)
+    of_truth = np.arange(len(of_said)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    starts, ends = truth.starts[of_truth], truth.ends[of_truth]
+    shared = np.minimum(ends, said.ends[of_said]) - np.maximum(starts, said.starts[of_said])
+    union = np.maximum(ends, said.ends[of_said]) - np.minimum(starts, said.starts[of_said])
+    return int(np.count_nonzero(2 * shared > union)), int(np.count_nonzero(shared == union))
+
+
+def _mcc(truth: NDArray[Any], said: NDArray[Any], classes: int) -> float:
+    pairs = np.bincount(truth.astype(np.int64) * classes + said, minlength=classes * classes)
+    matrix = pairs.reshape(classes, classes).astype(np.float64)
+    labeled, predicted, total = matrix.sum(1), matrix.sum(0), matrix.sum()
+    scale = (total**2 - (labeled**2).sum()) * (total**2 - (predicted**2).sum())
+    return float((matrix.trace() * total - labeled @ predicted) / np.sqrt(scale)) if scale > 0 else 0.0
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
