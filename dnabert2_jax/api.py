@@ -428,7 +428,7 @@ class DNABERT2:
         regions: Sequence[str] = (),
         bed: str | Path | None = None,
         *,
-        window: int = 512,
+        window: int | None = None,
         step: int = 128,
         strand: TrackStrand = "+",
         values: TrackValues = "auto",
@@ -443,7 +443,7 @@ class DNABERT2:
             fasta: the genome, plain or bgzip.
             regions: stretches as written in genome browsers, ``chr22:19,700,000-19,720,000`` (from 1, the end included).
             bed: or intervals. Where there is neither, the whole genome is covered.
-            window: bases that the model reads at a time.
+            window: bases that the model reads at a time; by default 512, and of a model of labels those of its training.
             step: of a classifier, bases of a bin; the window is a multiple of it.
             strand: ``+``, ``-``, ``both``, or ``bed`` for that of each interval.
             values: of a masked language model: ``logp``, ``entropy``, ``logo``, or ``auto`` for the first two.
@@ -479,7 +479,7 @@ class DNABERT2:
         regions: Sequence[str] = (),
         bed: str | Path | None = None,
         *,
-        window: int = 512,
+        window: int | None = None,
         step: int = 128,
         strand: TrackStrand = "+",
         values: TrackValues = "auto",

@@ -16,6 +16,7 @@ from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.tracks.bases import BaseTrack
 from dnabert2_jax.inference.tracks.bins import ClassTrack
+from dnabert2_jax.inference.tracks.labels import LabelTrack
 from dnabert2_jax.inference.tracks.stretches import Piece, plan_stretches
 
 
@@ -78,27 +79,31 @@ class TrackScores:
         return optional_package("pandas", "to_pandas needs", "pandas").DataFrame(self.columns())
 
 
+DEFAULT_WINDOW = 512
+"""Bases that a model of sequences reads at a time."""
+
+
 def iterate_track(
     model: InferenceModel,
     fasta: str | Path,
     regions: Sequence[str] = (),
     bed: str | Path | None = None,
     *,
-    window: int = 512,
+    window: int | None = None,
     step: int = 128,
     strand: TrackStrand = "+",
     values: TrackValues = "auto",
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
 ) -> Iterator[TrackScores]:
-    """Values along a genome as they are computed: of a classifier those of one stretch at a time, else of one window.
+    """Values along a genome as they are computed: of a classifier those of one stretch at a time, else of some windows.
 
     Args:
         model: any model; a masked language model needs byte pairs.
         fasta: the genome, plain or bgzip.
         regions: stretches as written in genome browsers.
         bed: or intervals. Where there is neither, the whole genome is covered.
-        window: bases that the model reads at a time.
+        window: bases that the model reads at a time; by default 512, and of a model of labels those of its training.
         step: of a classifier, bases of a bin.
         strand: the strand to read.
         values: of a masked language model, what to compute.
@@ -111,11 +116,13 @@ def iterate_track(
     with Reference(fasta) as reference:
         intervals = Intervals(reference, None if bed is None else Path(bed), tuple(regions))
         stretches = plan_stretches(intervals, strand)
-        track = (
-            ClassTrack(model, stretches, window, step, max_tokens, batch_tokens)
-            if model.kind == "classifier"
-            else BaseTrack(model, stretches, window, values, batch_tokens)
-        )
+        track: ClassTrack | LabelTrack | BaseTrack
+        if model.kind == "base_classifier":
+            track = LabelTrack(model, stretches, window, batch_tokens)
+        elif model.kind == "classifier":
+            track = ClassTrack(model, stretches, window or DEFAULT_WINDOW, step, max_tokens, batch_tokens)
+        else:
+            track = BaseTrack(model, stretches, window or DEFAULT_WINDOW, values, batch_tokens)
         for piece in track:
             yield TrackScores.of(track.channels, piece)
 

@@ -12,6 +12,7 @@ from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.tracks.labels import LabelTrack
+from dnabert2_jax.inference.tracks.values import iterate_track, joined
 from tests.genome.helpers import random_dna
 from tests.inference.conftest import BASE_LABELS
 from tests.inference.tracks.helpers import assert_same, by_place, mirrored, stretches_of
@@ -96,3 +97,12 @@ def test_mistakes_are_explained(labeler, mlm, tmp_path):
         LabelTrack(labeler, stretches, window=128)
     with pytest.raises(UserError, match=r"is a masked_lm; a track of labels needs a base_classifier: train one"):
         LabelTrack(mlm, stretches)
+
+
+def test_python_has_the_values_of_the_files(labeler, tmp_path):
+    track = LabelTrack(labeler, stretches_of(tmp_path, GENOME))
+    pieces = list(track)
+    found = joined(list(iterate_track(labeler, track.stretches.reference.path)))
+    assert found.channels == track.channels
+    np.testing.assert_array_equal(found.values, np.concatenate([piece.values for piece in pieces]))
+    np.testing.assert_array_equal(found.starts, np.concatenate([piece.starts for piece in pieces]))
