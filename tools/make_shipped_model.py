@@ -76,6 +76,8 @@ def card(name: str, model: SavedModel, run: Path, corpus: Corpus, bits: dict[str
         order=order,
         markov=markov,
         order_0=bits["markov"]["0"],
+        worse=sum(table["kmer_mcc"] > max(statistics.mean(table[method]) for method in METHODS[1:]) for table in tables),
+        tables=len(tables),
         scores="\n".join(score_rows(tables)),
     )
 
