@@ -151,7 +151,7 @@ MISTAKES = [
     Mistake(
         "a result in a format that is not offered",
         "embed --model base --data genes.fa --out vectors.xlsx",
-        "vectors.xlsx: the suffix '.xlsx' is not a known format; accepted are .npz, .parquet, .h5",
+        "vectors.xlsx: the suffix '.xlsx' is not a known format; accepted are .npz, .parquet, .h5, .csv, .tsv, .jsonl",
     ),
     # Corpora and tokenizers
     Mistake(

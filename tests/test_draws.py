@@ -137,6 +137,7 @@ def test_domains_keep_their_numbers():
         "WINDOW_START": 0x53,
         "WINDOW_STRAND": 0x54,
         "ROW_STRAND": 0x57D,
+        "BPE_DROPOUT": 0xB9E,
         "VALIDATION_BLOCKS": 0x7A1,
         "CAPPED_TABLE": 0xCA9,
         "DROPOUT": 0xD20,

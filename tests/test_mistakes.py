@@ -147,7 +147,6 @@ def full_disk():
             "tokenizer/tokenizer.model could not be written (...); make room or ...",
         ),
         ("merge adapter --out new", ".../new could not be written (...); make room or choose another place"),
-        ("embed --model base --data genes.fa --out vectors.npz", "vectors.npz could not be written (...); make room or ..."),
         (
             "evaluate --model classifier --data test.csv --out scores.json",
             "scores.json could not be written (...); make room ...",

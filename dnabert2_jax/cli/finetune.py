@@ -43,7 +43,7 @@ def finetune(
         BadRecordPolicy | None, Option(help="Same as --set data.bad_records.", show_default="error")
     ] = None,
 ) -> None:
-    """Fine-tune a classifier or a regression on tables, or labels at every base on a genome and its annotation.
+    """Fine-tune on tables, or on the labels of a genome.
 
     All parameters, a LoRA adapter, or a linear probe. Rerun the same command to resume a stopped or killed run.
     """
