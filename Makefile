@@ -73,7 +73,7 @@ pins: $(VENV)/.dev ## renew the versions that images and TPU workers get (launch
 	done
 
 clean: ## remove everything the targets made, except runs/
-	rm -rf $(VENV) $(AOT_VENV) build dist site *.egg-info .jupyter_cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(AOT_VENV) build dist site *.egg-info .jupyter_cache jupyter_execute .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

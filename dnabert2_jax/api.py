@@ -451,7 +451,7 @@ class DNABERT2:
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
 
         Returns:
-            A row for each scored bin or base: ``track["promoter"]`` is a channel, ``starts`` and ``ends`` are from 0.
+            A row for each scored bin or base, where ``track["promoter"]`` is a channel; ``starts`` and ``ends`` are from 0.
 
         Raises:
             UserError: pysam is not installed, an interval or option that cannot be used, nothing was scored, or out of
@@ -565,7 +565,7 @@ class DNABERT2:
                 default all; ``resolution``, ``token`` or ``base``.
 
         Returns:
-            One result for each sequence: :class:`~dnabert2_jax.interpretation.ism.MutationScores`,
+            One result for each sequence, each a :class:`~dnabert2_jax.interpretation.ism.MutationScores`,
             :class:`~dnabert2_jax.interpretation.gradients.Attributions`,
             :class:`~dnabert2_jax.interpretation.attention.AttentionMaps` or
             :class:`~dnabert2_jax.interpretation.dependency.DependencyMap`.

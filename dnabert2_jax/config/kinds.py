@@ -18,7 +18,7 @@ def kind_of_run(command: str, content: Mapping[str, Any]) -> type[PretrainRun] |
     """The kind of a run.
 
     Args:
-        command: one of :data:`COMMANDS`.
+        command: one of ``COMMANDS``.
         content: the run as nested dicts.
     """
     return PretrainRun if command == "pretrain" else kind_of_finetuning(content)
