@@ -59,13 +59,10 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Map
     Raises:
         OSError: it cannot be written.
     """
-    path.touch()
-    mode = path.stat().st_mode
     try:
         save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    path.chmod(mode)  # safetensors' own is for the owner alone, which those who share a model's directory find out late
 
 
 def check_finite(source: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
