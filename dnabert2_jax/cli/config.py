@@ -26,6 +26,8 @@ def config_show(
 
     Each line says where its value came from: the default, the file or the run, or --set.
     """
+    from dnabert2_jax.config.loading import toml_value
+
     effective, given = _read_run(file, set_ or (), command)
     overridden = {override.partition("=")[0].strip() for override in set_ or ()}
     given_by = "run" if file.is_dir() else "file"
@@ -36,7 +38,7 @@ def config_show(
             section = parent
             print(f"\n[{section}]")
         source = "--set" if _covers(overridden, key) else given_by if key in given else "default"
-        print(f"{f'{name} = {_toml(value)}' if value is not None else f'# {name} is not set':44}  # {source}")
+        print(f"{f'{name} = {toml_value(value)}' if value is not None else f'# {name} is not set':44}  # {source}")
 
 
 @config.command("diff", epilog="Example: dnabert2 config diff runs/first runs/second")
@@ -100,8 +102,6 @@ def _covers(keys: set[str], key: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else _toml(value)
+    from dnabert2_jax.config.loading import toml_value
 
-
-def _toml(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # JSON's strings, numbers, booleans and lists are TOML's
+    return "not set" if value is None else toml_value(value)

@@ -15,7 +15,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
-_DEFAULT_WINDOW, _DEFAULT_STEP = 512, 128
+_DEFAULT_STEP = 128
 
 
 @app.command(
@@ -80,6 +80,7 @@ def track(
     from dnabert2_jax.inference.tracks.labels import LabelTrack
     from dnabert2_jax.inference.tracks.segments import SegmentRules
     from dnabert2_jax.inference.tracks.stretches import plan_stretches
+    from dnabert2_jax.inference.tracks.values import DEFAULT_WINDOW
 
     if strand == "bed" and bed is None:
         raise UserError("--strand bed takes the strand from column 6 of a BED file; add --bed FILE")
@@ -112,11 +113,11 @@ def track(
         if opened.provenance.get("run_config", {}).get("data", {}).get("stranded") and strand == "+":
             remark("this model labels the strand that it reads, here the plus strand; --strand both reads both")
     elif opened.kind == "classifier":
-        window = _DEFAULT_WINDOW if window is None else window
+        window = DEFAULT_WINDOW if window is None else window
         computed = ClassTrack(opened, stretches, window, bins, max_tokens, batch_tokens, title="scoring windows")
         settings = {"step": bins, "max_tokens": max_tokens or opened.head.max_tokens, "threshold": threshold}
     else:
-        window = _DEFAULT_WINDOW if window is None else window
+        window = DEFAULT_WINDOW if window is None else window
         computed = BaseTrack(opened, stretches, window, values, batch_tokens, title="scoring windows")
         settings = {"values": values}
     remark(f"{stretches.summary()}; {computed.windows:,} windows of {window:,} bases: {', '.join(computed.channels)}")

@@ -95,12 +95,19 @@ def run_to_dict(run: Any) -> dict[str, Any]:
     return content
 
 
+def toml_value(value: Any) -> str:
+    """A value as TOML: JSON's strings, numbers, booleans and lists are TOML's; its objects are not."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def to_toml(content: dict[str, Any]) -> str:
     """A run of :func:`run_to_dict` as TOML; None becomes a missing key, since TOML has no null."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict)]
+    lines = [f"{key} = {toml_value(value)}" for key, value in content.items() if not isinstance(value, dict)]
     for name, section in content.items():
         if isinstance(section, dict):
-            values = [f"{key} = {json.dumps(value)}" for key, value in section.items() if value is not None]
+            values = [f"{key} = {toml_value(value)}" for key, value in section.items() if value is not None]
             lines += ["", f"[{name}]", *values]
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.config.kinds import kind_of_run
-from dnabert2_jax.config.loading import load_run, parse_run, run_to_dict
+from dnabert2_jax.config.loading import load_run, parse_run, run_to_dict, to_toml
 from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER, FinetuneRun, PretrainRun
 from dnabert2_jax.errors import UserError
 from tests.helpers import write_run
@@ -232,3 +232,13 @@ def test_a_mistake_of_set_is_not_blamed_on_the_file(tmp_path):
     file.write_text(file.read_text() + "[training]\nepoch = 2\n")
     with pytest.raises(UserError, match=r"run\.toml: .*training\.epoch"):
         load_run(FinetuneRun, file, ["training.max_step=10"])
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
+
+
+@given(st.dictionaries(NAMES, NAMES, max_size=3), st.floats(1e-8, 1.0))
+def test_a_run_written_as_toml_is_read_as_it_was(label_map, rate):
+    data = {**dict.fromkeys(("train", "dev", "test"), "a.csv"), "label_map": label_map}
+    run = parse_run(FinetuneRun, {"model": {"path": "m"}, "data": data, "optimizer": {"learning_rate": rate}}, "test")
+    assert parse_run(FinetuneRun, tomllib.loads(to_toml(run_to_dict(run))), "test") == run
