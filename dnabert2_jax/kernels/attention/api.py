@@ -29,6 +29,9 @@ _MAX_HEAD_DIM = 128
 _AMPERE = 8
 """The first generation of GPUs (major compute capability) with matrix units for bfloat16."""
 
+_HOPPER = "9"
+"""The generation of GPUs whose matrix units read both operands from shared memory; later ones have other instructions."""
+
 
 class Call(NamedTuple):
     """Properties of a call that determine which backends can serve it.
@@ -102,10 +105,34 @@ def _not_on_gpu(call: Call) -> str | None:
     return None
 
 
+def _mosaic_gpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array, jax.Array]:
+    from dnabert2_jax.kernels.attention.gpu.backend import mosaic_gpu_attention
+
+    return mosaic_gpu_attention(inputs, scale=scale, skip=skip)
+
+
+def _not_on_hopper(call: Call) -> str | None:
+    target, _, head_dim = call
+    if target.platform != "gpu":
+        return f"it runs on NVIDIA GPUs, and this is a {target.platform}"
+    if target.generation.partition(".")[0] != _HOPPER:
+        return f"it needs compute capability {_HOPPER}.0 (Hopper), and this GPU has {target.generation or 'an unknown one'}"
+    if head_dim > _MAX_HEAD_DIM:
+        return f"heads of {head_dim} are wider than {_MAX_HEAD_DIM}"
+    return None
+
+
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("pallas_tpu", "bhdt", _pallas_tpu, cannot=_not_on_tpu),
+        Backend(
+            "mosaic_gpu",
+            "bthd",
+            _mosaic_gpu,
+            cannot=_not_on_hopper,
+            should_not=lambda call: "it has not been timed on a GPU yet; name it to try it",
+        ),
         Backend("pallas_gpu", "bthd", _pallas_gpu, cannot=_not_on_gpu),
         Backend(
             "reference",

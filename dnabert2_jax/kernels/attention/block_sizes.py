@@ -135,3 +135,19 @@ def gpu_blocks(tokens: int, head_dim: int, itemsize: int, capability: str) -> Gp
     passes = (_HOPPER if capability.startswith(("9.", "10.")) else _AMPERE)[head_dim, itemsize]
     shortest = max(16, 1 << (tokens - 1).bit_length())
     return GpuPasses(*(b._replace(own=min(b.own, shortest), other=min(b.other, shortest)) for b in passes))
+
+
+_WARPGROUPS: dict[int, GpuPasses] = {
+    64: _passes((128, 128, 12, 2), (128, 64, 12, 2), (128, 64, 12, 2)),
+    128: _passes((128, 128, 12, 2), (128, 64, 12, 2), (128, 64, 12, 2)),
+}
+"""By head width, for Hopper's kernels: two warpgroups with 64 rows each and one that copies blocks."""
+
+
+def hopper_blocks(head_dim: int) -> GpuPasses:
+    """The blocks of the Mosaic kernels, chosen to spill no registers; not yet timed on hardware.
+
+    Args:
+        head_dim: up to 128.
+    """
+    return _WARPGROUPS[64 if head_dim <= 64 else 128]

@@ -1,0 +1,280 @@
+"""The three GPU kernels for Hopper, lowered by Pallas through Mosaic: forward, gradient of queries, gradients of keys and values.
+
+Each program owns 128 tokens of one head and visits the blocks that skipping leaves. Its three warpgroups are specialized: one
+copies the blocks to visit into a ring of buffers ahead of time (TMA), and each of the others multiplies 64 of the own tokens
+with them (wgmma), holding its sums in registers. Barriers say which buffers are full and which may be filled again. No other
+program writes the same output, so results are bitwise reproducible.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks
+from dnabert2_jax.kernels.attention.gpu.tile import (
+    BITS,
+    BOUNDS,
+    FLOOR,
+    KEYS_BEFORE,
+    KEYS_BEHIND,
+    GpuInputs,
+    GradientRows,
+    Head,
+    Visits,
+    along,
+)
+
+_ROWS = 64
+"""Rows of a warpgroup's product."""
+
+_PRODUCER_REGISTERS, _CONSUMER_REGISTERS = 24, 240
+"""Registers per thread: copying needs few, and what it leaves goes to those who multiply. 128 threads each."""
+
+
+class _Task(NamedTuple):
+    """What a warpgroup that multiplies works on: its own tokens, and the ring of blocks that it visits."""
+
+    head: Head
+    blocks: GpuBlocks
+    first: Any  # position of the first of its own tokens
+    own: tuple[Any, ...]  # references to its own tokens in shared memory
+    ring: tuple[Any, ...]  # the same for the visited blocks: [stages, ...]
+    interpret: bool
+
+    def product(self, a: Any, b: Any, *, transposed: bool = False, total: jax.Array | None = None) -> jax.Array:
+        """a @ b, or a @ b.T, added to ``total``: float32; a is a value or a reference, b a reference."""
+        if self.interpret:  # the interpreter has no products of values, nor does it look for races in those of references
+            a, b = (x if isinstance(x, jax.Array) else x[...] for x in (a, b))
+            exact = partial(jnp.dot, precision="highest", preferred_element_type=jnp.float32)
+            product = exact(a.astype(jnp.float32), (b.T if transposed else b).astype(jnp.float32))
+            return product if total is None else total + product
+        b = plgpu.transpose_ref(b, (1, 0)) if transposed else b
+        if total is not None:
+            return pl.run_state(lambda sums: plgpu.wgmma(sums, a, b))(plgpu.ACC.init(total))
+
+        def multiply(sums: Any) -> jax.Array:
+            plgpu.wgmma(sums, a, b)
+            return sums[...]
+
+        return pl.run_scoped(multiply, plgpu.ACC((a.shape[0], b.shape[1]), jnp.float32))
+
+
+Tile = Callable[[int, Any, Any, Any], Any]
+"""(kind, position of the visited block's first token, slot in the ring, state) -> state."""
+
+Fold = Callable[[Tile, Any], Any]
+"""Fold a tile over all visits from an initial state."""
+
+
+def _forward(task: _Task, fold: Fold) -> tuple[jax.Array, ...]:
+    queries, own_numbers = task.own
+    keys, values, numbers = task.ring
+
+    def tile(kind: int, first: Any, slot: Any, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        maximum, total, weighted = state
+        products = task.product(queries, keys.at[slot], transposed=True)
+        both = lambda: (own_numbers[...], numbers[slot])  # noqa: E731
+        scores, shift = task.head.scores(kind, products, task.first, first, both, key_axis=1)
+        new_maximum = jnp.maximum(maximum, scores.max(axis=1) - shift)
+        weights = jnp.exp2(scores - along(new_maximum + shift, scores.shape, 0))
+        shrink = jnp.exp2(maximum - new_maximum)
+        weighted = weighted * along(shrink, weighted.shape, 0)
+        weighted = task.product(weights.astype(values.dtype), values.at[slot], total=weighted)
+        return new_maximum, total * shrink + weights.sum(axis=1), weighted
+
+    zeros = jnp.zeros(_ROWS, jnp.float32)
+    maximum, total, weighted = fold(tile, (zeros + FLOOR, zeros, jnp.zeros(queries.shape, jnp.float32)))
+    # Rows with no visible key (padding) have total 0: they get output 0 and a finite log-sum-exp.
+    total = jnp.where(total > 0, total, 1.0)
+    return weighted / along(total, weighted.shape, 0), maximum + jnp.log(total) * BITS
+
+
+def _query_gradient(task: _Task, fold: Fold) -> tuple[jax.Array, ...]:
+    queries, d_rows, reference, row_delta, own_numbers = task.own
+    keys, values, numbers = task.ring
+
+    def tile(kind: int, first: Any, slot: Any, gradient: jax.Array) -> jax.Array:
+        products = task.product(queries, keys.at[slot], transposed=True)
+        both = lambda: (own_numbers[...], numbers[slot])  # noqa: E731
+        scores, shift = task.head.scores(kind, products, task.first, first, both, key_axis=1)
+        weights = jnp.exp2(scores - along(reference[...] + shift, scores.shape, 0))
+        d_weights = task.product(d_rows, values.at[slot], transposed=True)
+        d_scores = weights * (d_weights - along(row_delta[...], scores.shape, 0))
+        return task.product(d_scores.astype(keys.dtype), keys.at[slot], total=gradient)
+
+    return (fold(tile, jnp.zeros(queries.shape, jnp.float32)) * task.head.scale,)
+
+
+def _key_gradient(task: _Task, fold: Fold) -> tuple[jax.Array, ...]:
+    keys, values, own_numbers = task.own
+    queries, d_rows, references, row_deltas, numbers = task.ring
+
+    def tile(kind: int, first: Any, slot: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        d_keys, d_values = state
+        # Keys first: the weights are then the left operand of both products without a transpose.
+        products = task.product(keys, queries.at[slot], transposed=True)
+        both = lambda: (numbers[slot], own_numbers[...])  # noqa: E731
+        scores, shift = task.head.scores(kind, products, first, task.first, both, key_axis=0)
+        weights = jnp.exp2(scores - along(references[slot] + shift, scores.shape, 1))
+        d_values = task.product(weights.astype(d_rows.dtype), d_rows.at[slot], total=d_values)
+        d_weights = task.product(values, d_rows.at[slot], transposed=True)
+        d_scores = weights * (d_weights - along(row_deltas[slot], scores.shape, 1))
+        return task.product(d_scores.astype(queries.dtype), queries.at[slot], total=d_keys), d_values
+
+    zeros = jnp.zeros(keys.shape, jnp.float32)
+    d_keys, d_values = fold(tile, (zeros, zeros))
+    return d_keys * task.head.scale, d_values
+
+
+class _Program(NamedTuple):
+    """A kernel's static parameters."""
+
+    consume: Callable[[_Task, Fold], tuple[jax.Array, ...]]
+    before: int  # kind of inner tiles before the own block
+    scale: float
+    blocks: GpuBlocks
+    interpret: Any
+
+    @property
+    def consumers(self) -> int:
+        """Warpgroups that multiply."""
+        return self.blocks.own // _ROWS
+
+    def __call__(self, slopes: Any, bounds: Any, own: Any, other: Any, outputs: Any, scratch: Any) -> None:
+        """The kernel: references in global memory, and its buffers and barriers in shared memory."""
+        row, head, index, warpgroup = (jax.lax.axis_index(name) for name in ("row", "head", "block", "warpgroup"))
+        mine, ring, results, loaded, full, empty = scratch
+        visits = Visits(*(bounds[row, head, index, n] for n in range(BOUNDS)))
+        size, stages = self.blocks.other, self.blocks.stages
+
+        def part(ref: Any, first: Any, count: int) -> Any:
+            """Tokens of this row and head of [B, P, H, d], [B, H, P] or [B, P]."""
+            tokens = pl.ds(first, count)
+            if len(ref.shape) == 4:
+                return ref.at[row, tokens, head]
+            return ref.at[row, head, tokens] if len(ref.shape) == 3 else ref.at[row, tokens]
+
+        @pl.when(warpgroup == self.consumers)
+        def _() -> None:
+            plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
+
+            @pl.loop(0, visits.total)
+            def _(n: Any) -> None:
+                slot = jax.lax.rem(n, stages)
+                pl.when(n >= stages)(lambda: plgpu.barrier_wait(empty.at[slot]))
+                for ref, buffer in zip(other, ring, strict=True):
+                    plgpu.copy_gmem_to_smem(part(ref, visits.block(n) * size, size), buffer.at[slot], full.at[slot])
+
+        @pl.when(warpgroup < self.consumers)
+        def _() -> None:
+            plgpu.set_max_registers(_CONSUMER_REGISTERS, action="increase")
+            first = index * self.blocks.own + warpgroup * _ROWS
+            my_own = tuple(buffer.at[warpgroup] for buffer in mine)
+            for ref, buffer in zip(own, my_own, strict=True):
+                plgpu.copy_gmem_to_smem(part(ref, first, _ROWS), buffer, loaded.at[warpgroup])
+            plgpu.barrier_wait(loaded.at[warpgroup])
+
+            def fold(tile: Tile, state: Any) -> Any:
+                def visit(kind: int, n: Any, state: Any) -> Any:
+                    slot = jax.lax.rem(n, stages)
+                    plgpu.barrier_wait(full.at[slot])
+                    state = tile(kind, visits.block(n) * size, slot, state)
+                    # The last blocks' buffers are not filled again.
+                    pl.when(n + stages < visits.total)(lambda: plgpu.barrier_arrive(empty.at[slot]))
+                    return state
+
+                return visits.fold(self.before, visit, state)
+
+            task = _Task(Head(self.scale, slopes[head] * BITS), self.blocks, first, my_own, ring, bool(self.interpret))
+            for value, buffer in zip(self.consume(task, fold), results, strict=True):
+                buffer[warpgroup] = value.astype(buffer.dtype)
+            plgpu.commit_smem()
+            for ref, buffer in zip(outputs, results, strict=True):
+                plgpu.copy_smem_to_gmem(buffer.at[warpgroup], part(ref, first, _ROWS))
+            plgpu.wait_smem_to_gmem(0)
+
+
+def _launch(
+    program: _Program,
+    name: str,
+    slopes: jax.Array,
+    bounds: jax.Array,
+    own: tuple[jax.Array, ...],
+    other: tuple[jax.Array, ...],
+    outputs: tuple[jax.Array | jax.ShapeDtypeStruct, ...],
+) -> tuple[jax.Array, ...]:
+    """Run one program for each block, head and row; blocks of the same head are adjacent, so they share its cache.
+
+    Args:
+        program: the kernel.
+        name: its name.
+        slopes: float32 [H].
+        bounds: int32 [B, H, n, 6].
+        own: arrays of which a program reads its own block: [B, P, H, d], [B, H, P] or [B, P].
+        other: arrays of which it reads the blocks that it visits.
+        outputs: what is like the arrays that it writes.
+    """
+    consumers, stages = program.consumers, program.blocks.stages
+
+    def buffers(arrays: Any, count: int, tokens: int) -> tuple[Any, ...]:
+        return tuple(plgpu.SMEM((count, tokens, *x.shape[3:]), x.dtype) for x in arrays)
+
+    scratch = (
+        buffers(own, consumers, _ROWS),
+        buffers(other, stages, program.blocks.other),
+        buffers(outputs, consumers, _ROWS),
+        plgpu.Barrier(num_arrivals=len(own), num_barriers=consumers),
+        plgpu.Barrier(num_arrivals=len(other), num_barriers=stages),
+        plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
+    )
+    counts = [len(own), len(other), len(outputs)]
+
+    def body(slopes: Any, bounds: Any, *refs: Any) -> None:
+        cuts = [sum(counts[:n]) for n in range(4)]
+        groups = [refs[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False)]
+        program(slopes, bounds, *groups, refs[cuts[3]:])
+
+    return tuple(plgpu.kernel(
+        body,
+        out_type=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
+        scratch_types=scratch,
+        grid=bounds.shape[:1] + bounds.shape[1:3],
+        grid_names=("row", "head", "block"),
+        num_threads=consumers + 1,
+        thread_name="warpgroup",
+        compiler_params=plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
+        interpret=program.interpret,
+        kernel_name=name,
+    )(slopes, bounds, *own, *other))
+
+
+def forward(inputs: GpuInputs, rows: None, *, scale: float, blocks: GpuBlocks, interpret: Any) -> tuple[jax.Array, ...]:
+    """-> output, like q, and the log-sum-exp in bits, float32 [B, H, P]."""
+    q, k, v, slopes, numbers, bounds = inputs
+    log_sum_exp = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
+    program = _Program(_forward, KEYS_BEFORE, scale, blocks, interpret)
+    return _launch(program, "alibi_attention_forward", slopes, bounds, (q, numbers), (k, v, numbers), (q, log_sum_exp))
+
+
+def query_gradient(
+    inputs: GpuInputs, rows: GradientRows, *, scale: float, blocks: GpuBlocks, interpret: Any
+) -> tuple[jax.Array, ...]:
+    """Reads dO, the log-sum-exp in bits and delta -> dq."""
+    q, k, v, slopes, numbers, bounds = inputs
+    program = _Program(_query_gradient, KEYS_BEFORE, scale, blocks, interpret)
+    own = (q, *rows, numbers)
+    return _launch(program, "alibi_attention_query_gradient", slopes, bounds, own, (k, v, numbers), (q,))
+
+
+def key_gradient(
+    inputs: GpuInputs, rows: GradientRows, *, scale: float, blocks: GpuBlocks, interpret: Any
+) -> tuple[jax.Array, ...]:
+    """Reads dO, the log-sum-exp in bits and delta -> dk and dv."""
+    q, k, v, slopes, numbers, bounds = inputs
+    program = _Program(_key_gradient, KEYS_BEHIND, scale, blocks, interpret)
+    return _launch(program, "alibi_attention_key_gradient", slopes, bounds, (k, v, numbers), (q, *rows, numbers), (k, v))
