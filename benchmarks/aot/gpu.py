@@ -9,7 +9,8 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -49,7 +50,8 @@ class CompiledForGpu:
     Attributes:
         gpu: one of ``chips.GPUS``.
         compiled: jax's compiled object; it cannot run here.
-        kernels: its Pallas kernels lowered through Triton, one entry per distinct kernel.
+        kernels: its Pallas kernels, one entry per distinct kernel. Mosaic compiles a kernel once in a process, so that one
+            of its kernels which an earlier call has compiled is missing.
         atomics: the distinct atomic instructions of the whole program, such as ``atom.global.add.f32``.
     """
 
@@ -116,7 +118,8 @@ def compile_for_gpu(function: Callable[..., Any], *arguments: Any, gpu: str, **j
     with tempfile.TemporaryDirectory(prefix="dnabert2-ptx-") as dump:
         options = {"xla_gpu_cuda_data_dir": str(cuda), "xla_gpu_autotune_level": 0, "xla_dump_to": dump}
         options["xla_backend_optimization_level"] = 3  # kernels as users get them, regardless of XLA_FLAGS
-        compiled = jitted.lower(*arguments).compile(compiler_options=options)
+        with _mosaic_writes_ptx(dump):
+            compiled = jitted.lower(*arguments).compile(compiler_options=options)
         calls = {
             instruction.op_name.split("/")[-2]
             for computation in parse_module(compiled.as_text()).computations.values()
@@ -124,7 +127,7 @@ def compile_for_gpu(function: Callable[..., Any], *arguments: Any, gpu: str, **j
             if instruction.opcode == "custom-call" and instruction.op_name.endswith("/pallas_call")
         }
         files = sorted(Path(dump).glob("*.ptx"))
-        kernels = [k for path in files for k in _assemble(path, cuda) if k.name in calls]
+        kernels = [k for path in files for k in _assemble(path, cuda, calls)]
         atomics = {instruction for path in files for instruction in _ATOMIC.findall(path.read_text())}
     return CompiledForGpu(gpu, compiled, tuple(dict.fromkeys(kernels)), tuple(sorted(atomics)))
 
@@ -139,15 +142,34 @@ _REPORT = re.compile(
 )
 
 
-def _assemble(ptx: Path, cuda: Path) -> Sequence[GpuKernel]:
+_MOSAIC = "_mosaic_gpu_kernel"
+"""What Mosaic appends to the name of a kernel."""
+
+
+@contextmanager
+def _mosaic_writes_ptx(directory: str) -> Iterator[None]:
+    """Have Mosaic, which compiles its kernels without XLA, write them to a directory as well."""
+    asked = {"MOSAIC_GPU_DUMP_TO": directory, "MOSAIC_GPU_DUMP_PTX": "1"}
+    before = {name: os.environ.get(name) for name in asked}
+    os.environ.update(asked)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _assemble(ptx: Path, cuda: Path, calls: set[str]) -> Sequence[GpuKernel]:
+    """The resources of a file's Pallas kernels: those of Mosaic, and those named in ``calls``."""
     target = re.search(r"^\.target (\w+)", ptx.read_text(), re.MULTILINE)
     if target is None:
         return []
     command = [str(cuda / "bin" / "ptxas"), f"-arch={target.group(1)}", "-v", str(ptx), "-o", os.devnull]
     messages = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     return [
-        GpuKernel(name, int(registers), int(stores), int(loads), int(stack))
+        GpuKernel(name.removesuffix(_MOSAIC), int(registers), int(stores), int(loads), int(stack))
         for name, stack, stores, loads, registers in _REPORT.findall(messages)
+        if name in calls or name.endswith(_MOSAIC)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,20 +28,20 @@ pytestmark = [
 KERNELS = {"alibi_attention_forward", "alibi_attention_query_gradient", "alibi_attention_key_gradient"}
 
 
-def both(q, k, v, segment_ids, cotangent):
+def both(q, k, v, segment_ids, cotangent, *, backend):
     slopes = jnp.asarray(alibi_slopes(q.shape[2]))
-    f = lambda q, k, v: attention(q, k, v, slopes, segment_ids=segment_ids, implementation="pallas_gpu")  # noqa: E731
+    f = lambda q, k, v: attention(q, k, v, slopes, segment_ids=segment_ids, implementation=backend)  # noqa: E731
     output, vjp = jax.vjp(f, q, k, v)
     return output, *vjp(cotangent)
 
 
-def compiled(gpu, batch, tokens, *, heads=12, head_dim=64, dtype=jnp.bfloat16, devices=1, spec=None):
+def compiled(gpu, batch, tokens, *, heads=12, head_dim=64, dtype=jnp.bfloat16, devices=1, spec=None, backend="pallas_gpu"):
     mesh = Mesh(np.array(gpu_devices(gpu, devices)), ("data",))
     spec = spec or P()
     x = jax.ShapeDtypeStruct((batch, tokens, heads, head_dim), dtype, sharding=NamedSharding(mesh, spec))
     segments = jax.ShapeDtypeStruct((batch, tokens), jnp.int32, sharding=NamedSharding(mesh, P(*spec[:1])))
     with tracing_for("gpu", ".".join(map(str, GPUS[gpu].capability))):
-        return compile_for_gpu(both, x, x, x, segments, x, gpu=gpu)
+        return compile_for_gpu(partial(both, backend=backend), x, x, x, segments, x, gpu=gpu)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,27 @@ def test_default_blocks_spill_nothing(gpu, batch, tokens):
     assert all(kernel.spill_stores == 0 for kernel in program.kernels)
     # Beside the results: log-sum-exp, delta and what says which blocks to visit. Nothing of the size of tokens x tokens.
     assert program.memory.temporaries < batch * tokens * 12 * 64 * 2
+
+
+@pytest.mark.parametrize(
+    ("batch", "tokens"), [(64, 128), (32, 512), (1, 8192), (1, 32768), (1, 131072)], ids=lambda n: str(n)
+)
+def test_mosaic_spills_nothing_on_hopper(batch, tokens):
+    program = compiled("H100", batch, tokens, backend="mosaic_gpu")
+    print(program)
+    assert {kernel.name for kernel in program.kernels} == KERNELS
+    assert all(kernel.spill_stores == 0 for kernel in program.kernels)
+    assert program.memory.temporaries < batch * tokens * 12 * 64 * 2
+    assert not program.atomics
+
+
+@pytest.mark.parametrize(("head_dim", "dtype"), [(32, jnp.float16), (128, jnp.bfloat16)], ids=["32", "128"])
+def test_mosaic_in_other_widths(head_dim, dtype):
+    program = compiled("H100", 3, 300, head_dim=head_dim, dtype=dtype, backend="mosaic_gpu")
+    print(program)
+    assert {kernel.name for kernel in program.kernels} == KERNELS
+    # 128 wide, the sums of the gradients of keys and values take half of the registers.
+    assert all(kernel.spill_stores <= 32 for kernel in program.kernels)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32], ids=["bf16", "f16", "f32"])

@@ -1,5 +1,6 @@
 """One suite for every attention backend: values and gradients against an independent float64 definition."""
 
+import os
 from contextlib import nullcontext
 from functools import cache, partial
 from itertools import product
@@ -8,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention import BACKENDS, alibi_slopes, attention, choose_backend, tracing_for
+from dnabert2_jax.platform import current_target
 from tests.kernels.shapes import TEST_SHAPES, AttentionShape
 
 TRITON_WILL_GO = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
@@ -18,9 +21,42 @@ TRITON_WILL_GO = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is
 
 pytestmark = TRITON_WILL_GO
 
-KERNEL_TARGETS = {"pallas_tpu": ("tpu", "v5e"), "pallas_gpu": ("gpu",)}
-INTERPRETED = {name: target for name, target in KERNEL_TARGETS.items() if target[0] != jax.default_backend()}
+KERNEL_TARGETS = {"pallas_tpu": ("tpu", "v5e"), "mosaic_gpu": ("gpu", "9.0"), "pallas_gpu": ("gpu", "")}
+
+
+def is_here(platform, generation):
+    here = current_target()
+    return here.platform == platform and (platform != "gpu" or here.generation.startswith(generation))
+
+
+INTERPRETED = {name: target for name, target in KERNEL_TARGETS.items() if not is_here(*target)}
 """Kernels for machines that are not here, and what their interpreter is told to be."""
+
+
+def mosaic_interpreter(**options):
+    """What Mosaic's kernels take as `interpret`."""
+    if not hasattr(plgpu, "InterpretGPUParams"):  # jax 0.10 has it, but keeps it private
+        from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+        return InterpretGPUParams(**options)
+    return plgpu.InterpretGPUParams(**options)
+
+
+THREADS = int(os.environ.get("PJRT_NPROC") or os.cpu_count() or 1)
+MOSAIC_INTERPRETED = [
+    pytest.mark.slow,
+    pytest.mark.skipif(THREADS < 5, reason="simulated warpgroups block XLA's threads, one per core: set PJRT_NPROC=8"),
+]
+
+
+def every_backend():
+    """The backends that can compute in float32 here."""
+    for name in BACKENDS:
+        if name != "mosaic_gpu":
+            yield name
+        elif name in INTERPRETED:  # on Hopper itself it refuses float32
+            yield pytest.param(name, marks=MOSAIC_INTERPRETED)
+
 
 TOLERANCE = {jnp.float32: 2e-6, jnp.bfloat16: 2e-2}
 
@@ -94,7 +130,8 @@ def jit(backend, function):
 
 def attend(backend, q, k, v, slopes, function=attention, **options):
     """`attention` by one backend, a Pallas kernel in its interpreter."""
-    with tracing_for(*INTERPRETED[backend], interpret=True) if backend in INTERPRETED else nullcontext():
+    interpret = mosaic_interpreter() if backend == "mosaic_gpu" else True
+    with tracing_for(*INTERPRETED[backend], interpret=interpret) if backend in INTERPRETED else nullcontext():
         return function(q, k, v, jnp.asarray(slopes), implementation=backend, **options)
 
 
@@ -102,10 +139,18 @@ def cases():
     """Every backend, shape and dtype. Interpreted kernels are slow where another case takes the same way."""
     every = {(name, "f32") for name in TEST_SHAPES}
     packed = {("packed", "f32"), ("packed", "bf16")}
-    of_its_own = {"pallas_tpu": every | packed | {("padded", "bf16")}, "pallas_gpu": packed | {("two_blocks", "f32")}}
+    of_its_own = {
+        "mosaic_gpu": set(),
+        "pallas_tpu": every | packed | {("padded", "bf16")},
+        "pallas_gpu": packed | {("two_blocks", "f32")},
+    }
     for backend, name, (short, dtype) in product(BACKENDS, TEST_SHAPES, {"f32": jnp.float32, "bf16": jnp.bfloat16}.items()):
-        slow = backend in INTERPRETED and (name, short) not in of_its_own[backend]
-        yield pytest.param(backend, name, dtype, id=f"{backend}-{name}-{short}", marks=[pytest.mark.slow] if slow else [])
+        marks = [pytest.mark.slow] if backend in INTERPRETED and (name, short) not in of_its_own[backend] else []
+        if backend == "mosaic_gpu":
+            if backend not in INTERPRETED and dtype == jnp.float32:
+                continue
+            marks = MOSAIC_INTERPRETED if backend in INTERPRETED else []
+        yield pytest.param(backend, name, dtype, id=f"{backend}-{name}-{short}", marks=marks)
 
 
 @pytest.mark.parametrize(("backend", "name", "dtype"), list(cases()))
@@ -122,7 +167,7 @@ def test_values_and_gradients_match_the_definition(backend, name, dtype):
         assert_close(found, wanted, TOLERANCE[dtype], cotangent)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", every_backend())
 def test_large_scores_stay_finite_and_right(backend):
     shape = AttentionShape(1, 70, 4, 32)
     q, k, v, segments, cotangent = make_inputs(shape, magnitude=12.0)
@@ -134,7 +179,7 @@ def test_large_scores_stay_finite_and_right(backend):
         assert_close(found, wanted, 5e-5, cotangent)  # scores reach 5,000: float32 keeps about 4e-4 of an exponent there
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", every_backend())
 def test_repeats_bitwise(backend):
     shape = TEST_SHAPES["packed"]
     q, k, v, segments, cotangent = make_inputs(shape)
@@ -143,7 +188,7 @@ def test_repeats_bitwise(backend):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", every_backend())
 def test_a_packed_sequence_does_not_see_its_neighbours(backend):
     shape = TEST_SHAPES["packed"]
     q, k, v, segments, _ = make_inputs(shape)
@@ -155,7 +200,7 @@ def test_a_packed_sequence_does_not_see_its_neighbours(backend):
     np.testing.assert_allclose(packed[0, rows], alone[0], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", every_backend())
 def test_works_under_vmap_and_remat(backend):
     shape = AttentionShape(2, 20, 4, 32)
     q, k, v, _, _ = make_inputs(shape)

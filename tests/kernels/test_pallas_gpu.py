@@ -132,7 +132,10 @@ def test_what_it_refuses_and_what_auto_says(monkeypatch):
         choose_backend("pallas_gpu", 128)
     with tracing_for("gpu", "8.0"):
         assert choose_backend("auto", 128).name == choose_backend("auto", 131072).name == "pallas_gpu"
-        assert explain_choice(128).refusals == {"pallas_tpu": "it runs on TPUs, and this is a gpu"}
+        assert explain_choice(128).refusals == {
+            "pallas_tpu": "it runs on TPUs, and this is a gpu",
+            "mosaic_gpu": "it needs compute capability 9.0 (Hopper), and this GPU has 8.0",
+        }
         with pytest.raises(UserError, match="heads of 160 are wider than 128"):
             choose_backend("pallas_gpu", 512, 160)
     for capability in ("7.5", "gfx942"):

@@ -138,7 +138,7 @@ def gpu_blocks(tokens: int, head_dim: int, itemsize: int, capability: str) -> Gp
 
 
 _WARPGROUPS: dict[int, GpuPasses] = {
-    64: _passes((128, 128, 12, 2), (128, 64, 12, 2), (128, 64, 12, 2)),
+    64: _passes((128, 128, 12, 2), (128, 128, 12, 2), (128, 64, 12, 2)),
     128: _passes((128, 128, 12, 2), (128, 64, 12, 2), (128, 64, 12, 2)),
 }
 """By head width, for Hopper's kernels: two warpgroups with 64 rows each and one that copies blocks."""

@@ -42,8 +42,8 @@ def mosaic_gpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> 
     target, (q, k, v) = current_target(), inputs[:3]
     if not (q.dtype == k.dtype == v.dtype and (q.dtype.itemsize == 2 or target.interpret)):
         raise UserError(
-            "attention backend 'mosaic_gpu' accepts q, k, v all in bfloat16 or all in float16, because Hopper's matrix units "
-            f"would round float32 to TF32; found {q.dtype}, {k.dtype}, {v.dtype}; use 'auto' or 'pallas_gpu'"
+            "attention backend 'mosaic_gpu' accepts q, k, v all in bfloat16 or all in float16 (Hopper's matrix units would "
+            f"round float32 to TF32); found {q.dtype}, {k.dtype}, {v.dtype}; use 'auto' or 'pallas_gpu'"
         )
     return HopperKernel(scale, skip, hopper_blocks(q.shape[3]), target.interpret)(inputs)
 

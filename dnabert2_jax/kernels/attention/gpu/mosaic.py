@@ -1,9 +1,9 @@
-"""The three GPU kernels for Hopper, lowered by Pallas through Mosaic: forward, gradient of queries, gradients of keys and values.
+"""The three GPU kernels for Hopper, lowered by Pallas through Mosaic: forward, gradient of queries, of keys and values.
 
-Each program owns 128 tokens of one head and visits the blocks that skipping leaves. Its three warpgroups are specialized: one
-copies the blocks to visit into a ring of buffers ahead of time (TMA), and each of the others multiplies 64 of the own tokens
-with them (wgmma), holding its sums in registers. Barriers say which buffers are full and which may be filled again. No other
-program writes the same output, so results are bitwise reproducible.
+Each program owns one block of tokens of one head and visits the blocks that skipping leaves. Its warpgroups are specialized:
+one copies the blocks to visit into a ring of buffers, ahead of time (TMA), and each of the others multiplies 64 of the own
+tokens with them (wgmma) and holds its sums in registers. Barriers say which buffers are full and which may be filled again.
+No other program writes the same output, so results are bitwise reproducible.
 """
 
 from collections.abc import Callable
@@ -35,20 +35,21 @@ _ROWS = 64
 _PRODUCER_REGISTERS, _CONSUMER_REGISTERS = 24, 240
 """Registers per thread: copying needs few, and what it leaves goes to those who multiply. 128 threads each."""
 
+_AXES = ("row", "head", "block", "warpgroup")
+
 
 class _Task(NamedTuple):
     """What a warpgroup that multiplies works on: its own tokens, and the ring of blocks that it visits."""
 
     head: Head
-    blocks: GpuBlocks
     first: Any  # position of the first of its own tokens
     own: tuple[Any, ...]  # references to its own tokens in shared memory
     ring: tuple[Any, ...]  # the same for the visited blocks: [stages, ...]
     interpret: bool
 
     def product(self, a: Any, b: Any, *, transposed: bool = False, total: jax.Array | None = None) -> jax.Array:
-        """a @ b, or a @ b.T, added to ``total``: float32; a is a value or a reference, b a reference."""
-        if self.interpret:  # the interpreter has no products of values, nor does it look for races in those of references
+        """Add a @ b, or a @ b.T, to ``total``, in float32; a is a value or a reference, b a reference."""
+        if self.interpret:  # the interpreter has no wgmma of values, and does not look for races in one of references
             a, b = (x if isinstance(x, jax.Array) else x[...] for x in (a, b))
             exact = partial(jnp.dot, precision="highest", preferred_element_type=jnp.float32)
             product = exact(a.astype(jnp.float32), (b.T if transposed else b).astype(jnp.float32))
@@ -132,23 +133,31 @@ def _key_gradient(task: _Task, fold: Fold) -> tuple[jax.Array, ...]:
 
 
 class _Program(NamedTuple):
-    """A kernel's static parameters."""
+    """A kernel's static parameters.
 
-    consume: Callable[[_Task, Fold], tuple[jax.Array, ...]]
-    before: int  # kind of inner tiles before the own block
+    Attributes:
+        compute: what a warpgroup that multiplies does: its task and a fold over all visits -> its part of the outputs.
+        before: kind of inner tiles before the own block.
+        scale: factor of the products.
+        blocks: block sizes.
+        interpret: run in Mosaic's interpreter.
+    """
+
+    compute: Callable[[_Task, Fold], tuple[jax.Array, ...]]
+    before: int
     scale: float
     blocks: GpuBlocks
     interpret: Any
 
     @property
     def consumers(self) -> int:
-        """Warpgroups that multiply."""
+        """Warpgroups that multiply; one more fills the ring."""
         return self.blocks.own // _ROWS
 
     def __call__(self, slopes: Any, bounds: Any, own: Any, other: Any, outputs: Any, scratch: Any) -> None:
-        """The kernel: references in global memory, and its buffers and barriers in shared memory."""
-        row, head, index, warpgroup = (jax.lax.axis_index(name) for name in ("row", "head", "block", "warpgroup"))
-        mine, ring, results, loaded, full, empty = scratch
+        """The kernel: references to arrays in global memory, and buffers and barriers in shared memory."""
+        row, head, index, warpgroup = (jax.lax.axis_index(name) for name in _AXES)
+        own_buffers, ring, results, loaded, full, empty = scratch
         visits = Visits(*(bounds[row, head, index, n] for n in range(BOUNDS)))
         size, stages = self.blocks.other, self.blocks.stages
 
@@ -160,22 +169,22 @@ class _Program(NamedTuple):
             return ref.at[row, head, tokens] if len(ref.shape) == 3 else ref.at[row, tokens]
 
         @pl.when(warpgroup == self.consumers)
-        def _() -> None:
+        def produce() -> None:
             plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
 
             @pl.loop(0, visits.total)
-            def _(n: Any) -> None:
+            def load(n: Any) -> None:
                 slot = jax.lax.rem(n, stages)
                 pl.when(n >= stages)(lambda: plgpu.barrier_wait(empty.at[slot]))
                 for ref, buffer in zip(other, ring, strict=True):
                     plgpu.copy_gmem_to_smem(part(ref, visits.block(n) * size, size), buffer.at[slot], full.at[slot])
 
         @pl.when(warpgroup < self.consumers)
-        def _() -> None:
+        def consume() -> None:
             plgpu.set_max_registers(_CONSUMER_REGISTERS, action="increase")
             first = index * self.blocks.own + warpgroup * _ROWS
-            my_own = tuple(buffer.at[warpgroup] for buffer in mine)
-            for ref, buffer in zip(own, my_own, strict=True):
+            mine = tuple(buffer.at[warpgroup] for buffer in own_buffers)
+            for ref, buffer in zip(own, mine, strict=True):
                 plgpu.copy_gmem_to_smem(part(ref, first, _ROWS), buffer, loaded.at[warpgroup])
             plgpu.barrier_wait(loaded.at[warpgroup])
 
@@ -184,14 +193,14 @@ class _Program(NamedTuple):
                     slot = jax.lax.rem(n, stages)
                     plgpu.barrier_wait(full.at[slot])
                     state = tile(kind, visits.block(n) * size, slot, state)
-                    # The last blocks' buffers are not filled again.
+                    # The buffers of the last visits are not filled again.
                     pl.when(n + stages < visits.total)(lambda: plgpu.barrier_arrive(empty.at[slot]))
                     return state
 
                 return visits.fold(self.before, visit, state)
 
-            task = _Task(Head(self.scale, slopes[head] * BITS), self.blocks, first, my_own, ring, bool(self.interpret))
-            for value, buffer in zip(self.consume(task, fold), results, strict=True):
+            task = _Task(Head(self.scale, slopes[head] * BITS), first, mine, ring, bool(self.interpret))
+            for value, buffer in zip(self.compute(task, fold), results, strict=True):
                 buffer[warpgroup] = value.astype(buffer.dtype)
             plgpu.commit_smem()
             for ref, buffer in zip(outputs, results, strict=True):
@@ -224,7 +233,7 @@ def _launch(
     def buffers(arrays: Any, count: int, tokens: int) -> tuple[Any, ...]:
         return tuple(plgpu.SMEM((count, tokens, *x.shape[3:]), x.dtype) for x in arrays)
 
-    scratch = (
+    buffers_and_barriers = (
         buffers(own, consumers, _ROWS),
         buffers(other, stages, program.blocks.other),
         buffers(outputs, consumers, _ROWS),
@@ -232,25 +241,24 @@ def _launch(
         plgpu.Barrier(num_arrivals=len(other), num_barriers=stages),
         plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
     )
-    counts = [len(own), len(other), len(outputs)]
 
-    def body(slopes: Any, bounds: Any, *refs: Any) -> None:
-        cuts = [sum(counts[:n]) for n in range(4)]
-        groups = [refs[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False)]
-        program(slopes, bounds, *groups, refs[cuts[3]:])
+    def body(slopes: Any, bounds: Any, own: Any, other: Any, *rest: Any) -> None:
+        outputs, scratch = rest[: -len(buffers_and_barriers)], rest[-len(buffers_and_barriers) :]
+        program(slopes, bounds, own, other, outputs, scratch)
 
-    return tuple(plgpu.kernel(
+    results: tuple[jax.Array, ...] = plgpu.kernel(
         body,
-        out_type=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
-        scratch_types=scratch,
-        grid=bounds.shape[:1] + bounds.shape[1:3],
-        grid_names=("row", "head", "block"),
+        out_type=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs),  # type: ignore[no-untyped-call]
+        scratch_types=buffers_and_barriers,
+        grid=bounds.shape[:3],
+        grid_names=_AXES[:3],
         num_threads=consumers + 1,
-        thread_name="warpgroup",
+        thread_name=_AXES[3],
         compiler_params=plgpu.CompilerParams(approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         interpret=program.interpret,
         kernel_name=name,
-    )(slopes, bounds, *own, *other))
+    )(slopes, bounds, own, other)
+    return results
 
 
 def forward(inputs: GpuInputs, rows: None, *, scale: float, blocks: GpuBlocks, interpret: Any) -> tuple[jax.Array, ...]:

@@ -15,6 +15,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks
 from dnabert2_jax.kernels.attention.gpu.tile import (
+    BITS,
     BOUNDS,
     EDGE,
     FLOOR,
