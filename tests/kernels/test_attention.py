@@ -167,7 +167,7 @@ def test_values_and_gradients_match_the_definition(backend, name, dtype):
         assert_close(found, wanted, TOLERANCE[dtype], cotangent)
 
 
-@pytest.mark.parametrize("backend", every_backend())
+@pytest.mark.parametrize("backend", list(every_backend()))
 def test_large_scores_stay_finite_and_right(backend):
     shape = AttentionShape(1, 70, 4, 32)
     q, k, v, segments, cotangent = make_inputs(shape, magnitude=12.0)
@@ -179,7 +179,7 @@ def test_large_scores_stay_finite_and_right(backend):
         assert_close(found, wanted, 5e-5, cotangent)  # scores reach 5,000: float32 keeps about 4e-4 of an exponent there
 
 
-@pytest.mark.parametrize("backend", every_backend())
+@pytest.mark.parametrize("backend", list(every_backend()))
 def test_repeats_bitwise(backend):
     shape = TEST_SHAPES["packed"]
     q, k, v, segments, cotangent = make_inputs(shape)
@@ -188,7 +188,7 @@ def test_repeats_bitwise(backend):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("backend", every_backend())
+@pytest.mark.parametrize("backend", list(every_backend()))
 def test_a_packed_sequence_does_not_see_its_neighbours(backend):
     shape = TEST_SHAPES["packed"]
     q, k, v, segments, _ = make_inputs(shape)
@@ -200,7 +200,7 @@ def test_a_packed_sequence_does_not_see_its_neighbours(backend):
     np.testing.assert_allclose(packed[0, rows], alone[0], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", every_backend())
+@pytest.mark.parametrize("backend", list(every_backend()))
 def test_works_under_vmap_and_remat(backend):
     shape = AttentionShape(2, 20, 4, 32)
     q, k, v, _, _ = make_inputs(shape)

@@ -19,13 +19,13 @@ from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks
 from dnabert2_jax.kernels.attention.gpu.tile import (
     BITS,
     BOUNDS,
+    EDGE,
     FLOOR,
     KEYS_BEFORE,
     KEYS_BEHIND,
     GpuInputs,
     GradientRows,
     Head,
-    Visits,
     along,
 )
 
@@ -36,6 +36,44 @@ _PRODUCER_REGISTERS, _CONSUMER_REGISTERS = 24, 240
 """Registers per thread: copying needs few, and what it leaves goes to those who multiply. 128 threads each."""
 
 _AXES = ("row", "head", "block", "warpgroup")
+
+
+class _Visits(NamedTuple):
+    """The ``bounds`` of :class:`~.tile.GpuInputs` for one block, and the order in which it visits others."""
+
+    start: Any
+    inner_start: Any
+    own_start: Any
+    own_stop: Any
+    inner_stop: Any
+    stop: Any
+
+    @property
+    def total(self) -> Any:
+        """Blocks to visit."""
+        return self.stop - self.start
+
+    @property
+    def edges(self) -> Any:
+        """Blocks to visit that are not inner ones; they come first."""
+        return self.total - (self.own_start - self.inner_start) - (self.inner_stop - self.own_stop)
+
+    def block(self, n: Any) -> Any:
+        """The block of visit ``n``: first the edge blocks, then the inner ones before, then the inner ones after."""
+        before = n - self.edges
+        behind = before - (self.own_start - self.inner_start)
+        edge = self.start + n
+        edge = edge + jnp.where(edge >= self.inner_start, self.own_start - self.inner_start, 0)
+        edge = edge + jnp.where(edge >= self.own_stop, self.inner_stop - self.own_stop, 0)
+        inner = jnp.where(behind >= 0, self.own_stop + behind, self.inner_start + before)
+        return jnp.where(before >= 0, inner, edge)
+
+    def fold(self, before: int, tile: Callable[[int, Any, Any], Any], state: Any) -> Any:
+        """Fold ``tile(kind, n, state)`` over all visits; ``before``: kind of inner tiles before the own block."""
+        behind = self.edges + (self.own_start - self.inner_start)
+        state = jax.lax.fori_loop(0, self.edges, partial(tile, EDGE), state)
+        state = jax.lax.fori_loop(self.edges, behind, partial(tile, before), state)
+        return jax.lax.fori_loop(behind, self.total, partial(tile, -before), state)
 
 
 class _Task(NamedTuple):
@@ -158,7 +196,7 @@ class _Program(NamedTuple):
         """The kernel: references to arrays in global memory, and buffers and barriers in shared memory."""
         row, head, index, warpgroup = (jax.lax.axis_index(name) for name in _AXES)
         own_buffers, ring, results, loaded, full, empty = scratch
-        visits = Visits(*(bounds[row, head, index, n] for n in range(BOUNDS)))
+        visits = _Visits(*(bounds[row, head, index, n] for n in range(BOUNDS)))
         size, stages = self.blocks.other, self.blocks.stages
 
         def part(ref: Any, first: Any, count: int) -> Any:

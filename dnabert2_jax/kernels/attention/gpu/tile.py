@@ -1,4 +1,4 @@
-"""What the GPU kernels share: their inputs, which blocks a block visits, and how a tile of products becomes scores.
+"""What the GPU kernels share: their inputs, and how a tile of products becomes scores.
 
 Scores are kept in bits (times log2 e), because a GPU computes 2^x.
 
@@ -9,7 +9,6 @@ to each score, the second is folded into the softmax's own subtraction, and no s
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ EDGE, KEYS_BEFORE, KEYS_BEHIND = 0, 1, -1
 """Kinds of tiles: all keys before the queries, all keys after them, or neither."""
 
 BOUNDS = 6
-"""Numbers that specify which blocks a block visits; see :class:`Visits`."""
+"""Numbers that specify which blocks a block visits; see :class:`GpuInputs`."""
 
 
 class GpuInputs(NamedTuple):
@@ -36,7 +35,8 @@ class GpuInputs(NamedTuple):
         v: values, like q.
         slopes: ALiBi slopes, float32 [H].
         segment_ids: 0 at padding, else the index of the sequence in its row, int32 [B, P]: T padded to whole blocks.
-        bounds: the numbers of :class:`Visits` for each block, int32 [B, H, n, 6].
+        bounds: int32 [B, H, n, 6], ascending: a block visits the blocks from bound 0 to bound 5, of which those from bound 1
+            to 2 are inner blocks before it, and those from bound 3 to 4 are inner blocks after it.
     """
 
     q: Any
@@ -64,49 +64,6 @@ class GradientRows(NamedTuple):
 def along(x: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     """A vector along one axis of a tile, repeated over the other."""
     return jax.lax.broadcast_in_dim(x, shape, (axis,))
-
-
-class Visits(NamedTuple):
-    """The blocks that a block visits, in ascending order; each number is an index of a block.
-
-    It visits the blocks from ``start`` to ``stop``, of which those from ``inner_start`` to ``own_start`` are inner blocks
-    before it, and those from ``own_stop`` to ``inner_stop`` are inner blocks after it.
-    """
-
-    start: Any
-    inner_start: Any
-    own_start: Any
-    own_stop: Any
-    inner_stop: Any
-    stop: Any
-
-    @property
-    def total(self) -> Any:
-        """Blocks to visit."""
-        return self.stop - self.start
-
-    @property
-    def edges(self) -> Any:
-        """Blocks to visit that are not inner ones; they come first."""
-        return self.total - (self.own_start - self.inner_start) - (self.inner_stop - self.own_stop)
-
-    def block(self, n: Any) -> Any:
-        """The block of visit ``n``: first the edge blocks, then the inner ones before, then the inner ones after."""
-        before = n - self.edges
-        behind = before - (self.own_start - self.inner_start)
-        edge = self.start + n
-        edge = edge + jnp.where(edge >= self.inner_start, self.own_start - self.inner_start, 0)
-        edge = edge + jnp.where(edge >= self.own_stop, self.inner_stop - self.own_stop, 0)
-        inner = jnp.where(behind >= 0, self.own_stop + behind, self.inner_start + before)
-        return jnp.where(before >= 0, inner, edge)
-
-    def fold(self, before: int, tile: Callable[[int, Any, Any], Any], state: Any) -> Any:
-        """Fold ``tile(kind, n, state)`` over all visits; ``before``: kind of inner tiles before the own block."""
-        behind = self.edges + (self.own_start - self.inner_start)
-        # Three loops rather than five: their bodies are compiled once per loop.
-        state = jax.lax.fori_loop(0, self.edges, partial(tile, EDGE), state)
-        state = jax.lax.fori_loop(self.edges, behind, partial(tile, before), state)
-        return jax.lax.fori_loop(behind, self.total, partial(tile, -before), state)
 
 
 class Head(NamedTuple):

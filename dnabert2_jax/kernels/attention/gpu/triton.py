@@ -24,7 +24,6 @@ from dnabert2_jax.kernels.attention.gpu.tile import (
     GpuInputs,
     GradientRows,
     Head,
-    Visits,
 )
 
 
@@ -63,8 +62,19 @@ class _Rows(NamedTuple):
 
 def _visit(bounds: Any, before: int, tile: Callable[[int, jax.Array, Any], Any], state: Any) -> Any:
     """Fold ``tile(kind, block, state)`` over the blocks to visit; ``before``: kind of inner tiles before the own block."""
-    visits = Visits(*(bounds[n] for n in range(BOUNDS)))
-    return visits.fold(before, lambda kind, n, state: tile(kind, visits.block(n), state), state)
+    start, inner_start, own_start, own_stop, inner_stop, stop = (bounds[n] for n in range(BOUNDS))
+
+    def edge(n: jax.Array, state: Any) -> Any:
+        block = start + n
+        block = block + jnp.where(block >= inner_start, own_start - inner_start, 0)
+        block = block + jnp.where(block >= own_stop, inner_stop - own_stop, 0)
+        return tile(EDGE, block, state)
+
+    # Three loops rather than five: their bodies are compiled once per loop.
+    edges = (stop - start) - (own_start - inner_start) - (inner_stop - own_stop)
+    state = jax.lax.fori_loop(0, edges, edge, state)
+    state = jax.lax.fori_loop(inner_start, own_start, partial(tile, before), state)
+    return jax.lax.fori_loop(own_stop, inner_stop, partial(tile, -before), state)
 
 
 class _Call(NamedTuple):
