@@ -97,6 +97,11 @@ class Kernel(ABC):
         """Nats per unit of the kernel's own log-sum-exp."""
         return 1.0
 
+    @property
+    def single_device(self) -> bool:
+        """Whether it cannot be sharded over devices."""
+        return False
+
     @abstractmethod
     def pad(self, inputs: Inputs) -> Inputs:
         """Pad to whole blocks: segment ids [B, P], P at least T."""
@@ -159,7 +164,7 @@ def _forward(kernel: Kernel) -> Callable[..., tuple[jax.Array, ...]]:
     def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(x for x in kernel.forward(Inputs(*arrays)) if x is not None)
 
-    return mappable(per_shard(run, f"{_input_axes(kernel)}->{_saved_axes(kernel)}"))
+    return _on_devices(kernel, run, f"{_input_axes(kernel)}->{_saved_axes(kernel)}")
 
 
 @cache
@@ -174,7 +179,13 @@ def _backward(kernel: Kernel, differentiates_log_sum_exp: bool) -> Callable[...,
 
     cotangents = f"{layout},bhp" if differentiates_log_sum_exp else layout
     arguments = f"{_input_axes(kernel)},{_saved_axes(kernel)},{cotangents}"
-    return mappable(per_shard(run, f"{arguments}->{layout},{layout},{layout}"))
+    return _on_devices(kernel, run, f"{arguments}->{layout},{layout},{layout}")
+
+
+def _on_devices(
+    kernel: Kernel, run: Callable[..., tuple[jax.Array, ...]], axes: str
+) -> Callable[..., tuple[jax.Array, ...]]:
+    return mappable(run if kernel.single_device else per_shard(run, axes))
 
 
 def _input_axes(kernel: Kernel) -> str:

@@ -69,9 +69,7 @@ def per_shard(run: _Run, equation: str) -> _Run:
     def sharded(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         mesh = jax.sharding.get_abstract_mesh()
         free = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
-        target = current_target()
-        # An interpreter runs on one device, and the ordered effects of Mosaic's have no rule in custom_partitioning.
-        if mesh.empty and target.platform != "tpu" and not target.interpret:
+        if mesh.empty and current_target().platform != "tpu":
             return partitioned(*arrays)
         if math.prod(mesh.shape[name] for name in free) == 1:
             return run(*arrays)

@@ -135,6 +135,11 @@ class HopperKernel(GpuKernel):
 
         return mosaic
 
+    @property
+    def single_device(self) -> bool:
+        """In Mosaic's interpreter: its ordered effects have no rule in `custom_partitioning`."""
+        return bool(self.interpret)
+
     def pad(self, inputs: Inputs) -> Inputs:
         """Pad tokens to whole blocks and heads to a multiple of 64, which is 128 bytes: the kernels copy whole tiles."""
         tokens, missing = -inputs.segment_ids.shape[1] % self.passes.unit, -inputs.q.shape[3] % _HEAD_DIM_UNIT
