@@ -4,7 +4,7 @@
 
     cpu      time and peak memory of `blocked` vs. dense attention, in XLA and in PyTorch, on this machine
     gpu-memory  memory of a training step of the 117M model on an H100 by length; needs jax's CUDA plugin, but no GPU
-    gpu      TFLOP/s of `pallas_gpu` on the local GPU vs. cuDNN with the dense bias, XLA and PyTorch's FlexAttention
+    gpu      TFLOP/s of the fused kernels on the local GPU vs. cuDNN with the dense bias, XLA and PyTorch's FlexAttention
     shares   the score bound S of a trained model, and the fraction of key blocks left to visit after skipping
     tpu      modeled cycles of `pallas_tpu` on a TPU v5e vs. jax's flash_attention; needs libtpu, but no TPU
 

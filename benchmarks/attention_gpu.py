@@ -53,9 +53,9 @@ def in_jax(f: Callable[..., jax.Array], arrays: list[np.ndarray]) -> Timed:
     )
 
 
-def ours(arrays: list[np.ndarray], *, skip: bool) -> Timed:
+def ours(arrays: list[np.ndarray], *, backend: str, skip: bool) -> Timed:
     slopes = jnp.asarray(alibi_slopes(HEADS))
-    return in_jax(lambda q, k, v: attention(q, k, v, slopes, implementation="pallas_gpu", skip=skip), arrays)
+    return in_jax(lambda q, k, v: attention(q, k, v, slopes, implementation=backend, skip=skip), arrays)
 
 
 def dense(arrays: list[np.ndarray], *, implementation: str) -> Timed:
@@ -91,8 +91,9 @@ def flex(arrays: list[np.ndarray]) -> Timed:
 
 
 WAYS: dict[str, Callable[[list[np.ndarray]], Timed]] = {
-    "pallas_gpu": partial(ours, skip=True),
-    "without skipping": partial(ours, skip=False),
+    "mosaic_gpu": partial(ours, backend="mosaic_gpu", skip=True),
+    "pallas_gpu": partial(ours, backend="pallas_gpu", skip=True),
+    "without skipping": partial(ours, backend="pallas_gpu", skip=False),
     "cudnn": partial(dense, implementation="cudnn"),
     "xla": partial(dense, implementation="xla"),
     "flex": flex,

@@ -94,13 +94,14 @@ class _Task(NamedTuple):
             return product if total is None else total + product
         b = plgpu.transpose_ref(b, (1, 0)) if transposed else b
         if total is not None:
-            return pl.run_state(lambda sums: plgpu.wgmma(sums, a, b))(plgpu.ACC.init(total))
+            start = plgpu.WGMMAAccumulatorRef.init(total)  # type: ignore[no-untyped-call]
+            return pl.run_state(lambda sums: plgpu.wgmma(sums, a, b))(start)
 
         def multiply(sums: Any) -> jax.Array:
             plgpu.wgmma(sums, a, b)
             return sums[...]
 
-        return pl.run_scoped(multiply, plgpu.ACC((a.shape[0], b.shape[1]), jnp.float32))
+        return pl.run_scoped(multiply, plgpu.WGMMAAccumulatorRef((a.shape[0], b.shape[1]), jnp.float32))
 
 
 Tile = Callable[[int, Any, Any, Any], Any]
@@ -240,7 +241,7 @@ class _Program(NamedTuple):
             task = _Task(Head(self.scale, slopes[head] * BITS), first, mine, ring, bool(self.interpret))
             for value, buffer in zip(self.compute(task, fold), results, strict=True):
                 buffer[warpgroup] = value.astype(buffer.dtype)
-            plgpu.commit_smem()
+            plgpu.commit_smem()  # type: ignore[no-untyped-call]
             for ref, buffer in zip(outputs, results, strict=True):
                 plgpu.copy_smem_to_gmem(buffer.at[warpgroup], part(ref, first, _ROWS))
             plgpu.wait_smem_to_gmem(0)
@@ -302,7 +303,8 @@ def _launch(
 def forward(inputs: GpuInputs, rows: None, *, scale: float, blocks: GpuBlocks, interpret: Any) -> tuple[jax.Array, ...]:
     """-> output, like q, and the log-sum-exp in bits, float32 [B, H, P]."""
     q, k, v, slopes, numbers, bounds = inputs
-    log_sum_exp = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
+    shape = (q.shape[0], q.shape[2], q.shape[1])
+    log_sum_exp = jax.ShapeDtypeStruct(shape, jnp.float32)  # type: ignore[no-untyped-call]
     program = _Program(_forward, KEYS_BEFORE, scale, blocks, interpret)
     return _launch(program, "alibi_attention_forward", slopes, bounds, (q, numbers), (k, v, numbers), (q, log_sum_exp))
 
