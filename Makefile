@@ -37,6 +37,7 @@ test: $(VENV)/.dev ## all tests except the slow ones
 
 test-all: $(VENV)/.dev ## all tests
 	$(PYTEST) $(PYTEST_ARGS)
+	PJRT_NPROC=8 $(PYTEST) tests/kernels/test_attention.py -k mosaic_gpu
 
 coverage: $(VENV)/.dev ## the same tests, and the lines they miss; takes longer, least under 3.12 or later
 	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \
