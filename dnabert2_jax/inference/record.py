@@ -6,7 +6,7 @@ files of windows and intervals: beside ``NAME`` lies ``NAME.json``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,35 @@ RECORD = "record"
 Record = Mapping[str, Any]
 
 
-def make_record(model: InferenceModel, command: str, **settings: Any) -> Record:
+def make_record(model: InferenceModel, command: str, *, ensemble: Sequence[InferenceModel] = (), **settings: Any) -> Record:
     """The record of an output: it is the same whenever the output is.
 
     Args:
         model: what made it.
         command: ``predict``, ``embed``, ...
+        ensemble: the further models of an ensemble.
         settings: what the output depends on besides the model; JSON-ready.
 
     Returns:
         ``command``, ``model`` (its directory), ``model_sha256`` (of its parameters as they were used; an adapter's are
-        merged into its base), ``tokenizer_sha256``, ``settings`` and ``dnabert2_jax``, the version.
+        merged into its base), ``tokenizer_sha256``, ``settings`` and ``dnabert2_jax``, the version; of an ensemble also
+        ``ensemble``, the same of its further models.
     """
     compute = model.predictor.forward.compute
     return {
         "command": command,
+        **_identity(model),
+        **({"ensemble": [_identity(one) for one in ensemble]} if ensemble else {}),
+        "settings": {**settings, "precision": compute.precision, "attention": compute.attention},
+        "dnabert2_jax": __version__,
+    }
+
+
+def _identity(model: InferenceModel) -> dict[str, str]:
+    return {
         "model": str(model.path),
         "model_sha256": tree_sha256(jax.device_get(model.predictor.params)),
         "tokenizer_sha256": model.tokenizer.sha256,
-        "settings": {**settings, "precision": compute.precision, "attention": compute.attention},
-        "dnabert2_jax": __version__,
     }
 
 
