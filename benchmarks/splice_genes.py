@@ -69,6 +69,7 @@ def main() -> None:
         splits[split].append(gene)
         before, reach = before + len(gene.letters), max(reach, gene.end)
     options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "genes.fa.fai").unlink(missing_ok=True)  # of an earlier call
     with (options.out / "genes.fa").open("w") as fasta, (options.out / "sites.bed").open("w") as bed:
         for gene in found:
             fasta.write(f">{gene.name}\n{gene.letters}\n")

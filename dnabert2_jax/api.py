@@ -54,6 +54,7 @@ from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.variants.results import GivenVariant, VariantScores, iterate_scores, score_variants
 from dnabert2_jax.variants.scoring import ScoringOptions
+from dnabert2_jax.variants.splice import SpliceLabels
 
 
 class DNABERT2:
@@ -408,6 +409,7 @@ class DNABERT2:
         flank: int = 256,
         strand: Strands = "both",
         max_span: int = 64,
+        splice: SpliceLabels | None = None,
         batch_tokens: int | None = None,
     ) -> VariantScores:
         """Scores of genetic variants, as ``dnabert2 variants`` writes them; see ``docs/guides/variants.md``.
@@ -421,6 +423,7 @@ class DNABERT2:
             flank: bases read on either side of a variant.
             strand: the mean of ``both`` strands, or ``+``.
             max_span: longest changed stretch that is scored, in bases.
+            splice: of a model that labels bases, which labels are splice sites, to know what variants do to them.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
 
         Returns:
@@ -430,7 +433,7 @@ class DNABERT2:
             UserError: pysam is not installed, the model cannot give a score, a file cannot be read, no contig is in common,
                 or out of memory.
         """
-        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, splice)
         return score_variants(self._model, fasta, variants, options)
 
     def iter_score_variants(
@@ -442,13 +445,14 @@ class DNABERT2:
         flank: int = 256,
         strand: Strands = "both",
         max_span: int = 64,
+        splice: SpliceLabels | None = None,
         batch_tokens: int | None = None,
     ) -> Iterator[VariantScores]:
         """As :meth:`score_variants`, some variants of a file at a time, for what does not fit into memory.
 
         Arguments and errors are those of :meth:`score_variants`.
         """
-        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, splice)
         return (part for part in iterate_scores(self._model, fasta, variants, options) if len(part))
 
     def track(

@@ -1,8 +1,8 @@
 """Whether probabilities are as high as the shares of what turns out to be right, and the temperature that makes them so.
 
-Of classes, what counts is the probability of the predicted one, and whether it is right (Guo et al. 2017); of several labels,
-the probability of each, and whether the row has it. Dividing logits by a temperature changes neither the predicted class nor
-on which side of one half a label is.
+Of classes, what counts is the probability of the predicted one, and whether it is right (Guo et al. 2017); of several
+labels, the probability of each, and whether the row has it. Dividing logits by a temperature changes neither the predicted
+class nor on which side of one half a label is.
 """
 
 from typing import Any, NamedTuple
