@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, logit, softmax
 
 from dnabert2_jax.errors import UserError
@@ -67,6 +66,8 @@ def fit_temperature(labels: NDArray[Any], probabilities: NDArray[np.floating]) -
     Raises:
         UserError: there is none, because the table is predicted without a mistake, or not at all.
     """
+    from scipy.optimize import minimize_scalar  # slow to import
+
     logits = _logits(labels, probabilities)
 
     def loss(log_temperature: float) -> float:
