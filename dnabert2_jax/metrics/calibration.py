@@ -15,7 +15,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import LEFT_OF_ONE, SMALLEST
 
 BINS = 15
-_MOST = 100.0
+_MOST = 1000.0
 
 
 class Reliability(NamedTuple):
@@ -69,6 +69,22 @@ def fit_temperature(labels: NDArray[Any], probabilities: NDArray[np.floating]) -
     from scipy.optimize import minimize_scalar  # slow to import
 
     logits = _logits(labels, probabilities)
+    if labels.ndim == 1:
+        in_favor = logits[np.arange(len(labels)), labels] - logits.mean(1)
+        all_right = (logits.argmax(1) == labels).all()
+    else:
+        in_favor = np.where(labels > 0, logits, -logits)
+        all_right = (in_favor > 0).all()
+    if all_right:
+        raise UserError(
+            f"all {len(labels):,} rows are predicted right, so that no probability is too high: take a larger table, or "
+            "leave the model as it is"
+        )
+    if in_favor.mean() <= 0:  # the slope of the loss where the temperature is infinite
+        raise UserError(
+            f"the model knows nothing about these {len(labels):,} rows: any probabilities are worse than equal ones; see "
+            "that the table belongs to the model"
+        )
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
@@ -78,17 +94,7 @@ def fit_temperature(labels: NDArray[Any], probabilities: NDArray[np.floating]) -
 
     limit = np.log(_MOST)
     found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-6})
-    temperature = float(np.exp(found.x))
-    if not 1.01 / _MOST < temperature < _MOST / 1.01:
-        raise UserError(
-            f"no temperature fits these {len(labels):,} rows: the loss is least at one "
-            + (
-                f"below {1 / _MOST}, as all of them are predicted right; take a larger table, or leave the model as it is"
-                if temperature < 1
-                else f"above {_MOST:.0f}, as the model knows nothing about them; see that the labels are those of the table"
-            )
-        )
-    return temperature
+    return float(np.exp(found.x))
 
 
 def tempered(labels: NDArray[Any], probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:

@@ -127,7 +127,7 @@ def test_at_the_ends_of_a_contig(model, genome):
 
 def test_what_the_model_must_have(model, classifier, genome):
     for splice, expected in (
-        (SpliceLabels("aceptor", "donor"), r"has no label 'aceptor' \(did you mean 'acceptor'\?\); it has background"),
+        (SpliceLabels("aceptor", "donor", NEAR), r"has no label 'aceptor' \(did you mean 'acceptor'\?\); it has background"),
         (SpliceLabels("acceptor", "donor", FLANK + 1), f"--distance {FLANK + 1}: accepted is 1 to {FLANK}"),
     ):
         with pytest.raises(UserError, match=expected):
