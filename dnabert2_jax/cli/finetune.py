@@ -106,7 +106,7 @@ def evaluate(
     from dnabert2_jax.data.reading import read_table
     from dnabert2_jax.inference.evaluation import evaluate as evaluate_model
     from dnabert2_jax.inference.output import check_output
-    from dnabert2_jax.inference.record import RECORD, make_record
+    from dnabert2_jax.inference.record import RECORD, make_ensemble_record
     from dnabert2_jax.metrics.scores import save_metrics
 
     check_output(out, (".json",))
@@ -138,7 +138,7 @@ def evaluate(
         remark("warning: every row got the same prediction: the classifier has collapsed, or does not fit this table")
     settings = {"max_tokens": evaluation.predictions.max_tokens, "reverse_complement": reverse_complement}
     columns = {"sequence_column": sequence_column, "label_column": label_column, "label_map": names}
-    record = make_record(classifier, "evaluate", ensemble=ensemble, data=str(data), **columns, **settings)
+    record = make_ensemble_record([classifier, *ensemble], "evaluate", data=str(data), **columns, **settings)
     scores = {**evaluation.scores, "intervals": evaluation.intervals, RECORD: record}
     if str(out) == STANDARD_STREAM:
         print(json.dumps(scores, indent=2))

@@ -80,7 +80,7 @@ def predict(
     from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.inference.prediction import summary_of
     from dnabert2_jax.inference.quality import doubts_in
-    from dnabert2_jax.inference.record import make_record
+    from dnabert2_jax.inference.record import make_ensemble_record
     from dnabert2_jax.inference.rows import expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import bases_of_a_chunk, predict_chunks, share_of
     from dnabert2_jax.storage.unfinished import check_destinations
@@ -101,7 +101,7 @@ def predict(
         )
     most, training_data = max_tokens or opened.head.max_tokens, opened.provenance.get("training_data")
     how: dict[str, Any] = {"max_tokens": most, "long": long, "overlap": overlap, "reverse_complement": reverse_complement}
-    record = make_record(opened, "predict", ensemble=ensemble, **source.record(part), **how)
+    record = make_ensemble_record([opened, *ensemble], "predict", **source.record(part), **how)
     with source.opened() as rows:
         size = expected_bytes(out, rows.rows, 3 + len(opened.labels) * (2 if ensemble else 1))
         remark(f"{rows.summary()}; about {size / 1e6:,.1f} MB to write")

@@ -41,7 +41,7 @@ def open_ensemble(
     """
     from dnabert2_jax.inference.prediction import check_ensemble
 
-    first, *others = models or [None]
+    first, others = (models[0], models[1:]) if models else (None, ())
     opened = [open_named(first, adapter, base, precision, attention)]
     opened += [open_named(other, None, base, precision, attention) for other in others]
     check_ensemble(opened)

@@ -23,28 +23,31 @@ RECORD = "record"
 Record = Mapping[str, Any]
 
 
-def make_record(model: InferenceModel, command: str, *, ensemble: Sequence[InferenceModel] = (), **settings: Any) -> Record:
+def make_record(model: InferenceModel, command: str, **settings: Any) -> Record:
     """The record of an output: it is the same whenever the output is.
 
     Args:
         model: what made it.
         command: ``predict``, ``embed``, ...
-        ensemble: the further models of an ensemble.
         settings: what the output depends on besides the model; JSON-ready.
 
     Returns:
         ``command``, ``model`` (its directory), ``model_sha256`` (of its parameters as they were used; an adapter's are
-        merged into its base), ``tokenizer_sha256``, ``settings`` and ``dnabert2_jax``, the version; of an ensemble also
-        ``ensemble``, the same of its further models.
+        merged into its base), ``tokenizer_sha256``, ``settings`` and ``dnabert2_jax``, the version.
     """
     compute = model.predictor.forward.compute
     return {
         "command": command,
         **_identity(model),
-        **({"ensemble": [_identity(one) for one in ensemble]} if ensemble else {}),
         "settings": {**settings, "precision": compute.precision, "attention": compute.attention},
         "dnabert2_jax": __version__,
     }
+
+
+def make_ensemble_record(models: Sequence[InferenceModel], command: str, **settings: Any) -> Record:
+    """As :func:`make_record`, of several models: what identifies those after the first is under ``ensemble``."""
+    record, others = make_record(models[0], command, **settings), [_identity(model) for model in models[1:]]
+    return {**record, **({"ensemble": others} if others else {})}
 
 
 def _identity(model: InferenceModel) -> dict[str, str]:

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from dnabert2_jax.inference.calibration import Calibration
-from dnabert2_jax.reports.page import Page, Picture, Pictures, Section, Table, Text, write_page
+from dnabert2_jax.reports.page import Block, Page, Picture, Pictures, Section, Table, Text, write_page
 from dnabert2_jax.reports.plots.scores import reliability_diagram
 from dnabert2_jax.reports.plots.style import DARK, LIGHT, png
 
@@ -18,7 +18,7 @@ def write_calibration(file: Path, calibration: Calibration) -> Path:
     curves = {"before": calibration.reliability_before, "after": calibration.reliability_after}
     light, dark = (png(draw(theme)) for draw in [partial(reliability_diagram, curves)] for theme in (LIGHT, DARK))
     caption = "Share of right decisions by their probability; on the dashed line, probabilities are what they say."
-    blocks = [
+    blocks: list[Block] = [
         Pictures([Picture(light, dark, caption)]),
         Table.from_records(calibration.rows()),
         Text(

@@ -8,7 +8,7 @@ from dnabert2_jax.artifacts.adapter import SavedAdapter, save_adapter
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier
-from tests.helpers import tiny_corpus, tiny_model, write_table
+from tests.helpers import tiny_corpus, tiny_model
 
 COMMANDS = {
     "corpus build first.fa --out": "out",
@@ -16,7 +16,6 @@ COMMANDS = {
     "tokenizer kmer --k 3 --out": "out/kmer_tokenizer.json",
     "tokenizer export base --out": "out/tokenizer.json",
     "merge adapter --out": "out",
-    "calibrate --model adapter --data table.csv --out": "out",
     "convert to-hf base": "out",
     "convert to-peft adapter": "out",
 }
@@ -31,8 +30,6 @@ def home(tmp_path_factory) -> Path:
     lora = LoraConfig(rank=2)
     params = {"adapter": init_adapter(base.config, lora, 0), "pooler": heads["pooler"], "classifier": heads["classifier"]}
     save_adapter(path / "adapter", SavedAdapter(base=base, params=params, lora=lora, labels=("no", "yes")))
-    rows = [("ACGT" * 9, "no"), ("GGCC" * 9, "yes"), ("ACGT" * 9, "yes"), ("GGCC" * 9, "no")]
-    write_table(path / "table.csv", rows)
     return path
 
 

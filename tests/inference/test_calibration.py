@@ -82,6 +82,8 @@ def test_from_the_command_line(dnabert2, classifier_path, table, calibrated, tmp
     assert code == 0
     assert f"saved {page}\nsaved {out}\n" in printed
     assert f"temperature {calibrated.temperature:.4f}" in remarks
+    code, _, errors = dnabert2(*words)
+    assert (code, errors) == (2, f"dnabert2: {out} exists; choose another name, or replace it with --force\n")
     model = load_model(out)
     assert model.head == load_model(classifier_path).head
     (note,) = model.provenance["calibration"]
