@@ -27,8 +27,8 @@ from dnabert2_jax.training.workdir import MetricsLog
 METHODS = ("scratch", "probe", "lora", "full")
 MODELS = Path(__file__).parents[1] / "dnabert2_jax" / "models"
 CARD = Path(__file__).with_name("model_card.md")
-BITS = """Masked tokens on held-out windows take **{bits:.3f} bits per base** (`benchmarks/bits_per_base.py`). The best Markov
-model, of order {order}, takes {markov:.3f}, one of order 0 {order_0:.3f}, and a guess 2.
+BITS = """Masked tokens on held-out windows take **{bits:.3f} bits per base** (`benchmarks/bits_per_base.py`). The best
+Markov model, of order {order}, takes {markov:.3f}, one of order 0 {order_0:.3f}, and a guess 2.
 
 """
 BYTE_PAIRS = """Use it to fill in masked bases, to score variants, to draw logos, and for a first look at any command. To
