@@ -111,7 +111,7 @@ def evaluate(
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
-    classifier, *ensemble = open_ensemble(model, None, base, precision)
+    classifier, *ensemble = open_ensemble(model, None, base, precision, task="scoring")
     names = _label_map(label_map or ())
     table = read_table(
         data,

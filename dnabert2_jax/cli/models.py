@@ -33,6 +33,7 @@ def open_ensemble(
     base: Path | None,
     precision: PrecisionOption,
     attention: str = "auto",
+    task: str = "prediction",
 ) -> "list[InferenceModel]":
     """Read one classifier, or several that predict the same.
 
@@ -44,5 +45,5 @@ def open_ensemble(
     first, others = (models[0], models[1:]) if models else (None, ())
     opened = [open_named(first, adapter, base, precision, attention)]
     opened += [open_named(other, None, base, precision, attention) for other in others]
-    check_ensemble(opened)
+    check_ensemble(opened, task)
     return opened

@@ -242,14 +242,18 @@ def predict(
     return replace(members[0], outputs=outputs.mean(0).astype(np.float32), spread=outputs.std(0).astype(np.float32))
 
 
-def check_ensemble(models: Sequence[InferenceModel]) -> None:
+def check_ensemble(models: Sequence[InferenceModel], task: str = "prediction") -> None:
     """Check before the work that some models, or a single one, are classifiers of the same classes.
+
+    Args:
+        models: at least one.
+        task: what they are for, for messages.
 
     Raises:
         UserError: one is not, or differs from the first.
     """
     for model in models:
-        model.need("classifier", "prediction", "train one with `dnabert2 finetune`")
+        model.need("classifier", task, "train one with `dnabert2 finetune`")
     first = models[0]
     for model in models[1:]:
         for what, ours, theirs in (
