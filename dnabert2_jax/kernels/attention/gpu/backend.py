@@ -40,7 +40,7 @@ def mosaic_gpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> 
         UserError: q, k and v are not all bfloat16 or all float16.
     """
     target, (q, k, v) = current_target(), inputs[:3]
-    if not (q.dtype == k.dtype == v.dtype and (q.dtype.itemsize == 2 or target.interpret)):
+    if not (q.dtype == k.dtype == v.dtype and (q.dtype in (jnp.bfloat16, jnp.float16) or target.interpret)):
         raise UserError(
             "attention backend 'mosaic_gpu' accepts q, k, v all in bfloat16 or all in float16 (Hopper's matrix units would "
             f"round float32 to TF32); found {q.dtype}, {k.dtype}, {v.dtype}; use 'auto' or 'pallas_gpu'"

@@ -92,7 +92,7 @@ class _Task(NamedTuple):
             exact = partial(jnp.dot, precision="highest", preferred_element_type=jnp.float32)
             product = exact(a.astype(jnp.float32), (b.T if transposed else b).astype(jnp.float32))
             return product if total is None else total + product
-        b = plgpu.transpose_ref(b, (1, 0)) if transposed else b
+        b = b.transpose((1, 0)) if transposed else b
         if total is not None:
             start = plgpu.WGMMAAccumulatorRef.init(total)  # type: ignore[no-untyped-call]
             return pl.run_state(lambda sums: plgpu.wgmma(sums, a, b))(start)
@@ -232,8 +232,12 @@ class _Program(NamedTuple):
                     slot = jax.lax.rem(n, stages)
                     plgpu.barrier_wait(full.at[slot])
                     state = tile(kind, visits.block(n) * size, slot, state)
-                    # The buffers of the last visits are not filled again.
-                    pl.when(n + stages < visits.total)(lambda: plgpu.barrier_arrive(empty.at[slot]))
+
+                    @pl.when(n + stages < visits.total)  # the buffers of the last visits are not filled again
+                    def release() -> None:
+                        plgpu.commit_smem()  # type: ignore[no-untyped-call]  # orders what was loaded before copies
+                        plgpu.barrier_arrive(empty.at[slot])
+
                     return state
 
                 return visits.fold(self.before, visit, state)
