@@ -26,6 +26,7 @@ def test_doctor_says_what_runs_where(dnabert2, refused, monkeypatch):
     assert attention == [
         *("128 tokens: reference", "512 tokens: reference", "8,192 tokens: blocked"),
         "not pallas_tpu: it runs on TPUs, and this is a cpu",
+        "not mosaic_gpu: it runs on NVIDIA GPUs, and this is a cpu",
         "not pallas_gpu: it runs on NVIDIA GPUs, and this is a cpu",
         "not reference: 8192 tokens are over 512",
         "not chunked: 'blocked' is faster on a CPU",
