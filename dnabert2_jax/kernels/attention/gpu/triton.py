@@ -86,7 +86,7 @@ class _Call(NamedTuple):
     ragged: bool
 
     def scores(self, refs: GpuInputs) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        """:meth:`Head.scores` of the program's head, which loads the segment ids itself."""
+        """``Head.scores`` of the program's head, which loads the segment ids itself."""
         head = Head(self.scale, refs.slopes[...] * BITS)
 
         def scores(kind: int, products: jax.Array, first_query: jax.Array, first_key: jax.Array, *, key_axis: int) -> Any:
