@@ -69,9 +69,7 @@ def test_of_splice_sites_the_largest_change_is_a_score(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["chrom", "pos", "ref", "alt", "effect", "status", "splice", "splice_fwd", "splice_rev"])
         for at, effect, splice in zip(SITES, EFFECTS, LLR, strict=True):
-            writer.writerow(
-                ["1", at + 1, GENOME[at], "A", effect, "ok", splice, *["A|+|0|0|0|0|1|2|3|4"] * 2]
-            )
+            writer.writerow(["1", at + 1, GENOME[at], "A", effect, "ok", splice, *["A|+|0|0|0|0|1|2|3|4"] * 2])
     [found] = agreements(read_scored(open_variants(path), effect="effect"))
     assert found["score"] == "splice"
     assert found["spearman"] == pytest.approx(spearmanr(LLR, EFFECTS).statistic)
