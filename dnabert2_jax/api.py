@@ -196,6 +196,7 @@ class DNABERT2:
         long: LongSequences = "windows",
         overlap: float = 0.5,
         reverse_complement: bool = False,
+        views: int = 1,
         batch_tokens: int | None = None,
         progress: bool = False,
     ) -> Predictions:
@@ -208,7 +209,9 @@ class DNABERT2:
                 limit that it was trained with.
             long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
             overlap: minimum window overlap as a fraction of a window, in [0, 1).
-            reverse_complement: average over both strands.
+            reverse_complement: average over both strands; the same as two views.
+            views: average over so many readings of each sequence: as it is, the other strand, and then other segmentations
+                of either strand into tokens, which are the same in every call.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
@@ -227,6 +230,7 @@ class DNABERT2:
             long=long,
             overlap=overlap,
             reverse_complement=reverse_complement,
+            views=views,
             batch_tokens=batch_tokens,
             title="predicting" if progress else None,
         )
@@ -239,6 +243,7 @@ class DNABERT2:
         long: LongSequences = "windows",
         overlap: float = 0.5,
         reverse_complement: bool = False,
+        views: int = 1,
         batch_tokens: int | None = None,
     ) -> Iterator[Predictions]:
         """As :meth:`predict`, some sequences at a time, for what does not fit into memory.
@@ -250,6 +255,7 @@ class DNABERT2:
             long: what to do with longer ones.
             overlap: minimum window overlap.
             reverse_complement: average over both strands.
+            views: readings of each sequence.
             batch_tokens: tokens of a batch.
 
         Yields:
@@ -266,6 +272,7 @@ class DNABERT2:
                 long=long,
                 overlap=overlap,
                 reverse_complement=reverse_complement,
+                views=views,
                 batch_tokens=batch_tokens,
             ):
                 yield predictions
@@ -308,6 +315,7 @@ class DNABERT2:
         label_map: Mapping[str, str] | None = None,
         max_tokens: int | None = None,
         reverse_complement: bool = False,
+        views: int = 1,
         batch_tokens: int | None = None,
         progress: bool = False,
     ) -> Scores:
@@ -320,6 +328,7 @@ class DNABERT2:
             label_map: the model's names for the labels as the table writes them.
             max_tokens: longer rows are truncated; by default the limit of training.
             reverse_complement: average the predictions over both strands.
+            views: average them over so many readings, as :meth:`predict` does.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
@@ -332,6 +341,7 @@ class DNABERT2:
             read,
             max_tokens=max_tokens,
             reverse_complement=reverse_complement,
+            views=views,
             batch_tokens=batch_tokens,
             title="predicting" if progress else None,
         ).scores

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -19,6 +19,7 @@ from dnabert2_jax.cli.options import (
     ReverseComplement,
     SequenceColumn,
     Set,
+    Views,
     Workdir,
     path,
 )
@@ -85,6 +86,7 @@ def evaluate(
     batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,
     reverse_complement: ReverseComplement = False,
+    views: Views = 1,
     sequence_column: SequenceColumn = "sequence",
     label_column: LabelColumn = "label",
     label_map: Annotated[
@@ -127,6 +129,7 @@ def evaluate(
         table,
         max_tokens=max_tokens,
         reverse_complement=reverse_complement,
+        views=views,
         batch_tokens=batch_size * (max_tokens or classifier.head.max_tokens),
         title="predicting",
     )
@@ -135,7 +138,8 @@ def evaluate(
     remark(evaluation.summary())
     if evaluation.scores["collapsed"]:
         remark("warning: every row got the same prediction: the classifier has collapsed, or does not fit this table")
-    settings = {"max_tokens": evaluation.predictions.max_tokens, "reverse_complement": reverse_complement}
+    settings: dict[str, Any] = {"max_tokens": evaluation.predictions.max_tokens}
+    settings |= {"reverse_complement": reverse_complement, "views": views}
     columns = {"sequence_column": sequence_column, "label_column": label_column, "label_map": names}
     record = make_record(classifier, "evaluate", data=str(data), **columns, **settings)
     scores = {**evaluation.scores, "intervals": evaluation.intervals, RECORD: record}

@@ -38,6 +38,7 @@ def evaluate(
     *,
     max_tokens: int | None = None,
     reverse_complement: bool = False,
+    views: int = 1,
     batch_tokens: int | None = None,
     title: str | None = None,
 ) -> Evaluation:
@@ -48,6 +49,7 @@ def evaluate(
         table: rows with the labels that it was trained on.
         max_tokens: longest row, by default as in training.
         reverse_complement: average the predictions over both strands.
+        views: average them over so many readings, as :func:`~dnabert2_jax.inference.prediction.predict` does.
         batch_tokens: tokens of a batch.
         title: shows progress.
 
@@ -63,6 +65,7 @@ def evaluate(
         max_tokens=max_tokens,
         long="cut",
         reverse_complement=reverse_complement,
+        views=views,
         batch_tokens=batch_tokens,
         title=title,
     )
