@@ -102,9 +102,13 @@ class View:
     ref: int
     alt: int
 
+    def window(self, number: int) -> str:
+        """The whole window of an allele."""
+        return self.left + self.alleles[number] + self.right
+
     def windows(self) -> list[str]:
         """The whole window of each allele."""
-        return [self.left + allele + self.right for allele in self.alleles]
+        return list(map(self.window, range(len(self.alleles))))
 
 
 def unwritten(ref: str, alt: str) -> Status | None:

@@ -1,8 +1,8 @@
 """Scores of alleles: the model's inputs for each, run in batches, and what is made of the outputs."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, get_args
 
 import jax
@@ -17,7 +17,7 @@ from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.letters import LetterCounts
-from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks
+from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks, log_probabilities_of_groups
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
@@ -28,11 +28,11 @@ from dnabert2_jax.variants.fields import AlleleScores, Field, fields_of
 from dnabert2_jax.variants.llr import DnaPieces
 from dnabert2_jax.variants.span_probabilities import span_log_probabilities
 from dnabert2_jax.variants.spans import Ids, Span, find_span
+from dnabert2_jax.variants.windows import encode_views
 
 EMBEDDED_BASES = 64
 """Bases on either side of a variant whose states are averaged."""
 
-_MOST_THREADS = 8
 _SMALLEST_P = 2.0**-24
 """A float32 probability says nothing about what is nearer than this to 0 or 1."""
 
@@ -124,17 +124,14 @@ class VariantScorer:
 
     def _encode(self, windows: list[Window]) -> list["tuple[_OneStrand, ...] | Status"]:
         """The strands of each window as tokens, or why they are not scored."""
+        tokenizer = self._model.tokenizer
         views = [[view(window, sign) for sign in self._signs] for window in windows]
-        texts = [[one.windows() for one in both] for both in views]
-        distinct = list(dict.fromkeys(text for both in texts for one in both for text in one))
-        threads = min(_MOST_THREADS, os.cpu_count() or 1)
-        encoded = dict(zip(distinct, self._model.tokenizer.encode_raw_batch(distinct, num_threads=threads), strict=True))
+        encoded = iter(encode_views([one for both in views for one in both], tokenizer))
         results: list[tuple[_OneStrand, ...] | Status] = []
-        for both, texts_of_both in zip(views, texts, strict=True):
+        for both in views:
             strands, status = [], "ok"
-            for one, alleles in zip(both, texts_of_both, strict=True):
-                ids = tuple(encoded[text] for text in alleles)
-                span = find_span(alleles, ids, self._model.tokenizer)
+            for one, ids in zip(both, islice(encoded, len(both)), strict=True):
+                span = find_span(one.windows(), ids, tokenizer)
                 if span is None or max(map(len, span.strings)) > self._options.max_span:
                     status = "too_long"
                 elif any("N" in string for string in span.strings):
@@ -147,7 +144,7 @@ class VariantScorer:
     def _llr(self, variants: list[tuple[_OneStrand, ...]]) -> list[dict[str, float]]:
         assert self._pieces is not None
         spans = [one.span for strands in variants for one in strands]
-        log_p = iter(span_log_probabilities(spans, self._pieces, self._masked))
+        log_p = iter(span_log_probabilities(spans, self._pieces, self._masked_groups))
         results = []
         for strands in variants:
             each = []
@@ -181,34 +178,27 @@ class VariantScorer:
         return results
 
     def _emb(self, variants: list[tuple[_OneStrand, ...]]) -> list[dict[str, float]]:
-        rows: dict[tuple[bytes, bytes], int] = {}
+        rows: dict[tuple[bytes, int, int], int] = {}
         inputs: list[Ids] = []
-        weights: list[NDArray[np.float32]] = []
-        needed: list[list[tuple[int, int]]] = []
-        for strands in variants:
-            needed.append([])
-            for one in strands:
-                pair = []
-                for number, ids in zip((one.view.ref, one.view.alt), _ref_and_alt(one), strict=True):
-                    own = self._base_weights(one.view, number, ids)
-                    key = (ids.tobytes(), own.tobytes())
-                    if key not in rows:
-                        rows[key] = len(inputs)
-                        inputs.append(with_template(ids))
-                        weights.append(own)
-                    pair.append(rows[key])
-                needed[-1].append((pair[0], pair[1]))
-        means = self._weighted_means(inputs, weights)
-        results = []
-        for pairs in needed:
-            refs, alts = means[[ref for ref, _ in pairs]], means[[alt for _, alt in pairs]]
-            norms = np.linalg.norm(refs, axis=1) * np.linalg.norm(alts, axis=1)
-            if norms.all():
-                # Rounding may leave a cosine of 1 + 1e-16.
-                results.append({"emb": float(np.mean(np.maximum(0, 1 - np.sum(refs * alts, axis=1) / norms)))})
-            else:
-                results.append({})
-        return results
+        needed: list[tuple[int, int]] = []
+        for one in (one for strands in variants for one in strands):
+            pair = []
+            for number, ids in zip((one.view.ref, one.view.alt), _ref_and_alt(one), strict=True):
+                before = len(one.view.left)
+                key = (ids.tobytes(), before, before + len(one.view.alleles[number]))
+                if key not in rows:
+                    rows[key] = len(inputs)
+                    inputs.append(ids)
+                pair.append(rows[key])
+            needed.append((pair[0], pair[1]))
+        weights = self._base_weights(inputs, np.array([(start, end) for _, start, end in rows]))
+        means = self._weighted_means(list(map(with_template, inputs)), weights)
+        refs, alts = (means[list(numbers)] for numbers in zip(*needed, strict=True))
+        norms = np.linalg.norm(refs, axis=1) * np.linalg.norm(alts, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # Rounding may leave a cosine of 1 + 1e-16; a mean of zeros has no direction.
+            distances = np.maximum(0, 1 - np.sum(refs * alts, axis=1) / norms).reshape(len(variants), -1).mean(1)
+        return [{} if np.isnan(distance) else {"emb": distance} for distance in distances.tolist()]
 
     def _delta(self, variants: list[tuple[_OneStrand, ...]]) -> list[dict[str, float]]:
         views = [strands[0].view for strands in variants]
@@ -237,18 +227,34 @@ class VariantScorer:
             results.append(own)
         return results
 
-    def _base_weights(self, one: View, number: int, ids: Ids) -> NDArray[np.float32]:
-        """How many of the bases beside the variant each token has; those of the variant itself are left out. [tokens]."""
-        bases = np.zeros(len(one.left) + len(one.alleles[number]) + len(one.right), np.float32)
-        bases[max(0, len(one.left) - EMBEDDED_BASES) : len(one.left)] = 1
-        after = len(one.left) + len(one.alleles[number])
-        bases[after : after + EMBEDDED_BASES] = 1
-        lengths = self._model.tokenizer.token_bases(ids)
-        return np.add.reduceat(bases, np.cumsum(lengths) - lengths).astype(np.float32)
+    def _base_weights(self, inputs: list[Ids], variants: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """How many of the bases beside the variant each token has; those of the variant itself are left out.
+
+        Args:
+            inputs: ids without special tokens, [tokens] each.
+            variants: first base of the variant in each, and the base after it. [inputs, 2].
+
+        Returns:
+            [tokens] for each input.
+        """
+        counts = np.array(list(map(len, inputs)))
+        lengths = self._model.tokenizer.token_bases(np.concatenate(inputs)).astype(np.int64)
+        ends = np.cumsum(lengths)
+        ends -= np.repeat(ends[np.cumsum(counts) - 1] - np.add.reduceat(lengths, np.cumsum(counts) - counts), counts)
+        starts = ends - lengths
+        first, after = np.repeat(variants, counts, axis=0).T
+        left = np.minimum(ends, first) - np.maximum(starts, first - EMBEDDED_BASES)
+        right = np.minimum(ends, after + EMBEDDED_BASES) - np.maximum(starts, after)
+        weights = (np.maximum(left, 0) + np.maximum(right, 0)).astype(np.float32)
+        return np.split(weights, np.cumsum(counts)[:-1])
 
     def _masked(self, inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Each input's number with the log-probabilities at its masks, [masks, V]."""
         return log_probabilities_at_masks(self._model, self._batches(inputs))
+
+    def _masked_groups(self, inputs: list[Ids]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        """The numbers of some inputs with as many masks, [R], and the log-probabilities at these, [R, masks, V]."""
+        return log_probabilities_of_groups(self._model, self._batches(inputs))
 
     def _weighted_means(self, inputs: list[Ids], weights: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         """The weighted mean state of each input, [inputs, D]."""

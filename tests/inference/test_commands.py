@@ -67,7 +67,7 @@ def test_every_output_says_what_made_it(dnabert2, classifier_path, adapter_path,
     assert dnabert2(*words)[0] == 0
 
     beside = json.loads((tmp_path / "p.csv.json").read_text())
-    settings = {"max_tokens": 40, "long": "windows", "overlap": 0.5, "reverse_complement": False}
+    settings = {"max_tokens": 40, "long": "windows", "overlap": 0.5, "reverse_complement": False, "views": 1}
     assert beside == {
         "command": "predict",
         "model": str(classifier_path),
