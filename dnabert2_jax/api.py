@@ -389,6 +389,8 @@ class DNABERT2:
         flank: int = 256,
         strand: Strands = "both",
         max_span: int = 64,
+        shifts: int = 0,
+        tokenization_noise: int = 0,
         batch_tokens: int | None = None,
     ) -> VariantScores:
         """Scores of genetic variants, as ``dnabert2 variants`` writes them; see ``docs/guides/variants.md``.
@@ -402,6 +404,8 @@ class DNABERT2:
             flank: bases read on either side of a variant.
             strand: the mean of ``both`` strands, or ``+``.
             max_span: longest changed stretch that is scored, in bases.
+            shifts: windows moved to either side whose scores take part in the mean.
+            tokenization_noise: other segmentations of the same bases over which the spread of ``delta`` is taken.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
 
         Returns:
@@ -411,7 +415,7 @@ class DNABERT2:
             UserError: pysam is not installed, the model cannot give a score, a file cannot be read, no contig is in common,
                 or out of memory.
         """
-        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, shifts, tokenization_noise)
         return score_variants(self._model, fasta, variants, options)
 
     def iter_score_variants(
@@ -423,13 +427,15 @@ class DNABERT2:
         flank: int = 256,
         strand: Strands = "both",
         max_span: int = 64,
+        shifts: int = 0,
+        tokenization_noise: int = 0,
         batch_tokens: int | None = None,
     ) -> Iterator[VariantScores]:
         """As :meth:`score_variants`, some variants of a file at a time, for what does not fit into memory.
 
         Arguments and errors are those of :meth:`score_variants`.
         """
-        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, shifts, tokenization_noise)
         return (part for part in iterate_scores(self._model, fasta, variants, options) if len(part))
 
     def track(

@@ -34,6 +34,12 @@ def variants(
     flank: Annotated[int, Option(min=1, metavar="BASES", help="Bases read on either side of a variant.")] = 256,
     strand: Annotated[Strands, Option(help="Mean of both strands, or the given one.")] = "both",
     max_span: Annotated[int, Option(min=1, metavar="BASES", help="Longest changed stretch that is scored.")] = 64,
+    shifts: Annotated[
+        int, Option(min=0, metavar="N", help="Mean with N windows moved to either side, by up to half a flank.")
+    ] = 0,
+    tokenization_noise: Annotated[
+        int, Option(min=0, metavar="N", help="Spread of delta over N other segmentations of the same bases into tokens.")
+    ] = 0,
     ref_mismatch: Annotated[RefMismatch, Option(help="A REF that differs from the FASTA file: mark it, or stop.")] = "skip",
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
@@ -62,7 +68,7 @@ def variants(
     opened = InferenceModel.load(model, resolve_compute(precision, attention), base)
     named = () if scores == "auto" else tuple(name.strip() for name in scores.split(","))
     wanted = checked_scores(opened, cast(tuple[VariantScore, ...], named))
-    how = ScoringOptions(wanted, flank, strand, max_span, batch_tokens)
+    how = ScoringOptions(wanted, flank, strand, max_span, batch_tokens, shifts, tokenization_noise)
     with Reference(fasta) as reference:
         job = plan_annotation(opened, reference, source, how, ref_mismatch=ref_mismatch)
         remark(
@@ -72,6 +78,7 @@ def variants(
         if renamed := job.survey.renamed():
             remark(renamed)
         settings = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
+        settings |= {"shifts": shifts, "tokenization_noise": tokenization_noise}
         record = make_record(opened, "variants", variants=str(variants), fasta=str(fasta), **settings)
         statuses = job.run(out, table, record, force=force, title="scoring")
     for status, count in statuses.most_common():

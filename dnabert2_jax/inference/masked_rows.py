@@ -12,6 +12,7 @@ from dnabert2_jax.inference.predictor import run_batches
 from dnabert2_jax.tokenizer.special import MASK
 
 _LEAST_SLOTS = 8
+_WORTH_A_GROUP = 64
 
 
 def log_probabilities_at_masks(model: InferenceModel, batches: Batches) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -32,20 +33,31 @@ def log_probabilities_at_masks(model: InferenceModel, batches: Batches) -> Itera
 def log_probabilities_of_groups(
     model: InferenceModel, batches: Batches
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    """As :func:`log_probabilities_at_masks`, of a batch's inputs with as many masks at a time.
+    """As :func:`log_probabilities_at_masks`, of several inputs with as many masks at a time.
 
     Yields:
         The numbers of the inputs, [R], and the log-probabilities, [R, masks, V].
     """
+    waiting: dict[int, list[tuple[NDArray[np.int32], NDArray[np.float32]]]] = {}
+
+    def group(count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        numbers, values = zip(*waiting.pop(count), strict=True)
+        return np.concatenate(numbers), np.concatenate(values)
+
     for numbers, masks, values in _by_batch(model, batches):
-        for count in np.unique(masks):
-            yield numbers[masks == count], values[masks == count, :count]
+        for count in np.unique(masks).tolist():
+            parts = waiting.setdefault(count, [])
+            parts.append((numbers[masks == count], values[masks == count, :count]))
+            if sum(len(some) for some, _ in parts) >= _WORTH_A_GROUP:
+                yield group(count)
+    for count in list(waiting):
+        yield group(count)
 
 
 def _by_batch(
     model: InferenceModel, batches: Batches
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]]:
-    """Of each batch the numbers of its inputs, [R], their masks, [R], and the log-probabilities at K positions, [R, K, V]."""
+    """Of each batch the numbers of its inputs, [R], their masks, [R], and what is predicted at K places, [R, K, V]."""
     forward, params = model.predictor.forward, model.predictor.params
 
     def log_probabilities(batch: EncodedBatch) -> jax.Array:

@@ -81,6 +81,11 @@ class Window:
     alt: str
     right: str
 
+    def moved(self, flank: int, offset: int) -> "Window":
+        """A window of ``flank`` bases on either side, moved to the right by ``offset`` bases; this one must be as long."""
+        left, right = flank - offset, flank + offset
+        return Window(self.left[max(0, len(self.left) - left) :], self.ref, self.alt, self.right[:right])
+
 
 @dataclass(frozen=True, slots=True)
 class View:

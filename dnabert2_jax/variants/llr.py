@@ -56,7 +56,7 @@ class DnaPieces:
     def __init__(self, tokenizer: Tokenizer) -> None:
         known = [number for number, piece in enumerate(tokenizer.pieces) if piece and set(piece) <= set(BASES)]
         self.ids = np.array(sorted(known, key=lambda number: len(tokenizer.pieces[number])), np.int64)
-        lengths = tokenizer.piece_lengths[self.ids]
+        lengths = tokenizer.piece_lengths[self.ids].astype(np.int64)
         self.lengths, self._first_of_length = np.unique(lengths, return_index=True)
         # A tree of letters: node 0 is where no piece leads, node 1 the root, and a letter that is no base leads nowhere.
         children: list[list[int]] = [[0] * _LETTERS, [0] * _LETTERS]
@@ -97,14 +97,15 @@ def log_ratios(log_p: NDArray[np.floating], rows: NDArray[np.integer], strings: 
     """Each string's ln F_b(s) - ln Z_b(|s|); NaN where no b pieces have that many bases together. [strings].
 
     Args:
-        log_p: log-probabilities of the pieces at each of b slots of some inputs, up to a constant for each slot; ids that are
-            no DNA are ignored. [R, b, V].
+        log_p: log-probabilities of the pieces at each of b slots of some inputs, up to a constant for each slot; ids that
+            are no DNA are ignored. [R, b, V].
         rows: of which input each string is asked. [strings].
         strings: upper-case A, C, G and T.
         pieces: the tokenizer's.
     """
-    weights = np.asarray(log_p[..., pieces.ids], np.float64)
-    weights = np.exp(weights - weights.max(-1, keepdims=True))
+    weights = np.take(log_p, pieces.ids, axis=-1).astype(np.float64)
+    weights -= weights.max(-1, keepdims=True)
+    np.exp(weights, out=weights)  # in place: of a large vocabulary this is most of the work
     graph = pieces.graph(strings)
     # The strings of a site have one length or two: Z is computed once for each.
     longest = int(graph.sizes.max())
@@ -128,11 +129,12 @@ def _log_sums(weights: Floats, rows: NDArray[np.integer], graph: Graph) -> Float
     string = np.repeat(np.arange(len(rows)), graph.sizes)  # of each node
     bases_left = np.repeat(graph.starts + graph.sizes - 1, graph.sizes) - np.arange(len(string))
     row = rows[string[graph.sources]]
-    sums = np.zeros(len(string))  # of all ways to get to a node
+    sums: Floats = np.zeros(len(string))  # of all ways to get to a node
     sums[graph.starts] = 1
     scale = np.zeros(len(rows))
     for slot in range(slots):
-        sums = np.bincount(graph.targets, sums[graph.sources] * weights[row, slot, graph.columns], len(string))
+        ways = sums[graph.sources] * weights[row, slot, graph.columns]
+        sums = np.bincount(graph.targets, ways, len(string)).astype(np.float64, copy=False)
         # Later slots need a base each. What cannot end at the end must not set the scale.
         sums[bases_left < slots - 1 - slot] = 0
         top = np.maximum.reduceat(sums, graph.starts)

@@ -23,10 +23,12 @@ def span_log_probabilities(spans: Sequence[Span], pieces: DnaPieces, masked: Mas
         pieces: the tokenizer's.
         masked: runs the model.
     """
+    if not spans:
+        return []
     # All substitutions at a site ask for the same again and again.
-    distinct: dict[tuple[bytes, bytes, tuple[str, ...]], int] = {}
-    which = [distinct.setdefault((one.prefix.tobytes(), one.suffix.tobytes(), one.strings), len(distinct)) for one in spans]
-    asked = [spans[which.index(number)] for number in range(len(distinct))]
+    keys = [(span.prefix.tobytes(), span.suffix.tobytes(), span.strings) for span in spans]
+    distinct = dict(zip(keys, spans, strict=True))
+    asked = list(distinct.values())
     inputs: dict[bytes, Ids] = {}
     needed: dict[bytes, list[tuple[int, int]]] = {}
     for number, span in enumerate(asked):
@@ -37,12 +39,13 @@ def span_log_probabilities(spans: Sequence[Span], pieces: DnaPieces, masked: Mas
     wanted = list(needed.values())
     sizes = np.array([len(span.strings) for span in asked], np.int64)
     first = np.cumsum(sizes) - sizes
-    ratios = np.full((1 + max((nth for own in wanted for _, nth in own), default=0), sizes.sum()), np.nan)
+    ratios = np.full((1 + max(nth for own in wanted for _, nth in own), sizes.sum()), np.nan)
     for group, log_p in masked(list(inputs.values())):
-        serves = [(row, number, nth) for row, one in enumerate(group) for number, nth in wanted[one]]
-        row, number, nth = (np.repeat(part, sizes[[n for _, n, _ in serves]]) for part in zip(*serves, strict=True))
-        place = np.concatenate([np.arange(first[n], first[n] + sizes[n]) for _, n, _ in serves])
-        strings = [string for _, n, _ in serves for string in asked[n].strings]
-        ratios[nth, place] = log_ratios(log_p, row, strings, pieces)
-    log_p_of = np.split(log_mean(ratios), first[1:])
-    return [log_p_of[number] for number in which]
+        serves = [(row, *served) for row, one in enumerate(group) for served in wanted[one]]
+        rows, numbers, nths = (np.array(part) for part in zip(*serves, strict=True))
+        place = np.concatenate([np.arange(first[n], first[n] + sizes[n]) for n in numbers])
+        strings = [string for n in numbers for string in asked[n].strings]
+        each = sizes[numbers]
+        ratios[np.repeat(nths, each), place] = log_ratios(log_p, np.repeat(rows, each), strings, pieces)
+    found = dict(zip(distinct, np.split(log_mean(ratios), first[1:]), strict=True))
+    return [found[key] for key in keys]

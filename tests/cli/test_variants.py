@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from dnabert2_jax.artifacts.model import save_model
 from tests.genome.helpers import random_dna, write_fasta
-from tests.variants.helpers import other_base, random_mlm
+from tests.variants.helpers import other_base, random_classifier, random_mlm
 
 GENOME = random_dna(120, 7)
 
@@ -56,12 +56,29 @@ def test_the_command_says_what_became_of_the_alleles(call, home, dnabert2):
     assert (home / "out.vcf").read_bytes() == before
 
 
+def test_shifts_and_noise_reach_header_lines_columns_and_record(call, home, dnabert2):
+    save_model(home / "classifier", random_classifier().saved())
+    how = (*HOW, "--model", "classifier", "--scores", "delta", "--strand", "+", "--shifts", "1", "--tokenization-noise", "2")
+    assert dnabert2(*call, *how, "--out", "noise.vcf", "--table", "noise.tsv")[0] == 0
+    written = (home / "noise.vcf").read_text()
+    assert '##INFO=<ID=DB2_NOISE_none,Number=A,Type=Float,Description="Standard deviation' in written
+    assert written.count("DB2_NOISE_coding_plus=") == 2
+    header, *rows = [line.split("\t") for line in (home / "noise.tsv").read_text().splitlines()]
+    values = [float(row[header.index("noise_coding+")]) for row in rows if row[header.index("status")] == "ok"]
+    assert len(values) == 2
+    assert min(values) > 0
+    settings = json.loads((home / "noise.vcf.json").read_text())["settings"]
+    assert (settings["shifts"], settings["tokenization_noise"]) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ((), ("nothing to write; give --out FILE.vcf",)),
         (("--out", "new.vcf", "--scores", "delta"), ("model is a masked_lm; the score delta needs a classifier",)),
         (("--out", "new.vcf", "--scores", "llr,embed"), ("--scores embed: accepted are auto or some of", "'emb'")),
+        (("--out", "new.vcf", "--tokenization-noise", "2"), ("is the spread of delta, which is not among the scores",)),
+        (("--out", "new.vcf", "--shifts", "999"), ("accepted are 0 to 128",)),
         (("--out", "new.vcf", "--fasta", "none.fa"), ("none.fa does not exist",)),
         (("--out", "new.vcf", "--variants", "none.vcf"), ("none.vcf is not a file",)),
     ],

@@ -56,3 +56,7 @@ def test_the_mean_is_over_the_numbers_of_tokens():
     assert [len(log_p) for log_p in rows] == [1, 2, 3]
     zeros = np.zeros(2, int)
     assert found == pytest.approx(log_mean(np.stack([log_ratios(row[None], zeros, span.strings, pieces) for row in rows])))
+
+
+def test_no_spans():
+    assert span_log_probabilities([], DnaPieces(tiny_tokenizer()), lambda inputs: iter(())) == []
