@@ -2,10 +2,8 @@ import pytest
 
 from dnabert2_jax.variants.consequences import Consequences, severity
 
-VEP = '##INFO=<ID=CSQ,Number=.,Type=String,Description="Consequence annotations from Ensembl VEP. Format: Allele|Consequence|IMPACT">'
-SNPEFF = (
-    "##INFO=<ID=ANN,Number=.,Type=String,Description=\"Functional annotations: 'Allele | Annotation | Annotation_Impact' \">"
-)
+VEP = '##INFO=<ID=CSQ,Number=.,Type=String,Description="Consequences from Ensembl VEP. Format: Allele|Consequence|IMPACT">'
+SNPEFF = "##INFO=<ID=ANN,Number=.,Type=String,Description=\"Annotations: 'Allele | Annotation | Annotation_Impact' \">"
 
 
 @pytest.mark.parametrize(("header", "key"), [(VEP, "CSQ"), (SNPEFF, "ANN")])
