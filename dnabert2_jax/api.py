@@ -29,9 +29,11 @@ from dnabert2_jax.config.inference import (
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hub import PREFIX, looks_like_repository
 from dnabert2_jax.convert.opening import open_hugging_face, pinned_path
+from dnabert2_jax.data.labeled_intervals import read_labeled_intervals
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import GivenSequences, given_sequences
 from dnabert2_jax.data.streaming import checked_file, given_in_chunks
+from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.inference.embedding import Embeddings, embed
 from dnabert2_jax.inference.evaluation import evaluate
 from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
@@ -313,6 +315,7 @@ class DNABERT2:
         sequence_column: str = "sequence",
         label_column: str = "label",
         label_map: Mapping[str, str] | None = None,
+        fasta: str | Path | None = None,
         max_tokens: int | None = None,
         reverse_complement: bool = False,
         views: int = 1,
@@ -322,10 +325,11 @@ class DNABERT2:
         """Scores on a labeled table, as ``dnabert2 evaluate`` writes them.
 
         Args:
-            table: a CSV, TSV or Excel file.
+            table: a CSV, TSV or Excel file; with ``fasta`` a BED file, whose column 4 holds the labels.
             sequence_column: its column with the sequences; pairs are in two of that name with 1 and 2.
             label_column: its column with the labels.
             label_map: the model's names for the labels as the table writes them.
+            fasta: the genome of a BED file's intervals.
             max_tokens: longer rows are truncated; by default the limit of training.
             reverse_complement: average the predictions over both strands.
             views: average them over so many readings, as :meth:`predict` does.
@@ -335,7 +339,11 @@ class DNABERT2:
         Raises:
             UserError: not a classifier, the table cannot be read or has labels that the model lacks, or out of memory.
         """
-        read = read_table(table, sequence_column=sequence_column, label_column=label_column, label_map=label_map)
+        if fasta is None:
+            read = read_table(table, sequence_column=sequence_column, label_column=label_column, label_map=label_map)
+        else:
+            with Reference(fasta) as reference:
+                read = read_labeled_intervals(reference, Path(table), label_map=label_map)
         return evaluate(
             self._model,
             read,
