@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from dnabert2_jax import DNABERT2, UserError
+from dnabert2_jax.cli import main
 from dnabert2_jax.convert.hub import fetch, is_hub_name, looks_like_repository
 from dnabert2_jax.storage.hashes import file_sha256
 from tests.convert.helpers import TORCH_FILES, hf_directory
 from tests.convert.hub_server import COMMIT, Hub, serving
-from tests.helpers import run_cli
+from tests.helpers import run_cli, tiny_model
 
 FETCH = """
 import json, sys
@@ -42,6 +43,13 @@ def model(tmp_path_factory) -> Path:
     path = hf_directory(tmp_path_factory.mktemp("hub") / "model")
     for name in ("README.md", "bert_layers.py", "pytorch_model.bin", "training_args.bin"):
         (path / name).write_text("not wanted")
+    return path
+
+
+@pytest.fixture(scope="module")
+def mlm_path(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("mlm") / "model"
+    tiny_model(path)
     return path
 
 
@@ -114,6 +122,46 @@ def test_python_takes_a_repository_by_its_plain_name_and_descendants_know_the_co
         "base/model.safetensors": file_sha256(model / "model.safetensors"),
         "base/hub": f"lab/dna@{COMMIT}",
     }
+
+
+def test_a_model_is_pushed_and_can_be_named(hub, mlm_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    hub.root = tmp_path / "hub"
+    hub.root.mkdir()
+    out = tmp_path / "out"
+    for force in ((), ("--force",)):  # the second time there is such a repository
+        pushed = run_cli("convert", "to-hf", mlm_path, out, "--push", "lab/new", *force)
+        assert pushed.returncode == 0, pushed.stderr
+        assert pushed.stdout == f"saved {out}\npushed hf:lab/new@{COMMIT}\n"
+    (created,) = hub.created
+    assert (created["organization"], created["name"], created["visibility"]) == ("lab", "new", "private")
+    files = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert {file.name: file.read_bytes() for file in hub.repositories["lab/new"].iterdir()} == files
+    ((*_, names),) = fetched("hf:lab/new")
+    assert names == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_what_cannot_be_pushed_is_explained_and_stays(hub, mlm_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_reads")
+    refused = run_cli("convert", "to-hf", mlm_path, tmp_path / "refused", "--push", "lab/new")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    alone = run_cli("convert", "to-hf", mlm_path, tmp_path / "alone", "--push", "lab/new")
+    for done, name in ((refused, "refused"), (alone, "alone")):
+        assert (done.returncode, done.stdout) == (2, f"saved {tmp_path / name}\n")
+        assert f"{tmp_path / name} is written, but was not pushed to lab/new (" in done.stderr
+        assert f"`hf upload lab/new {tmp_path / name}`" in done.stderr
+        assert (tmp_path / name / "model.safetensors").is_file()
+    assert "log in with `hf auth login`" in refused.stderr
+    assert "try again" in alone.stderr
+
+
+@pytest.mark.parametrize("name", ["dna", "lab/dna@main", "lab/dna/more", ""])
+def test_a_repository_of_another_form_is_refused_before_the_work(name, mlm_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dnabert2", "convert", "to-hf", str(mlm_path), str(tmp_path / "out"), "--push", name])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "accepted is OWNER/NAME" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:dna", "hf:lab/dna@", "hf:lab/dna/more", "hf://lab/dna", "hf:lab/d na"])
