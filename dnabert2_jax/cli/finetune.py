@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from dnabert2_jax.cli.app import app
+from dnabert2_jax.cli.models import open_ensemble
 from dnabert2_jax.cli.options import (
     BadRecords,
     Base,
@@ -80,7 +81,9 @@ def finetune(
 
 @app.command(epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json")
 def evaluate(
-    model: Annotated[Path, Option(parser=path, help="Directory of a classifier or adapter.")],
+    model: Annotated[
+        list[Path], Option(parser=path, help="Directory of a classifier or adapter; repeat it for the mean of several.")
+    ],
     out: Annotated[Path, Option(parser=path, help="JSON file for the scores, or - for standard output.")],
     data: Annotated[
         Path | None,
@@ -117,18 +120,15 @@ def evaluate(
     from dnabert2_jax.data.reading import read_table
     from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.evaluation import evaluate as evaluate_model
-    from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.output import check_output
-    from dnabert2_jax.inference.record import RECORD, make_record
+    from dnabert2_jax.inference.record import RECORD, make_ensemble_record
     from dnabert2_jax.metrics.scores import save_metrics
-    from dnabert2_jax.modeling.compute import resolve_compute
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
     if (data is None) == (fasta is None) or (fasta is None) != (bed is None):
         raise UserError("give either --data TABLE, or --fasta GENOME with --bed FILE, whose column 4 holds the labels")
-    classifier = InferenceModel.load(model, resolve_compute(precision), base)
-    classifier.need("classifier", "scoring", "train one with `dnabert2 finetune`")
+    classifier, *ensemble = open_ensemble(model, None, base, precision, task="scoring")
     names = _label_map(label_map or ())
     if fasta is not None and bed is not None:
         column = _bed_column(label_column)
@@ -147,6 +147,7 @@ def evaluate(
     evaluation = evaluate_model(
         classifier,
         table,
+        ensemble=ensemble,
         max_tokens=max_tokens,
         reverse_complement=reverse_complement,
         views=views,
@@ -162,7 +163,8 @@ def evaluate(
     settings |= {"reverse_complement": reverse_complement, "views": views}
     columns = {"sequence_column": sequence_column, "label_column": label_column, "label_map": names}
     places = {} if bed is None else {"bed": str(bed)}
-    record = make_record(classifier, "evaluate", data=str(data or fasta), **places, **columns, **settings)
+    models = [classifier, *ensemble]
+    record = make_ensemble_record(models, "evaluate", data=str(data or fasta), **places, **columns, **settings)
     scores = {**evaluation.scores, "intervals": evaluation.intervals, RECORD: record}
     if str(out) == STANDARD_STREAM:
         print(json.dumps(scores, indent=2))

@@ -7,7 +7,7 @@ Left-alignment alone would do for one strand; the interval is also the same on t
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from dnabert2_jax.data.sequences import reverse_complement
@@ -74,17 +74,19 @@ class Window:
         ref: the interval in REF; of an indel, with all the bases over which it can be shifted.
         alt: the interval in ALT.
         right: bases after it.
+        start: first base of the interval in the contig, from 0.
     """
 
     left: str
     ref: str
     alt: str
     right: str
+    start: int
 
     def moved(self, flank: int, offset: int) -> "Window":
         """A window of ``flank`` bases on either side, moved to the right by ``offset`` bases; this one must be as long."""
         left, right = flank - offset, flank + offset
-        return Window(self.left[max(0, len(self.left) - left) :], self.ref, self.alt, self.right[:right])
+        return replace(self, left=self.left[max(0, len(self.left) - left) :], right=self.right[:right])
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
         shared_left, shared_right = before[len(before) - to_the_left :], after[:to_the_right]
         ref, alt = (shared_left + changed + shared_right for changed in (ref, alt))
         before, after = before[: len(before) - to_the_left], after[to_the_right:]
-    return Window(before[max(0, len(before) - flank) :], ref, alt, after[:flank])
+    return Window(before[max(0, len(before) - flank) :], ref, alt, after[:flank], first + len(before))
 
 
 def trimmed(position: int, ref: str, alt: str) -> tuple[int, str, str]:

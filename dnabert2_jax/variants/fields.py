@@ -48,6 +48,7 @@ def fields_of(
     labels: Sequence[str],
     strands: Strands,
     regression: bool,
+    splice: bool = False,
     windows: int = 1,
     segmentations: int = 0,
 ) -> tuple[Field, ...]:
@@ -58,6 +59,7 @@ def fields_of(
         labels: the model's classes, or the name of its measurement.
         strands: whether each strand is told apart.
         regression: the model predicts a measurement.
+        splice: what happens to splice sites is told.
         windows: over how many windows the mean is taken.
         segmentations: over how many other segmentations the spread of ``delta`` is taken; 0 for none.
     """
@@ -92,6 +94,12 @@ def fields_of(
             if segmentations:
                 noise = f"Standard deviation of that change over {segmentations} other segmentations of the same bases"
                 fields.append(Field(f"noise_{label}", f"{KEY_PREFIX}NOISE_{key}", "Float", noise))
+    if splice:
+        fields.append(_field("splice", "Float", "Largest gain or loss of the probability of a splice site near the variant"))
+        ten = "Changes of splice sites: ALLELE|STRAND|DS_AG|DS_AL|DS_DG|DS_DL|DP_AG|DP_AL|DP_DG|DP_DL; "
+        fields.append(_field("splice_fwd", "String", f"{ten}forward strand"))
+        if strands == "both":
+            fields.append(_field("splice_rev", "String", f"{ten}reverse strand"))
     fields += [
         _field("span", "Integer", "Bases of REF between the tokens that all alleles share, forward strand"),
         _field("tokens", "String", "Tokens of REF and ALT in the span, forward strand"),

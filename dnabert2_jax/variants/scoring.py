@@ -30,6 +30,7 @@ from dnabert2_jax.variants.fields import AlleleScores, Field, fields_of
 from dnabert2_jax.variants.llr import DnaPieces
 from dnabert2_jax.variants.span_probabilities import span_log_probabilities
 from dnabert2_jax.variants.spans import Ids, find_span
+from dnabert2_jax.variants.splice import SpliceLabels, splice_scores
 from dnabert2_jax.variants.windows import OneStrand, encode_views
 
 _SMALLEST_P = 2.0**-24
@@ -46,6 +47,7 @@ class ScoringOptions:
         strands: ``both`` or ``+``.
         max_span: longest span between shared tokens that is scored, in bases.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        splice: the labels of splice sites, whose changes are told; then ``scores`` are only those that are named.
         shifts: windows moved to either side, in equal steps up to half a flank, whose scores take part in the mean.
         tokenization_noise: other segmentations of the same bases over which the spread of ``delta`` is taken; 0 for none.
     """
@@ -55,6 +57,7 @@ class ScoringOptions:
     strands: Strands = "both"
     max_span: int = 64
     batch_tokens: int | None = None
+    splice: SpliceLabels | None = None
     shifts: int = 0
     tokenization_noise: int = 0
 
@@ -90,7 +93,9 @@ class VariantScorer:
                 f"{options.flank // 2}"
             )
         self._model, self._genome, self._options = model, genome, options
-        self._scores = checked_scores(model, options.scores)
+        self._scores = checked_scores(model, options.scores) if options.scores or not options.splice else ()
+        if options.splice:
+            options.splice.columns(model, options.flank)
         self._segmentations = self._other_segmentations()
         steps = range(1, options.shifts + 1)
         self._offsets = (0, *(sign * (options.flank // 2 * n // options.shifts) for n in steps for sign in (-1, 1)))
@@ -101,9 +106,10 @@ class VariantScorer:
             self._scores,
             model.labels,
             options.strands,
-            model.head.task == "regression",
-            len(self._offsets),
-            options.tokenization_noise,
+            regression=model.head.task == "regression",
+            splice=options.splice is not None,
+            windows=len(self._offsets),
+            segmentations=options.tokenization_noise,
         )
 
     @property
@@ -140,6 +146,15 @@ class VariantScorer:
             for own, *each in zip(values, *readings, strict=True):
                 for label in self._model.labels:
                     own[f"noise_{label}"] = float(np.std([deltas[f"delta_{label}"] for deltas in each], ddof=1))
+        if good and (splice := self._options.splice):
+            changes = [
+                (allele, window.moved(flank, 0))
+                for allele, window, (usual, *_) in zip(alleles, windows, found, strict=True)
+                if isinstance(usual, tuple) and isinstance(window, Window)
+            ]
+            told = splice_scores(self._model, splice, flank, changes, self._signs, self._batch_tokens)
+            for own, fields in zip(values, told, strict=True):
+                own.update(fields)
         ok = iter(values)
         return [AlleleScores("ok", next(ok)) if isinstance(usual, tuple) else AlleleScores(usual, {}) for usual, *_ in found]
 
