@@ -48,7 +48,8 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.refuse(404, "NotFound")
                 return
             if words[:2] == ["api", "models"]:
-                repository, route, revision = "/".join(words[2:4]), words[4], words[5]
+                route, revision = words[4:6] or ("revision", "main")
+                repository = "/".join(words[2:4])
             else:
                 repository, route, revision = "/".join(words[:2]), words[2], words[3]
             folder = hub.repositories.get(repository)
