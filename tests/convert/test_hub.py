@@ -28,6 +28,17 @@ for name in sys.argv[1:]:
         print(json.dumps(str(error)))
 """
 
+PUSH = """
+import sys
+from pathlib import Path
+from dnabert2_jax.convert.hub import push
+from dnabert2_jax.errors import UserError
+try:
+    print(push(Path(sys.argv[1]), "lab/new"))
+except UserError as error:
+    print(error)
+"""
+
 PYTHON = """
 import json
 from dnabert2_jax import DNABERT2
@@ -73,6 +84,11 @@ def fetched(*names):
     """What :func:`fetch` gives or says for each name, in a process that reads the environment."""
     done = subprocess.run([sys.executable, "-c", FETCH, *names], capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def pushed(directory: Path) -> str:
+    """What :func:`push` gives or says, in a process that reads the environment."""
+    return subprocess.run([sys.executable, "-c", PUSH, directory], capture_output=True, text=True, check=True).stdout[:-1]
 
 
 def test_configuration_tokenizer_and_weights_are_fetched_and_nothing_else(hub):
@@ -129,30 +145,32 @@ def test_a_model_is_pushed_and_can_be_named(hub, mlm_path, tmp_path, monkeypatch
     hub.root = tmp_path / "hub"
     hub.root.mkdir()
     out = tmp_path / "out"
-    for force in ((), ("--force",)):  # the second time there is such a repository
-        pushed = run_cli("convert", "to-hf", mlm_path, out, "--push", "lab/new", *force)
-        assert pushed.returncode == 0, pushed.stderr
-        assert pushed.stdout == f"saved {out}\npushed hf:lab/new@{COMMIT}\n"
+    done = run_cli("convert", "to-hf", mlm_path, out, "--push", "lab/new")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"saved {out}\npushed hf:lab/new@{COMMIT}\n"
     (created,) = hub.created
     assert (created["organization"], created["name"], created["visibility"]) == ("lab", "new", "private")
     files = {file.name: file.read_bytes() for file in out.iterdir()}
     assert {file.name: file.read_bytes() for file in hub.repositories["lab/new"].iterdir()} == files
+    (out / "config.json").write_text("{}")
+    assert pushed(out) == f"lab/new@{COMMIT}"  # a repository that is there
+    assert (hub.repositories["lab/new"] / "config.json").read_text() == "{}"
+    assert len(hub.created) == 1
     ((*_, names),) = fetched("hf:lab/new")
     assert names == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
-def test_what_cannot_be_pushed_is_explained_and_stays(hub, mlm_path, tmp_path, monkeypatch):
+def test_what_cannot_be_pushed_is_explained(hub, model, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_reads")
-    refused = run_cli("convert", "to-hf", mlm_path, tmp_path / "refused", "--push", "lab/new")
+    refused = pushed(model)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
-    alone = run_cli("convert", "to-hf", mlm_path, tmp_path / "alone", "--push", "lab/new")
-    for done, name in ((refused, "refused"), (alone, "alone")):
-        assert (done.returncode, done.stdout) == (2, f"saved {tmp_path / name}\n")
-        assert f"{tmp_path / name} is written, but was not pushed to lab/new (" in done.stderr
-        assert f"`hf upload lab/new {tmp_path / name}`" in done.stderr
-        assert (tmp_path / name / "model.safetensors").is_file()
-    assert "log in with `hf auth login`" in refused.stderr
-    assert "try again" in alone.stderr
+    alone = pushed(model)
+    for message in (refused, alone):
+        assert message.startswith(f"{model} is written, but was not pushed to lab/new (")
+        assert message.endswith(f"`hf upload lab/new {model}` pushes what is there")
+        assert len(message.splitlines()) == 1
+    assert "log in with `hf auth login`" in refused
+    assert "try again" in alone
 
 
 @pytest.mark.parametrize("name", ["dna", "lab/dna@main", "lab/dna/more", ""])
