@@ -169,7 +169,7 @@ class DNABERT2:
             sequences: DNA of any lengths: a list, generator, array, pandas Series or dict. [n].
             pooling: ``mean`` or ``max`` over the sequence's own tokens ([CLS], [SEP] and padding left out), ``cls`` for the
                 state of [CLS], ``token`` for all tokens, ``base`` for all bases (each has the vector of its token).
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Returns:
@@ -209,7 +209,7 @@ class DNABERT2:
             long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
             overlap: minimum window overlap as a fraction of a window, in [0, 1).
             reverse_complement: average over both strands.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Returns:
@@ -278,7 +278,7 @@ class DNABERT2:
         Args:
             sequences: as for :meth:`iter_predict`.
             pooling: as for :meth:`embed`.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Yields:
             The ``names`` and ``vectors`` of the next sequences, in their order; ``split()`` gives those of each.
@@ -320,7 +320,7 @@ class DNABERT2:
             label_map: the model's names for the labels as the table writes them.
             max_tokens: longer rows are truncated; by default the limit of training.
             reverse_complement: average the predictions over both strands.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Raises:
@@ -392,7 +392,7 @@ class DNABERT2:
             flank: bases read on either side of a variant.
             strand: the mean of ``both`` strands, or ``+``.
             max_span: longest changed stretch that is scored, in bases.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Returns:
             One row for each allele, with a status.
@@ -448,7 +448,7 @@ class DNABERT2:
             strand: ``+``, ``-``, ``both``, or ``bed`` for that of each interval.
             values: of a masked language model: ``logp``, ``entropy``, ``logo``, or ``auto`` for the first two.
             max_tokens: of a classifier, its longest input in tokens; by default as in training.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Returns:
             A row for each scored bin or base, where ``track["promoter"]`` is a channel; ``starts`` and ``ends`` are from 0.
@@ -560,9 +560,9 @@ class DNABERT2:
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
             **options: ``target``, the class that ``ism``, ``ig`` and ``saliency`` explain, which a regression does not need;
                 ``max_tokens``, the longest sequence, special tokens included, by default that of the classifier's
-                training; ``batch_tokens``, tokens of a batch, by default 4,096 on a CPU, 65,536 elsewhere. For ``ig``:
-                ``points`` of the integral, by default 64. For ``attention``: ``layers`` and ``heads``, numbers from 0, by
-                default all; ``resolution``, ``token`` or ``base``.
+                training; ``batch_tokens``, tokens of a batch, by default 4,096 on a CPU, 65,536 for each device elsewhere.
+                For ``ig``: ``points`` of the integral, by default 64. For ``attention``: ``layers`` and ``heads``, numbers
+                from 0, by default all; ``resolution``, ``token`` or ``base``.
 
         Returns:
             One result for each sequence, each a :class:`~dnabert2_jax.interpretation.ism.MutationScores`,

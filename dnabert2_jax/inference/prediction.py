@@ -212,7 +212,7 @@ def predict(
         long: what to do with longer ones; see :func:`~dnabert2_jax.data.encoding.encode_sequences`.
         overlap: minimum window overlap as a fraction of a window.
         reverse_complement: average over both strands; ``windows`` and ``cut_bases`` are those of the given strand.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
         title: shows progress.
 

@@ -174,12 +174,15 @@ class Tokenizer(ABC):
             num_threads: as for :meth:`encode_raw_batch`; by default all cores of this process if the batch is worth it.
 
         Raises:
-            UserError: a forbidden letter (the message names argument, row and position), or unequal numbers of rows.
+            UserError: a forbidden letter (the message names argument, row and position), unequal numbers of rows, or
+                ``num_threads`` below 1.
         """
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts has {len(texts)} rows and pairs {len(pairs)}; give one pair for each text")
         clean_a = [_clean(text, f"texts[{row}]") for row, text in enumerate(texts)]
         clean_b = [_clean(text, f"pairs[{row}]") for row, text in enumerate(pairs or ())]
+        if num_threads is not None and num_threads < 1:
+            raise UserError(f"num_threads is {num_threads}; accepted is 1 or more")
         if num_threads is None:
             num_threads = worthwhile_threads(sum(map(len, clean_a)) + sum(map(len, clean_b)))
         ids_a = self.encode_raw_batch(clean_a, num_threads=num_threads)
@@ -198,7 +201,9 @@ class Tokenizer(ABC):
 
 def worthwhile_threads(bases: int) -> int:
     """How many cores so many bases keep busy for long enough (some 10 ms) to be worth starting threads."""
-    return max(1, min(_MOST_THREADS, os.cpu_count() or 1, bases // _BASES_A_THREAD))
+    # The cores that a scheduler gave this process, where the system can say; a cluster's node has more.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_THREADS, cores, bases // _BASES_A_THREAD))
 
 
 def write_file(file: Path, content: bytes) -> Path:

@@ -25,5 +25,5 @@ def with_template(ids_a: Ids, ids_b: Ids | None = None) -> NDArray[np.int32]:
     Returns:
         Shape [tokens of A + 2], or [tokens of A + tokens of B + 3].
     """
-    row = [CLS, *ids_a, SEP] if ids_b is None else [CLS, *ids_a, SEP, *ids_b, SEP]
-    return np.array(row, np.int32)
+    parts = [[CLS], ids_a, [SEP]] if ids_b is None else [[CLS], ids_a, [SEP], ids_b, [SEP]]
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])

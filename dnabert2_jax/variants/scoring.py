@@ -46,7 +46,7 @@ class ScoringOptions:
         flank: bases of the window on either side of the variant.
         strands: ``both`` or ``+``.
         max_span: longest span between shared tokens that is scored, in bases.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
     """
 
     scores: tuple[VariantScore, ...] = ()
