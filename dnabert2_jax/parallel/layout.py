@@ -114,7 +114,7 @@ class Layout:
         """
         if not self.collectives:
             return function
-        divided = jax.shard_map(
+        divided: Callable[..., Any] = jax.shard_map(
             lambda params, arrays: function(params, *arrays),
             mesh=self.mesh,
             in_specs=(WHOLE, ROWS),
