@@ -6,7 +6,11 @@ AOT_VENV ?= .venv-aot
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv takes seconds where pip takes minutes. It does not read pip's settings: where those name another index, pip takes over.
+comma := ,
+install = @echo "installing $(2) into $(VENV) ..."; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable "$(1)" || \
+	{ echo "uv failed; trying pip ..."; $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable "$(1)"; }
 # A worker takes a file at a time, in the order in which tests/conftest.py puts them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 COVERAGE := --cov=dnabert2_jax --cov-report=term:skip-covered --cov-fail-under=98
@@ -80,20 +84,18 @@ $(VENV)/.created:
 		{ echo "$(PYTHON) does not run or is older than Python 3.11; choose another: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot create a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || true
 	@touch $@
 
 # Editable: only new requirements, not a pull or an edit, call for reinstalling.
 $(VENV)/.package: $(VENV)/.created pyproject.toml requirements.txt
-	@echo "installing dnabert2_jax and its requirements into $(VENV) ..."
-	@$(PIP_INSTALL) --editable .
+	$(call install,.,dnabert2_jax and its requirements)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml requirements.txt
-	@echo "installing dnabert2_jax, its requirements, and the development tools into $(VENV) ..."
-	@$(PIP_INSTALL) --editable ".[dev]"
+	$(call install,.[dev],dnabert2_jax with its requirements and the development tools)
 	@touch $@ $(VENV)/.package
 
 $(VENV)/.aot: $(VENV)/.created pyproject.toml requirements.txt
-	@echo "installing dnabert2_jax, libtpu, and the CUDA compiler into $(VENV) ..."
-	@$(PIP_INSTALL) --editable ".[test,aot]"
+	$(call install,.[test$(comma)aot],dnabert2_jax with libtpu and the CUDA compiler)
 	@touch $@

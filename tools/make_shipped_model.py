@@ -1,9 +1,11 @@
 """Puts the model of a pretraining run into the package, with a card of what made it and what it is worth (model_card.md).
 
     python tools/make_shipped_model.py small --run runs/small --corpus runs/corpus --bits bits.json --transfer transfer.json
+    python tools/make_shipped_model.py small_5mer --run runs/small_5mer --corpus runs/corpus --transfer transfer.json
 
-``--bits`` is the record of benchmarks/bits_per_base.py, ``--transfer`` are those of benchmarks/transfer.py. Paths of this
-machine are left out of the model's provenance; the hashes of corpus and tokenizer stay.
+``--bits`` is the record of benchmarks/bits_per_base.py, which is defined for tokens that do not overlap; ``--transfer`` are
+those of benchmarks/transfer.py. Paths of this machine are left out of the model's provenance; the hashes of corpus and
+tokenizer stay.
 """
 
 import argparse
@@ -19,11 +21,20 @@ from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.modeling.models import count_parameters
+from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.training.workdir import MetricsLog
 
 METHODS = ("scratch", "probe", "lora", "full")
 MODELS = Path(__file__).parents[1] / "dnabert2_jax" / "models"
 CARD = Path(__file__).with_name("model_card.md")
+BITS = """Masked tokens on held-out windows take **{bits:.3f} bits per base** (`benchmarks/bits_per_base.py`). The best
+Markov model, of order {order}, takes {markov:.3f}, one of order 0 {order_0:.3f}, and a guess 2.
+
+"""
+BYTE_PAIRS = """Use it to fill in masked bases, to score variants, to draw logos, and for a first look at any command. To
+classify sequences, start from `small_5mer`."""
+OVERLAPPING = """Use it to classify sequences: start a fine-tuning run from it, with `training.pooling = "mean"`. Its tokens
+overlap and give their neighbors away, so that `small` is the model for filling in bases and for likelihoods of variants."""
 
 
 def without_paths(provenance: dict[str, Any]) -> dict[str, Any]:
@@ -53,15 +64,34 @@ def score_rows(tables: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| {table['task']} | {table['train_rows']:,} | {table['kmer_mcc']:.3f} | {scores} |"
 
 
-def card(name: str, model: SavedModel, run: Path, corpus: Corpus, bits: dict[str, Any], tables: list[dict[str, Any]]) -> str:
-    """The README of the model."""
-    lines, settings = MetricsLog.read(run), model.provenance["run_config"]
-    training = settings["training"]
-    losses = next(line["validation_loss_by_species"] for line in reversed(lines) if "validation_loss" in line)
+def bits_text(bits: dict[str, Any] | None) -> str:
+    """What the masked language model is worth by itself, if that was measured."""
+    if bits is None:
+        return ""
     order, markov = min(bits["markov"].items(), key=lambda item: item[1])
+    return BITS.format(bits=bits["bits_per_base"], order=order, markov=markov, order_0=bits["markov"]["0"])
+
+
+def card(
+    name: str, model: SavedModel, run: Path, corpus: Corpus, bits: dict[str, Any] | None, tables: list[dict[str, Any]]
+) -> str:
+    """The README of the model."""
+    lines, settings, tokenizer = MetricsLog.read(run), model.provenance["run_config"], model.tokenizer
+    training, tokens = settings["training"], settings["data"]["tokens_per_row"]
+    losses = next(line["validation_loss_by_species"] for line in reversed(lines) if "validation_loss" in line)
+    overlapping = isinstance(tokenizer, KmerTokenizer) and tokenizer.overlapping
+    vocabulary = (
+        f"{4**tokenizer.k:,} overlapping {tokenizer.k}-mers" if overlapping else f"{tokenizer.vocab_size:,} byte-pair pieces"
+    )
+    per_row = tokens - 2 + tokenizer.k - 1 if overlapping else (tokens - 2) * bits["bases_per_token"]
     return CARD.read_text(encoding="utf-8").format(
         name=name,
         config=model.config,
+        vocabulary=vocabulary,
+        purpose=OVERLAPPING if overlapping else BYTE_PAIRS,
+        bits=bits_text(bits),
+        tokens_per_row=tokens,
+        bases_per_row=round(per_row / 10) * 10,
         parameters=count_parameters(model.params),
         sha256=tree_sha256(model.params["encoder"]),
         megabases=sum(species.train_bases for species in corpus.species) / 1e6,
@@ -69,13 +99,9 @@ def card(name: str, model: SavedModel, run: Path, corpus: Corpus, bits: dict[str
         corpus=corpus.hash[:16],
         species="\n".join(species_rows(corpus, losses)),
         steps=training["steps"],
-        tokens=training["steps"] * training["batch_size"] * settings["data"]["tokens_per_row"] / 1e6,
+        tokens=training["steps"] * training["batch_size"] * tokens / 1e6,
         date=model.provenance["date"][:10],
         curve="\n".join(curve_rows(lines)),
-        bits=bits["bits_per_base"],
-        order=order,
-        markov=markov,
-        order_0=bits["markov"]["0"],
         worse=sum(table["kmer_mcc"] > max(statistics.mean(table[method]) for method in METHODS[1:]) for table in tables),
         tables=len(tables),
         scores="\n".join(score_rows(tables)),
@@ -88,13 +114,14 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--bits", type=Path, required=True)
+    parser.add_argument("--bits", type=Path)
     parser.add_argument("--transfer", type=Path, nargs="+", required=True)
     options = parser.parse_args()
     model = load_model(options.run / "model")
     model = replace(model, provenance=without_paths(model.provenance))
     tables = [table for file in options.transfer for table in json.loads(file.read_text())]
-    text = card(options.name, model, options.run, Corpus.open(options.corpus), json.loads(options.bits.read_text()), tables)
+    bits = json.loads(options.bits.read_text()) if options.bits else None
+    text = card(options.name, model, options.run, Corpus.open(options.corpus), bits, tables)
     shutil.rmtree(MODELS / options.name, ignore_errors=True)
     save_model(MODELS / options.name, model)
     (MODELS / options.name / "README.md").write_text(text, encoding="utf-8")

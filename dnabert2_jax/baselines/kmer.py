@@ -6,17 +6,20 @@ score.
 
 import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from dnabert2_jax.data.labels import Labels
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import classification_metrics
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
 
 INVERSE_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 """Values of scikit-learn's ``C`` that are tried, strongest penalty first."""
@@ -67,7 +70,7 @@ class KmerBaseline:
     def __init__(self, k_max: int = 5) -> None:
         self.k_max = k_max
         self.inverse_penalty: float
-        self._scaler = StandardScaler()
+        self._scaler: StandardScaler
         self._regression: LogisticRegression
 
     def fit(self, train: Table, dev: Table, labels: Labels) -> "KmerBaseline":
@@ -76,9 +79,13 @@ class KmerBaseline:
         Raises:
             UserError: a label is not among the classes, or the task has no single class per row.
         """
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
         if labels.head.task != "single_label":
             raise UserError(f"{train.path}: the k-mer regression needs one class per row; the task is {labels.head.task}")
         classes, dev_classes = labels.encode(train), labels.encode(dev)
+        self._scaler = StandardScaler()
         features = self._scaler.fit_transform(self._features(train))
         dev_features = self._scaler.transform(self._features(dev))
         best = -np.inf

@@ -188,8 +188,7 @@ def _runs(tasks: list[TaskSummary]) -> Section:
         {
             "data set": summary["task"],
             "seed": str(attempt["seed"]),
-            "test MCC x 100": f"{100 * attempt['test']['mcc']:.2f}",
-            "test macro F1 x 100": f"{100 * attempt['test']['macro_f1']:.2f}",
+            **{f"test {name} x 100": _with_interval(attempt, metric) for metric, name in METRIC_NAMES.items()},
             "dev MCC x 100": f"{100 * attempt['dev']['mcc']:.2f}",
             "best step": f"{attempt['best_step']:,}",
             "seconds": f"{attempt['seconds']:,.0f}",
@@ -202,7 +201,19 @@ def _runs(tasks: list[TaskSummary]) -> Section:
         for run in summary["runs"]
         for attempt in run["attempts"]
     ]
-    return Section("runs", "Runs", [Table.from_records(rows)])
+    text = Text(
+        "Test scores with their 95% interval, by the bootstrap over test rows: how they would vary over other rows of the same "
+        "kind. The deviation over seeds, above, is how they vary over runs."
+    )
+    return Section("runs", "Runs", [text, Table.from_records(rows)])
+
+
+def _with_interval(attempt: dict[str, Any], metric: str) -> str:
+    score = f"{100 * attempt['test'][metric]:.2f}"
+    if "intervals" not in attempt:  # a record of version 0.2.0 or earlier
+        return score
+    low, high = attempt["intervals"]["scores"][metric]
+    return f"{score} ({100 * low:.2f}-{100 * high:.2f})"
 
 
 def _not_run(summary: Summary) -> Section:

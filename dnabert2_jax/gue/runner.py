@@ -210,6 +210,7 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
                 "first_step_seconds": result.first_step_seconds,
                 "dev": result.dev,
                 "test": result.test,
+                "intervals": result.intervals,
                 "clean": result.clean,
                 "run": run_to_dict(settings),
             }

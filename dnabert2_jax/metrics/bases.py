@@ -5,7 +5,6 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 from dnabert2_jax.metrics.scores import check_finite
 
@@ -151,6 +150,8 @@ def base_metrics(
 def _of_label(
     truth: NDArray[np.bool_], said: NDArray[np.bool_], score: NDArray[np.floating], counts: NDArray[np.bool_]
 ) -> LabelMetrics:
+    from sklearn.metrics import average_precision_score
+
     truth, said = truth & counts, said & counts
     bases, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(said))
     true_segments, said_segments = segments_of(truth), segments_of(said)

@@ -1,4 +1,8 @@
-"""Scores of classifiers and regressions, computed with scikit-learn; JSON-ready."""
+"""Scores of classifiers and regressions, computed with scikit-learn; JSON-ready.
+
+Importing scikit-learn takes a command longer than importing jax, so that it is left to the functions that need it, here and
+in other modules.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,15 +11,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    confusion_matrix,
-    f1_score,
-    matthews_corrcoef,
-    r2_score,
-    roc_auc_score,
-)
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.atomic import write_bytes
@@ -71,6 +66,8 @@ def classification_metrics(
         UserError: a probability is not finite.
         ValueError: the shapes do not match, or there are no rows.
     """
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
+
     probabilities = np.asarray(probabilities, np.float64)
     num_classes = len(names)
     if not len(labels) or probabilities.shape != (len(labels), num_classes):
@@ -183,6 +180,8 @@ def multi_label_metrics(
         UserError: a probability is not finite.
         ValueError: the shapes do not match, or there are no rows.
     """
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
     truth, probabilities = np.asarray(labels) > 0, np.asarray(probabilities, np.float64)
     if not len(truth) or not truth.shape == probabilities.shape == (len(truth), len(names)):
         raise ValueError(f"labels {truth.shape}, probabilities {probabilities.shape} and {len(names)} names do not fit")
@@ -257,6 +256,8 @@ def regression_metrics(
         UserError: a prediction is not finite.
         ValueError: the shapes do not match, or there are no rows.
     """
+    from sklearn.metrics import r2_score
+
     truth, said = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
     if not len(truth) or truth.ndim != 1 or truth.shape != said.shape:
         raise ValueError(f"measurements of shape {truth.shape}, but predictions of shape {said.shape}")
@@ -280,6 +281,8 @@ Scores = Mapping[str, Any]
 
 
 def _mcc(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
     # Only one class everywhere: scikit-learn also returns 0, but warns about the confusion matrix.
     same = np.array_equal(labels, predictions) and len(np.unique(labels)) == 1
     return 0.0 if same else float(matthews_corrcoef(labels, predictions))

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.metrics.tasks import TASK_METRICS, interval_text
@@ -136,6 +135,8 @@ def baseline_section(test: dict[str, Any], baseline: dict[str, Any]) -> Section:
 
 
 def _areas(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[str, str]:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     if not 0 < positive.sum() < len(positive):
         return "", ""
     return f"{roc_auc_score(positive, score):.4f}", f"{average_precision_score(positive, score):.4f}"

@@ -8,7 +8,6 @@ from typing import Any, Literal, Required, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.errors import UserError, nearest
@@ -150,6 +149,8 @@ def agreements(variants: ScoredVariants, reference: Reference | None = None) -> 
 def _agreement(
     name: str, score: NDArray[np.float64], measured: NDArray[np.float64], kind: Literal["effect", "label"]
 ) -> Agreement:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     lower_is_worse = name.removeprefix("db2_").startswith(_LOWER_IS_WORSE) or name in FLOORS
     if kind == "effect":
         return Agreement(

@@ -34,7 +34,9 @@ def attempt(seed: int, mcc: float, macro_f1: float, *, collapsed: bool = False) 
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 5, "weight_decay": 0.01},
     }
     about = {"seed": seed, "collapsed": collapsed, "best_step": 4, "seconds": 1.5, "run": run}
-    return {**about, "dev": scores, "test": scores}
+    intervals = {name: [score - 0.125, score + 0.0625] for name, score in scores.items()}
+    # Records of earlier versions have no intervals; here, those of collapsed runs.
+    return {**about, "dev": scores, "test": scores} | ({} if collapsed else {"intervals": {"scores": intervals}})
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,14 @@ def test_the_ten_published_models_stand_beside(page):
     assert header[1:] == ["this model", *catalogue()["virus/covid"].published]
     [row] = [row for row in page.rows if row[0].startswith("virus/covid,")]
     assert row[1:] == ["60.00", *(f"{score:.2f}" for score in catalogue()["virus/covid"].published.values())]
+
+
+def test_each_run_has_its_scores_with_intervals(page):
+    [header] = [row for row in page.rows if row[:2] == ["data set", "seed"]]
+    assert header[2:4] == ["test MCC x 100", "test macro F1 x 100"]
+    runs = {(row[0], row[1]): row[2:4] for row in page.rows if row[:1] in (["mine"], ["virus/covid"])}
+    assert runs["virus/covid", "1"] == ["40.00 (27.50-46.25)", "70.00 (57.50-76.25)"]
+    assert runs["mine", "1000"] == ["0.00", "33.33"]
 
 
 def test_what_was_not_run_is_listed_with_its_reason(page, workdir):

@@ -9,7 +9,6 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from dnabert2_jax.reports.plots.style import LIGHT, WIDTH, Theme, display_name, legend_below, new_figure, readable_on
 
@@ -91,6 +90,8 @@ def roc_curves(
         classes: their names, C of them.
         theme: colors.
     """
+    from sklearn.metrics import auc, roc_curve
+
     figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
     axis.plot([0, 1], [0, 1], color=theme.muted, lw=1, ls="--")
     curves = []
@@ -107,6 +108,8 @@ def precision_recall_curves(
     labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], theme: Theme = LIGHT
 ) -> Figure:
     """Precision against recall; arguments as :func:`roc_curves`. For two classes, the dashed line is chance."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
     figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
     curves = []
     for name, positive, score in _one_vs_rest(labels, probabilities, classes):
