@@ -125,8 +125,11 @@ class Layout:
         def filled(params: Tree, *arrays: Any) -> Any:
             rows = len(jax.tree.leaves(arrays)[0])
             missing = -rows % self.mesh.size
-            padded = jax.tree.map(lambda x: jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), arrays)
-            return jax.tree.map(lambda x: x[:rows], divided(params, padded))
+
+            def with_zeros(x: jax.Array) -> jax.Array:
+                return jnp.pad(x, ((0, missing), *((0, 0) for _ in x.shape[1:])))
+
+            return jax.tree.map(lambda x: x[:rows], divided(params, jax.tree.map(with_zeros, arrays)))
 
         return filled
 

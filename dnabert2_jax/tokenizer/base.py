@@ -6,6 +6,7 @@ pretraining uses. :meth:`Tokenizer.encode` applies the letters policy first and 
 
 import hashlib
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from operator import index
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import clean_letters
+from dnabert2_jax.genome.letters import BASES, clean_letters
 from dnabert2_jax.models import shipped_model
 from dnabert2_jax.storage.atomic import NotWritten, write_bytes
 from dnabert2_jax.storage.copies import local_copy
@@ -33,6 +34,8 @@ class Reader(Protocol):
 
 
 _MOST_THREADS, _BASES_A_THREAD = 8, 50_000
+
+_ONLY_BASES = re.compile(f"[{BASES}]*")
 
 readers: dict[str, Reader] = {}
 """The reader for each kind of file, by file name; filled by ``tokenizer/loading.py``."""
@@ -220,4 +223,6 @@ def write_file(file: Path, content: bytes) -> Path:
 
 
 def _clean(text: str, argument: str) -> str:
+    if _ONLY_BASES.fullmatch(text):
+        return text
     return clean_letters(text, source="encode", record=argument)[0].tobytes().decode("ascii")
