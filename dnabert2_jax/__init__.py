@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dnabert2_jax.recipes.finetuning import finetune as finetune
     from dnabert2_jax.recipes.pretraining import pretrain as pretrain
     from dnabert2_jax.tokenizer.loading import Tokenizer as Tokenizer
+    from dnabert2_jax.variants.splice import SpliceLabels as SpliceLabels
 
 # Found when asked for: importing the package alone must not import jax, which takes a second or more.
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "FinetuneRun": "dnabert2_jax.config.runs",
     "PerBaseRun": "dnabert2_jax.config.per_base",
     "PretrainRun": "dnabert2_jax.config.runs",
+    "SpliceLabels": "dnabert2_jax.variants.splice",
     "Tokenizer": "dnabert2_jax.tokenizer.loading",
     "UserError": "dnabert2_jax.errors",
     "finetune": "dnabert2_jax.recipes.finetuning",
@@ -34,6 +36,7 @@ __all__ = [
     "FinetuneRun",
     "PerBaseRun",
     "PretrainRun",
+    "SpliceLabels",
     "Tokenizer",
     "UserError",
     "__version__",

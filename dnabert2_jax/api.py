@@ -32,6 +32,7 @@ from dnabert2_jax.convert.opening import open_hugging_face, pinned_path
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import GivenSequences, given_sequences
 from dnabert2_jax.data.streaming import checked_file, given_in_chunks
+from dnabert2_jax.inference.calibration import calibrate
 from dnabert2_jax.inference.embedding import Embeddings, embed
 from dnabert2_jax.inference.evaluation import evaluate
 from dnabert2_jax.inference.fill_mask import MaskedToken, fill_mask
@@ -53,6 +54,7 @@ from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.variants.results import GivenVariant, VariantScores, iterate_scores, score_variants
 from dnabert2_jax.variants.scoring import ScoringOptions
+from dnabert2_jax.variants.splice import SpliceLabels
 
 
 class DNABERT2:
@@ -192,6 +194,7 @@ class DNABERT2:
         sequences: GivenSequences,
         pairs: Iterable[str] | None = None,
         *,
+        ensemble: Iterable["DNABERT2"] = (),
         max_tokens: int | None = None,
         long: LongSequences = "windows",
         overlap: float = 0.5,
@@ -204,6 +207,8 @@ class DNABERT2:
         Args:
             sequences: DNA of any lengths: a list, generator, array, pandas Series or dict. [n].
             pairs: the second sequence of each row, for a classifier of pairs. [n].
+            ensemble: further models of the same classes: predictions are the mean over all, and ``spread`` [n, classes] is
+                their standard deviation.
             max_tokens: longest input of the classifier, in tokens, special tokens included; by default the
                 limit that it was trained with.
             long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
@@ -217,12 +222,13 @@ class DNABERT2:
             ``cut_bases`` [n], and ``notes`` [n] on doubtful ones. Names are the keys of a dict or the index of a Series.
 
         Raises:
-            UserError: not a classifier, a sequence or option that is not accepted, a long pair that may not be cut, or
-                out of memory.
+            UserError: not a classifier, models that do not predict the same, a sequence or option that is not accepted, a
+                long pair that may not be cut, or out of memory.
         """
         return predict(
             self._model,
             given_sequences(sequences, pairs),
+            ensemble=[other._model for other in ensemble],
             max_tokens=max_tokens,
             long=long,
             overlap=overlap,
@@ -235,6 +241,7 @@ class DNABERT2:
         self,
         sequences: GivenSequences | str | Path,
         *,
+        ensemble: Iterable["DNABERT2"] = (),
         max_tokens: int | None = None,
         long: LongSequences = "windows",
         overlap: float = 0.5,
@@ -246,7 +253,8 @@ class DNABERT2:
         Args:
             sequences: as for :meth:`predict`, of which a generator is read only as far as needed; or the path of a FASTA or
                 FASTQ file or a table, which is read once to check it and then again.
-            max_tokens: as for :meth:`predict`, like all that follow.
+            ensemble: as for :meth:`predict`, like all that follow.
+            max_tokens: longest input.
             long: what to do with longer ones.
             overlap: minimum window overlap.
             reverse_complement: average over both strands.
@@ -262,6 +270,7 @@ class DNABERT2:
             for _, predictions in predict_chunks(
                 self._model,
                 chunks,
+                ensemble=[other._model for other in ensemble],
                 max_tokens=max_tokens,
                 long=long,
                 overlap=overlap,
@@ -303,6 +312,7 @@ class DNABERT2:
         self,
         table: str | Path,
         *,
+        ensemble: Iterable["DNABERT2"] = (),
         sequence_column: str = "sequence",
         label_column: str = "label",
         label_map: Mapping[str, str] | None = None,
@@ -315,6 +325,7 @@ class DNABERT2:
 
         Args:
             table: a CSV, TSV or Excel file.
+            ensemble: further models of the same classes; what is scored is the mean over all.
             sequence_column: its column with the sequences; pairs are in two of that name with 1 and 2.
             label_column: its column with the labels.
             label_map: the model's names for the labels as the table writes them.
@@ -330,11 +341,30 @@ class DNABERT2:
         return evaluate(
             self._model,
             read,
+            ensemble=[other._model for other in ensemble],
             max_tokens=max_tokens,
             reverse_complement=reverse_complement,
             batch_tokens=batch_tokens,
             title="predicting" if progress else None,
         ).scores
+
+    def calibrate(
+        self, table: str | Path, *, sequence_column: str = "sequence", label_column: str = "label", progress: bool = False
+    ) -> "DNABERT2":
+        """The classifier with its logits divided by the temperature that fits a table, as ``dnabert2 calibrate`` writes it.
+
+        Args:
+            table: a CSV, TSV or Excel file that the model was not trained on.
+            sequence_column: its column with the sequences; pairs are in two of that name with 1 and 2.
+            label_column: its column with the labels.
+            progress: show a bar on a terminal, or lines elsewhere, on standard error.
+
+        Raises:
+            UserError: not a classifier of classes, the table cannot be read or has labels that the model lacks, no
+                temperature fits, or out of memory.
+        """
+        read = read_table(table, sequence_column=sequence_column, label_column=label_column)
+        return DNABERT2(calibrate(self._model, read, title="predicting" if progress else None).model)
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write a model directory, which :meth:`load` and every command read; an adapter is merged into its base.
@@ -379,6 +409,7 @@ class DNABERT2:
         flank: int = 256,
         strand: Strands = "both",
         max_span: int = 64,
+        splice: SpliceLabels | None = None,
         batch_tokens: int | None = None,
     ) -> VariantScores:
         """Scores of genetic variants, as ``dnabert2 variants`` writes them; see ``docs/guides/variants.md``.
@@ -392,6 +423,7 @@ class DNABERT2:
             flank: bases read on either side of a variant.
             strand: the mean of ``both`` strands, or ``+``.
             max_span: longest changed stretch that is scored, in bases.
+            splice: of a model that labels bases, which labels are splice sites, to know what variants do to them.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Returns:
@@ -401,7 +433,7 @@ class DNABERT2:
             UserError: pysam is not installed, the model cannot give a score, a file cannot be read, no contig is in common,
                 or out of memory.
         """
-        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, splice)
         return score_variants(self._model, fasta, variants, options)
 
     def iter_score_variants(
@@ -413,13 +445,14 @@ class DNABERT2:
         flank: int = 256,
         strand: Strands = "both",
         max_span: int = 64,
+        splice: SpliceLabels | None = None,
         batch_tokens: int | None = None,
     ) -> Iterator[VariantScores]:
         """As :meth:`score_variants`, some variants of a file at a time, for what does not fit into memory.
 
         Arguments and errors are those of :meth:`score_variants`.
         """
-        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens)
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, splice)
         return (part for part in iterate_scores(self._model, fasta, variants, options) if len(part))
 
     def track(

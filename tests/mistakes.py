@@ -387,7 +387,7 @@ MISTAKES = [
     Mistake(
         "class weights for measurements",
         "finetune --config finetune.toml --workdir run --set data.task=regression --set training.class_weights=balanced",
-        "finetune.toml: finetune: training.class_weights is for data.task single_label, not for regression; leave it out",
+        "finetune.toml: finetune: training.class_weights is for tasks that have classes, not for regression; leave it out",
     ),
     Mistake(
         "a workdir that is a file",

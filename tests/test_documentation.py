@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import typer
 
+from dnabert2_jax import DNABERT2
 from dnabert2_jax.cli import app
 from dnabert2_jax.config.kinds import load_finetuning
 from dnabert2_jax.config.loading import load_run
 from dnabert2_jax.config.runs import PretrainRun
+from dnabert2_jax.data.annotation import read_annotation
+from dnabert2_jax.data.base_labels import BaseLabels, labels_by_contig
+from dnabert2_jax.genome.reference import Reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -114,3 +118,26 @@ def test_tests_and_scripts_that_pages_name_exist():
     }
     assert "tests/recipes/test_resume.py" in named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_guide_puts_labels_of_tokens_at_their_bases(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "guides" / "per_base.md").read_text()
+    (code,) = (
+        block for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL) if "DictReader" in block
+    )
+    sequence = "ACGTTGACCATTAGGATACA" * 3
+    tokenizer = DNABERT2.load("small").tokenizer
+    pieces = [tokenizer.decode([number]) for number in tokenizer.encode_raw(sequence)]
+    labels = ["site" if n % 3 == 1 else "O" for n in range(len(pieces))]
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/tokens.csv").write_text(f"name,sequence,labels\nfirst,{sequence},{' '.join(labels)}\n")
+    exec(code, {})
+    with Reference("runs/tokens.fa") as reference:
+        annotation = read_annotation(Path("runs/tokens.bed"), reference)
+        found = labels_by_contig(
+            annotation, BaseLabels(("background", "site"), False, 64), reference.lengths, stranded=False
+        )
+    expected = [label == "site" for piece, label in zip(pieces, labels, strict=True) for _ in piece]
+    assert found["first", "+"].tolist() == [int(one) for one in expected]
+    assert 0 < sum(expected) < len(expected)

@@ -17,8 +17,8 @@ from dnabert2_jax.compilation_cache import keep_compiled_programs
 __all__ = ["app", "main"]
 
 COMMANDS = (
-    *("quickstart", "corpus", "tokenizer", "pretrain", "split", "finetune", "sweep", "inference", "variants", "track"),
-    *("explain", "report", "gue", "adapters", "convert", "config", "doctor", "flops"),
+    *("quickstart", "corpus", "tokenizer", "pretrain", "split", "finetune", "calibrate", "sweep", "inference"),
+    *("variants", "track", "explain", "report", "gue", "adapters", "convert", "config", "doctor", "flops"),
 )
 """Modules of commands, in the order of the help page."""
 

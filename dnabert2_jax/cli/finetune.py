@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from dnabert2_jax.cli.app import app
+from dnabert2_jax.cli.models import open_ensemble
 from dnabert2_jax.cli.options import (
     BadRecords,
     Base,
@@ -76,7 +77,9 @@ def finetune(
 
 @app.command(epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json")
 def evaluate(
-    model: Annotated[Path, Option(parser=path, help="Directory of a classifier or adapter.")],
+    model: Annotated[
+        list[Path], Option(parser=path, help="Directory of a classifier or adapter; repeat it for the mean of several.")
+    ],
     data: Annotated[
         Path, Option(parser=path, help="Table with sequence,label or sequence1,sequence2,label; - for standard input.")
     ],
@@ -102,16 +105,13 @@ def evaluate(
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.data.reading import read_table
     from dnabert2_jax.inference.evaluation import evaluate as evaluate_model
-    from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.output import check_output
-    from dnabert2_jax.inference.record import RECORD, make_record
+    from dnabert2_jax.inference.record import RECORD, make_ensemble_record
     from dnabert2_jax.metrics.scores import save_metrics
-    from dnabert2_jax.modeling.compute import resolve_compute
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
-    classifier = InferenceModel.load(model, resolve_compute(precision), base)
-    classifier.need("classifier", "scoring", "train one with `dnabert2 finetune`")
+    classifier, *ensemble = open_ensemble(model, None, base, precision, task="scoring")
     names = _label_map(label_map or ())
     table = read_table(
         data,
@@ -125,6 +125,7 @@ def evaluate(
     evaluation = evaluate_model(
         classifier,
         table,
+        ensemble=ensemble,
         max_tokens=max_tokens,
         reverse_complement=reverse_complement,
         batch_tokens=batch_size * (max_tokens or classifier.head.max_tokens),
@@ -137,7 +138,7 @@ def evaluate(
         remark("warning: every row got the same prediction: the classifier has collapsed, or does not fit this table")
     settings = {"max_tokens": evaluation.predictions.max_tokens, "reverse_complement": reverse_complement}
     columns = {"sequence_column": sequence_column, "label_column": label_column, "label_map": names}
-    record = make_record(classifier, "evaluate", data=str(data), **columns, **settings)
+    record = make_ensemble_record([classifier, *ensemble], "evaluate", data=str(data), **columns, **settings)
     scores = {**evaluation.scores, "intervals": evaluation.intervals, RECORD: record}
     if str(out) == STANDARD_STREAM:
         print(json.dumps(scores, indent=2))

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.models import open_named
+from dnabert2_jax.cli.models import open_ensemble, open_named
 from dnabert2_jax.cli.output import print_saved, print_table
 from dnabert2_jax.config.inference import (
     PER_TOKEN,
@@ -48,7 +48,7 @@ def predict(
             help="Table to write: .csv, .tsv, .jsonl, .parquet, with --window or --fasta .bed; or - for standard output.",
         ),
     ],
-    model: options.Model = None,
+    model: options.Models = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
     fasta: options.Fasta = None,
@@ -74,13 +74,13 @@ def predict(
 
     Writes the label and the probabilities, or the predicted value, of each sequence, a note on doubtful ones, and the other
     columns of the input; with --window, one row per window of a genome, and with --fasta, one per interval of it. Pairs are
-    read from the columns sequence1 and sequence2.
+    read from the columns sequence1 and sequence2. Of several models, the mean and the standard deviation are written.
     """
     from dnabert2_jax.inference.formats import PLACE_SUFFIXES, PREDICTION_SUFFIXES
     from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.inference.prediction import summary_of
     from dnabert2_jax.inference.quality import doubts_in
-    from dnabert2_jax.inference.record import make_record
+    from dnabert2_jax.inference.record import make_ensemble_record
     from dnabert2_jax.inference.rows import expected_bytes, writing_rows
     from dnabert2_jax.inference.scan import bases_of_a_chunk, predict_chunks, share_of
     from dnabert2_jax.storage.unfinished import check_destinations
@@ -93,8 +93,7 @@ def predict(
     source.check(out)
     check_output(out, PLACE_SUFFIXES if source.has_places else PREDICTION_SUFFIXES)
     check_destinations([out], force=force)
-    opened = open_named(model, adapter, base, precision, attention)
-    opened.need("classifier", "prediction", "train one with `dnabert2 finetune`")
+    opened, *ensemble = open_ensemble(model, adapter, base, precision, attention)
     if out.suffix == ".bed" and opened.head.task == "regression":
         raise UserError(
             f"{out}: the scores of a .bed file are probabilities, and {opened.path} predicts measurements; "
@@ -102,9 +101,9 @@ def predict(
         )
     most, training_data = max_tokens or opened.head.max_tokens, opened.provenance.get("training_data")
     how: dict[str, Any] = {"max_tokens": most, "long": long, "overlap": overlap, "reverse_complement": reverse_complement}
-    record = make_record(opened, "predict", **source.record(part), **how)
+    record = make_ensemble_record([opened, *ensemble], "predict", **source.record(part), **how)
     with source.opened() as rows:
-        size = expected_bytes(out, rows.rows, 3 + len(opened.labels))
+        size = expected_bytes(out, rows.rows, 3 + len(opened.labels) * (2 if ensemble else 1))
         remark(f"{rows.summary()}; about {size / 1e6:,.1f} MB to write")
         _remark_on_long(rows, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
         share = share_of(rows, bases_of_a_chunk(batch_tokens), part)
@@ -116,7 +115,7 @@ def predict(
             _remark_on_resumption(writer)
             chunks, few_shapes = share.chunks(writer.parts), share.few_shapes
             for chunk, predictions in predict_chunks(
-                opened, chunks, **how, batch_tokens=batch_tokens, few_shapes=few_shapes
+                opened, chunks, ensemble=ensemble, **how, batch_tokens=batch_tokens, few_shapes=few_shapes
             ):
                 columns = chunk.coordinates() | predictions.columns()
                 writer.write(columns, len(predictions), predictions.counts())

@@ -30,6 +30,10 @@ Workdir = Annotated[Path, Option("--workdir", parser=path, help="Directory of th
 Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
 
 Model = Annotated[Path | None, Option(parser=path, help="Directory of a model or adapter, hf:OWNER/NAME, or small.")]
+Models = Annotated[
+    list[Path] | None,
+    Option("--model", parser=path, help="Directory of a model or adapter; repeat it for the mean of several models."),
+]
 Adapter = Annotated[Path | None, Option(parser=path, help="Adapter directory, instead of --model.")]
 Base = Annotated[
     Path | None, Option(parser=path, help="The adapter's base model directory.", show_default="where the adapter says")

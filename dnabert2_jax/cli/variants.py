@@ -1,7 +1,8 @@
 """``dnabert2 variants`` and ``evaluate-variants``."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from typer import Option
 
@@ -31,6 +32,11 @@ def variants(
     ] = None,
     base: options.Base = None,
     scores: Annotated[str, Option(metavar="LIST", help="auto, or some of llr,emb,pll,delta.")] = "auto",
+    splice: Annotated[
+        str | None,
+        Option(metavar="acceptor=A,donor=D", help="Labels of splice sites, whose gains and losses near variants are told."),
+    ] = None,
+    distance: Annotated[int, Option(min=1, metavar="BASES", help="How near, with --splice.")] = 50,
     flank: Annotated[int, Option(min=1, metavar="BASES", help="Bases read on either side of a variant.")] = 256,
     strand: Annotated[Strands, Option(help="Mean of both strands, or the given one.")] = "both",
     max_span: Annotated[int, Option(min=1, metavar="BASES", help="Longest changed stretch that is scored.")] = 64,
@@ -43,7 +49,8 @@ def variants(
     """Score genetic variants.
 
     A masked language model gives llr, the log-likelihood ratio of ALT and REF; a classifier gives delta, the change of its
-    log-odds; both give emb, how far the embeddings around the variant move. No record is dropped: each allele has a status.
+    log-odds; both give emb, how far the embeddings around the variant move. A model that labels splice sites at every base
+    tells with --splice which are gained and lost. No record is dropped: each allele has a status.
     """
     from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.model import InferenceModel
@@ -54,6 +61,7 @@ def variants(
     from dnabert2_jax.variants.annotation import check_outputs, plan_annotation
     from dnabert2_jax.variants.records import open_variants
     from dnabert2_jax.variants.scoring import ScoringOptions, checked_scores
+    from dnabert2_jax.variants.splice import SpliceLabels
 
     source = open_variants(variants)
     check_outputs(source, out, table)
@@ -61,17 +69,20 @@ def variants(
     check_destinations(written, force=force)
     opened = InferenceModel.load(model, resolve_compute(precision, attention), base)
     named = () if scores == "auto" else tuple(name.strip() for name in scores.split(","))
-    wanted = checked_scores(opened, cast(tuple[VariantScore, ...], named))
-    how = ScoringOptions(wanted, flank, strand, max_span, batch_tokens)
+    sites = SpliceLabels.parse(splice, distance) if splice else None
+    wanted = checked_scores(opened, cast(tuple[VariantScore, ...], named)) if named or not sites else ()
+    how = ScoringOptions(wanted, flank, strand, max_span, batch_tokens, sites)
     with Reference(fasta) as reference:
         job = plan_annotation(opened, reference, source, how, ref_mismatch=ref_mismatch)
         remark(
             f"{variants}: {job.survey.records:,} records, {job.survey.alleles:,} alternative alleles; "
-            f"scores {', '.join(wanted)}"
+            f"scores {', '.join((*wanted, *(['splice'] if sites else [])))}"
         )
         if renamed := job.survey.renamed():
             remark(renamed)
-        settings = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
+        settings: dict[str, Any] = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
+        if sites:
+            settings["splice"] = asdict(sites)
         record = make_record(opened, "variants", variants=str(variants), fasta=str(fasta), **settings)
         statuses = job.run(out, table, record, force=force, title="scoring")
     for status, count in statuses.most_common():

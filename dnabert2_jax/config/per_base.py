@@ -76,8 +76,6 @@ class PerBaseRun:
         for name, default in (("label_smoothing", 0.0), ("batching", "by_length"), ("pooling", "auto")):
             if getattr(plan, name) != default:
                 raise ValueError(f"training.{name} {getattr(plan, name)} is not for data.task per_base; leave it out")
-        if plan.class_weights != "none" and self.data.overlaps == "several":
-            raise ValueError("training.class_weights is for bases of one label, not for data.overlaps several; leave it out")
         if plan.selection == "spearman":
             raise ValueError("training.selection spearman is for data.task regression; leave it at auto, or choose loss")
         return self

@@ -189,7 +189,10 @@ class Epochs:
             lowest.
         patience: stop after this many evaluations without a better one.
         label_smoothing: fraction of each label that is spread over all classes, in [0, 1).
-        class_weights: ``balanced`` gives every class the same weight in the loss, however many rows it has.
+        class_weights: ``balanced`` gives every class the same weight in the loss, however many rows it has; with several
+            labels, the presence and the absence of each.
+        focal_gamma: exponent of focal loss (Lin et al. 2017), which multiplies the loss of each label by
+            (1 - its probability) to this power, so that labels that are predicted well count less; 0 is cross-entropy.
         batching: ``by_length`` groups sequences of similar length; ``packed`` takes them in random order and packs
             several into a row of the batch, with hardly any padding.
         padded_lengths: at most this many lengths that rows are padded to; each is compiled once.
@@ -209,6 +212,7 @@ class Epochs:
     patience: int = Field(default=5, ge=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
+    focal_gamma: float = Field(default=0.0, ge=0)
     batching: Literal["by_length", "packed"] = "by_length"
     padded_lengths: int = Field(default=3, ge=1)
     keep_checkpoints: int = Field(default=1, ge=1)
@@ -234,6 +238,8 @@ def check_method(plan: Epochs, model: ModelOptions, mesh: MeshOptions) -> None:
         raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
     if plan.method == "probe" and plan.label_smoothing:
         raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
+    if plan.focal_gamma and plan.label_smoothing:
+        raise ValueError("training.focal_gamma and training.label_smoothing do not go together; leave one of them out")
     if mesh != MeshOptions(data=mesh.data):
         raise ValueError("mesh: fine-tuning shards rows only; of this section it accepts data")
 
@@ -267,10 +273,13 @@ class FinetuneRun:
             raise ValueError("data.bpe_dropout is for full and lora; a probe is fitted to one reading of each row")
         if plan.method == "probe" and plan.head_pooling == "cls":
             raise ValueError("training.pooling cls is for full and lora: the pooler is trained, and a probe trains none")
-        if task != "single_label":
-            for name, default in (("class_weights", "none"), ("label_smoothing", 0.0)):
-                if getattr(plan, name) != default:
-                    raise ValueError(f"training.{name} is for data.task single_label, not for {task}; leave it out")
+        if plan.method == "probe" and plan.focal_gamma:
+            raise ValueError("training.focal_gamma is for full and lora; a probe is fitted by cross-entropy")
+        if task != "single_label" and plan.label_smoothing:
+            raise ValueError(f"training.label_smoothing is for data.task single_label, not for {task}; leave it out")
+        if task == "regression" and (plan.focal_gamma or plan.class_weights != "none"):
+            name = "focal_gamma" if plan.focal_gamma else "class_weights"
+            raise ValueError(f"training.{name} is for tasks that have classes, not for regression; leave it out")
         if plan.selection == ("mcc" if task == "regression" else "spearman"):
             raise ValueError(
                 f"training.selection {plan.selection} is not for data.task {task}; leave it at auto, or choose loss"

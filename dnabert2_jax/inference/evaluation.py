@@ -1,11 +1,13 @@
 """Scores of a classifier on a labeled table."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dnabert2_jax.data.labels import Labels, saved_labels
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import Predictions, predict
+from dnabert2_jax.metrics.calibration import reliability
 from dnabert2_jax.metrics.intervals import Intervals, confidence_intervals
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.metrics.tasks import metrics_for
@@ -16,7 +18,8 @@ class Evaluation:
     """What a classifier says about a labeled table, and how right it is.
 
     Attributes:
-        scores: see ``metrics/scores.py``.
+        scores: see ``metrics/scores.py``; of classes and labels also ``calibration_error``, the expected one, see
+            ``metrics/calibration.py``.
         intervals: 95 % confidence intervals of the main ones, see ``metrics/intervals.py``.
         predictions: of the rows.
         labels: what the label column stands for.
@@ -36,6 +39,7 @@ def evaluate(
     model: InferenceModel,
     table: Table,
     *,
+    ensemble: Iterable[InferenceModel] = (),
     max_tokens: int | None = None,
     reverse_complement: bool = False,
     batch_tokens: int | None = None,
@@ -46,6 +50,7 @@ def evaluate(
     Args:
         model: a classifier.
         table: rows with the labels that it was trained on.
+        ensemble: further models; what is scored is the mean over all.
         max_tokens: longest row, by default as in training.
         reverse_complement: average the predictions over both strands.
         batch_tokens: tokens of a batch.
@@ -60,6 +65,7 @@ def evaluate(
     predictions = predict(
         model,
         table,
+        ensemble=ensemble,
         max_tokens=max_tokens,
         long="cut",
         reverse_complement=reverse_complement,
@@ -67,5 +73,7 @@ def evaluate(
         title=title,
     )
     scores = metrics_for(labels).compute(encoded, predictions.outputs, labels)
+    if model.head.task != "regression":
+        scores = {**scores, "calibration_error": reliability(encoded, predictions.outputs).error}
     intervals = confidence_intervals(model.head.task, encoded, predictions.outputs)
     return Evaluation(scores, intervals, predictions, labels)

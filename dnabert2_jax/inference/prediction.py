@@ -1,7 +1,7 @@
 """What a classifier says about sequences; long ones are read in overlapping windows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, overload
@@ -42,6 +42,8 @@ class Predictions:
         notes: what makes a prediction doubtful, see ``inference/quality.py``; empty if nothing does. [sequences].
         input_columns: other columns of the input table. [sequences] each.
         training_data: what the classifier was trained on, if it says.
+        spread: of an ensemble: the standard deviation of the outputs over its models, whose mean ``outputs`` are.
+            [sequences, C].
     """
 
     names: list[str]
@@ -54,6 +56,7 @@ class Predictions:
     notes: list[str]
     input_columns: dict[str, list[str]] = field(default_factory=dict)
     training_data: Mapping[str, Any] | None = None
+    spread: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -73,6 +76,7 @@ class Predictions:
                 cut_bases=self.cut_bases[row],
                 notes=self.notes[row],
                 input_columns={name: values[row] for name, values in self.input_columns.items()},
+                spread=None if self.spread is None else self.spread[row],
             )
         at = range(len(self))[row]  # an index out of range ends iteration
         columns = self[at : at + 1].columns()
@@ -140,12 +144,17 @@ class Predictions:
     def columns(self) -> dict[str, Any]:
         """The predictions as columns of a table: label or value, a probability for each class, and the input's own columns.
 
+        Of an ensemble, also the spread of each: ``spread_<name>``, or ``spread`` of a measurement.
+
         A column of the input that is called like one of these is there as ``input_<name>``.
         """
         if self.task == "regression":
             said: dict[str, Any] = {"value": self.values}
         else:
             said = {"label": self.labels, **{f"p_{name}": self.outputs[:, c] for c, name in enumerate(self.classes)}}
+        if self.spread is not None:
+            names = ["spread"] if self.task == "regression" else [f"spread_{name}" for name in self.classes]
+            said |= {name: self.spread[:, c] for c, name in enumerate(names)}
         ours = {"name": self.names, **said, "windows": self.windows, "cut_bases": self.cut_bases, "note": self.notes}
         return ours | {f"input_{name}" if name in ours else name: values for name, values in self.input_columns.items()}
 
@@ -193,6 +202,7 @@ def predict(
     model: InferenceModel,
     sequences: Sequences,
     *,
+    ensemble: Iterable[InferenceModel] = (),
     max_tokens: int | None = None,
     long: LongSequences = "windows",
     overlap: float = 0.5,
@@ -208,6 +218,8 @@ def predict(
     Args:
         model: a classifier.
         sequences: what to classify.
+        ensemble: further models; outputs are the mean over all, and their spread is told. What else is said of a sequence
+            (windows, notes) is that of ``model``.
         max_tokens: longest input of the classifier, in tokens, special tokens included; by default as in training.
         long: what to do with longer ones; see :func:`~dnabert2_jax.data.encoding.encode_sequences`.
         overlap: minimum window overlap as a fraction of a window.
@@ -217,10 +229,57 @@ def predict(
         title: shows progress.
 
     Raises:
-        UserError: not a classifier, pairs for one trained on single sequences or the other way around, an option out of
-            range, a long pair that may not be cut, or out of memory.
+        UserError: not a classifier, models that do not predict the same, pairs for one trained on single sequences or the
+            other way around, an option out of range, a long pair that may not be cut, or out of memory.
     """
-    model.need("classifier", "prediction", "train one with `dnabert2 finetune`")
+    models = [model, *ensemble]
+    check_ensemble(models)
+    how = (max_tokens, long, overlap, reverse_complement, batch_tokens, few_shapes, title)
+    members = [_predict(one, sequences, *how) for one in models]
+    if len(members) == 1:
+        return members[0]
+    outputs = np.stack([member.outputs for member in members]).astype(np.float64)
+    return replace(members[0], outputs=outputs.mean(0).astype(np.float32), spread=outputs.std(0).astype(np.float32))
+
+
+def check_ensemble(models: Sequence[InferenceModel], task: str = "prediction") -> None:
+    """Check before the work that some models, or a single one, are classifiers of the same classes.
+
+    Args:
+        models: at least one.
+        task: what they are for, for messages.
+
+    Raises:
+        UserError: one is not, or differs from the first.
+    """
+    for model in models:
+        model.need("classifier", task, "train one with `dnabert2 finetune`")
+    first = models[0]
+    for model in models[1:]:
+        for what, ours, theirs in (
+            ("the task", first.head.task, model.head.task),
+            ("the classes", ", ".join(first.labels), ", ".join(model.labels)),
+            ("the limit of tokens", first.head.max_tokens, model.head.max_tokens),
+        ):
+            if ours != theirs:
+                raise UserError(
+                    f"{model.path} does not predict what {first.path} does: {what} {theirs}, there {ours}; an ensemble is "
+                    "of models that were trained on the same table"
+                )
+
+
+def _predict(
+    model: InferenceModel,
+    sequences: Sequences,
+    max_tokens: int | None,
+    long: LongSequences,
+    overlap: float,
+    reverse_complement: bool,
+    batch_tokens: int | None,
+    few_shapes: bool,
+    title: str | None,
+) -> Predictions:
+    """What one model says."""
     training_data = model.provenance.get("training_data")
     _check_pairs(model, sequences, training_data)
     max_tokens = model.head.max_tokens if max_tokens is None else max_tokens

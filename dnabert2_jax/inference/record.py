@@ -6,7 +6,7 @@ files of windows and intervals: beside ``NAME`` lies ``NAME.json``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,23 @@ def make_record(model: InferenceModel, command: str, **settings: Any) -> Record:
     compute = model.predictor.forward.compute
     return {
         "command": command,
+        **_identity(model),
+        "settings": {**settings, "precision": compute.precision, "attention": compute.attention},
+        "dnabert2_jax": __version__,
+    }
+
+
+def make_ensemble_record(models: Sequence[InferenceModel], command: str, **settings: Any) -> Record:
+    """As :func:`make_record`, of several models: what identifies those after the first is under ``ensemble``."""
+    record, others = make_record(models[0], command, **settings), [_identity(model) for model in models[1:]]
+    return {**record, **({"ensemble": others} if others else {})}
+
+
+def _identity(model: InferenceModel) -> dict[str, str]:
+    return {
         "model": str(model.path),
         "model_sha256": tree_sha256(jax.device_get(model.predictor.params)),
         "tokenizer_sha256": model.tokenizer.sha256,
-        "settings": {**settings, "precision": compute.precision, "attention": compute.attention},
-        "dnabert2_jax": __version__,
     }
 
 

@@ -5,7 +5,7 @@ a batch only, so that a job that resumes, or does a share of the work, computes 
 the file: from 0, the end not included, as in BED.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -290,6 +290,7 @@ def predict_chunks(
     model: InferenceModel,
     chunks: Iterable[Chunk],
     *,
+    ensemble: Sequence[InferenceModel] = (),
     max_tokens: int | None = None,
     long: LongSequences = "windows",
     overlap: float = 0.5,
@@ -308,6 +309,7 @@ def predict_chunks(
         predictions = predict(
             model,
             chunk.sequences,
+            ensemble=ensemble,
             max_tokens=max_tokens,
             long=long,
             overlap=overlap,

@@ -6,10 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.metrics.scores import check_finite
-
-_SMALLEST = float(np.finfo(np.float32).tiny)
-_LEFT_OF_ONE = 2.0**-25  # a float32 sigmoid rounds to 1
+from dnabert2_jax.metrics.scores import LEFT_OF_ONE, SMALLEST, check_finite
 
 
 class LabelMetrics(TypedDict):
@@ -124,11 +121,11 @@ def base_metrics(
         by_label[name] = _of_label(truth, said, probabilities[:, c], counts)
     truth, said, given = labels[counts], decided[counts], probabilities[counts].astype(np.float64)
     if several:
-        of_truth = np.where(truth == 1, np.maximum(given, _SMALLEST), np.maximum(1 - given, _LEFT_OF_ONE))
+        of_truth = np.where(truth == 1, np.maximum(given, SMALLEST), np.maximum(1 - given, LEFT_OF_ONE))
         mcc = float(np.mean([_mcc(truth[:, c], said[:, c].astype(np.int64), 2) for c in range(len(names))]))
         collapsed = bool((said == said[0]).all() and (truth != truth[0]).any())
     else:
-        of_truth = np.maximum(given[np.arange(len(truth)), truth], _SMALLEST)
+        of_truth = np.maximum(given[np.arange(len(truth)), truth], SMALLEST)
         mcc = _mcc(truth, said, len(names))
         collapsed = bool((said == said[0]).all() and (truth != said[0]).any())
     return BaseMetrics(

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.atomic import write_bytes
 
-_SMALLEST = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, where the loss would be infinite
-_LEFT_OF_ONE = 2.0**-25  # a float32 sigmoid rounds to 1 for logits of 17 or more
+SMALLEST = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, where the loss would be infinite
+LEFT_OF_ONE = 2.0**-25  # a float32 sigmoid rounds to 1 for logits of 17 or more
 
 
 class ClassificationMetrics(TypedDict):
@@ -74,7 +74,7 @@ def classification_metrics(
         raise ValueError(f"{len(labels)} labels and {num_classes} names, but probabilities of shape {probabilities.shape}")
     check_finite("probabilities", probabilities)
     predictions = probabilities.argmax(axis=1)
-    of_labels = np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)
+    of_labels = np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST)
     matrix = confusion_matrix(labels, predictions, labels=range(num_classes))
     label_counts, predicted_counts = matrix.sum(axis=1), matrix.sum(axis=0)
 
@@ -199,7 +199,7 @@ def multi_label_metrics(
             "auroc": float(roc_auc_score(has, probabilities[:, c])) if defined else None,
             "auprc": float(average_precision_score(has, probabilities[:, c])) if defined else None,
         }
-    of_truth = np.where(truth, np.maximum(probabilities, _SMALLEST), np.maximum(1 - probabilities, _LEFT_OF_ONE))
+    of_truth = np.where(truth, np.maximum(probabilities, SMALLEST), np.maximum(1 - probabilities, LEFT_OF_ONE))
     means = {key: _mean([scores[key] for scores in by_label.values()]) for key in ("mcc", "f1", "auroc", "auprc")}
     return MultiLabelMetrics(
         mcc=means["mcc"] or 0.0,

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dnabert2_jax.config.loading import load_run, run_to_dict, to_toml
-from dnabert2_jax.config.runs import FinetuneRun
+from dnabert2_jax.config.kinds import Finetuning, load_finetuning
+from dnabert2_jax.config.loading import run_to_dict, to_toml
+from dnabert2_jax.config.per_base import PerBaseRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.extras import optional_package
 from dnabert2_jax.metrics.tasks import TASK_METRICS
@@ -109,7 +110,7 @@ def sweep(
     for choice in search:
         if [other.key for other in search].count(choice.key) > 1 or any(_key(given) == choice.key for given in overrides):
             raise UserError(f"{choice.key} is given twice; a setting is either searched, once, or set")
-    shared = load_run(FinetuneRun, config, [*overrides, *(f"{choice.key}={choice.first}" for choice in search)])
+    shared = load_finetuning(config, [*overrides, *(f"{choice.key}={choice.first}" for choice in search)])
     optuna = optional_package("optuna", "a sweep needs", "dnabert2_jax[sweep]")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     (workdir / "trials").mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,7 @@ def sweep(
         remark(f"trial {number + 1} of {trials}: {', '.join(proposed)}")
         directory = _directory(workdir, number)
         try:
-            result = finetune(load_run(FinetuneRun, config, [*overrides, *proposed]), directory, baseline=baseline)
+            result = finetune(load_finetuning(config, [*overrides, *proposed]), directory, baseline=baseline)
         except UserError as error:
             remark(f"trial {number + 1} failed: {error}")
             write_json(directory.with_suffix(".error.json"), str(error))
@@ -150,19 +151,20 @@ def sweep(
         raise UserError(f"every trial failed; the last one: {results[-1].error}")
     best = study.best_trial
     chosen = [f"{key}={_as_text(value)}" for key, value in best.params.items()]
-    write_bytes(workdir / BEST, to_toml(run_to_dict(load_run(FinetuneRun, config, [*overrides, *chosen]))).encode())
-    swept = Sweep(results, best.number, selected_score(shared), shared.data.task, str(shared.data.dev))
+    write_bytes(workdir / BEST, to_toml(run_to_dict(load_finetuning(config, [*overrides, *chosen]))).encode())
+    dev = ", ".join(shared.data.dev_contigs) if isinstance(shared, PerBaseRun) else str(shared.data.dev)
+    swept = Sweep(results, best.number, selected_score(shared), shared.data.task, dev)
     write_sweep(workdir / PAGE, swept)
     return swept
 
 
-def selected_score(run: FinetuneRun) -> str:
+def selected_score(run: Finetuning) -> str:
     """The dev score that trials are compared by: that which selects the best evaluation of each."""
     selection = run.training.selection
     return TASK_METRICS[run.data.task].main if selection == "auto" else selection
 
 
-def _check_question(file: Path, shared: FinetuneRun, search: Sequence[Choice], seed: int) -> None:
+def _check_question(file: Path, shared: Finetuning, search: Sequence[Choice], seed: int) -> None:
     """Note what the sweep is about, or check that it is the same as in an earlier call."""
     keys = {choice.key for choice in search}
     settings = {key: value for key, value in flat_settings(run_to_dict(shared)).items() if key not in keys}

@@ -45,7 +45,7 @@ class Sweep:
         best: number of the one with the best dev score.
         score: the score that trials are compared by.
         task: what the label column holds.
-        dev: the table that selects.
+        dev: the table, or the contigs, that select.
     """
 
     trials: Sequence[Trial]

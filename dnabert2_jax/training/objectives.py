@@ -46,11 +46,37 @@ def masked_lm_means(total: Sums) -> dict[str, float]:
     }
 
 
-def _cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+def _cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array, gamma: float = 0.0) -> Sums:
     log_probabilities = jax.nn.log_softmax(logits)
     chosen = values_at(log_probabilities, labels)
+    if gamma:
+        others = labels[..., None] != jnp.arange(logits.shape[-1])
+        missing = jax.nn.logsumexp(logits, axis=-1, where=others) - jax.nn.logsumexp(logits, axis=-1)
+        chosen = _focal(chosen, missing, gamma)
     correct = (logits.argmax(-1) == labels).astype(jnp.float32)
     return Sums(-(chosen * weights).sum(), (correct * weights).sum(), weights.sum())
+
+
+def _binary_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    class_weights: NDArray[np.float32] | None = None,
+    gamma: float = 0.0,
+) -> Sums:
+    right = jnp.where(labels > 0, logits, -logits)
+    log_p = jax.nn.log_sigmoid(right)
+    if gamma:
+        log_p = _focal(log_p, jax.nn.log_sigmoid(-right), gamma)
+    if class_weights is not None:
+        log_p = log_p * jnp.where(labels > 0, class_weights[1], class_weights[0])
+    correct = (right > 0).astype(jnp.float32).mean(-1)
+    return Sums((-log_p.mean(-1) * weights).sum(), (correct * weights).sum(), weights.sum())
+
+
+def _focal(log_p: jax.Array, log_rest: jax.Array, gamma: float) -> jax.Array:
+    """(1 - p)^gamma ln p, from ln p and ln(1 - p), both of which are finite where p rounds to 1, as are the gradients."""
+    return jnp.exp(gamma * log_rest) * log_p
 
 
 def mlm_loss(network: Network[MaskedLM]) -> Loss:
@@ -90,8 +116,9 @@ def classification_loss(
     *,
     label_smoothing: float = 0.0,
     class_weights: NDArray[np.float32] | None = None,
+    focal_gamma: float = 0.0,
 ) -> Loss:
-    """Cross-entropy of the labels; fill rows have no weight.
+    """Cross-entropy of the labels, or their focal loss; fill rows have no weight.
 
     Args:
         network: the model.
@@ -99,12 +126,13 @@ def classification_loss(
         label_smoothing: fraction of each label that is spread evenly over all classes (Szegedy et al. 2016).
         class_weights: factor of each class's loss, [C]. The sum is still divided by rows: weights with a mean of 1 over the
             table then give the same gradient on average, regardless of which rows a batch holds.
+        focal_gamma: the exponent of (1 - p), by which the loss of a label of probability p is multiplied (Lin et al. 2017).
     """
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
         logits = _logits(network, {**trainable, **frozen}, batch, lora, training)
         weights = batch.weights if class_weights is None else batch.weights * jnp.asarray(class_weights)[batch.labels]
-        sums = _cross_entropy(logits, batch.labels, weights)
+        sums = _cross_entropy(logits, batch.labels, weights, focal_gamma)
         if label_smoothing:
             evenly = -(jax.nn.log_softmax(logits).mean(-1) * weights).sum()
             sums = sums._replace(loss=(1 - label_smoothing) * sums.loss + label_smoothing * evenly)
@@ -116,15 +144,25 @@ def classification_loss(
     return loss
 
 
-def multi_label_loss(network: Classifier, lora: LoraConfig | None = None) -> Loss:
-    """Binary cross-entropy, averaged over the labels of a row or base; fill rows have no weight."""
+def multi_label_loss(
+    network: Classifier,
+    lora: LoraConfig | None = None,
+    *,
+    class_weights: NDArray[np.float32] | None = None,
+    focal_gamma: float = 0.0,
+) -> Loss:
+    """Binary cross-entropy, or focal loss, averaged over the labels of a row or base; fill rows have no weight.
+
+    Args:
+        network: the model.
+        lora: settings of the adapter, if there is one.
+        class_weights: factors of each label's loss where it is absent and where it is present, [2, C].
+        focal_gamma: as for :func:`classification_loss`, for each label.
+    """
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
         logits = _logits(network, {**trainable, **frozen}, batch, lora, training)
-        right = jnp.where(batch.labels > 0, logits, -logits)
-        nats = -jax.nn.log_sigmoid(right).mean(-1)
-        correct = (right > 0).astype(jnp.float32).mean(-1)
-        return Sums((nats * batch.weights).sum(), (correct * batch.weights).sum(), batch.weights.sum())
+        return _binary_cross_entropy(logits, batch.labels, batch.weights, class_weights, focal_gamma)
 
     return loss
 
@@ -147,15 +185,18 @@ def table_loss(network: Classifier, labels: Target, train: NDArray[Any], schedul
         network: the model.
         labels: what is to be predicted.
         train: the encoded labels of the training rows.
-        schedule: holds the smoothing and the class weights.
+        schedule: holds the smoothing, the class weights, and the exponent of focal loss.
         lora: settings of the adapter, if there is one.
     """
     if isinstance(labels, Measurements):
         return regression_loss(network, lora, mean=labels.mean, deviation=labels.deviation)
+    balanced, gamma = schedule.class_weights == "balanced", schedule.focal_gamma
     if labels.head.independent:
-        return multi_label_loss(network, lora)
-    weights = balanced_weights(train, len(labels)) if schedule.class_weights == "balanced" else None
-    return classification_loss(network, lora, label_smoothing=schedule.label_smoothing, class_weights=weights)
+        weights = balanced_label_weights(train) if balanced else None
+        return multi_label_loss(network, lora, class_weights=weights, focal_gamma=gamma)
+    weights = balanced_weights(train, len(labels)) if balanced else None
+    smoothing = schedule.label_smoothing
+    return classification_loss(network, lora, label_smoothing=smoothing, class_weights=weights, focal_gamma=gamma)
 
 
 def table_means(labels: Target) -> Callable[[Sums], dict[str, float]]:
@@ -177,3 +218,14 @@ def balanced_weights(labels: NDArray[np.integer], num_classes: int) -> NDArray[n
     """
     counts = np.bincount(labels[labels >= 0], minlength=num_classes)
     return (counts.sum() / (num_classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def balanced_label_weights(labels: NDArray[Any]) -> NDArray[np.float32]:
+    """Weights of the absence and the presence of each label, n / (2 n_absent) and n / (2 n_present); see above. [2, C].
+
+    Args:
+        labels: 0 and 1; negative ones do not count. [rows, C] or [rows, L, C].
+    """
+    flat = labels.reshape(-1, labels.shape[-1])
+    counts = np.stack([(flat == 0).sum(0), (flat == 1).sum(0)])
+    return (counts.sum(0) / (2 * np.maximum(counts, 1))).astype(np.float32)

@@ -74,12 +74,14 @@ class Window:
         ref: the interval in REF; of an indel, with all the bases over which it can be shifted.
         alt: the interval in ALT.
         right: bases after it.
+        start: first base of the interval in the contig, from 0.
     """
 
     left: str
     ref: str
     alt: str
     right: str
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
         shared_left, shared_right = before[len(before) - to_the_left :], after[:to_the_right]
         ref, alt = (shared_left + changed + shared_right for changed in (ref, alt))
         before, after = before[: len(before) - to_the_left], after[to_the_right:]
-    return Window(before[max(0, len(before) - flank) :], ref, alt, after[:flank])
+    return Window(before[max(0, len(before) - flank) :], ref, alt, after[:flank], first + len(before))
 
 
 def trimmed(position: int, ref: str, alt: str) -> tuple[int, str, str]:

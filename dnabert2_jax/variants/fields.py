@@ -44,7 +44,7 @@ class AlleleScores:
 
 
 def fields_of(
-    scores: Sequence[VariantScore], labels: Sequence[str], strands: Strands, regression: bool
+    scores: Sequence[VariantScore], labels: Sequence[str], strands: Strands, regression: bool, splice: bool = False
 ) -> tuple[Field, ...]:
     """The values of a job.
 
@@ -53,6 +53,7 @@ def fields_of(
         labels: the model's classes, or the name of its measurement.
         strands: whether each strand is told apart.
         regression: the model predicts a measurement.
+        splice: what happens to splice sites is told.
     """
     over = "; mean of both strands" if strands == "both" else ""
     fields: list[Field] = []
@@ -77,6 +78,12 @@ def fields_of(
                 Field(f"alt_{label}", f"{KEY_PREFIX}ALT_{key}", "Float", f"{what} {label} with ALT{over}"),
                 Field(f"delta_{label}", f"{KEY_PREFIX}DELTA_{key}", "Float", f"{change} {label} from REF to ALT"),
             ]
+    if splice:
+        fields.append(_field("splice", "Float", "Largest gain or loss of the probability of a splice site near the variant"))
+        ten = "Changes of splice sites: ALLELE|STRAND|DS_AG|DS_AL|DS_DG|DS_DL|DP_AG|DP_AL|DP_DG|DP_DL; "
+        fields.append(_field("splice_fwd", "String", f"{ten}forward strand"))
+        if strands == "both":
+            fields.append(_field("splice_rev", "String", f"{ten}reverse strand"))
     fields += [
         _field("span", "Integer", "Bases of REF between the tokens that all alleles share, forward strand"),
         _field("tokens", "String", "Tokens of REF and ALT in the span, forward strand"),

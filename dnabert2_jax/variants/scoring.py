@@ -28,6 +28,7 @@ from dnabert2_jax.variants.fields import AlleleScores, Field, fields_of
 from dnabert2_jax.variants.llr import DnaPieces
 from dnabert2_jax.variants.span_probabilities import span_log_probabilities
 from dnabert2_jax.variants.spans import Ids, Span, find_span
+from dnabert2_jax.variants.splice import SpliceLabels, splice_scores
 
 EMBEDDED_BASES = 64
 """Bases on either side of a variant whose states are averaged."""
@@ -47,6 +48,7 @@ class ScoringOptions:
         strands: ``both`` or ``+``.
         max_span: longest span between shared tokens that is scored, in bases.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
+        splice: the labels of splice sites, whose changes are told; then ``scores`` are only those that are named.
     """
 
     scores: tuple[VariantScore, ...] = ()
@@ -54,6 +56,7 @@ class ScoringOptions:
     strands: Strands = "both"
     max_span: int = 64
     batch_tokens: int | None = None
+    splice: SpliceLabels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,14 @@ class VariantScorer:
                 f"flank {options.flank} and max_span {options.max_span} are numbers of bases; accepted are 1 and more"
             )
         self._model, self._genome, self._options = model, genome, options
-        self._scores = checked_scores(model, options.scores)
+        self._scores = checked_scores(model, options.scores) if options.scores or not options.splice else ()
+        if options.splice:
+            options.splice.columns(model, options.flank)
         self._signs: tuple[Literal["+", "-"], ...] = ("+", "-") if options.strands == "both" else ("+",)
         self._batch_tokens = options.batch_tokens or default_batch_tokens()
         self._pieces = DnaPieces(model.tokenizer) if "llr" in self._scores else None
-        self.fields = fields_of(self._scores, model.labels, options.strands, model.head.task == "regression")
+        regression = model.head.task == "regression"
+        self.fields = fields_of(self._scores, model.labels, options.strands, regression, options.splice is not None)
 
     @property
     def alleles_at_once(self) -> int:
@@ -119,6 +125,14 @@ class VariantScorer:
         for score in self._scores if good else ():
             for own, more in zip(values, computed[score](good), strict=True):
                 own.update(more)
+        if good and (splice := self._options.splice):
+            tuples = zip(alleles, windows, found, strict=True)
+            changes = [
+                (allele, window) for allele, window, it in tuples if isinstance(it, tuple) and isinstance(window, Window)
+            ]
+            told = splice_scores(self._model, splice, self._options.flank, changes, self._signs, self._batch_tokens)
+            for own, fields in zip(values, told, strict=True):
+                own.update(fields)
         ok = iter(values)
         return [AlleleScores("ok", next(ok)) if isinstance(it, tuple) else AlleleScores(it, {}) for it in found]
 

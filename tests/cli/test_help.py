@@ -29,7 +29,7 @@ COMMANDS = dict(commands())
 def test_all_commands_are_there():
     assert {path[0] for path in COMMANDS} == {
         *("quickstart", "corpus", "tokenizer", "pretrain", "split", "finetune", "evaluate", "predict", "embed", "fill-mask"),
-        *("merge-shards", "evaluate-variants", "sweep"),
+        *("merge-shards", "evaluate-variants", "sweep", "calibrate"),
         *("variants", "track", "explain", "report", "merge", "adapters", "convert", "config", "gue", "flops", "doctor"),
     }
 

@@ -9,9 +9,10 @@ import time
 import pytest
 from pyarrow import parquet
 
+from dnabert2_jax import DNABERT2, SpliceLabels
 from dnabert2_jax.artifacts.model import save_model
 from tests.genome.helpers import random_dna, write_fasta
-from tests.variants.helpers import other_base, random_mlm
+from tests.variants.helpers import other_base, random_labeler, random_mlm
 
 GENOME = random_dna(120, 7)
 
@@ -123,3 +124,31 @@ def test_a_killed_job_continues_with_the_same_bytes(call, home, dnabert2, tmp_pa
         assert (tmp_path / f"killed.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
     assert parquet.read_table(tmp_path / "killed.parquet").equals(parquet.read_table(tmp_path / "whole.parquet"))
     assert not list(tmp_path.glob("*.unfinished*"))
+
+
+def test_ten_fields_for_each_allele_where_splice_sites_are_labelled(home, dnabert2, monkeypatch):
+    monkeypatch.chdir(home)
+    save_model("labeler", random_labeler().saved())
+    base = GENOME[59]
+    alts = [other_base(base), other_base(base, 2)]
+    text = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    records = [",".join(alts), *alts]  # one record of two alleles, and the same as two records
+    (home / "sites.vcf").write_text(text + "".join(f"chr1\t60\t.\t{base}\t{alt}\t.\t.\t.\n" for alt in records))
+    words = ("variants", "--model", "labeler", "--fasta", "ref.fa", "--variants", "sites.vcf", "--out", "sites_scored.vcf")
+    code, _, errors = dnabert2(*words, *HOW, "--splice", "acceptor=acceptor,donor=donor", "--distance", 10)
+    assert code == 0
+    assert "sites.vcf: 3 records, 4 alternative alleles; scores splice" in errors
+    lines = (home / "sites_scored.vcf").read_text().splitlines()
+    infos = [dict(entry.partition("=")[::2] for entry in line.split("\t")[7].split(";")) for line in lines if line[0] != "#"]
+    for key in ("DB2_SPLICE", "DB2_SPLICE_FWD", "DB2_SPLICE_REV"):
+        assert infos[0][key].split(",") == [infos[1][key], infos[2][key]]
+    fields = infos[1]["DB2_SPLICE_REV"].split("|")
+    assert (len(fields), fields[:2]) == (10, [alts[0], "-"])
+    assert "DB2_EMB" not in infos[0]
+    settings = json.loads((home / "sites_scored.vcf.json").read_text())["settings"]
+    assert settings["splice"] == {"acceptor": "acceptor", "donor": "donor", "distance": 10}
+
+    sites = SpliceLabels("acceptor", "donor", 10)
+    table = DNABERT2.load("labeler").score_variants("ref.fa", [("chr1", 60, base, alts[0])], flank=24, splice=sites)
+    assert table["splice_rev"] == [infos[1]["DB2_SPLICE_REV"]]
+    assert table["splice"][0] == pytest.approx(float(infos[1]["DB2_SPLICE"]), rel=1e-5)

@@ -139,6 +139,7 @@ BAD = [
     ("finetune", "training.selection=f1", r"training\.selection: .*'spearman' or 'loss', found 'f1'"),
     ("finetune", "training.batching=sorted", r"training\.batching: .*'by_length' or 'packed', found 'sorted'"),
     ("finetune", "training.class_weights=equal", r"training\.class_weights: .*'none' or 'balanced', found 'equal'"),
+    ("finetune", "training.focal_gamma=-1", r"training\.focal_gamma: .*greater than or equal to 0, found -1"),
     ("finetune", "training.label_smoothing=1", r"training\.label_smoothing: .*less than 1, found 1"),
     ("finetune", "lora.targets=['query']", r"lora\.targets\.0: .*'Wqkv'.*found 'query'"),
     ("finetune", "lora.targets=['wo', 'wo']", r"lora: targets .* name a projection twice"),

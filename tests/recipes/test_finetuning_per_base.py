@@ -16,7 +16,7 @@ from dnabert2_jax import DNABERT2
 from dnabert2_jax.artifacts.adapter import extract_adapter, load_adapter
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.cli import main
-from dnabert2_jax.config.loading import parse_run
+from dnabert2_jax.config.loading import load_run, parse_run
 from dnabert2_jax.config.per_base import PerBaseRun
 from dnabert2_jax.convert.hugging_face import save_hugging_face
 from dnabert2_jax.convert.peft import save_peft
@@ -29,6 +29,7 @@ from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.recipes.finetuned import Finetuned
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.finetuning_per_base import prepare_windows
+from dnabert2_jax.recipes.sweep import Choice, sweep
 from dnabert2_jax.reports.embeddings import embed_test_rows
 from dnabert2_jax.reports.run import write_report
 from dnabert2_jax.training.workdir import MetricsLog
@@ -104,6 +105,17 @@ def trained(home, undrawn) -> Callable[[str], Finetuned]:
         return finetune(run_of(home, training={"method": method}, **changes), home / method)
 
     return train
+
+
+def test_a_sweep_varies_runs_on_a_genome(home, tmp_path):
+    training = {"epochs": 1, "method": "probe"}
+    config = write_run(tmp_path / "run.toml", "finetune", content_of(home, training=training))
+    found = sweep(config, [], [Choice.parse("training.focal_gamma=0,2")], tmp_path / "sweep", trials=2)
+    assert (found.score, found.task, found.dev) == ("auprc", "per_base", "chr2")
+    assert found.ranked[0].dev["auprc"] == max(trial.dev["auprc"] for trial in found.trials)
+    best = load_run(PerBaseRun, tmp_path / "sweep" / "best.toml")
+    assert str(best.training.focal_gamma).removesuffix(".0") == found.ranked[0].settings["training.focal_gamma"]
+    assert "compared on chr2" in (tmp_path / "sweep" / "sweep.html").read_text()
 
 
 METHODS = ["full", *(pytest.param(method, marks=pytest.mark.slow) for method in ("lora", "probe"))]

@@ -72,6 +72,7 @@ def test_the_originals_layout_cannot_hold_it(probe, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
-def test_smoothing_is_refused(make_run):
-    with pytest.raises(UserError, match=r"label_smoothing is for full and lora"):
-        make_run(training={"method": "probe", "label_smoothing": 0.1})
+@pytest.mark.parametrize("setting", ["label_smoothing", "focal_gamma"])
+def test_other_losses_are_refused(make_run, setting):
+    with pytest.raises(UserError, match=rf"{setting} is for full and lora"):
+        make_run(training={"method": "probe", setting: 0.1})

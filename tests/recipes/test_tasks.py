@@ -238,7 +238,9 @@ def test_the_kmer_regression_is_for_classes(home):
 @pytest.mark.parametrize(
     ("task", "key", "value"),
     [
-        *((task, key, value) for task in TASKS for key, value in (("class_weights", "balanced"), ("label_smoothing", 0.1))),
+        *((task, "label_smoothing", 0.1) for task in TASKS),
+        ("regression", "class_weights", "balanced"),
+        ("regression", "focal_gamma", 2),
         ("regression", "selection", "mcc"),
         ("multi_label", "selection", "spearman"),
         ("single_label", "selection", "spearman"),

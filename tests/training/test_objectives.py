@@ -12,7 +12,9 @@ from dnabert2_jax.modeling.models import base_classifier, class_logits, masked_l
 from dnabert2_jax.tokenizer.special import CLS, PAD, SEP
 from dnabert2_jax.training.objectives import (
     Sums,
+    _binary_cross_entropy,
     _cross_entropy,
+    balanced_label_weights,
     balanced_weights,
     classification_loss,
     masked_lm_means,
@@ -271,3 +273,76 @@ def test_balanced_weights_of_bases_leave_out_those_that_do_not_count():
     weights = balanced_weights(np.array([[0, 0, 0, 1], [0, 0, 1, -1]]), 3)
     np.testing.assert_allclose(weights[:2], [7 / (3 * 5), 7 / (3 * 2)], rtol=1e-6)
     assert np.isfinite(weights).all()
+
+
+def focal_reference(p, gamma):
+    """(1 - p)^gamma times -ln p, and its derivative with respect to p, in float64."""
+    loss = -((1 - p) ** gamma) * np.log(p)
+    return loss, gamma * (1 - p) ** (gamma - 1) * np.log(p) - (1 - p) ** gamma / p
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 3.5])
+def test_focal_loss_of_classes_has_its_closed_form(gamma):
+    """The weights of the predictions are random cotangents."""
+    rng = np.random.default_rng(1)
+    logits = 3 * rng.standard_normal((5, 4))
+    labels, cotangents = rng.integers(0, 4, 5), rng.standard_normal(5)
+    p = np.exp(log_softmax(logits))
+    right = p[np.arange(5), labels]
+    loss, by_p = focal_reference(right, gamma)
+    by_logits = (cotangents * by_p * right)[:, None] * (np.eye(4)[labels] - p)
+    given = [jnp.asarray(logits, jnp.float32), jnp.asarray(labels), jnp.asarray(cotangents, jnp.float32)]
+    found, gradient = jax.value_and_grad(lambda z: _cross_entropy(z, *given[1:], gamma).loss)(given[0])
+    assert float(found) == pytest.approx((cotangents * loss).sum(), rel=1e-5)
+    np.testing.assert_allclose(gradient, by_logits, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_of_several_labels_has_its_closed_form(gamma):
+    rng = np.random.default_rng(2)
+    logits = 3 * rng.standard_normal((5, 3))
+    labels, cotangents = rng.integers(0, 2, (5, 3)), rng.standard_normal(5)
+    class_weights = rng.random((2, 3)) + 0.5
+    sign = 2 * labels - 1
+    p = 1 / (1 + np.exp(-sign * logits))
+    loss, by_p = focal_reference(p, gamma)
+    factors = cotangents[:, None] * class_weights[labels, np.arange(3)] / 3
+    given = [jnp.asarray(x, jnp.float32) for x in (logits, labels, cotangents)]
+    found, gradient = jax.value_and_grad(
+        lambda z: _binary_cross_entropy(z, *given[1:], class_weights.astype(np.float32), gamma).loss
+    )(given[0])
+    assert float(found) == pytest.approx((factors * loss).sum(), rel=1e-5)
+    np.testing.assert_allclose(gradient, factors * by_p * p * (1 - p) * sign, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_is_finite_where_the_probability_rounds_to_one(gamma):
+    logits = jnp.array([[200.0, -200.0], [-200.0, 200.0]])
+    labels, weights = jnp.array([0, 0]), jnp.ones(2)
+    for loss in (
+        lambda z: _cross_entropy(z, labels, weights, gamma).loss,
+        lambda z: _binary_cross_entropy(z, jnp.array([[1.0, 0.0], [1.0, 0.0]]), weights, None, gamma).loss,
+    ):
+        found, gradient = jax.value_and_grad(loss)(logits)
+        assert float(found) == pytest.approx(400, rel=1e-6) or float(found) == pytest.approx(200, rel=1e-6)
+        assert np.isfinite(np.asarray(gradient)).all()
+        assert np.abs(gradient[1]).max() > 0.1
+
+
+def test_a_gamma_of_zero_is_cross_entropy_to_the_bit(classifier):
+    params, plain = classifier
+    batch = classification_batch(LENGTHS, fill=1)
+    zero = classification_loss(sequence_classifier(tiny_config(), 2), focal_gamma=0.0)
+    assert jax.jit(lambda p: zero(p, {}, batch, True))(params) == plain(params, batch, True)
+
+
+def test_the_presence_and_the_absence_of_each_label_weigh_the_same():
+    labels = np.array([[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1], [-1, -1, -1]])
+    weights = balanced_label_weights(labels)
+    np.testing.assert_allclose(weights, [[4 / 6, 4 / 8, 4 / 2], [4 / 2, 4 / 2, 4 / 6]])
+    counted = labels[:4]
+    for label in (0, 2):
+        own = weights[counted[:, label], label]
+        assert own[counted[:, label] == 1].sum() == pytest.approx(own[counted[:, label] == 0].sum())
+        assert own.mean() == pytest.approx(1)
+    np.testing.assert_array_equal(balanced_label_weights(labels[None]), weights)  # of bases

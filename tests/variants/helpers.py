@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from dnabert2_jax.artifacts.model import SavedModel
+from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
+from dnabert2_jax.modeling.models import base_classifier, masked_lm, sequence_classifier
 from dnabert2_jax.variants.alleles import Allele
 from dnabert2_jax.variants.fields import AlleleScores
 from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
@@ -49,6 +50,22 @@ def random_classifier() -> InferenceModel:
     params = sequence_classifier(config, len(LABELS)).init(4)
     return opened(
         SavedModel(kind="classifier", config=config, params=params, tokenizer=tiny_tokenizer(), labels=LABELS, provenance={})
+    )
+
+
+def random_labeler() -> InferenceModel:
+    """A model that finds splice sites everywhere."""
+    config = tiny_config(initializer_range=0.5)
+    return opened(
+        SavedModel(
+            kind="base_classifier",
+            config=config,
+            params=base_classifier(config, 3).init(1),
+            tokenizer=tiny_tokenizer(),
+            labels=("background", "acceptor", "donor"),
+            head=HeadConfig(task="per_base", window=128),
+            provenance={},
+        )
     )
 
 

@@ -75,7 +75,7 @@ def test_all_spellings_of_an_indel_have_one_window(genome, size, data):
     # The insertion that undoes it has the same window with the alleles exchanged.
     shorter = genome[:position] + genome[position + size :]
     back = placed(shorter, position - 1, genome[position - 1], genome[position - 1 : position + size])
-    assert back == Window(window.left, window.alt, window.ref, window.right)
+    assert back == Window(window.left, window.alt, window.ref, window.right, window.start)
 
 
 @hypothesis.given(genome=st.text("ACGT", min_size=8, max_size=30), data=st.data())

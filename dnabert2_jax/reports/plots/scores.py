@@ -1,6 +1,6 @@
 """Pictures of predictions on a test table: confusion matrix, ROC and precision-recall curves, predicted values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from dnabert2_jax.metrics.calibration import Reliability
 from dnabert2_jax.reports.plots.style import LIGHT, WIDTH, Theme, display_name, legend_below, new_figure, readable_on
 
 _MOST_NAMED = 8
@@ -120,6 +121,27 @@ def precision_recall_curves(
     _draw_curves(axis, theme, curves, "average precision")
     axis.set_xlabel("recall")
     axis.set_ylabel("precision")
+    return figure
+
+
+def reliability_diagram(curves: Mapping[str, Reliability], theme: Theme = LIGHT) -> Figure:
+    """The share of right decisions against their probability; dots are as large as their bins hold decisions.
+
+    Args:
+        curves: bins of decisions, by name.
+        theme: colors.
+    """
+    figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
+    axis.plot([0, 1], [0, 1], color=theme.muted, lw=1, ls="--")
+    for color, (name, bins) in zip(theme.colors, curves.items(), strict=False):
+        axis.plot(bins.probabilities, bins.shares, color=color, lw=1.2, label=f"{name}: error {bins.error:.3f}")
+        axis.scatter(bins.probabilities, bins.shares, s=8 + 120 * bins.counts / bins.counts.sum(), color=color, lw=0)
+    legend_below(figure, theme, columns=1)
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_aspect("equal")
+    axis.set_xlabel("probability")
+    axis.set_ylabel("share that is right")
     return figure
 
 
