@@ -60,7 +60,7 @@ def curve_rows(lines: list[dict[str, Any]]) -> Iterator[str]:
 def score_rows(tables: list[dict[str, Any]]) -> Iterator[str]:
     """Rows of a table: Matthews correlation by data set and method, means over seeds."""
     for table in tables:
-        scores = " | ".join(f"{statistics.mean(table[method]):.3f}" for method in METHODS)
+        scores = " | ".join(f"{statistics.mean(table[method]):.3f}" if method in table else "—" for method in METHODS)
         yield f"| {table['task']} | {table['train_rows']:,} | {table['kmer_mcc']:.3f} | {scores} |"
 
 
@@ -102,7 +102,7 @@ def card(
         tokens=training["steps"] * training["batch_size"] * tokens / 1e6,
         date=model.provenance["date"][:10],
         curve="\n".join(curve_rows(lines)),
-        worse=sum(table["kmer_mcc"] > max(statistics.mean(table[method]) for method in METHODS[1:]) for table in tables),
+        worse=sum(table["kmer_mcc"] > max(statistics.mean(table[m]) for m in METHODS[1:] if m in table) for table in tables),
         tables=len(tables),
         scores="\n".join(score_rows(tables)),
     )

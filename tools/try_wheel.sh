@@ -17,12 +17,14 @@ from importlib.util import find_spec
 from dnabert2_jax import DNABERT2, sample_data
 from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.genome.fasta import read_fasta
+from dnabert2_jax.models import SHIPPED
 from dnabert2_jax.reports.page import Page
 
 assert "site-packages" in find_spec("dnabert2_jax").origin, "the checkout was imported, not the wheel"
 splits = load_splits(*(sample_data.table(split) for split in ("train", "dev", "test")))
 bases = sum(len(record.sequence) for path in sample_data.fasta_files().values() for record in read_fasta(path))
 assert Page("title", "subtitle", []).html().startswith("<!doctype html>")  # the templates are included
-assert DNABERT2.load("small").embed(["ACGTTTGACA"]).shape == (1, 128)
+for name in SHIPPED:
+    assert DNABERT2.load(name).embed(["ACGTTTGACA"]).shape == (1, 128)
 print(f"the wheel holds {bases:,} bases and {len(splits.train):,} training rows of sample data")
 PYTHON

@@ -103,7 +103,7 @@ def read(path: Path, kind: Kind) -> Content:
         UserError: there is no such directory, a file is missing or damaged, or the format is unknown.
     """
     if not path.is_dir():
-        others = f", {' or '.join(SHIPPED)} for the one that ships, or hf:OWNER/NAME for one of the Hugging Face Hub"
+        others = f", {' or '.join(SHIPPED)} for one that ships, or hf:OWNER/NAME for one of the Hugging Face Hub"
         raise UserError(
             f"{path} does not exist; name the directory of {kind.name} on this machine{others if kind is MODEL else ''}"
         )

@@ -4,8 +4,8 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-SHIPPED = ("small",)
-"""Their names, which every command and function accepts in place of a model's path."""
+SHIPPED = ("small", "small_5mer")
+"""Their names, which every command and function accepts in place of a model's path: byte pairs, and overlapping 5-mers."""
 
 _HERE = Path(str(files(__name__)))
 

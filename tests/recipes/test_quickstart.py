@@ -68,7 +68,7 @@ def test_the_results_have_the_five_rows_with_intervals_and_a_picture(finished):
         "(b) encoder from scratch",
         "(c) pretrained here, full",
         "(d) small, LoRA",
-        "(e) small, full",
+        "(e) small_5mer, full",
     ]
     for row in rows:
         assert set(row) == {"model", "mcc", "mcc_interval", "macro_f1", "accuracy", "trained_parameters", "seconds"}
