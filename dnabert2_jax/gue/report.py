@@ -202,8 +202,8 @@ def _runs(tasks: list[TaskSummary]) -> Section:
         for attempt in run["attempts"]
     ]
     text = Text(
-        "Test scores with their 95% interval, by the bootstrap over test rows: how they would vary over other rows of the same "
-        "kind. The deviation over seeds, above, is how they vary over runs."
+        "Test scores with their 95% interval, by the bootstrap over test rows: how they would vary over other rows of the "
+        "same kind. The deviation over seeds, above, is how they vary over runs."
     )
     return Section("runs", "Runs", [text, Table.from_records(rows)])
 

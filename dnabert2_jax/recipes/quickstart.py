@@ -35,7 +35,7 @@ _SEED = 0
 
 
 def quickstart(workdir: Path) -> None:
-    """Tokenizer, corpus, pretraining, fine-tuning from scratch, from that, and from those that ship; a table and a picture of it.
+    """Tokenizer, corpus, pretraining, fine-tuning from scratch, from that, and from what ships; a table and a picture of it.
 
     Rerun in the same directory to resume.
 

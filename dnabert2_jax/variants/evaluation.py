@@ -20,7 +20,8 @@ from dnabert2_jax.variants.records import Record, VariantFile
 FLOORS = {"base composition": 1, "6-mer frequency": 6}
 """By name, the k of the k-mers whose frequencies in the genome score the alleles."""
 
-_SCORES = ("llr", "pll", "emb", "delta_")
+_SCORES = ("llr", "pll", "emb", "delta_", "splice")
+_TEXTS = ("splice_fwd", "splice_rev")
 _LOWER_IS_WORSE = ("llr", "pll")
 _FEWEST = 10
 _BASES_AT_ONCE = 10_000_000
@@ -89,7 +90,7 @@ def read_scored(
         raise UserError("give either --effect COLUMN, or --label COLUMN with --positive VALUE")
     wanted = effect or label or ""
     columns = source.columns
-    names = [name for name in columns if name.removeprefix("db2_").startswith(_SCORES)]
+    names = [name for name in columns if name.removeprefix("db2_").startswith(_SCORES) and not name.endswith(_TEXTS)]
     if not names or "status" not in columns:
         raise UserError(f"{source.path}: there are no scores in it; give a table that `dnabert2 variants --table` wrote")
     if wanted not in columns:

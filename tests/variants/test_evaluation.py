@@ -63,6 +63,18 @@ def test_labels(table):
     assert as_rows([llr])[0]["score"] == "-llr"
 
 
+def test_of_splice_sites_the_largest_change_is_a_score(tmp_path):
+    path = tmp_path / "scored.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["chrom", "pos", "ref", "alt", "effect", "status", "splice", "splice_fwd", "splice_rev"])
+        for at, effect, splice in zip(SITES, EFFECTS, LLR, strict=True):
+            writer.writerow(["1", at + 1, GENOME[at], "A", effect, "ok", splice, *["A|+|0|0|0|0|1|2|3|4"] * 2])
+    [found] = agreements(read_scored(open_variants(path), effect="effect"))
+    assert found["score"] == "splice"
+    assert found["spearman"] == pytest.approx(spearmanr(LLR, EFFECTS).statistic)
+
+
 def log_p(text, model, k):
     return sum(math.log(model[text[at : at + k]]) for at in range(len(text) - k + 1))
 
