@@ -56,12 +56,16 @@ class CountingScorer(VariantScorer):
 class HostSide(VariantScorer):
     """Everything except the model."""
 
-    def _masked(self, inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def _masked_groups(self, inputs: list[Ids]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         log_p = np.log(np.random.default_rng(0).dirichlet(np.ones(self._model.tokenizer.vocab_size), 64)).astype(np.float32)
-        for batch in self._batches(inputs):
-            for row, number in enumerate(batch.rows[:, 0]):
-                if number >= 0:
-                    yield number, log_p[: np.count_nonzero(batch.tokens.input_ids[row] == MASK)]
+        for _ in self._batches(inputs):
+            pass
+        masks = np.array([np.count_nonzero(ids == MASK) for ids in inputs])
+        for count in np.unique(masks):
+            numbers = np.flatnonzero(masks == count)
+            for at in range(0, len(numbers), 64):
+                group = numbers[at : at + 64]
+                yield group, np.broadcast_to(log_p[:count], (len(group), count, log_p.shape[1]))
 
     def _weighted_means(self, inputs: list[Ids], weights: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         for _ in self._batches(inputs):

@@ -29,9 +29,11 @@ from dnabert2_jax.config.inference import (
 from dnabert2_jax.config.model import EncoderConfig, PrecisionOption
 from dnabert2_jax.convert.hub import PREFIX, looks_like_repository
 from dnabert2_jax.convert.opening import open_hugging_face, pinned_path
+from dnabert2_jax.data.labeled_intervals import read_labeled_intervals
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import GivenSequences, given_sequences
 from dnabert2_jax.data.streaming import checked_file, given_in_chunks
+from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.inference.calibration import calibrate
 from dnabert2_jax.inference.embedding import Embeddings, embed
 from dnabert2_jax.inference.evaluation import evaluate
@@ -199,6 +201,7 @@ class DNABERT2:
         long: LongSequences = "windows",
         overlap: float = 0.5,
         reverse_complement: bool = False,
+        views: int = 1,
         batch_tokens: int | None = None,
         progress: bool = False,
     ) -> Predictions:
@@ -213,7 +216,9 @@ class DNABERT2:
                 limit that it was trained with.
             long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
             overlap: minimum window overlap as a fraction of a window, in [0, 1).
-            reverse_complement: average over both strands.
+            reverse_complement: average over both strands; the same as two views.
+            views: average over so many readings of each sequence: as it is, the other strand, and then other segmentations
+                of either strand into tokens, which are the same in every call.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
@@ -233,6 +238,7 @@ class DNABERT2:
             long=long,
             overlap=overlap,
             reverse_complement=reverse_complement,
+            views=views,
             batch_tokens=batch_tokens,
             title="predicting" if progress else None,
         )
@@ -246,6 +252,7 @@ class DNABERT2:
         long: LongSequences = "windows",
         overlap: float = 0.5,
         reverse_complement: bool = False,
+        views: int = 1,
         batch_tokens: int | None = None,
     ) -> Iterator[Predictions]:
         """As :meth:`predict`, some sequences at a time, for what does not fit into memory.
@@ -258,6 +265,7 @@ class DNABERT2:
             long: what to do with longer ones.
             overlap: minimum window overlap.
             reverse_complement: average over both strands.
+            views: readings of each sequence.
             batch_tokens: tokens of a batch.
 
         Yields:
@@ -275,6 +283,7 @@ class DNABERT2:
                 long=long,
                 overlap=overlap,
                 reverse_complement=reverse_complement,
+                views=views,
                 batch_tokens=batch_tokens,
             ):
                 yield predictions
@@ -316,34 +325,43 @@ class DNABERT2:
         sequence_column: str = "sequence",
         label_column: str = "label",
         label_map: Mapping[str, str] | None = None,
+        fasta: str | Path | None = None,
         max_tokens: int | None = None,
         reverse_complement: bool = False,
+        views: int = 1,
         batch_tokens: int | None = None,
         progress: bool = False,
     ) -> Scores:
         """Scores on a labeled table, as ``dnabert2 evaluate`` writes them.
 
         Args:
-            table: a CSV, TSV or Excel file.
+            table: a CSV, TSV or Excel file; with ``fasta`` a BED file, whose column 4 holds the labels.
             ensemble: further models of the same classes; what is scored is the mean over all.
             sequence_column: its column with the sequences; pairs are in two of that name with 1 and 2.
             label_column: its column with the labels.
             label_map: the model's names for the labels as the table writes them.
+            fasta: the genome of a BED file's intervals.
             max_tokens: longer rows are truncated; by default the limit of training.
             reverse_complement: average the predictions over both strands.
+            views: average them over so many readings, as :meth:`predict` does.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Raises:
             UserError: not a classifier, the table cannot be read or has labels that the model lacks, or out of memory.
         """
-        read = read_table(table, sequence_column=sequence_column, label_column=label_column, label_map=label_map)
+        if fasta is None:
+            read = read_table(table, sequence_column=sequence_column, label_column=label_column, label_map=label_map)
+        else:
+            with Reference(fasta) as reference:
+                read = read_labeled_intervals(reference, Path(table), label_map=label_map)
         return evaluate(
             self._model,
             read,
             ensemble=[other._model for other in ensemble],
             max_tokens=max_tokens,
             reverse_complement=reverse_complement,
+            views=views,
             batch_tokens=batch_tokens,
             title="predicting" if progress else None,
         ).scores
@@ -409,6 +427,8 @@ class DNABERT2:
         flank: int = 256,
         strand: Strands = "both",
         max_span: int = 64,
+        shifts: int = 0,
+        tokenization_noise: int = 0,
         splice: SpliceLabels | None = None,
         batch_tokens: int | None = None,
     ) -> VariantScores:
@@ -423,6 +443,8 @@ class DNABERT2:
             flank: bases read on either side of a variant.
             strand: the mean of ``both`` strands, or ``+``.
             max_span: longest changed stretch that is scored, in bases.
+            shifts: windows moved to either side whose scores take part in the mean.
+            tokenization_noise: other segmentations of the same bases over which the spread of ``delta`` is taken.
             splice: of a model that labels bases, which labels are splice sites, to know what variants do to them.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
@@ -433,7 +455,7 @@ class DNABERT2:
             UserError: pysam is not installed, the model cannot give a score, a file cannot be read, no contig is in common,
                 or out of memory.
         """
-        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, splice)
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, splice, shifts, tokenization_noise)
         return score_variants(self._model, fasta, variants, options)
 
     def iter_score_variants(
@@ -445,6 +467,8 @@ class DNABERT2:
         flank: int = 256,
         strand: Strands = "both",
         max_span: int = 64,
+        shifts: int = 0,
+        tokenization_noise: int = 0,
         splice: SpliceLabels | None = None,
         batch_tokens: int | None = None,
     ) -> Iterator[VariantScores]:
@@ -452,7 +476,7 @@ class DNABERT2:
 
         Arguments and errors are those of :meth:`score_variants`.
         """
-        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, splice)
+        options = ScoringOptions(tuple(scores), flank, strand, max_span, batch_tokens, splice, shifts, tokenization_noise)
         return (part for part in iterate_scores(self._model, fasta, variants, options) if len(part))
 
     def track(

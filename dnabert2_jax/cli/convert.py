@@ -43,18 +43,27 @@ def from_hf(
 def to_hf(
     model: Annotated[Path, Argument(metavar="MODEL", parser=path, help="Model directory.")],
     out: Annotated[Path, Argument(metavar="OUT", parser=path, help="Directory to create.")],
+    push: Annotated[
+        str | None,
+        Option(metavar="OWNER/NAME", help="Also upload it to the Hugging Face Hub; a new repository is private."),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Export a model to Hugging Face's format.
 
     Weights under the original's names, config.json and tokenizer.json, for PyTorch users.
     """
+    from dnabert2_jax.convert import hub
     from dnabert2_jax.convert.hugging_face import save_hugging_face
     from dnabert2_jax.convert.opening import open_model
+    from dnabert2_jax.storage.copies import local_copy
 
     refuse_overwriting(out, force=force)
+    repository = None if push is None else hub.checked_repository(push)
     save_hugging_face(out, open_model(model), force=force)
     print(f"saved {out}")
+    if repository is not None:
+        print(f"pushed {hub.PREFIX}{hub.push(local_copy(out), repository)}")
 
 
 @convert.command("from-peft", epilog="Example: dnabert2 convert from-peft lora_promoters runs/adapter --base runs/released")

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -20,7 +20,9 @@ from dnabert2_jax.cli.options import (
     ReverseComplement,
     SequenceColumn,
     Set,
+    Views,
     Workdir,
+    local_path,
     path,
 )
 from dnabert2_jax.cli.output import print_saved
@@ -28,6 +30,8 @@ from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
+
+_LABEL_COLUMN = "label"
 
 
 @app.command(
@@ -80,16 +84,25 @@ def evaluate(
     model: Annotated[
         list[Path], Option(parser=path, help="Directory of a classifier or adapter; repeat it for the mean of several.")
     ],
-    data: Annotated[
-        Path, Option(parser=path, help="Table with sequence,label or sequence1,sequence2,label; - for standard input.")
-    ],
     out: Annotated[Path, Option(parser=path, help="JSON file for the scores, or - for standard output.")],
+    data: Annotated[
+        Path | None,
+        Option(parser=path, help="Table with sequence,label or sequence1,sequence2,label; - for standard input."),
+    ] = None,
+    fasta: Annotated[
+        Path | None, Option(parser=local_path, help="Genome, instead of --data: one row per interval of --bed.")
+    ] = None,
+    bed: Annotated[
+        Path | None,
+        Option(parser=local_path, help="Intervals of --fasta: label in column 4 or --label-column N, strand in column 6."),
+    ] = None,
     base: Base = None,
     batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,
     reverse_complement: ReverseComplement = False,
+    views: Views = 1,
     sequence_column: SequenceColumn = "sequence",
-    label_column: LabelColumn = "label",
+    label_column: LabelColumn = _LABEL_COLUMN,
     label_map: Annotated[
         list[str] | None, Option(metavar="LABEL=NAME", help="What a label of the table is called; repeatable.")
     ] = None,
@@ -102,8 +115,10 @@ def evaluate(
     MCC, macro F1, accuracy, AUROC and more; correlations and errors for a regression. Longer rows are truncated, counted and
     reported.
     """
+    from dnabert2_jax.data.labeled_intervals import read_labeled_intervals
     from dnabert2_jax.data.labels import saved_labels
     from dnabert2_jax.data.reading import read_table
+    from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.evaluation import evaluate as evaluate_model
     from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.inference.record import RECORD, make_ensemble_record
@@ -111,15 +126,22 @@ def evaluate(
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
+    if (data is None) == (fasta is None) or (fasta is None) != (bed is None):
+        raise UserError("give either --data TABLE, or --fasta GENOME with --bed FILE, whose column 4 holds the labels")
     classifier, *ensemble = open_ensemble(model, None, base, precision, task="scoring")
     names = _label_map(label_map or ())
-    table = read_table(
-        data,
-        sequence_column=sequence_column,
-        label_column=label_column,
-        label_map=names,
-        bad_records=bad_records,
-    )
+    if fasta is not None and bed is not None:
+        column = _bed_column(label_column)
+        with Reference(fasta) as reference:
+            table = read_labeled_intervals(reference, bed, label_column=column, label_map=names, bad_records=bad_records)
+    else:
+        table = read_table(
+            data or Path(),
+            sequence_column=sequence_column,
+            label_column=label_column,
+            label_map=names,
+            bad_records=bad_records,
+        )
     saved_labels(classifier.head, classifier.labels).encode(table)  # a table that does not fit gets no remark
     remark(table.summary())
     evaluation = evaluate_model(
@@ -128,6 +150,7 @@ def evaluate(
         ensemble=ensemble,
         max_tokens=max_tokens,
         reverse_complement=reverse_complement,
+        views=views,
         batch_tokens=batch_size * (max_tokens or classifier.head.max_tokens),
         title="predicting",
     )
@@ -136,15 +159,29 @@ def evaluate(
     remark(evaluation.summary())
     if evaluation.scores["collapsed"]:
         remark("warning: every row got the same prediction: the classifier has collapsed, or does not fit this table")
-    settings = {"max_tokens": evaluation.predictions.max_tokens, "reverse_complement": reverse_complement}
+    settings: dict[str, Any] = {"max_tokens": evaluation.predictions.max_tokens}
+    settings |= {"reverse_complement": reverse_complement, "views": views}
     columns = {"sequence_column": sequence_column, "label_column": label_column, "label_map": names}
-    record = make_ensemble_record([classifier, *ensemble], "evaluate", data=str(data), **columns, **settings)
+    places = {} if bed is None else {"bed": str(bed)}
+    models = [classifier, *ensemble]
+    record = make_ensemble_record(models, "evaluate", data=str(data or fasta), **places, **columns, **settings)
     scores = {**evaluation.scores, "intervals": evaluation.intervals, RECORD: record}
     if str(out) == STANDARD_STREAM:
         print(json.dumps(scores, indent=2))
     else:
         save_metrics(out, scores)
     print_saved(out)
+
+
+def _bed_column(text: str) -> int:
+    """The column of a BED file that holds the labels; unless one is given, that of the names."""
+    from dnabert2_jax.data.intervals import NAME_COLUMN
+
+    if text == _LABEL_COLUMN:
+        return NAME_COLUMN
+    if not text.isdecimal() or int(text) < NAME_COLUMN:
+        raise UserError(f"--label-column {text}: with --bed, give the number of a column, {NAME_COLUMN} or more")
+    return int(text)
 
 
 def _label_map(pairs: Sequence[str]) -> dict[str, str]:

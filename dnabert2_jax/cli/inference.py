@@ -60,6 +60,7 @@ def predict(
     long: Annotated[LongSequences, Option(help="Longer sequences: average over windows, or truncate.")] = "windows",
     overlap: Annotated[float, Option(help="Minimum window overlap (fraction).")] = 0.5,
     reverse_complement: options.ReverseComplement = False,
+    views: options.Views = 1,
     sequence_column: options.SequenceColumn = "sequence",
     name_column: options.NameColumn = None,
     bad_records: options.BadRecords = "error",
@@ -100,7 +101,8 @@ def predict(
             "choose .csv, .tsv or .parquet"
         )
     most, training_data = max_tokens or opened.head.max_tokens, opened.provenance.get("training_data")
-    how: dict[str, Any] = {"max_tokens": most, "long": long, "overlap": overlap, "reverse_complement": reverse_complement}
+    how: dict[str, Any] = {"max_tokens": most, "long": long, "overlap": overlap}
+    how |= {"reverse_complement": reverse_complement, "views": views}
     record = make_ensemble_record([opened, *ensemble], "predict", **source.record(part), **how)
     with source.opened() as rows:
         size = expected_bytes(out, rows.rows, 3 + len(opened.labels) * (2 if ensemble else 1))

@@ -71,5 +71,9 @@ ShardOption = Annotated[
 BatchTokens = Annotated[int | None, Option(min=1, help="Tokens per batch.", show_default="4096 on CPU, 65536 elsewhere")]
 MaxTokens = Annotated[int | None, Option(min=8, help="Maximum tokens per input.", show_default="the model's own")]
 ReverseComplement = Annotated[bool, Option("--reverse-complement", help="Average the prediction over both strands.")]
+Views = Annotated[
+    int,
+    Option(min=1, metavar="N", help="Average over N readings: the row, its other strand, other segmentations of both."),
+]
 Precision = Annotated[PrecisionOption, Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU; tf32 rounds products.")]
 Attention = Annotated[str, Option(help="auto, or the name of an attention backend.")]

@@ -10,6 +10,7 @@ from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.output import print_saved, print_table
 from dnabert2_jax.config.inference import RefMismatch, Strands, VariantScore
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
@@ -30,6 +31,9 @@ def variants(
     table: Annotated[
         Path | None, Option(parser=options.local_path, help="Table to write, a row per allele: .csv, .tsv, .parquet.")
     ] = None,
+    page: Annotated[
+        Path | None, Option(parser=options.local_path, help="HTML page to write, with the distribution of the scores.")
+    ] = None,
     base: options.Base = None,
     scores: Annotated[str, Option(metavar="LIST", help="auto, or some of llr,emb,pll,delta.")] = "auto",
     splice: Annotated[
@@ -40,6 +44,12 @@ def variants(
     flank: Annotated[int, Option(min=1, metavar="BASES", help="Bases read on either side of a variant.")] = 256,
     strand: Annotated[Strands, Option(help="Mean of both strands, or the given one.")] = "both",
     max_span: Annotated[int, Option(min=1, metavar="BASES", help="Longest changed stretch that is scored.")] = 64,
+    shifts: Annotated[
+        int, Option(min=0, metavar="N", help="Mean with N windows moved to either side, by up to half a flank.")
+    ] = 0,
+    tokenization_noise: Annotated[
+        int, Option(min=0, metavar="N", help="Spread of delta over N other segmentations of the same bases into tokens.")
+    ] = 0,
     ref_mismatch: Annotated[RefMismatch, Option(help="A REF that differs from the FASTA file: mark it, or stop.")] = "skip",
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
@@ -54,24 +64,34 @@ def variants(
     """
     from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.model import InferenceModel
+    from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.inference.record import make_record
     from dnabert2_jax.modeling.compute import resolve_compute
     from dnabert2_jax.storage.unfinished import check_destinations
     from dnabert2_jax.variants.alleles import MEANINGS
     from dnabert2_jax.variants.annotation import check_outputs, plan_annotation
-    from dnabert2_jax.variants.records import open_variants
+    from dnabert2_jax.variants.evaluation import is_score
+    from dnabert2_jax.variants.records import TABLE_SUFFIXES, open_variants
+    from dnabert2_jax.variants.scored import read_back
     from dnabert2_jax.variants.scoring import ScoringOptions, checked_scores
     from dnabert2_jax.variants.splice import SpliceLabels
 
     source = open_variants(variants)
     check_outputs(source, out, table)
+    if page is not None:
+        check_output(page, (".html",))
+        refuse_overwriting(page, force=force)
+        if out is None and table is not None and table.suffix not in TABLE_SUFFIXES:
+            raise UserError(
+                f"--page {page} reads what was written: add --out, or make the table {', '.join(TABLE_SUFFIXES)}"
+            )
     written = [path for path in (out, table) if path is not None]
     check_destinations(written, force=force)
     opened = InferenceModel.load(model, resolve_compute(precision, attention), base)
     named = () if scores == "auto" else tuple(name.strip() for name in scores.split(","))
     sites = SpliceLabels.parse(splice, distance) if splice else None
     wanted = checked_scores(opened, cast(tuple[VariantScore, ...], named)) if named or not sites else ()
-    how = ScoringOptions(wanted, flank, strand, max_span, batch_tokens, sites)
+    how = ScoringOptions(wanted, flank, strand, max_span, batch_tokens, sites, shifts, tokenization_noise)
     with Reference(fasta) as reference:
         job = plan_annotation(opened, reference, source, how, ref_mismatch=ref_mismatch)
         remark(
@@ -81,12 +101,19 @@ def variants(
         if renamed := job.survey.renamed():
             remark(renamed)
         settings: dict[str, Any] = {"scores": list(wanted), "flank": flank, "strand": strand, "max_span": max_span}
+        settings |= {"shifts": shifts, "tokenization_noise": tokenization_noise}
         if sites:
             settings["splice"] = asdict(sites)
         record = make_record(opened, "variants", variants=str(variants), fasta=str(fasta), **settings)
         statuses = job.run(out, table, record, force=force, title="scoring")
     for status, count in statuses.most_common():
         remark(f"{count:,} {status}: {MEANINGS[status]}")
+    if page is not None:
+        from dnabert2_jax.reports.page import write_page
+        from dnabert2_jax.reports.variants import variants_page
+
+        alleles = read_back(written[0], [field for field in job.scorer.fields if is_score(field.column)])
+        written.append(write_page(page, variants_page(alleles, record).html()))
     for path in written:
         print_saved(path)
 
@@ -106,6 +133,9 @@ def evaluate_variants(
     fasta: Annotated[
         Path | None, Option(parser=options.local_path, help="Reference genome, to show floors beside the scores.")
     ] = None,
+    page: Annotated[
+        Path | None, Option(parser=options.local_path, help="HTML page to write, with ROC curves or scatter plots.")
+    ] = None,
     force: options.Force = False,
 ) -> None:
     """Compare scores with measured effects or labels.
@@ -114,20 +144,24 @@ def evaluate_variants(
     AUROC and AUPRC. With --fasta, beside what the frequencies of bases and of 6-mers in the genome give.
     """
     import json
-    from contextlib import nullcontext
 
     from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.output import check_output, is_standard_output
     from dnabert2_jax.storage.atomic import write_json
-    from dnabert2_jax.variants.evaluation import agreements, as_rows, read_scored
+    from dnabert2_jax.variants.evaluation import agreements, as_rows, read_scored, with_floors
     from dnabert2_jax.variants.records import open_variants
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
+    if page is not None:
+        check_output(page, (".html",))
+        refuse_overwriting(page, force=force)
     scored = read_scored(open_variants(table), effect=effect, label=label, positive=positive)
     remark(f"{table}: {len(scored.records):,} alleles; {scored.left_out:,} without a score or a measurement left out")
-    with Reference(fasta) if fasta else nullcontext() as reference:
-        found = agreements(scored, reference)
+    if fasta is not None:
+        with Reference(fasta) as reference:
+            scored = with_floors(scored, reference)
+    found = agreements(scored)
     measured = {"effect": effect} if effect else {"label": label, "positive": positive}
     result = {"table": str(table), **measured, "alleles": len(scored.records), "left_out": scored.left_out, "scores": found}
     print_table(as_rows(found), console)
@@ -136,3 +170,8 @@ def evaluate_variants(
     else:
         write_json(out, result)
     print_saved(out)
+    if page is not None:
+        from dnabert2_jax.reports.page import write_page
+        from dnabert2_jax.reports.variants import agreement_page
+
+        print_saved(write_page(page, agreement_page(scored, found, {"table": table, **measured}).html()))

@@ -2,6 +2,7 @@
 
 huggingface_hub downloads them into its cache, or finds them there; its environment variables apply (``HF_HOME``,
 ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``). Only configuration, tokenizer and weights are fetched, never code.
+Models go there with :func:`push`.
 """
 
 import os
@@ -99,6 +100,56 @@ def fetch(name: str | os.PathLike[str]) -> Snapshot:
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise UserError(f"{name} could not be downloaded ({_reason(error)}); try again") from error
     return Snapshot(directory, repository, directory.name)
+
+
+def checked_repository(name: str) -> str:
+    """``OWNER/NAME`` of a repository to push to, before any work.
+
+    Raises:
+        UserError: the name has another form, or huggingface_hub is not installed.
+    """
+    match = _NAME.fullmatch(name.removeprefix(PREFIX))
+    if match is None or match[2]:
+        raise UserError(f"{name}: accepted is OWNER/NAME, as in zhihan1996/DNABERT-2-117M")
+    optional_package("huggingface_hub", f"pushing to {match[1]} needs", "dnabert2_jax[hub]")
+    return match[1]
+
+
+def push(directory: Path, repository: str) -> str:
+    """Upload a directory in the Hugging Face layout as one commit; a new repository is private.
+
+    Other files of an existing repository stay as they are, and its history keeps what is replaced.
+
+    Args:
+        directory: the files.
+        repository: ``OWNER/NAME``.
+
+    Returns:
+        ``OWNER/NAME@COMMIT``.
+
+    Raises:
+        UserError: nobody is logged in or permission is lacking, or the Hub cannot be reached or refuses.
+    """
+    hub = optional_package("huggingface_hub", f"pushing to {repository} needs", "dnabert2_jax[hub]")
+    errors = import_module("huggingface_hub.errors")
+    # When nobody answers, the error is one of the HTTP library's that huggingface_hub uses: a base class of its own errors.
+    failures = tuple(kind for kind in errors.HfHubHTTPError.__mro__ if kind not in (Exception, BaseException, object))
+    try:
+        hub.create_repo(repository, private=True, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repository, folder_path=directory, commit_message="Model in Hugging Face's format, from dnabert2_jax"
+        )
+    except (*failures, errors.HFValidationError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            remedy = "log in with `hf auth login` (or set HF_TOKEN) as someone who may write there"
+        else:
+            remedy = "try again"
+        raise UserError(
+            f"{directory} is written, but was not pushed to {repository} ({_reason(error)}); {remedy}: "
+            f"`hf upload {repository} {directory}` pushes what is there"
+        ) from error
+    return f"{repository}@{commit.oid}"
 
 
 def _reason(error: Exception) -> str:

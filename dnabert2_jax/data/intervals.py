@@ -18,6 +18,9 @@ from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.genome.reference import Reference
 
+NAME_COLUMN = 4
+"""The column of a BED file that names its intervals, from 1."""
+
 _STRANDS = ("+", "-", ".")
 _NOT_AN_INTERVAL = re.compile(r"\s*$|#|(track|browser)(\s|$)")
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -58,12 +61,14 @@ class Intervals:
         bed: a BED file, or None.
         regions: regions as written.
         bad_records: what to do with intervals that cannot be used.
+        name_column: the column of the BED file that holds the names, from 1.
     """
 
     reference: Reference
     bed: Path | None = None
     regions: tuple[str, ...] = ()
     bad_records: BadRecordPolicy | None = None
+    name_column: int = NAME_COLUMN
     _renamed: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -84,11 +89,16 @@ class Intervals:
             UserError: an interval cannot be used, and is not to be skipped (the message names all of them); or there are
                 none.
         """
+        for _, interval in self.numbered(report):
+            yield interval
+
+    def numbered(self, report: Callable[[tuple[str, ...]], None]) -> Iterator[tuple[int, Interval]]:
+        """As :meth:`checked`, each with its line in the BED file, 0 for a region."""
         notes: tuple[str, ...] = ()
         if self.bed is not None:
             notes = yield from self._of_bed(self.bed)
         for region in self.regions:
-            yield self._of_region(region)
+            yield 0, self._of_region(region)
         report((*notes, *self.renamed()))
 
     def renamed(self) -> tuple[str, ...]:
@@ -96,7 +106,7 @@ class Intervals:
         pairs = [f"{given} as {found}" for given, found in self._renamed.items()]
         return (f"contigs read under the names of {self.reference.path}: {', '.join(pairs)}",) if pairs else ()
 
-    def _of_bed(self, path: Path) -> Generator[Interval, None, tuple[str, ...]]:
+    def _of_bed(self, path: Path) -> Generator[tuple[int, Interval], None, tuple[str, ...]]:
         bad, lines = BadRecords(str(path), self.bad_records), 0
         for number, line in text_lines(path, "BED"):
             if _NOT_AN_INTERVAL.match(line):
@@ -107,7 +117,7 @@ class Intervals:
             except UserError as error:
                 bad.add(error)
             else:
-                yield interval
+                yield number, interval
         if not lines:
             raise UserError(f"{path}: no intervals; a line is contig, start and end, separated by tabs")
         return bad.finish(lines)
@@ -120,7 +130,7 @@ class Intervals:
         for what, text in (("start", first), ("end", last)):
             if not (text.isascii() and _NUMBER.fullmatch(text)):
                 raise UserError(f"{where}: the {what} {text!r} is not a whole number; BED counts bases from 0")
-        name = fields[3].strip() if len(fields) > 3 else "."
+        name = fields[self.name_column - 1].strip() if len(fields) >= self.name_column else "."
         strand = fields[5].strip() if len(fields) > 5 else "."
         if strand not in _STRANDS:
             raise UserError(f"{where}: the strand {strand!r} (column 6) is not one of {' '.join(_STRANDS)}")

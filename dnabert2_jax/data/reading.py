@@ -147,7 +147,7 @@ def read_table(
     labels, notes = _labels([fields[label_at] for _, fields in good.rows])
     lines = [line for line, _ in good.rows]
     if label_map:
-        labels = _mapped(labels, lines, label_map, source)
+        labels = mapped_labels(labels, lines, label_map, source)
     return Table(
         source,
         [str(number) for number in good.numbers],
@@ -321,7 +321,12 @@ def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
     return read, (f"labels such as {labels[at]!r} read as {read[at]!r}",)
 
 
-def _mapped(labels: list[str], lines: list[int], names: Mapping[str, str], source: str) -> list[str]:
+def mapped_labels(labels: list[str], lines: list[int], names: Mapping[str, str], source: str) -> list[str]:
+    """The names that stand for labels as written.
+
+    Raises:
+        UserError: a label has none; the message names all such lines.
+    """
     bad = BadRecords(source, None)
     for line, label in zip(lines, labels, strict=True):
         if label not in names:

@@ -42,6 +42,7 @@ def evaluate(
     ensemble: Iterable[InferenceModel] = (),
     max_tokens: int | None = None,
     reverse_complement: bool = False,
+    views: int = 1,
     batch_tokens: int | None = None,
     title: str | None = None,
 ) -> Evaluation:
@@ -53,6 +54,7 @@ def evaluate(
         ensemble: further models; what is scored is the mean over all.
         max_tokens: longest row, by default as in training.
         reverse_complement: average the predictions over both strands.
+        views: average them over so many readings, as :func:`~dnabert2_jax.inference.prediction.predict` does.
         batch_tokens: tokens of a batch.
         title: shows progress.
 
@@ -69,6 +71,7 @@ def evaluate(
         max_tokens=max_tokens,
         long="cut",
         reverse_complement=reverse_complement,
+        views=views,
         batch_tokens=batch_tokens,
         title=title,
     )

@@ -14,12 +14,13 @@ from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.data.encoding import EncodedRows, encode_sequences
 from dnabert2_jax.data.labels import MultiLabelSet
 from dnabert2_jax.data.packing import pack
-from dnabert2_jax.data.sequences import Sequences, other_strand
+from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.inference.quality import count_notes, doubts_in, notes_on
+from dnabert2_jax.inference.views import views_of
 
 _SHOWN_ROWS = 10
 
@@ -207,6 +208,7 @@ def predict(
     long: LongSequences = "windows",
     overlap: float = 0.5,
     reverse_complement: bool = False,
+    views: int = 1,
     batch_tokens: int | None = None,
     few_shapes: bool = False,
     title: str | None = None,
@@ -223,7 +225,9 @@ def predict(
         max_tokens: longest input of the classifier, in tokens, special tokens included; by default as in training.
         long: what to do with longer ones; see :func:`~dnabert2_jax.data.encoding.encode_sequences`.
         overlap: minimum window overlap as a fraction of a window.
-        reverse_complement: average over both strands; ``windows`` and ``cut_bases`` are those of the given strand.
+        reverse_complement: average over both strands; the same as two views.
+        views: average over so many readings of each sequence, see :mod:`dnabert2_jax.inference.views`; ``windows`` and
+            ``cut_bases`` are those of the first.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
         title: shows progress.
@@ -234,7 +238,8 @@ def predict(
     """
     models = [model, *ensemble]
     check_ensemble(models)
-    how = (max_tokens, long, overlap, reverse_complement, batch_tokens, few_shapes, title)
+    views = max(views, 2) if reverse_complement else views
+    how = (max_tokens, long, overlap, views, batch_tokens, few_shapes, title)
     members = [_predict(one, sequences, *how) for one in models]
     if len(members) == 1:
         return members[0]
@@ -274,7 +279,7 @@ def _predict(
     max_tokens: int | None,
     long: LongSequences,
     overlap: float,
-    reverse_complement: bool,
+    views: int,
     batch_tokens: int | None,
     few_shapes: bool,
     title: str | None,
@@ -283,21 +288,21 @@ def _predict(
     training_data = model.provenance.get("training_data")
     _check_pairs(model, sequences, training_data)
     max_tokens = model.head.max_tokens if max_tokens is None else max_tokens
-    strands = [
-        encode_sequences(strand, model.tokenizer, max_tokens, long=long, overlap=overlap, token_types=model.head.token_types)
-        for strand in (sequences, *([other_strand(sequences)] if reverse_complement else []))
+    readings = [
+        encode_sequences(view, tokenizer, max_tokens, long=long, overlap=overlap, token_types=model.head.token_types)
+        for view, tokenizer in views_of(sequences, model.tokenizer, views)
     ]
     rows = EncodedRows(
-        [ids for strand in strands for ids in strand.input_ids],
-        np.concatenate([strand.first_tokens for strand in strands]),
+        [ids for reading in readings for ids in reading.input_ids],
+        np.concatenate([reading.first_tokens for reading in readings]),
     )
     batches = pack(rows, batch_tokens or default_batch_tokens(), few_shapes=few_shapes)
     outputs = model.predictor.class_outputs(batches, title)
-    # The mean over a sequence's windows on each strand, then over strands.
-    windows = np.concatenate([strand.windows for strand in strands])
+    # The mean over a sequence's windows in each view, then over views.
+    windows = np.concatenate([reading.windows for reading in readings])
     means = np.add.reduceat(outputs, np.cumsum(windows) - windows, axis=0, dtype=np.float64) / windows[:, None]
-    means = means.reshape(len(strands), len(sequences), -1).mean(0).astype(np.float32)
-    given = strands[0]
+    means = means.reshape(len(readings), len(sequences), -1).mean(0).astype(np.float32)
+    given = readings[0]
     return Predictions(
         names=sequences.names,
         classes=model.labels,

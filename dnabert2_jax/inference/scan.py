@@ -295,6 +295,7 @@ def predict_chunks(
     long: LongSequences = "windows",
     overlap: float = 0.5,
     reverse_complement: bool = False,
+    views: int = 1,
     batch_tokens: int | None = None,
     few_shapes: bool = True,
 ) -> Iterator[tuple[Chunk, Predictions]]:
@@ -314,6 +315,7 @@ def predict_chunks(
             long=long,
             overlap=overlap,
             reverse_complement=reverse_complement,
+            views=views,
             batch_tokens=batch_tokens,
             few_shapes=few_shapes,
         )

@@ -18,7 +18,7 @@ from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
-from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks
+from dnabert2_jax.inference.masked_rows import log_probabilities_of_groups
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
 from dnabert2_jax.interpretation.inputs import groups, known_bases, mutants, tokens_of
@@ -140,8 +140,8 @@ def _masked_lm_values(model: InferenceModel, sequences: Sequence[str], batch_tok
         places += [(number, site) for site in own]
         spans += own.values()
 
-    def masked(inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        return log_probabilities_at_masks(model, one_per_row(EncodedRows.of(inputs), batch_tokens))
+    def masked(inputs: list[Ids]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        return log_probabilities_of_groups(model, one_per_row(EncodedRows.of(inputs), batch_tokens))
 
     results = [np.full((len(letters), len(BASES)), np.nan, np.float32) for letters in sequences]
     for (number, site), log_p in zip(places, span_log_probabilities(spans, DnaPieces(model.tokenizer), masked), strict=True):

@@ -5,6 +5,7 @@ Which ones is decided by a hash of (seed, epoch, row, place, merge), so that a r
 is read with; SentencePiece draws from a generator of each thread.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -28,13 +29,14 @@ class BpeDropout(Tokenizer):
         rate: probability that a merge is left out, in [0, 1]; at 0, the tokens are the tokenizer's own.
         seed: of the run.
         epoch: each has segmentations of its own.
+        by_letters: a row is known by its letters in place of its number, so that it reads alike in any company.
     """
 
-    def __init__(self, tokenizer: BpeTokenizer, rate: float, *, seed: int, epoch: int) -> None:
+    def __init__(self, tokenizer: BpeTokenizer, rate: float, *, seed: int, epoch: int, by_letters: bool = False) -> None:
         super().__init__(tokenizer.pieces[NUM_SPECIAL:], b"")
         self.sha256 = tokenizer.sha256
         self._decode = tokenizer.decode
-        self._rate, self._key = rate, hash64(seed, Domain.BPE_DROPOUT, epoch)
+        self._rate, self._key, self._by_letters = rate, hash64(seed, Domain.BPE_DROPOUT, epoch), by_letters
         ids = {piece: number for number, piece in enumerate(self.pieces)}
         pairs = [(0, _NONE)]  # of [UNK] with itself: there always is one to find
         for merged, parts in enumerate(tokenizer.merges(), FIRST_MERGE):
@@ -76,7 +78,8 @@ class BpeDropout(Tokenizer):
         letters = np.frombuffer("".join(sequences).encode("ascii", "replace"), np.uint8)
         ids = _ID_OF_LETTER[letters]
         row = np.repeat(np.arange(len(sequences)), lengths)
-        keys = absorb(absorb(self._key, row + first), np.arange(len(ids)) - np.repeat(ends - lengths, lengths))
+        names = _hashes(sequences) if self._by_letters else np.arange(first, first + len(sequences))
+        keys = absorb(absorb(self._key, names)[row], np.arange(len(ids)) - np.repeat(ends - lengths, lengths))
         after, before = np.arange(1, len(ids) + 1), np.arange(-1, len(ids) - 1)
         after[ends[lengths > 0] - 1] = _NONE
         before[(ends - lengths)[lengths > 0]] = _NONE
@@ -106,6 +109,12 @@ class BpeDropout(Tokenizer):
             merges[changed] = candidates(changed)
             ids[gone] = _NONE
         return np.split(ids[ids != _NONE], np.cumsum(np.bincount(row[ids != _NONE], minlength=len(sequences)))[:-1])
+
+
+def _hashes(sequences: Sequence[str]) -> NDArray[np.uint64]:
+    """A number for each sequence that depends on its letters alone."""
+    digests = (hashlib.blake2b(sequence.encode(), digest_size=8).digest() for sequence in sequences)
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
 def _every_other(places: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.int64]:

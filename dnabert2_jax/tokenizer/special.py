@@ -25,5 +25,11 @@ def with_template(ids_a: Ids, ids_b: Ids | None = None) -> NDArray[np.int32]:
     Returns:
         Shape [tokens of A + 2], or [tokens of A + tokens of B + 3].
     """
-    parts = [[CLS], ids_a, [SEP]] if ids_b is None else [[CLS], ids_a, [SEP], ids_b, [SEP]]
-    return np.concatenate([np.asarray(part, np.int32) for part in parts])
+    pair = 0 if ids_b is None else len(ids_b) + 1
+    row = np.empty(len(ids_a) + pair + 2, np.int32)
+    row[0], row[-1] = CLS, SEP
+    row[1 : len(ids_a) + 1] = ids_a
+    if ids_b is not None:
+        row[len(ids_a) + 1] = SEP
+        row[len(ids_a) + 2 : -1] = ids_b
+    return row

@@ -7,7 +7,7 @@ Left-alignment alone would do for one strand; the interval is also the same on t
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from dnabert2_jax.data.sequences import reverse_complement
@@ -83,6 +83,11 @@ class Window:
     right: str
     start: int
 
+    def moved(self, flank: int, offset: int) -> "Window":
+        """A window of ``flank`` bases on either side, moved to the right by ``offset`` bases; this one must be as long."""
+        left, right = flank - offset, flank + offset
+        return replace(self, left=self.left[max(0, len(self.left) - left) :], right=self.right[:right])
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -104,9 +109,13 @@ class View:
     ref: int
     alt: int
 
+    def window(self, number: int) -> str:
+        """The whole window of an allele."""
+        return self.left + self.alleles[number] + self.right
+
     def windows(self) -> list[str]:
         """The whole window of each allele."""
-        return [self.left + allele + self.right for allele in self.alleles]
+        return list(map(self.window, range(len(self.alleles))))
 
 
 def unwritten(ref: str, alt: str) -> Status | None:

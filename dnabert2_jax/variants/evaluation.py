@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Required, TypedDict
 
@@ -128,19 +128,24 @@ def read_scored(
     )
 
 
-def agreements(variants: ScoredVariants, reference: Reference | None = None) -> list[Agreement]:
-    """The agreement of each score, and of the floors if there is a reference.
+def is_score(column: str) -> bool:
+    """Whether a column is a score of both strands, rather than what led to it."""
+    return column.startswith(_SCORES) and column not in ("llr_fwd", "llr_rev")
 
-    Args:
-        variants: the alleles.
-        reference: the genome, for the floors.
+
+def with_floors(variants: ScoredVariants, reference: Reference) -> ScoredVariants:
+    """The alleles with the floors among their scores.
 
     Raises:
         UserError: the genome has none of the alleles.
     """
-    floors = {} if reference is None else floor_scores(variants.records, reference)
+    return replace(variants, scores=variants.scores | floor_scores(variants.records, reference))
+
+
+def agreements(variants: ScoredVariants) -> list[Agreement]:
+    """The agreement of each score that is not the same everywhere."""
     results = []
-    for name, values in {**variants.scores, **floors}.items():
+    for name, values in variants.scores.items():
         good = np.isfinite(values)
         if good.sum() >= _FEWEST and np.ptp(values[good]) > 0:
             results.append(_agreement(name, values[good], variants.measured[good], variants.kind))

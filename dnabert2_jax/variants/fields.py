@@ -44,7 +44,13 @@ class AlleleScores:
 
 
 def fields_of(
-    scores: Sequence[VariantScore], labels: Sequence[str], strands: Strands, regression: bool, splice: bool = False
+    scores: Sequence[VariantScore],
+    labels: Sequence[str],
+    strands: Strands,
+    regression: bool,
+    splice: bool = False,
+    windows: int = 1,
+    segmentations: int = 0,
 ) -> tuple[Field, ...]:
     """The values of a job.
 
@@ -54,16 +60,21 @@ def fields_of(
         strands: whether each strand is told apart.
         regression: the model predicts a measurement.
         splice: what happens to splice sites is told.
+        windows: over how many windows the mean is taken.
+        segmentations: over how many other segmentations the spread of ``delta`` is taken; 0 for none.
     """
-    over = "; mean of both strands" if strands == "both" else ""
+    several = f"{windows} windows" if windows > 1 else ""
+    means = " and ".join(filter(None, ["both strands" if strands == "both" else "", several]))
+    over = f"; mean of {means}" if means else ""
+    of_windows = f"; mean of {several}" if several else ""
     fields: list[Field] = []
     if "llr" in scores:
         llr = "Log-likelihood ratio of ALT and REF, normalized over segmentations into tokens and corrected for length"
         fields.append(_field("llr", "Float", llr + over))
         if strands == "both":
             fields += [
-                _field("llr_fwd", "Float", f"{llr}; forward strand"),
-                _field("llr_rev", "Float", f"{llr}; reverse strand"),
+                _field("llr_fwd", "Float", f"{llr}; forward strand{of_windows}"),
+                _field("llr_rev", "Float", f"{llr}; reverse strand{of_windows}"),
             ]
     if "pll" in scores:
         fields.append(_field("pll", "Float", f"Pseudo-log-likelihood of the window with ALT less that with REF{over}"))
@@ -76,8 +87,13 @@ def fields_of(
             fields += [
                 Field(f"ref_{label}", f"{KEY_PREFIX}REF_{key}", "Float", f"{what} {label} with REF{over}"),
                 Field(f"alt_{label}", f"{KEY_PREFIX}ALT_{key}", "Float", f"{what} {label} with ALT{over}"),
-                Field(f"delta_{label}", f"{KEY_PREFIX}DELTA_{key}", "Float", f"{change} {label} from REF to ALT"),
+                Field(
+                    f"delta_{label}", f"{KEY_PREFIX}DELTA_{key}", "Float", f"{change} {label} from REF to ALT{of_windows}"
+                ),
             ]
+            if segmentations:
+                noise = f"Standard deviation of that change over {segmentations} other segmentations of the same bases"
+                fields.append(Field(f"noise_{label}", f"{KEY_PREFIX}NOISE_{key}", "Float", noise))
     if splice:
         fields.append(_field("splice", "Float", "Largest gain or loss of the probability of a splice site near the variant"))
         ten = "Changes of splice sites: ALLELE|STRAND|DS_AG|DS_AL|DS_DG|DS_DL|DP_AG|DP_AL|DP_DG|DP_DL; "

@@ -1,8 +1,8 @@
 """Scores of alleles: the model's inputs for each, run in batches, and what is made of the outputs."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, get_args
 
 import jax
@@ -17,23 +17,22 @@ from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.letters import LetterCounts
-from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks
+from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks, log_probabilities_of_groups
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
+from dnabert2_jax.inference.views import other_segmentation
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import MASK, UNK, with_template
-from dnabert2_jax.variants.alleles import Allele, Genome, Status, View, Window, place, view
+from dnabert2_jax.variants.alleles import Allele, Genome, Status, Window, place, view
+from dnabert2_jax.variants.emb import embedding_distances
 from dnabert2_jax.variants.fields import AlleleScores, Field, fields_of
 from dnabert2_jax.variants.llr import DnaPieces
 from dnabert2_jax.variants.span_probabilities import span_log_probabilities
-from dnabert2_jax.variants.spans import Ids, Span, find_span
+from dnabert2_jax.variants.spans import Ids, find_span
 from dnabert2_jax.variants.splice import SpliceLabels, splice_scores
+from dnabert2_jax.variants.windows import OneStrand, encode_views
 
-EMBEDDED_BASES = 64
-"""Bases on either side of a variant whose states are averaged."""
-
-_MOST_THREADS = 8
 _SMALLEST_P = 2.0**-24
 """A float32 probability says nothing about what is nearer than this to 0 or 1."""
 
@@ -49,6 +48,8 @@ class ScoringOptions:
         max_span: longest span between shared tokens that is scored, in bases.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         splice: the labels of splice sites, whose changes are told; then ``scores`` are only those that are named.
+        shifts: windows moved to either side, in equal steps up to half a flank, whose scores take part in the mean.
+        tokenization_noise: other segmentations of the same bases over which the spread of ``delta`` is taken; 0 for none.
     """
 
     scores: tuple[VariantScore, ...] = ()
@@ -57,15 +58,11 @@ class ScoringOptions:
     max_span: int = 64
     batch_tokens: int | None = None
     splice: SpliceLabels | None = None
+    shifts: int = 0
+    tokenization_noise: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _OneStrand:
-    """An allele on one strand: its alleles' windows as tokens."""
-
-    view: View
-    ids: tuple[Ids, ...]
-    span: Span
+_Strands = tuple[OneStrand, ...]
 
 
 class VariantScorer:
@@ -90,15 +87,30 @@ class VariantScorer:
             raise UserError(
                 f"flank {options.flank} and max_span {options.max_span} are numbers of bases; accepted are 1 and more"
             )
+        if not 0 <= options.shifts <= options.flank // 2:
+            raise UserError(
+                f"shifts {options.shifts}: windows are moved by up to half a flank of {options.flank}; accepted are 0 to "
+                f"{options.flank // 2}"
+            )
         self._model, self._genome, self._options = model, genome, options
         self._scores = checked_scores(model, options.scores) if options.scores or not options.splice else ()
         if options.splice:
             options.splice.columns(model, options.flank)
+        self._segmentations = self._other_segmentations()
+        steps = range(1, options.shifts + 1)
+        self._offsets = (0, *(sign * (options.flank // 2 * n // options.shifts) for n in steps for sign in (-1, 1)))
         self._signs: tuple[Literal["+", "-"], ...] = ("+", "-") if options.strands == "both" else ("+",)
         self._batch_tokens = options.batch_tokens or default_batch_tokens()
         self._pieces = DnaPieces(model.tokenizer) if "llr" in self._scores else None
-        regression = model.head.task == "regression"
-        self.fields = fields_of(self._scores, model.labels, options.strands, regression, options.splice is not None)
+        self.fields = fields_of(
+            self._scores,
+            model.labels,
+            options.strands,
+            regression=model.head.task == "regression",
+            splice=options.splice is not None,
+            windows=len(self._offsets),
+            segmentations=options.tokenization_noise,
+        )
 
     @property
     def alleles_at_once(self) -> int:
@@ -111,57 +123,76 @@ class VariantScorer:
         Raises:
             UserError: out of memory.
         """
-        windows = [place(self._genome, allele, self._options.flank, self._options.max_span) for allele in alleles]
-        encoded = self._encode([window for window in windows if isinstance(window, Window)])
-        placed = iter(encoded)
-        found = [next(placed) if isinstance(window, Window) else window for window in windows]
-        good = [strands for strands in found if isinstance(strands, tuple)]
+        flank = self._options.flank
+        windows = [place(self._genome, allele, flank + max(self._offsets), self._options.max_span) for allele in alleles]
+        moved = (window.moved(flank, n) for window in windows if isinstance(window, Window) for n in self._offsets)
+        placed = iter(self._encode(list(moved)))
+        found = [list(islice(placed, len(self._offsets))) if isinstance(window, Window) else [window] for window in windows]
+        # The usual window decides whether an allele is scored; of the moved ones, those in which it can be take part.
+        good = [[own for own in each if isinstance(own, tuple)] for each in found if isinstance(each[0], tuple)]
+        flat = [strands for each in good for strands in each]
         values: list[dict[str, float | int | str]] = [
-            {"span": len(forward.span.strings[forward.view.ref]), "tokens": _token_counts(forward)} for forward, *_ in good
+            {"span": len(forward.span.strings[forward.view.ref]), "tokens": _token_counts(forward)}
+            for (forward, *_), *_ in good
         ]
-        computed: dict[VariantScore, Callable[[list[tuple[_OneStrand, ...]]], list[dict[str, float]]]] = {
+        computed: dict[VariantScore, Callable[[list[_Strands]], list[dict[str, float]]]] = {
             **{"llr": self._llr, "pll": self._pll, "emb": self._emb, "delta": self._delta}
         }
         for score in self._scores if good else ():
-            for own, more in zip(values, computed[score](good), strict=True):
+            for own, more in zip(values, _means(computed[score](flat), good), strict=True):
                 own.update(more)
+        if self._segmentations and good:
+            readings = [_means(self._delta(flat, reader), good) for reader in self._segmentations]
+            for own, *each in zip(values, *readings, strict=True):
+                for label in self._model.labels:
+                    own[f"noise_{label}"] = float(np.std([deltas[f"delta_{label}"] for deltas in each], ddof=1))
         if good and (splice := self._options.splice):
-            tuples = zip(alleles, windows, found, strict=True)
             changes = [
-                (allele, window) for allele, window, it in tuples if isinstance(it, tuple) and isinstance(window, Window)
+                (allele, window.moved(flank, 0))
+                for allele, window, (usual, *_) in zip(alleles, windows, found, strict=True)
+                if isinstance(usual, tuple) and isinstance(window, Window)
             ]
-            told = splice_scores(self._model, splice, self._options.flank, changes, self._signs, self._batch_tokens)
+            told = splice_scores(self._model, splice, flank, changes, self._signs, self._batch_tokens)
             for own, fields in zip(values, told, strict=True):
                 own.update(fields)
         ok = iter(values)
-        return [AlleleScores("ok", next(ok)) if isinstance(it, tuple) else AlleleScores(it, {}) for it in found]
+        return [AlleleScores("ok", next(ok)) if isinstance(usual, tuple) else AlleleScores(usual, {}) for usual, *_ in found]
 
-    def _encode(self, windows: list[Window]) -> list["tuple[_OneStrand, ...] | Status"]:
+    def _other_segmentations(self) -> list[InferenceModel]:
+        """The model with tokenizers that read the same bases as other tokens."""
+        count = self._options.tokenization_noise
+        if count and "delta" not in self._scores:
+            raise UserError("tokenization noise is the spread of delta, which is not among the scores; leave it out")
+        if count < 0 or count == 1:
+            raise UserError(
+                f"tokenization noise of {count} segmentations: a spread needs 2 or more; accepted are 0, 2, 3, ..."
+            )
+        tokenizers = (other_segmentation(self._model.tokenizer, number) for number in range(1, count + 1))
+        return [replace(self._model, tokenizer=tokenizer) for tokenizer in tokenizers]
+
+    def _encode(self, windows: list[Window]) -> list["_Strands | Status"]:
         """The strands of each window as tokens, or why they are not scored."""
+        tokenizer = self._model.tokenizer
         views = [[view(window, sign) for sign in self._signs] for window in windows]
-        texts = [[one.windows() for one in both] for both in views]
-        distinct = list(dict.fromkeys(text for both in texts for one in both for text in one))
-        threads = min(_MOST_THREADS, os.cpu_count() or 1)
-        encoded = dict(zip(distinct, self._model.tokenizer.encode_raw_batch(distinct, num_threads=threads), strict=True))
-        results: list[tuple[_OneStrand, ...] | Status] = []
-        for both, texts_of_both in zip(views, texts, strict=True):
+        encoded = iter(encode_views([one for both in views for one in both], tokenizer))
+        results: list[_Strands | Status] = []
+        for both in views:
             strands, status = [], "ok"
-            for one, alleles in zip(both, texts_of_both, strict=True):
-                ids = tuple(encoded[text] for text in alleles)
-                span = find_span(alleles, ids, self._model.tokenizer)
+            for one, ids in zip(both, islice(encoded, len(both)), strict=True):
+                span = find_span(one.windows(), ids, tokenizer)
                 if span is None or max(map(len, span.strings)) > self._options.max_span:
                     status = "too_long"
                 elif any("N" in string for string in span.strings):
                     status = "n_in_span"
                 else:
-                    strands.append(_OneStrand(one, ids, span))
+                    strands.append(OneStrand(one, ids, span))
             results.append(tuple(strands) if status == "ok" else status)  # type: ignore[arg-type]
         return results
 
-    def _llr(self, variants: list[tuple[_OneStrand, ...]]) -> list[dict[str, float]]:
+    def _llr(self, variants: list[_Strands]) -> list[dict[str, float]]:
         assert self._pieces is not None
         spans = [one.span for strands in variants for one in strands]
-        log_p = iter(span_log_probabilities(spans, self._pieces, self._masked))
+        log_p = iter(span_log_probabilities(spans, self._pieces, self._masked_groups))
         results = []
         for strands in variants:
             each = []
@@ -174,11 +205,11 @@ class VariantScorer:
             results.append({"llr": float(np.mean(each)), **by_strand})
         return results
 
-    def _pll(self, variants: list[tuple[_OneStrand, ...]]) -> list[dict[str, float]]:
+    def _pll(self, variants: list[_Strands]) -> list[dict[str, float]]:
         likelihood: dict[bytes, float] = {}
         windows = {}
         for one in (one for strands in variants for one in strands):
-            windows.update({ids.tobytes(): ids for ids in _ref_and_alt(one)})
+            windows.update({ids.tobytes(): ids for ids in one.ref_and_alt})
         for key, ids in windows.items():
             # One row for each token; only the rows of one window are in memory.
             known = [at for at in range(len(ids)) if ids[at] != UNK]
@@ -190,47 +221,23 @@ class VariantScorer:
             likelihood[key] = float(sum(log_p[0, ids[known[row]]] for row, log_p in self._masked(masked)))
         results = []
         for strands in variants:
-            pairs = [[likelihood[ids.tobytes()] for ids in _ref_and_alt(one)] for one in strands]
+            pairs = [[likelihood[ids.tobytes()] for ids in one.ref_and_alt] for one in strands]
             results.append({"pll": float(np.mean([alt - ref for ref, alt in pairs]))})
         return results
 
-    def _emb(self, variants: list[tuple[_OneStrand, ...]]) -> list[dict[str, float]]:
-        rows: dict[tuple[bytes, bytes], int] = {}
-        inputs: list[Ids] = []
-        weights: list[NDArray[np.float32]] = []
-        needed: list[list[tuple[int, int]]] = []
-        for strands in variants:
-            needed.append([])
-            for one in strands:
-                pair = []
-                for number, ids in zip((one.view.ref, one.view.alt), _ref_and_alt(one), strict=True):
-                    own = self._base_weights(one.view, number, ids)
-                    key = (ids.tobytes(), own.tobytes())
-                    if key not in rows:
-                        rows[key] = len(inputs)
-                        inputs.append(with_template(ids))
-                        weights.append(own)
-                    pair.append(rows[key])
-                needed[-1].append((pair[0], pair[1]))
-        means = self._weighted_means(inputs, weights)
-        results = []
-        for pairs in needed:
-            refs, alts = means[[ref for ref, _ in pairs]], means[[alt for _, alt in pairs]]
-            norms = np.linalg.norm(refs, axis=1) * np.linalg.norm(alts, axis=1)
-            if norms.all():
-                # Rounding may leave a cosine of 1 + 1e-16.
-                results.append({"emb": float(np.mean(np.maximum(0, 1 - np.sum(refs * alts, axis=1) / norms)))})
-            else:
-                results.append({})
-        return results
+    def _emb(self, variants: list[_Strands]) -> list[dict[str, float]]:
+        strands = [one for strands in variants for one in strands]
+        distances = embedding_distances(strands, self._model.tokenizer, self._weighted_means)
+        means = distances.reshape(len(variants), -1).mean(1)
+        return [{} if np.isnan(distance) else {"emb": distance} for distance in means.tolist()]
 
-    def _delta(self, variants: list[tuple[_OneStrand, ...]]) -> list[dict[str, float]]:
+    def _delta(self, variants: list[_Strands], reader: InferenceModel | None = None) -> list[dict[str, float]]:
         views = [strands[0].view for strands in variants]
         pairs = [(one.windows()[one.ref], one.windows()[one.alt]) for one in views]
         distinct = {text: number for number, text in enumerate(dict.fromkeys(text for pair in pairs for text in pair))}
         names = [str(number) for number in range(len(distinct))]
         predictions = predict(
-            self._model,
+            reader or self._model,
             Sequences("windows of variants", names, list(distinct), None, LetterCounts()),
             reverse_complement=self._options.strands == "both",
             batch_tokens=self._batch_tokens,
@@ -251,18 +258,13 @@ class VariantScorer:
             results.append(own)
         return results
 
-    def _base_weights(self, one: View, number: int, ids: Ids) -> NDArray[np.float32]:
-        """How many of the bases beside the variant each token has; those of the variant itself are left out. [tokens]."""
-        bases = np.zeros(len(one.left) + len(one.alleles[number]) + len(one.right), np.float32)
-        bases[max(0, len(one.left) - EMBEDDED_BASES) : len(one.left)] = 1
-        after = len(one.left) + len(one.alleles[number])
-        bases[after : after + EMBEDDED_BASES] = 1
-        lengths = self._model.tokenizer.token_bases(ids)
-        return np.add.reduceat(bases, np.cumsum(lengths) - lengths).astype(np.float32)
-
     def _masked(self, inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Each input's number with the log-probabilities at its masks, [masks, V]."""
         return log_probabilities_at_masks(self._model, self._batches(inputs))
+
+    def _masked_groups(self, inputs: list[Ids]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        """The numbers of some inputs with as many masks, [R], and the log-probabilities at these, [R, masks, V]."""
+        return log_probabilities_of_groups(self._model, self._batches(inputs))
 
     def _weighted_means(self, inputs: list[Ids], weights: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         """The weighted mean state of each input, [inputs, D]."""
@@ -283,6 +285,16 @@ class VariantScorer:
 
     def _batches(self, inputs: list[Ids]) -> Batches:
         return one_per_row(EncodedRows.of(inputs), self._batch_tokens)
+
+
+def _means(values: list[dict[str, float]], groups: Sequence[Sequence[_Strands]]) -> list[dict[str, float]]:
+    """The mean of each value over the windows of an allele, whose first one says which values there are."""
+    of_window = iter(values)
+    means = []
+    for group in groups:
+        own = list(islice(of_window, len(group)))
+        means.append({name: float(np.mean([one[name] for one in own if name in one])) for name in own[0]})
+    return means
 
 
 def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tuple[VariantScore, ...]:
@@ -316,9 +328,5 @@ def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tup
     return tuple(score for score in known if score in wanted)
 
 
-def _ref_and_alt(one: _OneStrand) -> tuple[Ids, Ids]:
-    return one.ids[one.view.ref], one.ids[one.view.alt]
-
-
-def _token_counts(one: _OneStrand) -> str:
+def _token_counts(one: OneStrand) -> str:
     return f"{one.span.counts[one.view.ref]}>{one.span.counts[one.view.alt]}"

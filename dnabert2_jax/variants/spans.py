@@ -63,5 +63,6 @@ def find_span(windows: Sequence[str], token_ids: Sequence[Ids], tokenizer: Token
 
 def _shared(a: Ids, b: Ids, most: int) -> int:
     """How many ids two rows share at their start, at most ``most``."""
-    different = np.flatnonzero(a[:most] != b[:most])
-    return int(different[0]) if len(different) else most
+    different = a[:most] != b[:most]
+    first = int(different.argmax()) if most else 0
+    return first if most and different[first] else most

@@ -14,10 +14,10 @@ from dnabert2_jax.storage.paths import in_bucket
 LOCAL = {
     *("dnabert2 corpus build out", "dnabert2 adapters list directories", "dnabert2 quickstart workdir"),
     *("dnabert2 gue run data", "dnabert2 gue run workdir", "dnabert2 gue report workdir", "dnabert2 gue report out"),
-    *(f"dnabert2 {command} {name}" for command in ("embed", "predict", "track") for name in ("bed", "fasta")),
+    *(f"dnabert2 {command} {name}" for command in ("embed", "evaluate", "predict", "track") for name in ("bed", "fasta")),
     *(
         "dnabert2 track out",
-        *("dnabert2 evaluate-variants fasta", "dnabert2 evaluate-variants table"),
+        *(f"dnabert2 evaluate-variants {name}" for name in ("fasta", "table", "page")),
     ),
     *(
         f"dnabert2 explain {method} {name}"
@@ -25,7 +25,7 @@ LOCAL = {
         for name in ("fasta", "bed", "plot", "page")
     ),
     *(f"dnabert2 explain {method} modisco" for method in ("ism", "ig", "saliency")),
-    *(f"dnabert2 variants {name}" for name in ("fasta", "variants", "table", "out")),
+    *(f"dnabert2 variants {name}" for name in ("fasta", "variants", "table", "out", "page")),
     "dnabert2 sweep workdir",
 }
 """What works on this machine's disk only."""

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from dnabert2_jax import DNABERT2, SpliceLabels
 from dnabert2_jax.artifacts.model import save_model
 from tests.genome.helpers import random_dna, write_fasta
-from tests.variants.helpers import other_base, random_labeler, random_mlm
+from tests.variants.helpers import other_base, random_classifier, random_labeler, random_mlm
 
 GENOME = random_dna(120, 7)
 
@@ -57,12 +57,32 @@ def test_the_command_says_what_became_of_the_alleles(call, home, dnabert2):
     assert (home / "out.vcf").read_bytes() == before
 
 
+def test_shifts_and_noise_reach_header_lines_columns_and_record(call, home, dnabert2):
+    save_model(home / "classifier", random_classifier().saved())
+    how = (*HOW, "--model", "classifier", "--scores", "delta", "--strand", "+", "--shifts", "1", "--tokenization-noise", "2")
+    assert dnabert2(*call, *how, "--out", "noise.vcf", "--table", "noise.tsv", "--page", "noise.html")[0] == 0
+    written = (home / "noise.vcf").read_text()
+    assert '##INFO=<ID=DB2_NOISE_none,Number=A,Type=Float,Description="Standard deviation' in written
+    assert written.count("DB2_NOISE_coding_plus=") == 2
+    header, *rows = [line.split("\t") for line in (home / "noise.tsv").read_text().splitlines()]
+    values = [float(row[header.index("noise_coding+")]) for row in rows if row[header.index("status")] == "ok"]
+    assert len(values) == 2
+    assert min(values) > 0
+    assert "By consequence" not in (home / "noise.html").read_text()
+    settings = json.loads((home / "noise.vcf.json").read_text())["settings"]
+    assert (settings["shifts"], settings["tokenization_noise"]) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ((), ("nothing to write; give --out FILE.vcf",)),
         (("--out", "new.vcf", "--scores", "delta"), ("model is a masked_lm; the score delta needs a classifier",)),
         (("--out", "new.vcf", "--scores", "llr,embed"), ("--scores embed: accepted are auto or some of", "'emb'")),
+        (("--out", "new.vcf", "--tokenization-noise", "2"), ("is the spread of delta, which is not among the scores",)),
+        (("--table", "new.parquet", "--page", "new.html"), ("reads what was written: add --out",)),
+        (("--out", "new.vcf", "--page", "new.pdf"), ("new.pdf", ".html")),
+        (("--out", "new.vcf", "--shifts", "999"), ("accepted are 0 to 128",)),
         (("--out", "new.vcf", "--fasta", "none.fa"), ("none.fa does not exist",)),
         (("--out", "new.vcf", "--variants", "none.vcf"), ("none.vcf is not a file",)),
     ],
@@ -94,6 +114,9 @@ def test_evaluate(home, dnabert2, refused, monkeypatch):
     assert all(name in errors for name in names)
     assert json.loads(dnabert2(*evaluate, "-")[1])["alleles"] == len(sites)
     refused(*evaluate, "agreement.json", words=("exists; choose another name",))
+    code, out, _ = dnabert2(*evaluate, "again.json", "--page", "agreement.html")
+    assert (code, out) == (0, "saved again.json\nsaved agreement.html\n")
+    assert "llr and the effect" in (home / "agreement.html").read_text()
 
 
 def test_a_killed_job_continues_with_the_same_bytes(call, home, dnabert2, tmp_path):

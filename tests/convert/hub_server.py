@@ -1,5 +1,6 @@
-"""A Hugging Face Hub on the loopback interface: the three routes that a download takes, and the refusals of the real one."""
+"""A Hugging Face Hub on the loopback interface: the routes of downloads and uploads, and the refusals of the real one."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -21,12 +22,18 @@ class Hub:
         gated: repositories whose files want permission.
         endpoint: its address.
         fetched: files whose content was sent.
+        token: what an upload has to bring.
+        created: what each repository was asked to be.
+        root: where new repositories are put.
     """
 
     repositories: dict[str, Path]
     gated: set[str] = field(default_factory=set)
     endpoint: str = ""
     fetched: list[str] = field(default_factory=list)
+    token: str = "hf_writes"
+    created: list[dict] = field(default_factory=list)
+    root: Path = Path()
 
 
 @contextmanager
@@ -37,8 +44,12 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
         def do_GET(self):
             words = self.path.partition("?")[0].strip("/").split("/")
+            if len(words) < 4:  # what the library would like to know about other things
+                self.refuse(404, "NotFound")
+                return
             if words[:2] == ["api", "models"]:
-                repository, route, revision = "/".join(words[2:4]), words[4], words[5]
+                route, revision = words[4:6] or ("revision", "main")
+                repository = "/".join(words[2:4])
             else:
                 repository, route, revision = "/".join(words[:2]), words[2], words[3]
             folder = hub.repositories.get(repository)
@@ -58,6 +69,33 @@ def serving(hub: Hub) -> Iterator[Hub]:
                     hub.fetched.append(words[4])
                 self.answer(content, {"ETag": f'"{oid(content)}"', "X-Repo-Commit": COMMIT})
 
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            words = self.path.partition("?")[0].strip("/").split("/")
+            if self.headers.get("Authorization") != f"Bearer {hub.token}":
+                self.refuse(401, "Unauthorized")
+            elif words[1:] == ["repos", "create"]:
+                asked = json.loads(body)
+                repository = f"{asked['organization']}/{asked['name']}"
+                exists = repository in hub.repositories
+                if not exists:
+                    hub.created.append(asked)
+                    hub.repositories[repository] = hub.root / asked["name"]
+                    hub.repositories[repository].mkdir()
+                answer = {"url": f"{hub.endpoint}/{repository}", "id": repository}
+                self.answer(json.dumps(answer).encode(), status=409 if exists else 200)
+            elif words[4] == "preupload":
+                files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+                self.answer(json.dumps({"files": files}).encode())
+            else:
+                assert words[4:] == ["commit", "main"]
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        content = base64.b64decode(line["value"]["content"])
+                        (hub.repositories["/".join(words[2:4])] / line["value"]["path"]).write_bytes(content)
+                url = f"{hub.endpoint}/{'/'.join(words[2:4])}/commit/{COMMIT}"
+                self.answer(json.dumps({"commitUrl": url, "commitOid": COMMIT}).encode())
+
         def refuse(self, status, code):
             self.answer(b"{}", {"X-Error-Code": code, "X-Error-Message": f"refused: {code}"}, status)
 
@@ -66,7 +104,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
             for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(content)
 
         def log_message(self, *_):

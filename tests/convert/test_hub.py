@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from dnabert2_jax import DNABERT2, UserError
+from dnabert2_jax.cli import main
 from dnabert2_jax.convert.hub import fetch, is_hub_name, looks_like_repository
 from dnabert2_jax.storage.hashes import file_sha256
 from tests.convert.helpers import TORCH_FILES, hf_directory
 from tests.convert.hub_server import COMMIT, Hub, serving
-from tests.helpers import run_cli
+from tests.helpers import run_cli, tiny_model
 
 FETCH = """
 import json, sys
@@ -25,6 +26,17 @@ for name in sys.argv[1:]:
         print(json.dumps([*map(str, snapshot), sorted(file.name for file in snapshot.directory.iterdir())]))
     except UserError as error:
         print(json.dumps(str(error)))
+"""
+
+PUSH = """
+import sys
+from pathlib import Path
+from dnabert2_jax.convert.hub import push
+from dnabert2_jax.errors import UserError
+try:
+    print(push(Path(sys.argv[1]), "lab/new"))
+except UserError as error:
+    print(error)
 """
 
 PYTHON = """
@@ -42,6 +54,13 @@ def model(tmp_path_factory) -> Path:
     path = hf_directory(tmp_path_factory.mktemp("hub") / "model")
     for name in ("README.md", "bert_layers.py", "pytorch_model.bin", "training_args.bin"):
         (path / name).write_text("not wanted")
+    return path
+
+
+@pytest.fixture(scope="module")
+def mlm_path(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("mlm") / "model"
+    tiny_model(path)
     return path
 
 
@@ -65,6 +84,11 @@ def fetched(*names):
     """What :func:`fetch` gives or says for each name, in a process that reads the environment."""
     done = subprocess.run([sys.executable, "-c", FETCH, *names], capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def pushed(directory: Path) -> str:
+    """What :func:`push` gives or says, in a process that reads the environment."""
+    return subprocess.run([sys.executable, "-c", PUSH, directory], capture_output=True, text=True, check=True).stdout[:-1]
 
 
 def test_configuration_tokenizer_and_weights_are_fetched_and_nothing_else(hub):
@@ -114,6 +138,48 @@ def test_python_takes_a_repository_by_its_plain_name_and_descendants_know_the_co
         "base/model.safetensors": file_sha256(model / "model.safetensors"),
         "base/hub": f"lab/dna@{COMMIT}",
     }
+
+
+def test_a_model_is_pushed_and_can_be_named(hub, mlm_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    hub.root = tmp_path / "hub"
+    hub.root.mkdir()
+    out = tmp_path / "out"
+    done = run_cli("convert", "to-hf", mlm_path, out, "--push", "lab/new")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"saved {out}\npushed hf:lab/new@{COMMIT}\n"
+    (created,) = hub.created
+    assert (created["organization"], created["name"], created["visibility"]) == ("lab", "new", "private")
+    files = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert {file.name: file.read_bytes() for file in hub.repositories["lab/new"].iterdir()} == files
+    (out / "config.json").write_text("{}")
+    assert pushed(out) == f"lab/new@{COMMIT}"  # a repository that is there
+    assert (hub.repositories["lab/new"] / "config.json").read_text() == "{}"
+    assert len(hub.created) == 1
+    ((*_, names),) = fetched("hf:lab/new")
+    assert names == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_what_cannot_be_pushed_is_explained(hub, model, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_reads")
+    refused = pushed(model)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    alone = pushed(model)
+    for message in (refused, alone):
+        assert message.startswith(f"{model} is written, but was not pushed to lab/new (")
+        assert message.endswith(f"`hf upload lab/new {model}` pushes what is there")
+        assert len(message.splitlines()) == 1
+    assert "log in with `hf auth login`" in refused
+    assert "try again" in alone
+
+
+@pytest.mark.parametrize("name", ["dna", "lab/dna@main", "lab/dna/more", ""])
+def test_a_repository_of_another_form_is_refused_before_the_work(name, mlm_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dnabert2", "convert", "to-hf", str(mlm_path), str(tmp_path / "out"), "--push", name])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "accepted is OWNER/NAME" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:dna", "hf:lab/dna@", "hf:lab/dna/more", "hf://lab/dna", "hf:lab/d na"])

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from dnabert2_jax.api import DNABERT2
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.artifacts.tensors import tree_sha256
+from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.version import __version__
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import write_table
@@ -67,7 +69,7 @@ def test_every_output_says_what_made_it(dnabert2, classifier_path, adapter_path,
     assert dnabert2(*words)[0] == 0
 
     beside = json.loads((tmp_path / "p.csv.json").read_text())
-    settings = {"max_tokens": 40, "long": "windows", "overlap": 0.5, "reverse_complement": False}
+    settings = {"max_tokens": 40, "long": "windows", "overlap": 0.5, "reverse_complement": False, "views": 1}
     assert beside == {
         "command": "predict",
         "model": str(classifier_path),
@@ -232,3 +234,28 @@ def test_records_of_one_name(dnabert2, mlm_path, tmp_path):
     dnabert2(*command, tmp_path / "e.parquet", "--duplicate-names", "number", "--window", 6)
     rows = pyarrow.parquet.read_table(tmp_path / "e.parquet").to_pydict()
     assert rows["name"] == ["gene", "gene", "other", "gene_2"]
+
+
+def test_evaluate_intervals_of_a_genome(dnabert2, classifier, classifier_path, tmp_path):
+    genome = random_dna(200, 9)
+    fasta = write_fasta(tmp_path / "g.fa", {"chr1": genome})
+    bed = tmp_path / "x.bed"
+    bed.write_text("chr1\t0\t60\tcoding\t0\t+\tA\nchr1\t70\t130\tother\t0\t-\tB\n")
+    rows = [(genome[:60], "coding"), (reverse_complement(genome[70:130]), "other")]
+    table = write_table(tmp_path / "t.csv", rows)
+    call = ("evaluate", "--model", classifier_path, "--out", "-")
+    expected = json.loads(dnabert2(*call, "--data", table)[1])
+    found = json.loads(dnabert2(*call, "--fasta", fasta, "--bed", bed)[1])
+    assert found["record"]["settings"]["bed"] == str(bed)
+    assert {**found, "record": None} == {**expected, "record": None}
+    named = ("--label-column", 7, "--label-map", "A=coding", "--label-map", "B=other")
+    assert json.loads(dnabert2(*call, "--fasta", fasta, "--bed", bed, *named)[1])["loss"] == found["loss"]
+    assert DNABERT2(classifier).evaluate(bed, fasta=fasta)["loss"] == found["loss"]
+    for words, says in (
+        (("--fasta", fasta), "give either --data TABLE, or --fasta GENOME with --bed FILE"),
+        (("--fasta", fasta, "--bed", bed, "--data", table), "give either --data TABLE"),
+        (("--fasta", fasta, "--bed", bed, "--label-column", "kind"), "give the number of a column, 4 or more"),
+    ):
+        code, _, errors = dnabert2(*call, *words)
+        assert code == 2
+        assert says in errors

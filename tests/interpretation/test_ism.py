@@ -85,9 +85,9 @@ def test_sites_of_one_span_share_their_inputs(mlm, sequences, monkeypatch):
 
     def counting(model, batches):
         rows.extend(ids.tobytes() for ids in batches.encoded.input_ids)
-        return masked_rows.log_probabilities_at_masks(model, batches)
+        return masked_rows.log_probabilities_of_groups(model, batches)
 
-    monkeypatch.setattr(module, "log_probabilities_at_masks", counting)
+    monkeypatch.setattr(module, "log_probabilities_of_groups", counting)
     letters = sequences.sequences[0]
     (result,) = ism(mlm, given_sequences([letters]), batch_tokens=1)
     assert np.isfinite(result.values).all()

@@ -66,3 +66,16 @@ def test_the_rate_is_the_share_of_first_merges_left_out(tokenizer):
     rows = [f"{pair}N" * 100] * 100
     (kept,) = np.array([row.count(FIRST_MERGE) for row in ids(dropping(tokenizer, 0.1), rows)]).sum()[None]
     assert abs(kept / 10_000 - 0.9) < 4 * np.sqrt(0.9 * 0.1 / 10_000)
+
+
+@given(SEQUENCES)
+def test_by_its_letters_a_row_is_read_alike_in_any_company(tokenizer, sequences):
+    def read(rows):
+        return ids(BpeDropout(tokenizer, 0.5, seed=0, epoch=1, by_letters=True), rows)
+
+    assert read(sequences[::-1] * 2) == [row for sequence in sequences[::-1] * 2 for row in read([sequence])]
+
+
+def test_rows_of_other_letters_draw_of_their_own(tokenizer):
+    first, second = ids(BpeDropout(tokenizer, 0.5, seed=0, epoch=0, by_letters=True), ["ACGT" * 30 + end for end in "AC"])
+    assert first[:20] != second[:20]

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.reference import Reference
-from dnabert2_jax.variants.evaluation import agreements, as_rows, floor_scores, read_scored
+from dnabert2_jax.variants.evaluation import agreements, as_rows, floor_scores, read_scored, with_floors
 from dnabert2_jax.variants.records import Record, open_variants
 from tests.genome.helpers import random_dna, write_fasta
 from tests.variants.helpers import other_base, reverse
@@ -45,7 +45,7 @@ def table(tmp_path):
 def test_effects(table, reference):
     scored = read_scored(table, effect="effect")
     assert (len(scored.records), scored.left_out) == (len(SITES), 2)
-    llr, composition, kmers = agreements(scored, reference)
+    llr, composition, kmers = agreements(with_floors(scored, reference))
     assert [one["score"] for one in (llr, composition, kmers)] == ["llr", "base composition", "6-mer frequency"]
     assert llr["spearman"] == pytest.approx(spearmanr(LLR, EFFECTS).statistic)
     assert llr["spearman_size"] == pytest.approx(spearmanr(LLR, np.abs(EFFECTS)).statistic)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-from dnabert2_jax.variants.llr import DnaPieces, log_mean, log_ratios
+from dnabert2_jax.variants import llr
+from dnabert2_jax.variants.llr import DnaPieces, log_mean
 from tests.helpers import tiny_tokenizer
 
 STRINGS = st.text("ACGT", min_size=1, max_size=9)
@@ -18,6 +19,11 @@ STRINGS = st.text("ACGT", min_size=1, max_size=9)
 @lru_cache
 def pieces() -> DnaPieces:
     return DnaPieces(tiny_tokenizer())
+
+
+def log_ratios(log_p: np.ndarray, strings: list[str], pieces: DnaPieces) -> np.ndarray:
+    """Of one input."""
+    return llr.log_ratios(log_p[None], np.zeros(len(strings), int), strings, pieces)
 
 
 def random_log_p(slots: int, seed: int) -> np.ndarray:
@@ -78,6 +84,15 @@ def test_strings_are_independent_of_those_scored_beside_them():
     np.testing.assert_allclose(together, alone, rtol=1e-12)
 
 
+def test_each_string_is_asked_of_its_own_input():
+    log_p = np.stack([random_log_p(3, 1), random_log_p(3, 2)])
+    strings = ["ACG", "ACGTACGT", "ACG"]
+    together = llr.log_ratios(log_p, np.array([1, 0, 0]), strings, pieces())
+    alone = [log_ratios(log_p[row], [string], pieces())[0] for row, string in zip((1, 0, 0), strings, strict=True)]
+    np.testing.assert_allclose(together, alone, rtol=1e-12)
+    assert abs(together[0] - together[2]) > 1e-3
+
+
 def test_what_cannot_be_reached_takes_no_part_in_the_mean():
     log_p = random_log_p(3, 2)
     assert np.isnan(log_ratios(log_p, ["AC"], pieces())[0])  # three pieces have three bases or more
@@ -98,11 +113,11 @@ def test_many_improbable_pieces_do_not_underflow():
 def test_special_tokens_and_unknown_bases_are_no_dna():
     kmers = KmerTokenizer(3, 3)
     of_kmers = DnaPieces(kmers)
-    assert [name for name, known in zip(kmers.pieces, of_kmers.known, strict=True) if not known] == [
+    assert {name for number, name in enumerate(kmers.pieces) if number not in of_kmers.ids} == {
         *("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"),
         "N",
-    ]
-    assert of_kmers.longest == 3
+    }
+    assert of_kmers.lengths.tolist() == [1, 3]
     # Two 3-mers or single letters: 2, 4 or 6 bases.
     log_p = np.zeros((2, kmers.vocab_size))
     assert np.isnan(log_ratios(log_p, ["ACGTA"], of_kmers)[0])

@@ -41,3 +41,14 @@ def test_no_variants(mlm, fasta):
 def test_what_is_not_a_variant_is_named(mlm, fasta):
     with pytest.raises(UserError, match=r"variants\[1\] is \('1', 'x', 'A', 'C'\); accepted are tuples of contig"):
         DNABERT2(mlm).score_variants(fasta, [("1", 5, "A", "C"), ("1", "x", "A", "C")])
+
+
+def test_shifts_and_noise(classifier, genome, fasta):
+    given = [("1", 100, genome[99], other_base(genome[99]))]
+    how = {"flank": FLANK, "batch_tokens": 1, "scores": ("delta",)}
+    model = DNABERT2(classifier)
+    moved = model.score_variants(fasta, given, shifts=1, tokenization_noise=2, **how)
+    (alone,) = model.iter_score_variants(fasta, given, **how)
+    assert moved["noise_none"][0] > 0
+    assert moved["delta_none"][0] != alone["delta_none"][0]
+    assert "noise_none" not in alone.columns

@@ -28,7 +28,7 @@ def test_inputs_that_spans_share_are_run_once():
 
     def masked(inputs):
         run.extend(ids.tobytes() for ids in inputs)
-        return [(n, log_p_of(inputs[n], tokenizer.vocab_size)) for n in reversed(range(len(inputs)))]
+        return [(np.array([n]), log_p_of(inputs[n], tokenizer.vocab_size)[None]) for n in reversed(range(len(inputs)))]
 
     found = span_log_probabilities(spans, pieces, masked)
     wanted = sum(max(span.counts) - min(span.counts) + 1 for span in spans)
@@ -50,8 +50,13 @@ def test_the_mean_is_over_the_numbers_of_tokens():
             assert ids[1] == 7
             assert ids[-2] == 8
             rows.append(log_p_of(ids, tokenizer.vocab_size))
-            yield n, rows[-1]
+            yield np.array([n]), rows[-1][None]
 
     (found,) = span_log_probabilities([span], pieces, masked)
     assert [len(log_p) for log_p in rows] == [1, 2, 3]
-    assert found == pytest.approx(log_mean(np.stack([log_ratios(log_p, span.strings, pieces) for log_p in rows])))
+    zeros = np.zeros(2, int)
+    assert found == pytest.approx(log_mean(np.stack([log_ratios(row[None], zeros, span.strings, pieces) for row in rows])))
+
+
+def test_no_spans():
+    assert span_log_probabilities([], DnaPieces(tiny_tokenizer()), lambda inputs: iter(())) == []

@@ -99,7 +99,7 @@ def roc_curves(
     for name, positive, score in _one_vs_rest(labels, probabilities, classes):
         false_rate, true_rate, _ = roc_curve(positive, score)
         curves.append((name, float(auc(false_rate, true_rate)), false_rate, true_rate))
-    _draw_curves(axis, theme, curves, "AUROC")
+    draw_curves(axis, theme, curves, "AUROC")
     axis.set_xlabel("false positive rate")
     axis.set_ylabel("true positive rate")
     return figure
@@ -118,7 +118,7 @@ def precision_recall_curves(
         curves.append((name, float(average_precision_score(positive, score)), recall, precision))
         if len(classes) == 2:
             axis.axhline(float(positive.mean()), color=theme.muted, lw=1, ls="--")
-    _draw_curves(axis, theme, curves, "average precision")
+    draw_curves(axis, theme, curves, "average precision")
     axis.set_xlabel("recall")
     axis.set_ylabel("precision")
     return figure
@@ -178,7 +178,7 @@ def _one_vs_rest(
     return [(name, positive, score) for name, positive, score in every if 0 < positive.sum() < len(positive)]
 
 
-def _draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, Any]], measure: str) -> None:
+def draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, Any]], measure: str) -> None:
     """Up to eight curves in color; of more, all in gray and the best, median and worst in color. In the unit square."""
     ranked = sorted(curves, key=lambda curve: -curve[1])
     named = curves if len(curves) <= _MOST_NAMED else [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
