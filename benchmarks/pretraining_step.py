@@ -123,15 +123,18 @@ def compile_step_for_gpus(run: PretrainRun, config: EncoderConfig, gpu: str, cou
 
 
 def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, Any]:
-    """Compile for a slice, print the costs, and return the figures."""
+    """Compile for a slice, print the costs, and return the figures, in pairs the smaller one first."""
     compiled = compile_step(run, config, topology)
     report, chips = compiled.report(), len(tpu_devices(topology))
     mfu = report.utilization(step_flops(run, config) / chips)
-    days = run.training.steps * report.seconds / SECONDS_A_DAY
     tokens = run.training.batch_size * run.data.tokens_per_row
+    seconds = report.seconds, report.high.cycles / report.chip.clock_hz
+    rates = [tokens / each / 1e6 for each in reversed(seconds)]
+    days = [run.training.steps * each / SECONDS_A_DAY for each in seconds]
     print(report)
-    print(f"estimated_mfu {mfu:.3f}; {tokens / report.seconds / 1e6:,.2f} M tokens/s on {chips} chips")
-    print(f"{run.training.steps:,} steps, {run.training.steps * tokens / 1e9:,.0f} G tokens: {days:.2f} days")
+    print(f"estimated_mfu {mfu[0]:.3f} to {mfu[1]:.3f}; {rates[0]:,.2f} to {rates[1]:,.2f} M tokens/s on {chips} chips")
+    steps = run.training.steps
+    print(f"{steps:,} steps, {steps * tokens / 1e9:,.0f} G tokens: {days[0]:.2f} to {days[1]:.2f} days")
     return {"estimated_mfu": mfu, "chips": chips, "days": days, "tokens_per_step": tokens, **report.to_json()}
 
 

@@ -173,7 +173,7 @@ class DNABERT2:
             sequences: DNA of any lengths: a list, generator, array, pandas Series or dict. [n].
             pooling: ``mean`` or ``max`` over the sequence's own tokens ([CLS], [SEP] and padding left out), ``cls`` for the
                 state of [CLS], ``token`` for all tokens, ``base`` for all bases (each has the vector of its token).
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Returns:
@@ -219,7 +219,7 @@ class DNABERT2:
             reverse_complement: average over both strands; the same as two views.
             views: average over so many readings of each sequence: as it is, the other strand, and then other segmentations
                 of either strand into tokens, which are the same in every call.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Returns:
@@ -296,7 +296,7 @@ class DNABERT2:
         Args:
             sequences: as for :meth:`iter_predict`.
             pooling: as for :meth:`embed`.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Yields:
             The ``names`` and ``vectors`` of the next sequences, in their order; ``split()`` gives those of each.
@@ -344,7 +344,7 @@ class DNABERT2:
             max_tokens: longer rows are truncated; by default the limit of training.
             reverse_complement: average the predictions over both strands.
             views: average them over so many readings, as :meth:`predict` does.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
         Raises:
@@ -446,7 +446,7 @@ class DNABERT2:
             shifts: windows moved to either side whose scores take part in the mean.
             tokenization_noise: other segmentations of the same bases over which the spread of ``delta`` is taken.
             splice: of a model that labels bases, which labels are splice sites, to know what variants do to them.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Returns:
             One row for each allele, with a status.
@@ -505,7 +505,7 @@ class DNABERT2:
             strand: ``+``, ``-``, ``both``, or ``bed`` for that of each interval.
             values: of a masked language model: ``logp``, ``entropy``, ``logo``, or ``auto`` for the first two.
             max_tokens: of a classifier, its longest input in tokens; by default as in training.
-            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+            batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Returns:
             A row for each scored bin or base, where ``track["promoter"]`` is a channel; ``starts`` and ``ends`` are from 0.
@@ -617,9 +617,9 @@ class DNABERT2:
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
             **options: ``target``, the class that ``ism``, ``ig`` and ``saliency`` explain, which a regression does not need;
                 ``max_tokens``, the longest sequence, special tokens included, by default that of the classifier's
-                training; ``batch_tokens``, tokens of a batch, by default 4,096 on a CPU, 65,536 elsewhere. For ``ig``:
-                ``points`` of the integral, by default 64. For ``attention``: ``layers`` and ``heads``, numbers from 0, by
-                default all; ``resolution``, ``token`` or ``base``.
+                training; ``batch_tokens``, tokens of a batch, by default 4,096 on a CPU, 65,536 for each device elsewhere.
+                For ``ig``: ``points`` of the integral, by default 64. For ``attention``: ``layers`` and ``heads``, numbers
+                from 0, by default all; ``resolution``, ``token`` or ``base``.
 
         Returns:
             One result for each sequence, each a :class:`~dnabert2_jax.interpretation.ism.MutationScores`,

@@ -9,13 +9,14 @@ import shutil
 import sys
 import tempfile
 from importlib.metadata import version
+from importlib.util import find_spec
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("DNABERT2_TEST_PLATFORM", "cpu")
 # Tests compile much and compute little: with the quickest code generation that this jaxlib has, a training step compiles in
 # half to a sixth of the time. XLA aborts on a flag it does not know. Subprocesses inherit the flags; those that are set
 # already come last and win.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11) and find_spec("libtpu") is None:  # libtpu reads them as well
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 # What one test has compiled, the others (in both workers, and in the commands that tests start) read. No session reads what

@@ -4,8 +4,8 @@
 * A `while` costs its body times its trips.
 * A Pallas call costs the maximum of: bundles issued, cycles of the busiest matrix unit, HBM bytes at memory bandwidth.
 * A copy or collective split into start and done costs what the work between the two does not hide. Copies share one queue at
-  memory bandwidth, collectives one at interconnect bandwidth. A collective that the compiler threads through a chain of
-  fusions starts with the first of them and is done with the last.
+  memory bandwidth, collectives one of their own, in which each takes what :mod:`aot.network` says. A collective that the
+  compiler threads through a chain of fusions starts with the first of them and is done with the last.
 * Anything else costs its bytes at memory bandwidth, and is listed.
 * An unknown kind of instruction is an error: a cost model that skips what it does not know is too optimistic.
 """
@@ -20,6 +20,7 @@ from aot.chips import Chip
 from aot.costs import COPIES, EXPOSED, FUSIONS, KERNELS, MATMULS, REST, Account, Collective, Cost, Kernel
 from aot.hlo import Array, Computation, Instruction, Module
 from aot.mosaic import read_mosaic_call
+from aot.network import Network, UnknownGroups
 
 
 def _kinds(names: str) -> frozenset[str]:
@@ -62,13 +63,13 @@ class KernelRun:
 
 
 def account(
-    module: Module, chip: Chip, schedules: Mapping[str, Loop], kernels: Mapping[str, KernelRun] | None = None
+    module: Module, network: Network, schedules: Mapping[str, Loop], kernels: Mapping[str, KernelRun] | None = None
 ) -> Account:
     """Charge a whole program.
 
     Args:
         module: the scheduled program.
-        chip: what it was compiled for.
+        network: the chips that it was compiled for.
         schedules: the schedule of each Pallas call, by instruction name.
         kernels: run-time properties, by the name given to `pallas_call`.
 
@@ -76,7 +77,7 @@ def account(
         UnknownInstruction: there is no rule for a kind of instruction, or a loop's trips are not in the program.
         ValueError: `kernels` does not fit; see :func:`aot.bundles.kernel_cycles`.
     """
-    accountant = _Accountant(module, chip, schedules, kernels or {})
+    accountant = _Accountant(module, network, schedules, kernels or {})
     accountant.charge(module.entry, 1)
     if unused := set(kernels or {}) - {kernel.kernel for kernel in accountant.account.kernels}:
         raise ValueError(f"the program has no Pallas call named {', '.join(sorted(unused))}")
@@ -107,10 +108,12 @@ class _Clock:
         self._queue_free[queue] = max(self.now, self._queue_free[queue]) + duration
         self.under_way[key] = _Transfer(name, duration, self._queue_free[queue], collective)
 
-    def wait(self, key: str) -> tuple[_Transfer, float]:
-        """Wait for a transfer; returns it and the cycles waited."""
+    def wait(self, key: str, hides: bool) -> tuple[_Transfer, float]:
+        """Wait for a transfer; returns it and the cycles waited: all of a collective's, if work ``hides`` nothing of it."""
         transfer = self.under_way.pop(key)
         exposed = max(0.0, transfer.finish - self.now)
+        if transfer.collective is not None and not hides:
+            exposed = transfer.duration
         self.now += exposed
         return transfer, exposed
 
@@ -127,10 +130,14 @@ class _Link(NamedTuple):
 @dataclass
 class _Accountant:
     module: Module
-    chip: Chip
+    network: Network
     schedules: Mapping[str, Loop]
     hints: Mapping[str, KernelRun]
     account: Account = field(default_factory=Account)
+
+    @property
+    def chip(self) -> Chip:
+        return self.network.chip
 
     def charge(self, computation: Computation, runs: int) -> float:
         """Charge each instruction of a computation that runs `runs` times; returns the cycles of one run."""
@@ -283,18 +290,17 @@ class _Accountant:
             raise UnknownInstruction(f"{instruction.name}: no rule for an asynchronous {base}")
         group = instruction.group_size
         sent = float(sum(a.bytes for a in computation.operand_arrays(instruction)))
-        rate = self.chip.ici_bytes_per_cycle
-        if base == "collective-permute":
-            rate /= 2  # one direction only
-        elif group == 0:
-            raise UnknownInstruction(f"{instruction.name}: replica groups not understood: {instruction.attributes[:200]}")
-        else:
-            share = (group - 1) / group
+        if base != "collective-permute":
+            share = (group - 1) / max(group, 1)
             sent *= {"all-reduce": 2 * share, "all-gather": group - 1.0}.get(base, share)
-        return sent / rate, Collective(instruction.name, base, group, sent, 0.0, 0.0, runs)
+        try:
+            cycles = self.network.cycles(base, sent, instruction.attributes)
+        except UnknownGroups as error:
+            raise UnknownInstruction(f"{instruction.name}: {error}") from error
+        return cycles, Collective(instruction.name, base, group, sent, 0.0, 0.0, runs)
 
     def _wait(self, clock: _Clock, key: str, base: str, runs: int) -> float:
-        transfer, exposed = clock.wait(key)
+        transfer, exposed = clock.wait(key, self.network.assumptions.hides)
         kind = COPIES
         if transfer.collective is not None:
             kind = EXPOSED

@@ -13,14 +13,20 @@ class Chip:
     Attributes:
         name: the first part of a topology such as ``v5e:2x2``.
         clock_hz: cycles per second.
-        ici_bytes_per_cycle: rate at which a ring over one mesh axis carries a collective, both directions together.
+        link_bytes_per_cycle: rate of a link to a neighbor, in one direction.
+        ring: a side of the slice is a ring if its length is a multiple of this.
         matrix_cycles: cycles for which one matrix instruction occupies its unit.
     """
 
     name: str
     clock_hz: float
-    ici_bytes_per_cycle: float
+    link_bytes_per_cycle: float
+    ring: int
     matrix_cycles: int
+
+    def wraps(self, length: int) -> bool:
+        """Whether a side of the slice is a ring."""
+        return length % self.ring == 0
 
     @property
     def hbm_bytes(self) -> int:
@@ -38,11 +44,11 @@ class Chip:
         return 2 ** round(log2(TPUS[self.name].peak_flops / self.clock_hz))
 
 
-V5E = Chip("v5e", 1.5e9, ici_bytes_per_cycle=60, matrix_cycles=16)  # 2 links of 45 GB/s
-# Two cores, 2 links of 90 GB/s. A Pallas call is charged as if one core ran it.
-V5P = Chip("v5p", 1.75e9, ici_bytes_per_cycle=103, matrix_cycles=16)
-# 2 links of 90 GB/s; an instruction of 32 rows, two rows a cycle, 256 x 256 multiply-adds.
-V6E = Chip("v6e", 1.75e9, ici_bytes_per_cycle=103, matrix_cycles=16)
+V5E = Chip("v5e", 1.5e9, link_bytes_per_cycle=30, ring=16, matrix_cycles=16)  # 45 GB/s
+# Two cores, links of 90 GB/s. A Pallas call is charged as if one core ran it.
+V5P = Chip("v5p", 1.75e9, link_bytes_per_cycle=51.5, ring=4, matrix_cycles=16)
+# Links of 90 GB/s; an instruction of 32 rows, two rows a cycle, 256 x 256 multiply-adds.
+V6E = Chip("v6e", 1.75e9, link_bytes_per_cycle=51.5, ring=16, matrix_cycles=16)
 
 CHIPS = {chip.name: chip for chip in [V5E, V5P, V6E]}
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aot.chips import Chip
-from aot.costs import CLASSES, Account
+from aot.costs import CLASSES, EXPOSED, Account
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,46 @@ def memory_of(compiled: Any) -> Memory:
 
 @dataclass(frozen=True)
 class TpuReport:
-    """The cost of one call of a program on each chip of a slice; print it for a table."""
+    """The cost of one call of a program on each chip of a slice; print it for a table.
+
+    Attributes:
+        topology: the slice.
+        chip: what it is made of.
+        memory: bytes per chip.
+        account: what every instruction costs if collectives are as fast as they can be (:data:`aot.network.LOW`).
+        high: the same if they are as slow as has been measured (:data:`aot.network.HIGH`).
+    """
 
     topology: str
     chip: Chip
     memory: Memory
     account: Account
+    high: Account
 
     @property
     def cycles(self) -> float:
-        """Cycles of one call."""
+        """Cycles of one call, at least."""
         return self.account.cycles
 
     @property
     def seconds(self) -> float:
-        """Seconds of one call."""
+        """Seconds of one call, at least."""
         return self.cycles / self.chip.clock_hz
 
-    def utilization(self, flops: float) -> float:
-        """Fraction of the chip's peak, for a call that does `flops` of useful work on each chip."""
-        return flops / (self.chip.flops_per_cycle * self.cycles)
+    def utilization(self, flops: float) -> tuple[float, float]:
+        """Fraction of the chip's peak, for a call that does `flops` of useful work on each chip: at least and at most."""
+        at_peak = flops / self.chip.flops_per_cycle
+        return at_peak / self.high.cycles, at_peak / self.cycles
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return {
             "topology": self.topology,
             "cycles": self.cycles,
+            "cycles_high": self.high.cycles,
             "seconds": self.seconds,
             "classes": self.account.by_class,
+            "classes_high": self.high.by_class,
             "memory": {**asdict(self.memory), "peak": self.memory.peak, "hbm": self.chip.hbm_bytes},
             "kernels": [{**asdict(k), "cycles": k.cycles, "bottleneck": k.bottleneck} for k in self.account.kernels],
             "collectives": [asdict(c) for c in self.account.collectives],
@@ -73,8 +85,14 @@ class TpuReport:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.topology}: {_millions(self.cycles)} cycles, {1e3 * self.seconds:,.3f} ms per call"]
-        lines += _class_lines(self.account)
+        low, high = self.account, self.high
+        milliseconds = (1e3 * account.cycles / self.chip.clock_hz for account in (low, high))
+        lines = [
+            f"{self.topology}: {_millions(low.cycles)} to {_millions(high.cycles)} cycles, "
+            f"{' to '.join(f'{ms:,.3f}' for ms in milliseconds)} ms per call; exposed collectives "
+            f"{_millions(low.by_class[EXPOSED])} to {_millions(high.by_class[EXPOSED])}; below, the lower figures"
+        ]
+        lines += _class_lines(low)
         used, hbm, temporary = (n / 2**30 for n in (self.memory.peak, self.chip.hbm_bytes, self.memory.temporaries))
         lines.append(f"memory: {used:.2f} of {hbm:.0f} GiB per chip, {temporary:.2f} GiB of it temporary")
         lines += _kernel_lines(self.account) + _collective_lines(self.account) + _by_bytes_lines(self.account)

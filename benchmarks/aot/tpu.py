@@ -18,6 +18,7 @@ from aot.account import KernelRun, account
 from aot.bundles import Loop, parse_bundles
 from aot.chips import CHIPS
 from aot.hlo import Module, parse_module
+from aot.network import HIGH, LOW, Coordinates, Network
 from aot.report import Memory, TpuReport, memory_of
 from dnabert2_jax.errors import UserError
 
@@ -34,12 +35,14 @@ class CompiledForTpu:
         compiled: jax's compiled object; it cannot run here.
         module: the scheduled program.
         schedules: the loops of each Pallas kernel, by instruction name.
+        places: where each of the program's devices is in its slice.
     """
 
     topology: str
     compiled: Any
     module: Module
     schedules: dict[str, Loop]
+    places: tuple[Coordinates, ...]
 
     @property
     def memory(self) -> Memory:
@@ -61,7 +64,11 @@ class CompiledForTpu:
         if generation not in CHIPS:
             raise UserError(f"no cost model for {generation!r}; there is one for {', '.join(CHIPS)}")
         chip = CHIPS[generation]
-        return TpuReport(self.topology, chip, self.memory, account(self.module, chip, self.schedules, kernels))
+        low, high = (
+            account(self.module, Network(chip, self.places, assumptions), self.schedules, kernels)
+            for assumptions in (LOW, HIGH)
+        )
+        return TpuReport(self.topology, chip, self.memory, low, high)
 
 
 def parse_topology(topology: str) -> tuple[int, str, str]:
@@ -121,7 +128,8 @@ def compile_for_tpu(function: Callable[..., Any], *arguments: Any, topology: str
         if found and found.group(1) in calls:
             schedules[found.group(1)] = parse_bundles(path.read_text())
         path.unlink()
-    return CompiledForTpu(topology, compiled, module, schedules)
+    devices = next(s.mesh.devices.flat for s in jax.tree.leaves(compiled.input_shardings))
+    return CompiledForTpu(topology, compiled, module, schedules, tuple(tuple(device.coords) for device in devices))
 
 
 @cache

@@ -8,7 +8,10 @@ from typing import Any
 
 from dnabert2_jax.version import __version__
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "scikit-learn")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "tiktoken"),
+    "scikit-learn",
+)
 
 
 def make_provenance(

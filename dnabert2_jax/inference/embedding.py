@@ -100,7 +100,7 @@ def embed(
         model: any model; its heads are not used.
         sequences: single sequences (no pairs).
         pooling: see :data:`~dnabert2_jax.config.inference.Pooling`.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
         title: shows progress.
 

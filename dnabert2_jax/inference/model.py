@@ -26,7 +26,7 @@ class InferenceModel:
         kind: ``masked_lm``, ``classifier`` or ``base_classifier``.
         tokenizer: makes its ids.
         labels: class names by class number; the measurement's for a regression; empty for a masked language model.
-        predictor: the network, with its parameters on the device.
+        predictor: the network, with its parameters on the devices.
         provenance: how it was made.
     """
 
@@ -60,7 +60,7 @@ class InferenceModel:
         parts = jax.device_put({**adapter.params, "encoder": adapter.base.params["encoder"]})
         parts["encoder"] = merge_adapter(parts["encoder"], parts.pop("adapter"), adapter.lora)
         forward = Forward(adapter.base.config, compute, len(adapter.labels), adapter.head)
-        predictor = Predictor(forward, parts)
+        predictor = Predictor.on_local_devices(forward, parts)
         return cls(
             path, classifier_kind(adapter.head), adapter.base.tokenizer, adapter.labels, predictor, adapter.provenance
         )
@@ -69,7 +69,7 @@ class InferenceModel:
     def of_saved(cls, path: Path, model: SavedModel, compute: Compute) -> "InferenceModel":
         """A model that was read from a directory."""
         forward = Forward(model.config, compute, len(model.labels), model.head)
-        predictor = Predictor(forward, jax.device_put(model.params))
+        predictor = Predictor.on_local_devices(forward, model.params)
         return cls(path, model.kind, model.tokenizer, model.labels, predictor, model.provenance)
 
     def saved(self) -> SavedModel:

@@ -228,7 +228,7 @@ def predict(
         reverse_complement: average over both strands; the same as two views.
         views: average over so many readings of each sequence, see :mod:`dnabert2_jax.inference.views`; ``windows`` and
             ``cut_bases`` are those of the first.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
         title: shows progress.
 

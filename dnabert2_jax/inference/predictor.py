@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.data.batches import Batches, EncodedBatch
 from dnabert2_jax.modeling.compute import Compute
@@ -25,6 +26,7 @@ from dnabert2_jax.modeling.models import (
     masked_lm,
     sequence_classifier,
 )
+from dnabert2_jax.parallel.layout import spread_rows
 from dnabert2_jax.platform import explaining_out_of_memory
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
@@ -34,6 +36,9 @@ SlotPooling = Literal["mean", "cls", "max", "head"]
 the linear layer of the classification head reads."""
 
 Compiled = Callable[..., jax.Array]
+
+Rowwise = Callable[..., Any]
+"""A function of (params, *arrays) that returns a row for each row of the arrays."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Forward:
     classes: int = 0
     head: HeadConfig = ORIGINAL_HEAD
     lora: LoraConfig | None = None
-    by_rows: Callable[[Compiled], Compiled] | None = None
+    by_rows: Callable[[Rowwise], Rowwise] | None = None
 
     @property
     def classifier(self) -> Network[SequenceClassifier]:
@@ -68,7 +73,8 @@ class Forward:
         return classifier_of(self.config, self.classes, self.head, self.compute)
 
     @cached_property
-    def _encoder(self) -> Network[Encoder]:
+    def encoder(self) -> Network[Encoder]:
+        """The network that ``params["encoder"]`` belongs to."""
         return Network(lambda rngs: Encoder(self.config, rngs, self.compute))
 
     @cached_property
@@ -76,21 +82,24 @@ class Forward:
         """``(params, tokens) -> float32 [B, T, D]``: hidden states of the last block."""
 
         def hidden_states(params: Tree, tokens: TokenBatch) -> jax.Array:
-            return self._encoder.bind(params["encoder"])(tokens).astype(jnp.float32)
+            return self.encoder.bind(params["encoder"])(tokens).astype(jnp.float32)
 
-        return jax.jit(hidden_states)
+        return self._compiled(hidden_states)
 
     @cached_property
     def pooled(self) -> Compiled:
         """``(params, batch, pooling) -> float32 [B, P, D]``: one vector for each slot."""
 
-        def pooled(params: Tree, batch: EncodedBatch, pooling: SlotPooling) -> jax.Array:
+        def of_rows(pooling: SlotPooling, params: Tree, batch: EncodedBatch) -> jax.Array:
             if pooling == "head":
                 return self.classifier.bind(params).features(batch.tokens, batch.starts)
-            encoder = self._encoder.bind(params["encoder"])
+            encoder = self.encoder.bind(params["encoder"])
             if pooling == "cls":
                 return encoder(batch.tokens, at=batch.starts).astype(jnp.float32)
             return pool_slots(encoder(batch.tokens).astype(jnp.float32), batch.tokens, batch.starts.shape[1], pooling)
+
+        def pooled(params: Tree, batch: EncodedBatch, pooling: SlotPooling) -> jax.Array:
+            return self.divided(partial(of_rows, pooling))(params, batch)
 
         return jax.jit(pooled, static_argnums=2)
 
@@ -101,7 +110,7 @@ class Forward:
         def class_outputs(params: Tree, batch: EncodedBatch) -> jax.Array:
             return head_outputs(class_logits(self.network, params, batch, self.lora), self.head)
 
-        return jax.jit(self.by_rows(class_outputs) if self.by_rows else class_outputs)
+        return self._compiled(class_outputs)
 
     @cached_property
     def token_probabilities(self) -> Compiled:
@@ -111,7 +120,7 @@ class Forward:
         def token_probabilities(params: Tree, tokens: TokenBatch, positions: jax.Array) -> jax.Array:
             return jax.nn.softmax(network.bind(params).logits(tokens, positions))
 
-        return jax.jit(token_probabilities)
+        return self._compiled(token_probabilities)
 
     @cached_property
     def token_log_probabilities(self) -> Compiled:
@@ -121,18 +130,25 @@ class Forward:
         def token_log_probabilities(params: Tree, tokens: TokenBatch, positions: jax.Array) -> jax.Array:
             return jax.nn.log_softmax(network.bind(params).logits(tokens, positions))
 
-        return jax.jit(token_log_probabilities)
+        return self._compiled(token_log_probabilities)
 
     @cached_property
     def weighted_means(self) -> Compiled:
         """``(params, tokens, weights [B, T]) -> float32 [B, D]``: mean hidden state of each row, weighted by token."""
 
         def weighted_means(params: Tree, tokens: TokenBatch, weights: jax.Array) -> jax.Array:
-            hidden = self._encoder.bind(params["encoder"])(tokens).astype(jnp.float32)
+            hidden = self.encoder.bind(params["encoder"])(tokens).astype(jnp.float32)
             sums = jnp.einsum("bt,btd->bd", weights, hidden, precision="highest")
             return sums / jnp.maximum(weights.sum(1), 1)[:, None]
 
-        return jax.jit(weighted_means)
+        return self._compiled(weighted_means)
+
+    def divided(self, function: Rowwise) -> Rowwise:
+        """A function of the parameters and of arrays with rows, to be called inside jit, on each device's rows."""
+        return self.by_rows(function) if self.by_rows else function
+
+    def _compiled(self, function: Rowwise) -> Compiled:
+        return jax.jit(self.divided(function))
 
 
 @dataclass(frozen=True)
@@ -141,12 +157,33 @@ class Predictor:
 
     Attributes:
         forward: what it computes.
-        params: its parameters on the device: ``{"encoder", "mlm"}``, ``{"encoder", "pooler", "classifier"}``,
-            ``{"encoder", "bases", "classifier"}``, or ``{"encoder"}`` alone for hidden states and their means.
+        params: its parameters, on every device that shares the rows: ``{"encoder", "mlm"}``,
+            ``{"encoder", "pooler", "classifier"}``, ``{"encoder", "bases", "classifier"}``, or
+            ``{"encoder"}`` alone for hidden states and their means.
     """
 
     forward: Forward
     params: Tree
+
+    @classmethod
+    def on_local_devices(cls, forward: Forward, params: Tree, devices: int | None = None) -> "Predictor":
+        """One whose devices share the rows of every batch.
+
+        Args:
+            forward: what it computes, on one device.
+            params: its parameters.
+            devices: how many of this process's devices to use; by default :func:`default_devices`.
+        """
+        devices = devices or default_devices()
+        if devices == 1:
+            return cls(forward, jax.device_put(params))
+        layout = spread_rows(MeshOptions(data=devices), devices, params)
+        return cls(replace(forward, by_rows=layout.by_rows), layout.copy(params))
+
+    @property
+    def params_on_one(self) -> Tree:
+        """The parameters on the first device, for functions that do not divide their rows."""
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), self.params)
 
     def class_outputs(self, batches: Batches, title: str | None = None) -> NDArray[np.float32]:
         """What a classifier says about every encoded row, [rows, C], or its bases, [rows, L, C]; a ``title`` shows progress.
@@ -208,9 +245,21 @@ def pool_slots(hidden: jax.Array, tokens: TokenBatch, slots: int, pooling: Liter
     return jax.ops.segment_max(flat, index.reshape(-1), batch * slots).reshape(batch, slots, -1)
 
 
-def default_batch_tokens() -> int:
-    """Tokens of a batch: what fills the platform without crowding its memory at 117 million parameters."""
-    return 4096 if jax.default_backend() == "cpu" else 65_536
+def default_devices() -> int:
+    """How many devices share the rows of a batch: all accelerators of this process.
+
+    The CPU counts once, however many devices JAX divides it into: XLA uses all cores for one.
+    """
+    return 1 if jax.default_backend() == "cpu" else jax.local_device_count()
+
+
+def default_batch_tokens(devices: int | None = None) -> int:
+    """Tokens of a batch: what fills each device without crowding its memory at 117 million parameters.
+
+    Args:
+        devices: how many share its rows; by default :func:`default_devices`.
+    """
+    return (4096 if jax.default_backend() == "cpu" else 65_536) * (devices or default_devices())
 
 
 def run_batches(

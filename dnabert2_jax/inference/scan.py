@@ -336,7 +336,7 @@ def embed_chunks(
         model: any model.
         chunks: the chunks.
         pooling: as for :func:`~dnabert2_jax.inference.embedding.embed`.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         few_shapes: whether there are many chunks, see :func:`~dnabert2_jax.data.packing.pack`.
 
     Raises:

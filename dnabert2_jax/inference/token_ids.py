@@ -35,7 +35,12 @@ class TokenIdOutputs:
 
     def __init__(self, model: InferenceModel) -> None:
         self._model = model
-        self._jitted = jax.jit(partial(_compute, model.predictor.forward), static_argnums=0)
+        forward = model.predictor.forward
+
+        def compute(output: Output, params: Tree, tokens: TokenBatch) -> jax.Array:
+            return forward.divided(partial(_compute, forward, output))(params, tokens)
+
+        self._jitted = jax.jit(compute, static_argnums=0)
 
     def __call__(self, output: Output, tokens: TokenBatch) -> NDArray[np.float32]:
         """One of the outputs for a batch from :func:`token_batch`.
@@ -55,7 +60,7 @@ def _compute(forward: Forward, output: Output, params: Tree, tokens: TokenBatch)
     if output == "class_logits":
         return forward.classifier.bind(params).logits(tokens)
     if output == "hidden_states":
-        return _without_padding(forward.hidden_states(params, tokens), tokens)
+        return _without_padding(forward.encoder.bind(params["encoder"])(tokens).astype(jnp.float32), tokens)
     model = masked_lm(forward.config, forward.compute).bind(params)
     return model.mlm(_without_padding(model.encoder(tokens), tokens), model.encoder.embeddings.word[...])
 

@@ -98,7 +98,7 @@ def attention_maps(
         for name, letters, ids, size in zip(sequences.names, sequences.sequences, token_ids, sizes, strict=True):
             bases = model.tokenizer.token_bases(ids)
             weights = np.empty((len(layers), len(heads), size, size), np.float32)
-            for number, own in enumerate(_weights_of_layers(config, model.predictor.params, ids, max(layers))):
+            for number, own in enumerate(_weights_of_layers(config, model.predictor.params_on_one, ids, max(layers))):
                 if number in layers:
                     of_tokens = np.asarray(own)[list(heads), : len(ids), : len(ids)]
                     weights[layers.index(number)] = of_tokens if resolution == "token" else between_bases(of_tokens, bases)

@@ -63,7 +63,7 @@ def dependency_maps(
         model: a masked language model with a byte-pair tokenizer.
         sequences: single sequences, read whole.
         max_tokens: longest sequence in tokens, special tokens included; by default 512.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         title: shows progress, in bases.
 
     Raises:

@@ -87,7 +87,7 @@ def sums_along_path(
         target: what is differentiated.
         token_ids: ids of each sequence, without special tokens.
         points: where.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         title: shows progress, in points of all sequences.
 
     Raises:
@@ -131,14 +131,19 @@ def _at_points(
     forward: Forward, params: Tree, tokens: TokenBatch, number: HostOrDevice, alphas: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The f of each row at its point, [B], and each token's gradient x (sequence - starting point), [B, T]."""
-    ids, words = tokens.input_ids, params["encoder"]["embeddings"]["word"]
-    special = (ids == CLS) | (ids == SEP) | (ids == PAD)
-    start = words[jnp.where(special, ids, MASK)]
-    way = words[ids] - start
 
-    def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        values = target_values(forward, params, tokens, None, number, vectors)
-        return values.sum(), values  # rows are independent, so one gradient holds those of all
+    def at_points(given: tuple[Tree, HostOrDevice], tokens: TokenBatch, alphas: jax.Array) -> tuple[jax.Array, jax.Array]:
+        params, number = given
+        ids, words = tokens.input_ids, params["encoder"]["embeddings"]["word"]
+        special = (ids == CLS) | (ids == SEP) | (ids == PAD)
+        start = words[jnp.where(special, ids, MASK)]
+        way = words[ids] - start
 
-    (_, values), gradients = jax.value_and_grad(total, has_aux=True)(start + alphas[:, None, None] * way)
-    return values, (gradients * way).sum(-1)
+        def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+            values = target_values(forward, params, tokens, None, number, vectors)
+            return values.sum(), values  # rows are independent, so one gradient holds those of all
+
+        (_, values), gradients = jax.value_and_grad(total, has_aux=True)(start + alphas[:, None, None] * way)
+        return values, (gradients * way).sum(-1)
+
+    return forward.divided(at_points)((params, number), tokens, alphas)

@@ -37,7 +37,7 @@ def integrated_gradients(
         target: the class; may be left out for a regression.
         points: of the sum: more where contributions do not add up.
         max_tokens: longest sequence in tokens, special tokens included.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         title: shows progress, in points of the paths.
 
     Returns:

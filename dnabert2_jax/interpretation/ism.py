@@ -80,7 +80,7 @@ def ism(
         sequences: single sequences, read whole.
         target: the class; may be left out for a regression, and must be for a masked language model.
         max_tokens: longest sequence in tokens, special tokens included.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         title: shows progress, in bases.
 
     Returns:

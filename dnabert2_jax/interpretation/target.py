@@ -107,4 +107,7 @@ def unbounded(logits: jax.Array, number: HostOrDevice, head: HeadConfig) -> jax.
 
 @partial(jax.jit, static_argnums=0)
 def _values_of_batch(forward: Forward, params: Tree, tokens: TokenBatch, starts: jax.Array, number: jax.Array) -> jax.Array:
-    return target_values(forward, params, tokens, starts, number)
+    def values(given: tuple[Tree, HostOrDevice], tokens: TokenBatch, starts: HostOrDevice) -> jax.Array:
+        return target_values(forward, given[0], tokens, starts, given[1])
+
+    return forward.divided(values)((params, number), tokens, starts)

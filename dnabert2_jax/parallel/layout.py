@@ -107,11 +107,31 @@ class Layout:
         """A batch over all processes, leaves [batch_size, ...], from each one's :meth:`rows_here`, [rows here, ...]."""
         return self.send(rows, batch_size).arrays()
 
-    def by_rows(self, function: Callable[[Tree, Any], jax.Array]) -> Callable[[Tree, Any], jax.Array]:
-        """``function(params, batch)``, which returns a row for each row of the batch, on each device's rows."""
+    def by_rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function(params, *arrays)``, which returns a row for each row of its arrays, on each device's rows.
+
+        Rows that do not divide evenly are filled up with rows of zeros, whose results are dropped.
+        """
         if not self.collectives:
             return function
-        return jax.shard_map(function, mesh=self.mesh, in_specs=(WHOLE, ROWS), out_specs=ROWS, check_vma=False)
+        divided: Callable[..., Any] = jax.shard_map(
+            lambda params, arrays: function(params, *arrays),
+            mesh=self.mesh,
+            in_specs=(WHOLE, ROWS),
+            out_specs=ROWS,
+            check_vma=False,
+        )
+
+        def filled(params: Tree, *arrays: Any) -> Any:
+            rows = len(jax.tree.leaves(arrays)[0])
+            missing = -rows % self.mesh.size
+
+            def with_zeros(x: jax.Array) -> jax.Array:
+                return jnp.pad(x, ((0, missing), *((0, 0) for _ in x.shape[1:])))
+
+            return jax.tree.map(lambda x: x[:rows], divided(params, jax.tree.map(with_zeros, arrays)))
+
+        return filled
 
     def add_up(self, function: Callable[..., Any], *, gradients: bool) -> Callable[..., Any]:
         """``function(trainable, frozen, batch)`` summed over the rows of all devices.

@@ -42,7 +42,7 @@ def fit_probe(job: TablesJob) -> Trained:
     """Fit a linear layer on the mean hidden states of every row's own tokens; keep it as a classifier without a pooler."""
     began = time.monotonic()
     encoder = _encoder(job)
-    predictor = Predictor(Forward(job.config, job.compute), {"encoder": encoder})
+    predictor = Predictor.on_local_devices(Forward(job.config, job.compute), {"encoder": encoder})
 
     def embed(table: EncodedTable, name: str) -> NDArray[np.float32]:
         return predictor.pooled(pack(table, default_batch_tokens()), "mean", f"embedding {name}")

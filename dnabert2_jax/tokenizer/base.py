@@ -6,6 +6,7 @@ pretraining uses. :meth:`Tokenizer.encode` applies the letters policy first and 
 
 import hashlib
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from operator import index
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import clean_letters
+from dnabert2_jax.genome.letters import BASES, clean_letters
 from dnabert2_jax.models import shipped_model
 from dnabert2_jax.storage.atomic import NotWritten, write_bytes
 from dnabert2_jax.storage.copies import local_copy
@@ -33,6 +34,8 @@ class Reader(Protocol):
 
 
 _MOST_THREADS, _BASES_A_THREAD = 8, 50_000
+
+_ONLY_BASES = re.compile(f"[{BASES}]*")
 
 readers: dict[str, Reader] = {}
 """The reader for each kind of file, by file name; filled by ``tokenizer/loading.py``."""
@@ -174,12 +177,15 @@ class Tokenizer(ABC):
             num_threads: as for :meth:`encode_raw_batch`; by default all cores of this process if the batch is worth it.
 
         Raises:
-            UserError: a forbidden letter (the message names argument, row and position), or unequal numbers of rows.
+            UserError: a forbidden letter (the message names argument, row and position), unequal numbers of rows, or
+                ``num_threads`` below 1.
         """
         if pairs is not None and len(pairs) != len(texts):
             raise UserError(f"texts has {len(texts)} rows and pairs {len(pairs)}; give one pair for each text")
         clean_a = [_clean(text, f"texts[{row}]") for row, text in enumerate(texts)]
         clean_b = [_clean(text, f"pairs[{row}]") for row, text in enumerate(pairs or ())]
+        if num_threads is not None and num_threads < 1:
+            raise UserError(f"num_threads is {num_threads}; accepted is 1 or more")
         if num_threads is None:
             num_threads = worthwhile_threads(sum(map(len, clean_a)) + sum(map(len, clean_b)))
         ids_a = self.encode_raw_batch(clean_a, num_threads=num_threads)
@@ -198,7 +204,9 @@ class Tokenizer(ABC):
 
 def worthwhile_threads(bases: int) -> int:
     """How many cores so many bases keep busy for long enough (some 10 ms) to be worth starting threads."""
-    return max(1, min(_MOST_THREADS, os.cpu_count() or 1, bases // _BASES_A_THREAD))
+    # The cores that a scheduler gave this process, where the system can say; a cluster's node has more.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_THREADS, cores, bases // _BASES_A_THREAD))
 
 
 def write_file(file: Path, content: bytes) -> Path:
@@ -215,4 +223,6 @@ def write_file(file: Path, content: bytes) -> Path:
 
 
 def _clean(text: str, argument: str) -> str:
+    if _ONLY_BASES.fullmatch(text):
+        return text
     return clean_letters(text, source="encode", record=argument)[0].tobytes().decode("ascii")

@@ -1,12 +1,13 @@
-"""Byte-pair encoding of DNA: a SentencePiece model with the id layout of the released DNABERT-2."""
+"""Byte-pair encoding of DNA: SentencePiece's file with the id layout of the released DNABERT-2, encoded by `tiktoken`."""
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
+import tiktoken
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
@@ -21,10 +22,15 @@ from dnabert2_jax.tokenizer.tokenizer_json import write_tokenizer_json
 MODEL_FILE = "tokenizer.model"
 FIRST_MERGE = NUM_SPECIAL + len(BASES)
 
+_UNKNOWN = "N"
+"""What every character that is not a base is encoded as: no piece has this letter, so nothing merges with it."""
+
 _WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """Unicode's White_Space property, on which the released tokenizer splits; Python's ``\\s`` has four more characters."""
 
-_RUNS = re.compile(f"[{BASES}]+|[^{BASES}{_WHITE_SPACE}]+")
+_NO_BASE = re.compile(f"[^{BASES}{_WHITE_SPACE}]")
+
+_PARTS_A_THREAD = 4
 
 
 class BpeTokenizer(Tokenizer):
@@ -47,13 +53,8 @@ class BpeTokenizer(Tokenizer):
             UserError: not a SentencePiece model, or one of another layout.
         """
         super().__init__(_checked_pieces(model, source)[NUM_SPECIAL:], model)
-        self._texts = ("N",) + ("",) * (NUM_SPECIAL - 1) + self.pieces[NUM_SPECIAL:]
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise UserError(
-                f"{source}: SentencePiece rejects this model ({error}); the file is damaged, copy it again"
-            ) from error
+        self._texts = (_UNKNOWN,) + ("",) * (NUM_SPECIAL - 1) + self.pieces[NUM_SPECIAL:]
+        self._encoding = _encoding(self.pieces)
 
     @classmethod
     def from_pieces(cls, pieces: Sequence[str], *, source: str = "tokenizer") -> "BpeTokenizer":
@@ -85,10 +86,10 @@ class BpeTokenizer(Tokenizer):
     def merges(self) -> list[tuple[str, str] | None]:
         """The two pieces that each id from ``FIRST_MERGE`` on is merged from; None for a piece that no text can produce.
 
-        SentencePiece merges any two neighbors whose text is a piece; other programs merge only pairs from a list, and this
-        is that list. It is unambiguous: what happens within a stretch of letters depends only on those letters until a merge
-        crosses one of its ends. So wherever two tokens are adjacent, encoding only their letters passes through the same two
-        tokens, and each piece can come from only one pair.
+        SentencePiece and `tiktoken` merge any two neighbors whose text is a piece; other programs merge only pairs from a
+        list, and this is that list. It is unambiguous: what happens within a stretch of letters depends only on those
+        letters until a merge crosses one of its ends. So wherever two tokens are adjacent, encoding only their letters
+        passes through the same two tokens, and each piece can come from only one pair.
         """
         ranks = {piece: rank for rank, piece in enumerate(self.pieces[FIRST_MERGE:])}
         return [_last_pair(piece, ranks) for piece in ranks]
@@ -114,15 +115,16 @@ class BpeTokenizer(Tokenizer):
         Returns:
             An array of shape [tokens] for each sequence.
         """
-        # SentencePiece fuses adjacent unknown letters into one id, so it is only given runs of bases.
-        runs = [_RUNS.findall(sequence) for sequence in sequences]
-        bases = [run for row in runs for run in row if run[0] in BASES]
-        encoded = iter(self._processor.encode(bases, return_type="numpy", num_threads=num_threads))
-        rows = []
-        for row in runs:
-            parts = [next(encoded) if run[0] in BASES else np.full(len(run), UNK, np.int32) for run in row]
-            rows.append(parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int32), *parts]))
-        return rows
+        if num_threads == 1:
+            return self._rows(sequences)
+        size = max(1, len(sequences) // (num_threads * _PARTS_A_THREAD))
+        parts = [sequences[at : at + size] for at in range(0, len(sequences), size)]
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(chain.from_iterable(pool.map(self._rows, parts)))
+
+    def _rows(self, sequences: Sequence[str]) -> list[NDArray[np.int32]]:
+        encode = self._encoding.encode_ordinary
+        return [np.array(encode(_NO_BASE.sub(_UNKNOWN, sequence)), np.int32) for sequence in sequences]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids back to sequence: [UNK] becomes N, the other special tokens are skipped.
@@ -143,6 +145,20 @@ def _last_pair(piece: str, ranks: dict[str, int]) -> tuple[str, str] | None:
         _, at = min(candidates)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return parts[0], parts[1]
+
+
+def _encoding(pieces: Sequence[str]) -> tiktoken.Encoding:
+    """Merges neighbors whose text is a piece, lowest id first and from left to right; white space separates."""
+    ids = {piece.encode(): number for number, piece in enumerate(pieces) if number >= NUM_SPECIAL}
+    unknown = {_UNKNOWN.encode(): UNK}
+
+    def of(ranks: dict[bytes, int]) -> tiktoken.Encoding:
+        return tiktoken.Encoding("DNA", pat_str=f"[{BASES}{_UNKNOWN}]+", mergeable_ranks=ranks | unknown, special_tokens={})
+
+    # `tiktoken` looks a whole text up first, so a text that is a piece gets its id even if no merges lead to it. Such pieces
+    # are left out; a letter after the text keeps it from being looked up here.
+    every = of(ids)
+    return of({piece: number for piece, number in ids.items() if len(every.encode_ordinary(piece.decode() + _UNKNOWN)) == 2})
 
 
 def _checked_pieces(model: bytes, source: str) -> tuple[str, ...]:
@@ -184,6 +200,8 @@ def _checked_pieces(model: bytes, source: str) -> tuple[str, ...]:
     spec = proto.normalizer_spec
     if spec.precompiled_charsmap or spec.add_dummy_prefix or spec.remove_extra_whitespaces:
         raise refuse(f"text is normalized ({spec.name!r})", "the identity, without dummy prefix or white-space handling")
+    if proto.trainer_spec.byte_fallback:
+        raise refuse("unknown characters become bytes", "one [UNK] for each")
     if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
         raise refuse(f"the model type is {proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type)}", "BPE")
     return pieces

@@ -46,7 +46,7 @@ class ScoringOptions:
         flank: bases of the window on either side of the variant.
         strands: ``both`` or ``+``.
         max_span: longest span between shared tokens that is scored, in bases.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         splice: the labels of splice sites, whose changes are told; then ``scores`` are only those that are named.
         shifts: windows moved to either side, in equal steps up to half a flank, whose scores take part in the mean.
         tokenization_noise: other segmentations of the same bases over which the spread of ``delta`` is taken; 0 for none.

@@ -3,8 +3,13 @@ from aot.account import KernelRun, UnknownInstruction, account
 from aot.chips import V5E
 from aot.costs import COPIES, EXPOSED, FUSIONS, MATMULS, REST
 from aot.hlo import parse_module
+from aot.network import HIGH, Assumptions, Network
 
 MEGABYTE = 2**20
+
+POD = [(x, y) for x in range(16) for y in range(16)]
+RINGS = Network(V5E, POD, Assumptions("no latency", link_efficiency=1.0, hop_seconds=0.0, hides=True))
+"""A slice of 16x16, whose sides are rings: 60 bytes a cycle, both directions together."""
 
 
 def estimate(cycles):
@@ -44,7 +49,7 @@ def fusion(name, calls, cycles):
 
 
 def charged(body, computations="", **options):
-    return account(program(body, computations), V5E, {}, **options)
+    return account(program(body, computations), RINGS, {}, **options)
 
 
 def test_estimates_by_class():
@@ -102,7 +107,7 @@ COLLECTIVES = {
 @pytest.mark.parametrize("work", [0, 10_000, 10**6])
 def test_hidden_and_exposed_cycles_of_a_collective(kind, work):
     shape = "f32[512,512]{1,0:T(8,128)}"
-    groups = "source_target_pairs={{0,1}}" if kind == "collective-permute" else "replica_groups=[2,16]<=[32]"
+    groups = "source_target_pairs={{0,1}}" if kind == "collective-permute" else "replica_groups=[16,16]<=[256]"
     result = charged(
         "\n".join(
             [
@@ -122,7 +127,15 @@ def test_hidden_and_exposed_cycles_of_a_collective(kind, work):
 
 def test_a_collective_without_start_and_done_is_exposed():
     result = charged("  %r = f32[512,512]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0,1}}, to_apply=%double")
-    assert result.cycles == pytest.approx(MEGABYTE / 60)
+    assert result.cycles == pytest.approx(MEGABYTE / 30)  # neighbors have one link
+
+
+def test_by_the_high_figure_work_hides_no_collective():
+    lines, links = chain_of_fusions(0, 5000)
+    slow = account(program("\n".join(lines), links), Network(V5E, POD, HIGH), {})
+    (collective,) = slow.collectives
+    assert (collective.hidden, collective.exposed) == pytest.approx((0, MEGABYTE / 30 / (560 / 680)))
+    assert slow.cycles == pytest.approx(5000 + collective.exposed)
 
 
 def chain_of_fusions(number, work, notes=""):
@@ -145,15 +158,15 @@ def chain_of_fusions(number, work, notes=""):
 def test_a_collective_in_a_chain_of_fusions_is_hidden_by_their_work():
     lines, links = chain_of_fusions(0, 5000)
     (collective,) = (result := charged("\n".join(lines), links)).collectives
-    assert (collective.hidden, collective.exposed) == pytest.approx((5000, MEGABYTE / 60 - 5000))
-    assert result.cycles == pytest.approx(MEGABYTE / 60)
+    assert (collective.hidden, collective.exposed) == pytest.approx((5000, MEGABYTE / 30 - 5000))
+    assert result.cycles == pytest.approx(MEGABYTE / 30)
 
 
 def test_two_chains_of_one_channel_are_two_collectives():
     (first, first_links), (second, second_links) = (
         chain_of_fusions(n, work, f', frontend_attributes={{chain_id="{n}"}}') for n, work in enumerate([5000, 7000])
     )
-    duration = MEGABYTE / 60
+    duration = MEGABYTE / 30
     result = charged("\n".join(first + second), first_links + second_links)
     assert [(c.hidden, c.exposed) for c in result.collectives] == [
         pytest.approx((work, duration - work)) for work in (5000, 7000)

@@ -33,7 +33,8 @@ def test_a_large_product_is_near_the_matrix_units_floor(topology):
     m, k, n = 16384, 4096, 4096
     a, b = array((m, k), topology=topology), array((k, n), topology=topology)
     report = compile_for_tpu(lambda a, b: a @ b, a, b, topology=topology).report()
-    assert 0.85 < report.utilization(2 * m * k * n) <= 1
+    low, high = report.utilization(2 * m * k * n)
+    assert 0.85 < low == high <= 1  # nothing but collectives is uncertain
     assert report.cycles == report.account.by_class[MATMULS] + report.account.by_class[COPIES]
     assert report.memory.arguments == 2 * (m * k + k * n)
     assert report.memory.outputs == 2 * m * n

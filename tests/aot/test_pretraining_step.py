@@ -127,7 +127,8 @@ def test_gradients_cross_the_chips_and_are_charged(sharded):
     sent = sum(c.bytes * c.runs for c in sharded.account.collectives)
     assert sent >= 2 * 2 * PARAMETERS * (CHIPS - 1) / CHIPS
     charged = sum((c.hidden + c.exposed) * c.runs for c in sharded.account.collectives)
-    assert charged == pytest.approx(sent / sharded.chip.ici_bytes_per_cycle)
+    assert charged >= sent / sharded.chip.link_bytes_per_cycle  # two chips are no ring, and small messages take longer
+    assert sharded.high.cycles > sharded.cycles
 
 
 def test_weights_and_moments_of_a_chip_are_its_part(sharded):
@@ -141,10 +142,14 @@ def test_the_figures_belong_together(capsys):
     run = a_run("mesh.fsdp=2", "mesh.tensor=2", "mesh.bfloat16_reduction=false", "model.remat=full")
     figures = on_tpu(run, TINY, "v5e:2x2")
     assert figures["chips"] == CHIPS
-    assert figures["estimated_mfu"] == step_flops(run, TINY) / CHIPS / (131_072 * figures["cycles"])
-    assert figures["cycles"] == pytest.approx(sum(figures["classes"].values()))
-    assert figures["days"] == pytest.approx(500_000 * figures["cycles"] / 1.5e9 / 86_400)
-    assert f"estimated_mfu {figures['estimated_mfu']:.3f}" in capsys.readouterr().out
+    cycles = figures["cycles"], figures["cycles_high"]
+    assert cycles[0] < cycles[1]
+    assert figures["estimated_mfu"] == pytest.approx(
+        tuple(step_flops(run, TINY) / CHIPS / (131_072 * each) for each in reversed(cycles))
+    )
+    assert cycles == pytest.approx((sum(figures["classes"].values()), sum(figures["classes_high"].values())))
+    assert figures["days"] == pytest.approx([500_000 * each / 1.5e9 / 86_400 for each in cycles])
+    assert "estimated_mfu {:.3f} to {:.3f}".format(*figures["estimated_mfu"]) in capsys.readouterr().out
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="no CUDA plugin; run `make aot`")

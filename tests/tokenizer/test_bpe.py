@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -12,6 +13,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import AMBIGUITY_CODES
 from dnabert2_jax.storage.hashes import file_sha256
+from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
@@ -61,6 +63,21 @@ def test_a_raw_batch_equals_single_calls(tokenizer: Tokenizer, sequences: list[s
     assert all(row.dtype == np.int32 for row in batch)
 
 
+@given(st.lists(dna, max_size=3))
+def test_the_ids_are_those_of_sentencepiece(tokenizer: Tokenizer, sequences: list[str]):
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer._content)
+    assert [row.tolist() for row in tokenizer.encode_raw_batch(sequences)] == processor.encode(sequences)
+
+
+def test_a_piece_that_no_merges_lead_to_is_no_token():
+    # CGTA merges to CG and TA, so that CGT with A never meet, although CGTA is a piece and CG with T another.
+    tokenizer = BpeTokenizer.from_pieces([*SPECIAL_TOKENS, *"ACGT", "CG", "TA", "CGT", "GTA", "CGTA"])
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer._content)
+    for text in ("CGTA", "GTA", "CGT", "ACGTACGTA", "GTAGTA", "NGTAN"):
+        runs = text.strip("N")
+        assert [id for id in tokenizer.encode_raw(text) if id != UNK] == processor.encode(runs)
+
+
 @given(st.lists(st.tuples(any_case, any_case), max_size=4))
 def test_an_encoded_batch_equals_single_calls(tokenizer: Tokenizer, rows: list[tuple[str, str]]):
     texts, pairs = [a for a, _ in rows], [b for _, b in rows]
@@ -81,7 +98,9 @@ def test_a_large_batch_takes_all_cores_and_gives_the_same(tokenizer: Tokenizer, 
     found = tokenizer.encode_batch(sequences)
     assert found == tokenizer.encode_batch(sequences, num_threads=1)
     tokenizer.encode_batch(sequences[:2])
-    assert threads == [min(os.cpu_count() or 1, 4), 1, 1]
+    assert threads == [min(len(os.sched_getaffinity(0)), 4), 1, 1]
+    with pytest.raises(UserError, match="num_threads is 0; accepted is 1 or more"):
+        tokenizer.encode_batch(sequences, num_threads=0)
 
 
 @given(clean_sequence)
@@ -225,7 +244,7 @@ def _unigram(proto: ModelProto) -> None:
         (_repeated, "a piece occurs twice"),
         (_reordered, "id 20 has score -12; accepted is -11"),
         (_dummy_prefix, "text is normalized"),
-        (_byte_fallback, "SentencePiece rejects this model .* copy it again"),
+        (_byte_fallback, r"unknown characters become bytes; accepted is one \[UNK\] for each"),
         (_unigram, "model type is UNIGRAM; accepted is BPE"),
     ],
 )

@@ -124,7 +124,7 @@ class BaseTrack:
         stretches: what to cover.
         window: bases of a window; the halo is read besides.
         values: what to compute.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         title: shows progress.
 
     Raises:

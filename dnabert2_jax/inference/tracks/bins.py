@@ -67,7 +67,7 @@ class ClassTrack:
         window: bases of a window, a multiple of ``step``.
         step: bases of a bin, and from one window to the next.
         max_tokens: longest input of the classifier, in tokens; by default as in training.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         title: shows progress.
         unscored: windows that were left out, once the track is computed.
 

@@ -61,7 +61,7 @@ class LabelTrack:
         model: a model that labels every base.
         stretches: what to cover.
         window: bases that are read at a time, context included; by default as in training.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
         title: shows progress.
 
     Raises:

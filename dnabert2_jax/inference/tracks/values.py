@@ -108,7 +108,7 @@ def iterate_track(
         strand: the strand to read.
         values: of a masked language model, what to compute.
         max_tokens: of a classifier, its longest input.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
     Raises:
         UserError: pysam is not installed, an interval that cannot be used, an option out of range, or out of memory.
