@@ -16,7 +16,11 @@ from dnabert2_jax.kernels.attention import alibi_slopes, attention, choose_backe
 from tests.kernels.interpret_mosaic import case
 from tests.kernels.test_attention import assert_close, definition
 
+# Until jax 0.11 the interpreter compiles every program again and again, and takes twenty times as long.
+slow_in_old_interpreter = pytest.mark.slow if jax.__version_info__ < (0, 11) else lambda test: test
 
+
+@slow_in_old_interpreter
 def test_values_and_gradients_without_races(tmp_path):
     """Simulated warpgroups, copies and barriers: a ring of two buffers is filled and emptied several times."""
     out = tmp_path / "found.npz"

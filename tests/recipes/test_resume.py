@@ -134,6 +134,7 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
     assert f"lost to restarts {timedelta(seconds=round(goodput.done_again + goodput.between))}" in finished.stderr
 
 
+@pytest.mark.slow  # pretraining, which saves with the same loop, is killed in a save above
 def test_finetuning_killed_in_a_save_ends_the_same(tmp_path, home, finetuning):
     workdir = tmp_path / "run"
     command = ["finetune", "--config", finetuning, "--workdir", workdir]
