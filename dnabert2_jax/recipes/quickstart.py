@@ -111,7 +111,7 @@ def _finetuning(model: dict[str, Any], method: str, pooling: str = "auto") -> Fi
         FinetuneRun,
         {
             "seed": _SEED,
-            "model": {**model, "remat": "full"},
+            "model": {**model, "remat": "attention"},
             "data": {split: str(sample_data.table(split)) for split in ("train", "dev", "test")},
             "optimizer": {"learning_rate": 1e-3 if method == "full" else 3e-3},
             "training": {"method": method, "pooling": pooling, "epochs": 3, "padded_lengths": 2},
