@@ -38,7 +38,7 @@ the linear layer of the classification head reads."""
 Compiled = Callable[..., jax.Array]
 
 Rowwise = Callable[..., Any]
-"""A function of (params, *arrays) that returns a row for each row of the arrays."""
+"""A function of ``(params, *arrays)`` that returns a row for each row of the arrays."""
 
 
 @dataclass(frozen=True)
