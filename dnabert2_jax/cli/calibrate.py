@@ -23,7 +23,7 @@ def calibrate(
     base: options.Base = None,
     data: Annotated[Path, Option(parser=options.path, help="Table with labels that the model was not trained on (dev).")],
     out: Annotated[Path, Option(parser=options.path, help="Model directory to write.")],
-    report: Annotated[Path | None, Option(parser=options.path, help="Page to write (.html), with a picture.")] = None,
+    page: Annotated[Path | None, Option(parser=options.path, help="HTML page to write, with a picture.")] = None,
     sequence_column: options.SequenceColumn = "sequence",
     label_column: options.LabelColumn = "label",
     batch_tokens: options.BatchTokens = None,
@@ -43,9 +43,9 @@ def calibrate(
     from dnabert2_jax.reports.calibration import write_calibration
 
     refuse_overwriting(out, force=force)
-    if report is not None:
-        check_output(report, (".html",))
-        refuse_overwriting(report, force=force)
+    if page is not None:
+        check_output(page, (".html",))
+        refuse_overwriting(page, force=force)
     opened = open_named(model, adapter, base, precision, attention)
     opened.need("classifier", "calibration", "train one with `dnabert2 finetune`")
     table = read_table(data, sequence_column=sequence_column, label_column=label_column)
@@ -54,6 +54,6 @@ def calibrate(
     save_model(out, calibration.model.saved())
     print_table(calibration.rows())
     remark(f"temperature {calibration.temperature:.4f}")
-    if report is not None:
-        print_saved(write_calibration(report, calibration))
+    if page is not None:
+        print_saved(write_calibration(page, calibration))
     print_saved(out)

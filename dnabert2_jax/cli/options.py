@@ -68,7 +68,9 @@ Step = Annotated[
 ShardOption = Annotated[
     str | None, Option("--shard", metavar="I/N", help="Compute share I of N; dnabert2 merge-shards joins them.")
 ]
-BatchTokens = Annotated[int | None, Option(min=1, help="Tokens per batch.", show_default="4096 on CPU, 65536 elsewhere")]
+BatchTokens = Annotated[
+    int | None, Option(min=1, help="Tokens per batch.", show_default="4096 on CPU, 65536 per device elsewhere")
+]
 MaxTokens = Annotated[int | None, Option(min=8, help="Maximum tokens per input.", show_default="the model's own")]
 ReverseComplement = Annotated[bool, Option("--reverse-complement", help="Average the prediction over both strands.")]
 Views = Annotated[

@@ -1,7 +1,6 @@
 """Scores of classifiers and regressions, computed with scikit-learn; JSON-ready.
 
-Importing scikit-learn takes a command longer than importing jax, so that it is left to the functions that need it, here and
-in other modules.
+Importing scikit-learn takes longer than importing jax, so functions that need it import it, here and in other modules.
 """
 
 import json

@@ -77,7 +77,7 @@ def test_several_labels(classifier, tmp_path):
 
 def test_from_the_command_line(dnabert2, classifier_path, table, calibrated, tmp_path):
     out, page = tmp_path / "calibrated", tmp_path / "page.html"
-    words = ("calibrate", "--model", classifier_path, "--data", table, "--out", out, "--report", page)
+    words = ("calibrate", "--model", classifier_path, "--data", table, "--out", out, "--page", page)
     code, printed, remarks = dnabert2(*words)
     assert code == 0
     assert f"saved {page}\nsaved {out}\n" in printed

@@ -91,12 +91,18 @@ def _pallas_gpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array,
     return pallas_gpu_attention(inputs, scale=scale, skip=skip)
 
 
+def _not_on_nvidia(call: Call) -> str | None:
+    if call.target.platform != "gpu":
+        return f"it runs on NVIDIA GPUs, and this is a {call.target.platform}"
+    if call.head_dim > _MAX_HEAD_DIM:
+        return f"heads of {call.head_dim} are wider than {_MAX_HEAD_DIM}"
+    return None
+
+
 def _not_on_gpu(call: Call) -> str | None:
-    target, _, head_dim = call
-    if target.platform != "gpu":
-        return f"it runs on NVIDIA GPUs, and this is a {target.platform}"
-    if head_dim > _MAX_HEAD_DIM:
-        return f"heads of {head_dim} are wider than {_MAX_HEAD_DIM}"
+    if (reason := _not_on_nvidia(call)) is not None:
+        return reason
+    target = call.target
     major = target.generation.partition(".")[0]
     if major and (not major.isdecimal() or int(major) < _AMPERE):
         return f"it needs compute capability {_AMPERE}.0 (Ampere) or later, and this GPU has {target.generation}"
@@ -112,14 +118,10 @@ def _mosaic_gpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array,
 
 
 def _not_on_hopper(call: Call) -> str | None:
-    target, _, head_dim = call
-    if target.platform != "gpu":
-        return f"it runs on NVIDIA GPUs, and this is a {target.platform}"
-    if target.generation.partition(".")[0] != _HOPPER:
-        return f"it needs compute capability {_HOPPER}.0 (Hopper), and this GPU has {target.generation or 'an unknown one'}"
-    if head_dim > _MAX_HEAD_DIM:
-        return f"heads of {head_dim} are wider than {_MAX_HEAD_DIM}"
-    return None
+    generation = call.target.generation
+    if (reason := _not_on_nvidia(call)) is None and generation.partition(".")[0] != _HOPPER:
+        return f"it needs compute capability {_HOPPER}.0 (Hopper), and this GPU has {generation or 'an unknown one'}"
+    return reason
 
 
 BACKENDS: dict[str, Backend] = {

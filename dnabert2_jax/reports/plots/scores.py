@@ -16,6 +16,9 @@ from dnabert2_jax.reports.plots.style import LIGHT, WIDTH, Theme, display_name, 
 _MOST_NAMED = 8
 _MOST_CELLS_WITH_TEXT = 20
 
+Named = tuple[str, NDArray[Any], NDArray[np.floating]]
+"""A score: its name, which rows are positive, and its values. [rows] each."""
+
 
 def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], theme: Theme = LIGHT) -> Figure:
     """Rows by true and predicted class; the color is the fraction of the true class, the numbers are counts.
@@ -91,15 +94,26 @@ def roc_curves(
         classes: their names, C of them.
         theme: colors.
     """
+    return roc_of(_one_vs_rest(labels, probabilities, classes), theme)
+
+
+def roc_of(named: Sequence[Named], theme: Theme = LIGHT, height: float = WIDTH) -> Figure:
+    """Receiver operating characteristic of several scores.
+
+    Args:
+        named: of each score its name, which rows are positive, and its values, higher for positive rows. [rows] each.
+        theme: colors.
+        height: of the picture in inches.
+    """
     from sklearn.metrics import auc, roc_curve
 
-    figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
+    figure, (axis,) = new_figure(theme, height, heights=(1,))
     axis.plot([0, 1], [0, 1], color=theme.muted, lw=1, ls="--")
     curves = []
-    for name, positive, score in _one_vs_rest(labels, probabilities, classes):
+    for name, positive, score in named:
         false_rate, true_rate, _ = roc_curve(positive, score)
         curves.append((name, float(auc(false_rate, true_rate)), false_rate, true_rate))
-    draw_curves(axis, theme, curves, "AUROC")
+    _draw_curves(axis, theme, curves, "AUROC")
     axis.set_xlabel("false positive rate")
     axis.set_ylabel("true positive rate")
     return figure
@@ -109,16 +123,22 @@ def precision_recall_curves(
     labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], theme: Theme = LIGHT
 ) -> Figure:
     """Precision against recall; arguments as :func:`roc_curves`. For two classes, the dashed line is chance."""
+    named = _one_vs_rest(labels, probabilities, classes)
+    return precision_recall_of(named, float(named[0][1].mean()) if len(classes) == 2 and named else None, theme)
+
+
+def precision_recall_of(named: Sequence[Named], chance: float | None, theme: Theme = LIGHT, height: float = WIDTH) -> Figure:
+    """Precision against recall; arguments as for :func:`roc_of`, and the precision of a guess, for a dashed line."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    figure, (axis,) = new_figure(theme, WIDTH, heights=(1,))
+    figure, (axis,) = new_figure(theme, height, heights=(1,))
+    if chance is not None:
+        axis.axhline(chance, color=theme.muted, lw=1, ls="--")
     curves = []
-    for name, positive, score in _one_vs_rest(labels, probabilities, classes):
+    for name, positive, score in named:
         precision, recall, _ = precision_recall_curve(positive, score)
         curves.append((name, float(average_precision_score(positive, score)), recall, precision))
-        if len(classes) == 2:
-            axis.axhline(float(positive.mean()), color=theme.muted, lw=1, ls="--")
-    draw_curves(axis, theme, curves, "average precision")
+    _draw_curves(axis, theme, curves, "average precision")
     axis.set_xlabel("recall")
     axis.set_ylabel("precision")
     return figure
@@ -169,16 +189,14 @@ def measured_against_predicted(
     return figure
 
 
-def _one_vs_rest(
-    labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]
-) -> list[tuple[str, NDArray[np.bool_], NDArray[np.floating]]]:
-    """(name, whether a row is of this class, its probability) for every class with rows inside and outside of it."""
+def _one_vs_rest(labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]) -> list[Named]:
+    """The probability of every class with rows inside and outside of it."""
     numbers = [1] if len(classes) == 2 else range(len(classes))
     every = [(classes[c], np.asarray(labels) == c, probabilities[:, c]) for c in numbers]
     return [(name, positive, score) for name, positive, score in every if 0 < positive.sum() < len(positive)]
 
 
-def draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, Any]], measure: str) -> None:
+def _draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, Any]], measure: str) -> None:
     """Up to eight curves in color; of more, all in gray and the best, median and worst in color. In the unit square."""
     ranked = sorted(curves, key=lambda curve: -curve[1])
     named = curves if len(curves) <= _MOST_NAMED else [ranked[0], ranked[len(ranked) // 2], ranked[-1]]

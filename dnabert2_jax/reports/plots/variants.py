@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dnabert2_jax.reports.plots.scores import draw_curves
+from dnabert2_jax.reports.plots.scores import Named, precision_recall_of, roc_of
 from dnabert2_jax.reports.plots.style import LIGHT, WIDTH, Theme, display_name, new_figure
 
 SHOWN = (0.1, 99.9)
@@ -63,36 +63,17 @@ def roc_of_scores(labels: NDArray[np.integer], scores: Mapping[str, Scores], the
         scores: by name, higher for positive ones; alleles whose score is NaN are left out. [alleles] each.
         theme: colors.
     """
-    from sklearn.metrics import auc, roc_curve
-
-    figure, (axis,) = new_figure(theme, WIDTH * 1.1, heights=(1,))
-    axis.plot([0, 1], [0, 1], color=theme.muted, lw=1, ls="--")
-    curves = []
-    for name, values in scores.items():
-        known = np.isfinite(values)
-        false_rate, true_rate, _ = roc_curve(labels[known], values[known])
-        curves.append((name, float(auc(false_rate, true_rate)), false_rate, true_rate))
-    draw_curves(axis, theme, curves, "AUROC")
-    axis.set_xlabel("false positive rate")
-    axis.set_ylabel("true positive rate")
-    return figure
+    return roc_of(_known(labels, scores), theme, WIDTH * 1.1)
 
 
 def precision_recall_of_scores(labels: NDArray[np.integer], scores: Mapping[str, Scores], theme: Theme = LIGHT) -> Figure:
     """Precision against recall; arguments as :func:`roc_of_scores`. The dashed line is chance."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve
+    return precision_recall_of(_known(labels, scores), float(labels.mean()), theme, WIDTH * 1.1)
 
-    figure, (axis,) = new_figure(theme, WIDTH * 1.1, heights=(1,))
-    axis.axhline(float(labels.mean()), color=theme.muted, lw=1, ls="--")
-    curves = []
-    for name, values in scores.items():
-        known = np.isfinite(values)
-        precision, recall, _ = precision_recall_curve(labels[known], values[known])
-        curves.append((name, float(average_precision_score(labels[known], values[known])), recall, precision))
-    draw_curves(axis, theme, curves, "average precision")
-    axis.set_xlabel("recall")
-    axis.set_ylabel("precision")
-    return figure
+
+def _known(labels: NDArray[np.integer], scores: Mapping[str, Scores]) -> list[Named]:
+    known = {name: np.isfinite(values) for name, values in scores.items()}
+    return [(name, labels[known[name]], values[known[name]]) for name, values in scores.items()]
 
 
 def effect_against_score(measured: Scores, score: Scores, name: str, theme: Theme = LIGHT) -> Figure:
