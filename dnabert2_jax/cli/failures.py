@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 from dnabert2_jax.storage.paths import BucketError, explain
 
 _INTERRUPTED = 130
@@ -68,7 +68,7 @@ def _explain(error: BaseException) -> str | None:
     """What the user can do about an error; None if it is a bug."""
     if isinstance(error, UserError):
         return str(error)
-    what = (str(error) or type(error).__name__).splitlines()[0]
+    what = first_line(error)
     jax = sys.modules.get("jax")
     of_device = jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in what
     if of_device or isinstance(error, MemoryError):

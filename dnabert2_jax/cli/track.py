@@ -8,7 +8,6 @@ from typer import Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.models import open_named
 from dnabert2_jax.cli.output import print_saved
 from dnabert2_jax.config.inference import TrackFormat, TrackStrand, TrackValues
 from dnabert2_jax.errors import UserError
@@ -22,13 +21,11 @@ _DEFAULT_STEP = 128
     epilog="Example: dnabert2 track --model runs/promoters/model --fasta hg38.fa --region chr22:19,700,000-19,720,000 "
     "--out runs/tracks"
 )
+@options.with_option_groups
 def track(
-    *,
     fasta: Annotated[Path, Option(parser=options.local_path, help="Genome, a plain or bgzip FASTA file.")],
     out: Annotated[Path, Option(parser=options.local_path, help="Directory to create.")],
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
+    model: options.ComputedModel,
     bed: Annotated[
         Path | None, Option(parser=options.local_path, help="Intervals to cover.", show_default="the whole genome")
     ] = None,
@@ -60,8 +57,6 @@ def track(
     max_tokens: options.MaxTokens = None,
     bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
-    precision: options.Precision = "auto",
-    attention: options.Attention = "auto",
     force: options.Force = False,
 ) -> None:
     """Write tracks of a genome for genome browsers.
@@ -87,7 +82,7 @@ def track(
     if values == "logo" and format_ != "bigwig":
         raise UserError("--values logo is a hub of bigWig files; leave --format out")
     refuse_overwriting(out, force=force)
-    opened = open_named(model, adapter, base, precision, attention)
+    opened = model.open()
     if opened.kind != "masked_lm" and values != "auto":
         raise UserError(f"--values {values} is for a masked language model, and {opened.path} is a classifier; leave it out")
     if opened.kind != "classifier" and (step, max_tokens) != (None, None):

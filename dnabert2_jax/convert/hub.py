@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dnabert2_jax.convert.settings import CONFIG
 from dnabert2_jax.convert.weights import PICKLE, SAFETENSORS
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 from dnabert2_jax.extras import optional_package
 
 PREFIX = "hf:"
@@ -156,5 +156,4 @@ def _reason(error: Exception) -> str:
     """The first line of the library's message, or of what caused it."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         return "HF_HUB_OFFLINE is set"
-    cause = error.__cause__ or error
-    return (str(cause) or type(cause).__name__).splitlines()[0].rstrip(".")
+    return first_line(error.__cause__ or error).rstrip(".")

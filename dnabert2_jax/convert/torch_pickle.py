@@ -18,9 +18,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from dnabert2_jax.convert.safe_pickle import Storage, View, damaged, first_line, run, value_kind
+from dnabert2_jax.convert.safe_pickle import Storage, View, damaged, run, value_kind
 from dnabert2_jax.convert.tensors import Tensors
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """What the two first pickles of the older format hold."""

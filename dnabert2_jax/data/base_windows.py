@@ -1,7 +1,7 @@
 """Windows of a genome whose bases have labels: the rows of training and evaluation, and of tracks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,15 +13,13 @@ from dnabert2_jax.data.base_labels import NOT_COUNTED, BaseLabels, labels_by_con
 from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.intervals import Interval, letters_of
 from dnabert2_jax.data.sequences import reverse_complement
-from dnabert2_jax.draws import Domain, hash64
+from dnabert2_jax.data.splits import SPLITS
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.letters import BASES, LetterCounts
 from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.tokenizer.base import Tokenizer, worthwhile_threads
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import RowBases
-
-SPLITS = ("train", "dev", "test")
 
 _OTHER, _NONE = len(BASES), -1
 _CODES = np.full(256, _OTHER, np.int8)
@@ -117,23 +115,6 @@ class EncodedWindows(EncodedBases):
         counts &= (rows >= 0)[:, None]
         dtype = np.int32 if chosen.ndim == 2 else np.float32
         return np.maximum(chosen, 0).astype(dtype), counts.astype(np.float32)
-
-    def on_either_strand(self, other: "EncodedWindows", seed: int, epoch: int) -> "EncodedWindows":
-        """These windows with a random half replaced by their reverse complements, labels included.
-
-        Args:
-            other: the same windows on the other strand.
-            seed: the run's seed.
-            epoch: from 0; each epoch draws a different half.
-        """
-        take = (hash64(seed, Domain.ROW_STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
-        return replace(
-            self,
-            input_ids=[theirs if t else ours for ours, theirs, t in zip(self.input_ids, other.input_ids, take, strict=True)],
-            first_tokens=np.where(take, other.first_tokens, self.first_tokens),
-            letters=np.where(take[:, None], other.letters, self.letters),
-            labels=np.where(take.reshape(-1, *[1] * (self.labels.ndim - 1)), other.labels, self.labels),
-        )
 
     @cached_property
     def breaks(self) -> NDArray[np.bool_]:

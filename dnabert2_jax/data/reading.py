@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
@@ -64,17 +65,11 @@ def read_sequences(
             not DNA.
     """
     with opened_file(path) as (file, source):
-        layout = layout_of(file)
-        if layout is not None:
-            return _read_records(file, source, layout, bad_records, duplicate_names)
-        table = TableOfSequences.open(file, source, sequence_column, name_column)
+        reader = SequenceReader.open(file, source, sequence_column, name_column, duplicate_names)
         letters, bad = LetterCounts(), BadRecords(source, bad_records)
-        rows = list(table.rows(letters, bad))
-        notes = (*table.notes, *bad.finish(len(rows) + bad.count))
-    firsts, *seconds = map(list, zip(*(texts for _, texts, _ in rows), strict=True))
-    others = {name: [values[at] for *_, values in rows] for at, name in enumerate(table.others)}
-    pairs = seconds[0] if seconds else None
-    return Sequences(source, [name for name, *_ in rows], firsts, pairs, letters, notes=notes, columns=others)
+        rows = list(reader.rows(letters, bad))
+        skipped = bad.finish(len(rows) + bad.count)
+    return reader.gather(rows, letters, (*reader.notes(sum(row.numbered for row in rows)), *skipped))
 
 
 def stream_sequences(
@@ -97,21 +92,16 @@ def stream_sequences(
     Raises:
         UserError: as for :func:`read_sequences`; or the table holds pairs.
     """
-    file = local_copy(path)
-    if file.is_file() and (layout := layout_of(file)) is not None:
-        for record in read_fasta(file, layout=layout, source=str(path), duplicate_names=duplicate_names):
-            yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
-        return
-    table, bad = TableOfSequences.open(file, str(path), sequence_column, name_column), BadRecords(str(path), None)
-    if len(table.columns) > 1:
+    reader = SequenceReader.open(local_copy(path), str(path), sequence_column, name_column, duplicate_names)
+    if reader.table is not None and len(reader.table.columns) > 1:
         raise UserError(
             f"{path} holds pairs, but windows are cut from single sequences; choose one of the two columns "
             "(--sequence-column sequence1)"
         )
-    rows = 0
-    for name, texts, _ in table.rows(letters, bad):
+    bad, rows = BadRecords(str(path), None), 0
+    for row in reader.rows(letters, bad):
         rows += 1
-        yield name, texts[0]
+        yield row.name, row.texts[0]
     bad.finish(rows + bad.count)
 
 
@@ -141,23 +131,26 @@ def read_table(
     """
     with opened_file(path) as (file, source):
         records = _Records.read(file, source, (sequence_column, label_column))
-    header = records.header
-    columns, label_at = header.sequence_columns(sequence_column), header.column(label_column)
-    good = records.good(columns, label_at, bad_records)
-    labels, notes = _labels([fields[label_at] for _, fields in good.rows])
-    lines = [line for line, _ in good.rows]
+        header = records.header
+        columns, label_at = header.sequence_columns(sequence_column), header.column(label_column)
+        letters, bad = LetterCounts(), BadRecords(source, bad_records)
+        good = list(records.cleaned(columns, label_at, letters, bad))
+        skipped = bad.finish(len(good) + bad.count)
+    numbers, lines, fields, texts = map(list, zip(*good, strict=True))
+    firsts, *seconds = map(list, zip(*texts, strict=True))
+    labels, notes = _labels([own[label_at] for own in fields])
     if label_map:
         labels = mapped_labels(labels, lines, label_map, source)
     return Table(
         source,
-        [str(number) for number in good.numbers],
-        good.sequences,
-        good.pairs,
-        good.letters,
+        list(map(str, numbers)),
+        firsts,
+        seconds[0] if seconds else None,
+        letters,
         labels,
         lines,
         tuple(name for at, name in enumerate(header.names) if at not in (*columns, label_at)),
-        notes=(*records.notes, *notes, *good.notes),
+        notes=(*records.notes, *notes, *skipped),
     )
 
 
@@ -168,18 +161,6 @@ def count_rows(path: Path) -> int:
         UserError: the file is missing, damaged or not text.
     """
     return sum(1 for _ in TableRows(path, str(path))) - 1
-
-
-@dataclass(frozen=True)
-class _Good:
-    """The usable rows of a table, after the letters policy; ``numbers`` counts all rows from 1."""
-
-    rows: list[tuple[int, list[str]]]
-    numbers: list[int]
-    sequences: list[str]
-    pairs: list[str] | None
-    letters: LetterCounts
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -202,18 +183,6 @@ class _Records:
     def notes(self) -> tuple[str, ...]:
         """Assumptions made, after all rows have been read."""
         return (*self.rows.notes, *self.header.notes)
-
-    def good(self, columns: list[int], label_at: int | None, policy: BadRecordPolicy | None) -> _Good:
-        """The rows whose sequences, and labels if there are any, are usable."""
-        letters, bad = LetterCounts(), BadRecords(self.source, policy)
-        rows, numbers, texts = [], [], []
-        for number, line, fields, own in self.cleaned(columns, label_at, letters, bad):
-            texts.append(own)
-            rows.append((line, fields))
-            numbers.append(number)
-        notes = bad.finish(len(rows) + bad.count)
-        firsts, *seconds = map(list, zip(*texts, strict=True))
-        return _Good(rows, numbers, firsts, seconds[0] if seconds else None, letters, notes)
 
     def cleaned(
         self, columns: list[int], label_at: int | None, letters: LetterCounts, bad: BadRecords
@@ -251,6 +220,27 @@ class _Records:
                 f"{where}: label {fields[label_at]!r} is a spreadsheet's error value; correct it or remove the row"
             )
         return [clean_sequence(fields[at], letters, self.source, f"line {line}, column {names[at]!r}") for at in columns]
+
+
+class Row(NamedTuple):
+    """One sequence or pair, cleaned by the letters policy.
+
+    Attributes:
+        name: its name.
+        texts: its sequence, or both of a pair.
+        others: the values of a table's other columns.
+        numbered: whether its name was given a number.
+    """
+
+    name: str
+    texts: list[str]
+    others: list[str]
+    numbered: bool = False
+
+    @property
+    def bases(self) -> int:
+        """Bases, of both sequences of a pair."""
+        return sum(map(len, self.texts))
 
 
 @dataclass(frozen=True)
@@ -294,8 +284,8 @@ class TableOfSequences:
         """Assumptions made, after all rows have been read."""
         return self.records.notes
 
-    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Of each usable row its name, its sequence (or both of a pair), and the values of the other columns.
+    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[Row]:
+        """The usable rows.
 
         Args:
             letters: the counts to add to.
@@ -306,7 +296,78 @@ class TableOfSequences:
         """
         for number, _, fields, texts in self.records.cleaned(self.columns, None, letters, bad):
             name = str(number) if self.name_at is None else fields[self.name_at]
-            yield name, texts, [fields[at] for at in self.others_at]
+            yield Row(name, texts, [fields[at] for at in self.others_at])
+
+
+@dataclass(frozen=True)
+class SequenceReader:
+    """A FASTA or FASTQ file, or a table of sequences, as rows; make it with :meth:`open`.
+
+    Attributes:
+        path: the file.
+        source: its name in messages.
+        layout: FASTA or FASTQ; None for a table.
+        table: the table, if it is one.
+        duplicate_names: as for :func:`read_sequences`.
+    """
+
+    path: Path
+    source: str
+    layout: Layout | None
+    table: TableOfSequences | None
+    duplicate_names: DuplicateNames | None
+
+    @classmethod
+    def open(
+        cls,
+        file: Path,
+        source: str,
+        sequence_column: str = "sequence",
+        name_column: str | None = None,
+        duplicate_names: DuplicateNames | None = None,
+    ) -> "SequenceReader":
+        """Tell what kind of file it is, and read the header of a table; arguments are those of :func:`read_sequences`.
+
+        Raises:
+            UserError: as for :func:`read_sequences`.
+        """
+        layout = layout_of(file)
+        table = None if layout else TableOfSequences.open(file, source, sequence_column, name_column)
+        return cls(file, source, layout, table, duplicate_names)
+
+    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[Row]:
+        """The usable rows, from the beginning of the file, one in memory at a time.
+
+        Args:
+            letters: the counts to add to.
+            bad: the collection to add unusable records to.
+
+        Raises:
+            UserError: as for :func:`read_sequences`.
+        """
+        if self.table is not None:
+            yield from self.table.rows(letters, bad)
+            return
+        names = self.duplicate_names
+        for record in read_fasta(self.path, layout=self.layout or "fasta", source=self.source, duplicate_names=names):
+            try:
+                text = clean_sequence(record.sequence, letters, self.source, f"record {record.name!r}")
+            except UserError as error:
+                bad.add(error)
+            else:
+                yield Row(record.name, [text], [], record.numbered)
+
+    def notes(self, numbered: int) -> tuple[str, ...]:
+        """Assumptions made, after all rows have been read, of which some got a number for a name."""
+        repeated = f"{numbered:,} repeated name{'s' * (numbered != 1)} numbered"
+        return (*(self.table.notes if self.table else ()), *([repeated] if numbered else []))
+
+    def gather(self, rows: list[Row], letters: LetterCounts, notes: tuple[str, ...] = ()) -> Sequences:
+        """Rows, at least one, as sequences."""
+        firsts, *seconds = map(list, zip(*(row.texts for row in rows), strict=True))
+        others = {name: [row.others[at] for row in rows] for at, name in enumerate(self.table.others if self.table else ())}
+        pairs, names = seconds[0] if seconds else None, [row.name for row in rows]
+        return Sequences(self.source, names, firsts, pairs, letters, notes=notes, columns=others)
 
 
 def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -338,28 +399,6 @@ def mapped_labels(labels: list[str], lines: list[int], names: Mapping[str, str],
             )
     bad.finish(len(labels))
     return [names[label] for label in labels]
-
-
-def _read_records(
-    file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None, duplicate_names: DuplicateNames | None
-) -> Sequences:
-    letters, bad = LetterCounts(), BadRecords(source, policy)
-    names, sequences, records, numbered = [], [], 0, 0
-    for record in read_fasta(file, layout=layout, source=source, duplicate_names=duplicate_names):
-        records += 1
-        numbered += record.numbered
-        try:
-            sequences.append(clean_sequence(record.sequence, letters, source, f"record {record.name!r}"))
-        except UserError as error:
-            bad.add(error)
-        else:
-            names.append(record.name)
-    return Sequences(source, names, sequences, None, letters, notes=(*numbered_names(numbered), *bad.finish(records)))
-
-
-def numbered_names(count: int) -> tuple[str, ...]:
-    """A note on names that were numbered; empty if there are none."""
-    return (f"{count:,} repeated name{'s' * (count != 1)} numbered",) if count else ()
 
 
 @contextmanager

@@ -6,10 +6,9 @@ Coordinates are from 0, the end not included, as in BED.
 import os
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, listed
 from dnabert2_jax.genome.htslib import quiet_pysam
 
 _GZIP, _BLOCKED = b"\x1f\x8b", b"BC"
@@ -63,7 +62,7 @@ class Reference:
     def __enter__(self) -> "Reference":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -106,8 +105,7 @@ class Reference:
 
     def describe_contigs(self) -> str:
         """The first few contigs, for messages about one that is not there."""
-        more = len(self.lengths) - _SHOWN_CONTIGS
-        return ", ".join([*list(self.lengths)[:_SHOWN_CONTIGS], *([f"and {more:,} more"] if more > 0 else [])])
+        return listed(list(self.lengths), _SHOWN_CONTIGS)
 
 
 def _check_readable(path: Path) -> None:

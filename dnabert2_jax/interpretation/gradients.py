@@ -4,8 +4,8 @@ The starting point has the word embedding of [MASK] in the place of every token;
 a token. Its value is divided evenly over the token's bases, which says nothing about them singly: only ism does.
 """
 
+import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.data.packing import padded_width
+from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.inference.predictor import Forward, default_batch_tokens, memory_explained
 from dnabert2_jax.interpretation.inputs import Ids
 from dnabert2_jax.interpretation.target import Target, target_values
@@ -64,6 +65,33 @@ class Attributions:
         return missing / abs(difference) if difference else float(missing > 0)
 
 
+def attributions(
+    target: Target, sequences: Sequences, token_ids: Sequence[Ids], sums: "Sequence[PathSums]", *, baseline: bool
+) -> list[Attributions]:
+    """What sums along the way to some sequences say of each; f is taken from the last point.
+
+    Args:
+        target: what was differentiated.
+        sequences: the sequences.
+        token_ids: ids of each, without special tokens.
+        sums: of each.
+        baseline: whether the first point is the starting point.
+    """
+    return [
+        Attributions(
+            name,
+            letters,
+            target.unit,
+            ids,
+            target.model.tokenizer.token_bases(ids),
+            own.token_sums.astype(np.float32),
+            value=float(own.values[-1]),
+            baseline_value=float(own.values[0]) if baseline else math.nan,
+        )
+        for name, letters, ids, own in zip(sequences.names, sequences.sequences, token_ids, sums, strict=True)
+    ]
+
+
 class PathPoint(NamedTuple):
     """A point on the way: ``alpha`` 0 is the starting point, 1 the sequence; gradients there have a weight in the result."""
 
@@ -99,8 +127,7 @@ def sums_along_path(
     forward = replace(forward, compute=replace(forward.compute, remat="full"))
     results = [PathSums(np.zeros(len(points)), np.zeros(len(ids))) for ids in token_ids]
     widths = np.array([padded_width(len(ids) + 2) for ids in token_ids])
-    bar = ProgressBar(title, len(token_ids) * len(points)) if title else None
-    with bar or nullcontext(), memory_explained():
+    with ProgressBar(title, len(token_ids) * len(points)) as bar, memory_explained():
         for width in np.unique(widths).tolist():
             rows = [(n, p) for n in np.flatnonzero(widths == width).tolist() for p in range(len(points))]
             height = min(max(1, tokens_at_once // width), 1 << (len(rows) - 1).bit_length())
@@ -114,8 +141,7 @@ def sums_along_path(
                     own = products[row, 1 : 1 + len(token_ids[n])]  # after [CLS]
                     results[n].values[p] = values[row]
                     results[n].token_sums[:] += points[p].weight * own.astype(np.float64)
-                if bar:
-                    bar.advance(len(some))
+                bar.advance(len(some))
     return results
 
 

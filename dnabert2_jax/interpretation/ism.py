@@ -7,7 +7,6 @@ masked span, a few inputs serve them all.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,8 +98,7 @@ def ism(
     tokens_of(model, sequences, max_tokens)
     tokens = batch_tokens or default_batch_tokens()
     results: list[MutationScores] = []
-    bar = ProgressBar(title, sum(map(len, sequences.sequences))) if title else None
-    with bar or nullcontext():
+    with ProgressBar(title, sum(map(len, sequences.sequences))) as bar:
         for group in groups(sequences, tokens):
             letters = [sequences.sequences[n] for n in group]
             found = _masked_lm_values(model, letters, tokens) if chosen is None else _target_values(chosen, letters, tokens)
@@ -108,8 +106,7 @@ def ism(
                 MutationScores(sequences.names[n], own, unit, values)
                 for n, own, values in zip(group, letters, found, strict=True)
             ]
-            if bar:
-                bar.advance(sum(map(len, letters)))
+            bar.advance(sum(map(len, letters)))
     return results
 
 

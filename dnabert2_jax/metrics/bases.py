@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.metrics.scores import LEFT_OF_ONE, SMALLEST, check_finite
+from dnabert2_jax.metrics.scores import LEFT_OF_ONE, SMALLEST, check_finite, mean_of_known
 
 
 class LabelMetrics(TypedDict):
@@ -129,11 +129,11 @@ def base_metrics(
         mcc = _mcc(truth, said, len(names))
         collapsed = bool((said == said[0]).all() and (truth != said[0]).any())
     return BaseMetrics(
-        auprc=_mean([scores["auprc"] for scores in by_label.values()]),
-        top_k=_mean([scores["top_k"] for scores in by_label.values()]),
-        segment_f1=_mean([scores["segment_f1"] for scores in by_label.values()]),
-        exact_f1=_mean([scores["exact_f1"] for scores in by_label.values()]),
-        macro_f1=_mean([scores["f1"] for scores in by_label.values()]) or 0.0,
+        auprc=mean_of_known([scores["auprc"] for scores in by_label.values()]),
+        top_k=mean_of_known([scores["top_k"] for scores in by_label.values()]),
+        segment_f1=mean_of_known([scores["segment_f1"] for scores in by_label.values()]),
+        exact_f1=mean_of_known([scores["exact_f1"] for scores in by_label.values()]),
+        macro_f1=mean_of_known([scores["f1"] for scores in by_label.values()]) or 0.0,
         mcc=mcc,
         accuracy=float((truth == said).mean()),
         loss=float(-np.log(of_truth).mean()),
@@ -211,8 +211,3 @@ def _mcc(truth: NDArray[Any], said: NDArray[Any], classes: int) -> float:
     labeled, predicted, total = matrix.sum(1), matrix.sum(0), matrix.sum()
     scale = (total**2 - (labeled**2).sum()) * (total**2 - (predicted**2).sum())
     return float((matrix.trace() * total - labeled @ predicted) / np.sqrt(scale)) if scale > 0 else 0.0
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -199,7 +199,7 @@ def multi_label_metrics(
             "auprc": float(average_precision_score(has, probabilities[:, c])) if defined else None,
         }
     of_truth = np.where(truth, np.maximum(probabilities, SMALLEST), np.maximum(1 - probabilities, LEFT_OF_ONE))
-    means = {key: _mean([scores[key] for scores in by_label.values()]) for key in ("mcc", "f1", "auroc", "auprc")}
+    means = {key: mean_of_known([scores[key] for scores in by_label.values()]) for key in ("mcc", "f1", "auroc", "auprc")}
     return MultiLabelMetrics(
         mcc=means["mcc"] or 0.0,
         macro_f1=means["f1"] or 0.0,
@@ -300,7 +300,8 @@ def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of the scores that are defined; None if none is."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 

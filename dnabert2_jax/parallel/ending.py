@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import jax
 
+from dnabert2_jax.errors import first_line
 from dnabert2_jax.parallel.coordination import leave_note, read_notes
 from dnabert2_jax.parallel.processes import describe
 
@@ -86,7 +87,7 @@ def ending_with_the_others(report: Callable[[BaseException], int]) -> Iterator[N
             end_run(describe(error), lambda: report(error))
         time.sleep(2 * _SECONDS_BETWEEN_LOOKS)  # if the other one left a reason, the listener ends this process with it
         end_run(
-            f"process {jax.process_index()} lost another process of this run ({str(error).splitlines()[0]}); see that one's "
+            f"process {jax.process_index()} lost another process of this run ({first_line(error)}); see that one's "
             "output for the reason; restart all of them with the same command to resume from the last checkpoint"
         )
     finally:

@@ -23,7 +23,7 @@ from dnabert2_jax.data.by_length import LabeledRows, choose_lengths
 from dnabert2_jax.data.encoding import EncodedTable, encode_table
 from dnabert2_jax.data.labels import SEPARATOR, Labels, Target
 from dnabert2_jax.data.sequences import Table, other_strand
-from dnabert2_jax.data.splits import Splits, load_splits
+from dnabert2_jax.data.splits import SPLITS, Splits, load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.metrics.tasks import TaskMetrics, metrics_for
@@ -175,7 +175,7 @@ class TablesJob(FinetuningJob):
     @property
     def inputs(self) -> dict[str, Path]:
         """The three tables."""
-        return {split: getattr(self.run.data, split) for split in ("train", "dev", "test")}
+        return {split: getattr(self.run.data, split) for split in SPLITS}
 
     @property
     def training_data(self) -> dict[str, Any]:

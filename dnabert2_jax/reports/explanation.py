@@ -1,6 +1,7 @@
 """Explanations for people: a picture of each sequence as files, and one page with them and what stands out in them."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from dnabert2_jax.interpretation.dependency import DependencyMap
 from dnabert2_jax.interpretation.gradients import Attributions
 from dnabert2_jax.interpretation.ism import MutationScores
 from dnabert2_jax.interpretation.results import Explanation, Explanations, Places
-from dnabert2_jax.reports.page import Block, Page, Picture, Pictures, Section, Settings, Table, Text
+from dnabert2_jax.reports.page import Block, Page, Pictures, Section, Settings, Table, Text
 from dnabert2_jax.reports.plots.explanations import explanation_picture
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, png, render
+from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, drawn, render
 from dnabert2_jax.storage.atomic import write_bytes
 from dnabert2_jax.storage.paths import make_directory
 
@@ -85,15 +86,13 @@ def explanation_page(
             f"sequence{n + 1}",
             result.name,
             [
-                Pictures([_picture(result)]),
+                Pictures([drawn(f"{result.name}, {len(result.sequence):,} bases", partial(explanation_picture, result))]),
                 *_facts(result),
                 strongest(result, Coordinates(places, n)),
             ],
         )
         for n, result in enumerate(results[:most])
     ]
-    settings = {"model": record["model"], **record["settings"], "model_sha256": record["model_sha256"][:12]}
-    about = Settings([(name, str(value)) for name, value in settings.items() if value not in (None, [], "")])
     notes = [f"{len(results):,} sequences were explained; the first {most} are shown."] if len(results) > most else []
     return Page(
         title=f"What the output depends on ({method})",
@@ -101,7 +100,7 @@ def explanation_page(
         sections=[
             Section("reading", "How to read it", [Text(_HOW_TO_READ[method])]),
             *shown,
-            Section("made", "How it was made", [about]),
+            Section("made", "How it was made", [Settings.from_record(record)]),
         ],
         notes=notes,
     )
@@ -125,11 +124,6 @@ class Coordinates:
             start, end = self._place["starts"] + start, self._place["starts"] + end
         last = f"-{end:,}" if end > start + 1 else ""
         return f"{self._place['contigs']}:{start + 1:,}{last}"
-
-
-def _picture(result: Explanation) -> Picture:
-    light, dark = (png(explanation_picture(result, theme)) for theme in (LIGHT, DARK))
-    return Picture(light, dark, f"{result.name}, {len(result.sequence):,} bases")
 
 
 def _facts(result: Explanation) -> list[Block]:

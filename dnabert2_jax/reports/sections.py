@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.data.base_report import WindowsReport
 from dnabert2_jax.data.checks import TablesReport
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.data.splits import SPLITS
+from dnabert2_jax.errors import UserError, listed
 from dnabert2_jax.reports.page import (
     Block,
     Command,
@@ -185,6 +186,7 @@ def windows_section(run: RunFiles, data: WindowsReport) -> Section:
         (label, *(f"{s['label_counts'][label]:,} ({s['label_counts'][label] / s['bases']:.2%})" for s in splits.values()))
         for label in splits["train"]["label_counts"]
     ]
+    contigs = [(f"{name} contigs", listed(split["contigs"], 20)) for name, split in splits.items()]
     lengths = {name: split["token_lengths"] for name, split in splits.items()}
     longest = max(pairs[-1][0] for pairs in lengths.values())
     histogram = Drawing(
@@ -202,13 +204,9 @@ def windows_section(run: RunFiles, data: WindowsReport) -> Section:
             *([Text("; ".join(data["changes"]))] if data["changes"] else []),
             Heading("Length"),
             draw_pictures(run.workdir, [histogram], run.picture_format),
-            Settings([("files", data["source"]), *((f"{name} contigs", _few(s["contigs"])) for name, s in splits.items())]),
+            Settings([("files", data["source"]), *contigs]),
         ],
     )
-
-
-def _few(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def corpus_section(data: dict[str, Any]) -> Section:
@@ -266,7 +264,7 @@ def use_base_classifier(run: RunFiles) -> Section:
 def use_pretrained(run: RunFiles) -> Section:
     """Commands for a pretrained encoder."""
     model = shlex.quote(str(run.workdir / "model"))
-    tables = " ".join(f"--set data.{split}={split}.csv" for split in ("train", "dev", "test"))
+    tables = " ".join(f"--set data.{split}={split}.csv" for split in SPLITS)
     finetune = f"dnabert2 finetune --workdir runs/task --set model.path={model} {tables}"
     commands = [
         Command("Fine-tune a classifier:", finetune),

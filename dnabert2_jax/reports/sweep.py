@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.metrics.tasks import TASK_METRICS
-from dnabert2_jax.reports.page import Block, Page, Picture, Pictures, Section, Table, Text
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, Theme, new_figure, png
+from dnabert2_jax.reports.page import Block, Page, Pictures, Section, Table, Text
+from dnabert2_jax.reports.plots.style import LIGHT, Theme, drawn, new_figure
 from dnabert2_jax.storage.atomic import write_bytes
 
 
@@ -86,10 +86,9 @@ def write_sweep(file: Path, sweep: Sweep) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    light, dark = (png(draw(theme)) for draw in [partial(sweep_picture, sweep)] for theme in (LIGHT, DARK))
     best = sweep.trials[sweep.best]
     blocks: list[Block] = [
-        Pictures([Picture(light, dark, f"dev {sweep.score_name} of each trial by the settings that were searched")]),
+        Pictures([drawn(f"dev {sweep.score_name} of each trial by the settings searched", partial(sweep_picture, sweep))]),
         Text("Dev scores select; test scores are those of each trial's best evaluation, and select nothing."),
         Table.from_records(sweep.rows(), text_columns=1 + len(best.settings)),
     ]

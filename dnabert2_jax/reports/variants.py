@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dnabert2_jax.reports.page import Block, Heading, Page, Picture, Pictures, Section, Settings, Table, Text
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, Theme, png
+from dnabert2_jax.reports.page import Block, Heading, Page, Pictures, Section, Settings, Table, Text
+from dnabert2_jax.reports.plots.style import Theme, drawn
 from dnabert2_jax.reports.plots.variants import (
     effect_against_score,
     precision_recall_of_scores,
@@ -42,7 +42,7 @@ def variants_page(alleles: ScoredAlleles, record: Mapping[str, Any]) -> Page:
     total = alleles.statuses.total()
     statuses = [(s, MEANINGS[s], f"{n:,}", f"{n / total:.1%}") for s, n in alleles.statuses.most_common()]  # type: ignore[index]
     pictures = [
-        _picture(f"{name} of {len(values):,} alleles; the line is the median", partial(score_distribution, values, name))
+        drawn(f"{name} of {len(values):,} alleles; the line is the median", partial(score_distribution, values, name))
         for name, values in shown.items()
     ]
     quantiles = [
@@ -57,7 +57,7 @@ def variants_page(alleles: ScoredAlleles, record: Mapping[str, Any]) -> Page:
         sections.append(Section("scores", "Scores", [Pictures(pictures), table, Text(_HOW_TO_READ)]))
         if alleles.consequences is not None:
             sections.append(Section("consequences", "By consequence", _by_consequence(alleles, list(shown))))
-    sections.append(Section("made", "How it was made", [_settings(record)]))
+    sections.append(Section("made", "How it was made", [Settings.from_record(record)]))
     hidden = len(of) - MOST_SCORES
     return Page(
         title="Variants",
@@ -83,9 +83,7 @@ def _by_consequence(alleles: ScoredAlleles, names: Sequence[str]) -> list[Block]
         values = alleles.scores[name]
         groups = [(term, values[(terms == term) & np.isfinite(values)]) for term in most]
         caption = f"{name}: quartiles (bar), median, and the range of 90 % of the alleles (line)"
-        pictures.append(
-            _picture(caption, partial(scores_by_consequence, [group for group in groups if len(group[1])], name))
-        )
+        pictures.append(drawn(caption, partial(scores_by_consequence, [group for group in groups if len(group[1])], name)))
         for row, (_, own) in zip(rows, groups, strict=True):
             row.append(f"{np.median(own):.4g}" if len(own) else "")
     said = "The most severe consequence that the file's annotator gives for each allele, in Ensembl's order."
@@ -104,22 +102,22 @@ def agreement_page(variants: ScoredVariants, found: Sequence[Agreement], about: 
         about: what was compared.
     """
     blocks: list[Block]
-    drawn = [one for one in found if one["score"] in FLOORS or is_score(one["score"].removeprefix("db2_"))]
+    compared = [one for one in found if one["score"] in FLOORS or is_score(one["score"].removeprefix("db2_"))]
     if variants.kind == "label":
         labels = variants.measured.astype(np.int64)
-        signed = {one["score"]: one["sign"] * variants.scores[one["score"]] for one in drawn}
+        signed = {one["score"]: one["sign"] * variants.scores[one["score"]] for one in compared}
         positive = f"{int(labels.sum()):,} of {len(labels):,} alleles are positive"
         blocks = [
             Pictures(
                 [
-                    _picture(f"ROC; {positive}", partial(roc_of_scores, labels, signed)),
-                    _picture(f"Precision and recall; {positive}", partial(precision_recall_of_scores, labels, signed)),
+                    drawn(f"ROC; {positive}", partial(roc_of_scores, labels, signed)),
+                    drawn(f"Precision and recall; {positive}", partial(precision_recall_of_scores, labels, signed)),
                 ]
             )
         ]
     else:
-        names = [one["score"] for one in drawn][:MOST_SCORES]
-        blocks = [Pictures([_picture(f"{name} and the effect", _scatter(variants, name)) for name in names])]
+        names = [one["score"] for one in compared][:MOST_SCORES]
+        blocks = [Pictures([drawn(f"{name} and the effect", _scatter(variants, name)) for name in names])]
     table = Table.from_records(as_rows(found))
     return Page(
         title="Scores of variants beside what was measured",
@@ -131,12 +129,3 @@ def agreement_page(variants: ScoredVariants, found: Sequence[Agreement], about: 
 
 def _scatter(variants: ScoredVariants, name: str) -> Callable[[Theme], Figure]:
     return partial(effect_against_score, variants.measured, variants.scores[name], name)
-
-
-def _picture(caption: str, draw: Callable[[Theme], Figure]) -> Picture:
-    return Picture(png(draw(LIGHT)), png(draw(DARK)), caption)
-
-
-def _settings(record: Mapping[str, Any]) -> Settings:
-    settings = {"model": record["model"], **record["settings"], "model_sha256": record["model_sha256"][:12]}
-    return Settings([(name, str(value)) for name, value in settings.items() if value not in (None, [], "")])

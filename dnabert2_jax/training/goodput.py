@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -66,9 +65,7 @@ class Ledger:
         jax.monitoring.register_event_time_span_listener(self._compiled)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         jax.monitoring.unregister_event_time_span_listener(self._compiled)
 
     def keep_in(self, workdir: Path, step: int) -> None:
