@@ -46,7 +46,7 @@ def config_diff(
     first: Annotated[Path, Argument(parser=path, help="A run's TOML file, or the workdir of a run.")],
     second: Annotated[Path, Argument(parser=path, help="Another one.")],
 ) -> None:
-    """Print the settings in which two runs differ.
+    """Print the settings that differ between two runs.
 
     Defaults are compared too; the exit code is 0 either way.
     """

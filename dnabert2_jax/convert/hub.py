@@ -132,7 +132,7 @@ def push(directory: Path, repository: str) -> str:
     """
     hub = optional_package("huggingface_hub", f"pushing to {repository} needs", "dnabert2_jax[hub]")
     errors = import_module("huggingface_hub.errors")
-    # When nobody answers, the error is one of the HTTP library's that huggingface_hub uses: a base class of its own errors.
+    # If the Hub does not answer, the error comes from the HTTP library of huggingface_hub: a base class of its own errors.
     failures = tuple(kind for kind in errors.HfHubHTTPError.__mro__ if kind not in (Exception, BaseException, object))
     try:
         hub.create_repo(repository, private=True, exist_ok=True)

@@ -145,8 +145,8 @@ def _state_dict(path: Path, state: Any) -> dict[str, View]:
     other = [f"{str(key)[:80]!r} ({value_kind(value)})" for key, value in state.items() if not isinstance(value, View)]
     if other or not all(isinstance(key, str) for key in state):
         raise UserError(
-            f"{path}: a state dict holds tensors by name alone, found {', '.join(other) or 'keys that are not text'}; of a "
-            "training checkpoint save the model's part by itself: torch.save(checkpoint[...], ...)"
+            f"{path}: a state dict holds only tensors by name, found {', '.join(other) or 'keys that are not text'}; from a "
+            "training checkpoint, save only the model: torch.save(checkpoint[...], ...)"
         )
     sizes: dict[str, Storage] = {}
     for name, view in state.items():

@@ -1,4 +1,4 @@
-"""Features of a genome: labelled stretches from BED, GFF3 or GTF.
+"""Features of a genome: labeled stretches from BED, GFF3 or GTF.
 
 ========= ======================= ==================================== ============================
 format    label                   coordinates                          strand
@@ -35,7 +35,7 @@ class Annotation:
     Attributes:
         path: the file.
         features: on the reference's contigs.
-        labels: the labels, in the order in which they were asked for, or else in alphabetical order.
+        labels: the labels, in the order requested, or else alphabetically.
         notes: what was skipped, or read under another name.
     """
 

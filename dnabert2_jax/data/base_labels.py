@@ -24,7 +24,7 @@ MOST_LABELS = 100
 
 @dataclass(frozen=True)
 class BaseLabels(Target):
-    """The classes of a base, of which ``background`` is the first; or labels, of which a base has any number.
+    """The classes of a base, ``background`` first; or labels, any number per base.
 
     Attributes:
         names: of the classes or labels.

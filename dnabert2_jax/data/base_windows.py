@@ -98,7 +98,7 @@ def encode_bases(sequences: Sequence[str], tokenizer: Tokenizer, width: int) -> 
 
 @dataclass(frozen=True)
 class EncodedWindows(EncodedBases):
-    """Labelled windows; those of a contig and strand are in the order in which the strand is read.
+    """Labeled windows; those of a contig and strand are in reading order.
 
     Attributes:
         labels: class numbers [rows, L], or 0 and 1 for each label [rows, L, C]; -1 where a base does not count.
@@ -142,7 +142,7 @@ class WindowSplits:
     Attributes:
         train, dev, test: windows.
         reverse: the training windows on the other strand, if both are read in turns.
-        labels: what bases are labelled with.
+        labels: the labels of the bases.
         contigs: of each split.
         left_out: windows of each split that have more unknown letters than A, C, G and T.
         letters: what the letters policy saw and changed.
@@ -208,7 +208,7 @@ def load_windows(
             known = [(place, sequence) for place, sequence in windows if 2 * _known_letters(sequence) >= len(sequence)]
             left_out[split] += len(windows) - len(known)
             for strand in strands:
-                in_order = known if strand == "+" else reversed(known)  # in which the strand is read
+                in_order = known if strand == "+" else reversed(known)  # in reading order
                 found += [(place._replace(strand=strand), sequence) for place, sequence in in_order]
         if not found:
             raise UserError(

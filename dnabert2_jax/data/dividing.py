@@ -202,7 +202,7 @@ def _notes(groups: NDArray[np.int64], by: DivideBy) -> tuple[str, ...]:
 
 
 def _skewed(counts: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Notes on tables in which a label is at least 10 points more or less frequent than in all rows, and not by chance.
+    """Notes on tables where a label is at least 10 points more or less frequent than overall, beyond chance.
 
     Rows are dealt in groups, so that a large group of one label can shift a table; four standard errors are beyond chance.
     """

@@ -165,7 +165,7 @@ def count_rows(path: Path) -> int:
 
 @dataclass(frozen=True)
 class _Records:
-    """A table as fields, of which one row is in memory at a time."""
+    """A table as fields, one row in memory at a time."""
 
     source: str
     header: Header
@@ -358,7 +358,7 @@ class SequenceReader:
                 yield Row(record.name, [text], [], record.numbered)
 
     def notes(self, numbered: int) -> tuple[str, ...]:
-        """Assumptions made, after all rows have been read, of which some got a number for a name."""
+        """Assumptions made, once all rows have been read and some names were numbered."""
         repeated = f"{numbered:,} repeated name{'s' * (numbered != 1)} numbered"
         return (*(self.table.notes if self.table else ()), *([repeated] if numbered else []))
 

@@ -47,7 +47,7 @@ def read_rows(path: Path, source: str) -> Rows:
 
 
 class TableRows:
-    """The rows of a table, of which one is in memory at a time (except of a workbook).
+    """The rows of a table, one in memory at a time (except for a workbook).
 
     Each iteration reads the file from its beginning, and gives the line on which a row starts with its fields, header first.
     Skipped are blank lines and what spreadsheets leave behind: rows without any value, columns on the right without name and

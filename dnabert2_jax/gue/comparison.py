@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task
+from dnabert2_jax.gue.catalog import METRIC_NAMES, REFERENCE, Task
 from dnabert2_jax.gue.notes import table_notes
 from dnabert2_jax.gue.plots import comparison_picture
 from dnabert2_jax.gue.summary import NONE, Summary, TaskSummary, format_score, summarize, task_of

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, published_models
+from dnabert2_jax.gue.catalog import METRIC_NAMES, REFERENCE, published_models
 from dnabert2_jax.gue.notes import benchmark_notes, pending_runs
 from dnabert2_jax.gue.plots import distance_picture, score_picture
 from dnabert2_jax.gue.summary import NONE, Summary, TaskSummary, format_score, mean_over, score_rows, summarize, task_of
@@ -61,7 +61,7 @@ def _scores(workdir: Path, tasks: list[TaskSummary]) -> Section:
         Drawing("scores", "Test scores by data set, in the published metric.", partial(score_picture, tasks)),
         Drawing(
             "distances",
-            "How far the mean over seeds is above what it is compared with; left of the line is below.",
+            "Distance of the mean over seeds above each reference; points left of the line are below it.",
             partial(distance_picture, tasks),
         ),
     ]

@@ -1,6 +1,6 @@
 """In-silico saturation mutagenesis: every base is replaced by each other one.
 
-For a classifier, f of all mutants, which are tokenized anew: a substitution changes where tokens begin and end, so this is
+For a classifier, f of all mutants, which are retokenized: a substitution changes where tokens begin and end, so this is
 the one method that resolves bases. A masked language model reads no mutant: at each site it gives ln P of the four bases,
 summed over segmentations as for variants (:mod:`dnabert2_jax.variants.llr`), and since neighboring sites lie in the same
 masked span, a few inputs serve them all.

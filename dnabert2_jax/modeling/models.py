@@ -1,4 +1,4 @@
-"""The models, and the functional form in which everything else handles them.
+"""The models, and their functional form, which everything else uses.
 
 A model is defined by nnx modules and used through :class:`Network`: parameters are a plain nested dict, and a module exists
 only inside a jitted function, for as long as it takes to trace it.

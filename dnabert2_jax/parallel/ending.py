@@ -65,7 +65,7 @@ def _show(message: str, code: int = 1) -> int:
 
 @contextmanager
 def ending_with_the_others(report: Callable[[BaseException], int]) -> Iterator[None]:
-    """A context in which an error of any process ends all of them within seconds, each with the reason.
+    """A context that ends all processes within seconds of an error in any of them, each with the reason.
 
     Without it, the others would wait in a collective until the heartbeat of the one that failed times out (100 seconds), and
     would not learn why. Where a process is lost without a word (killed, or its host), one that notices ends the others; if

@@ -81,7 +81,7 @@ class FinetuningJob(ABC):
     @property
     @abstractmethod
     def training_data(self) -> dict[str, Any] | None:
-        """What the model will have seen, for checks of what it is used on; None if nothing is checked."""
+        """Facts about the training rows, to compare later inputs with; None if nothing is compared."""
 
     @property
     def kind(self) -> ModelKind:

@@ -121,7 +121,8 @@ def sweep(
         direction="minimize" if shared.training.selection == "loss" else "maximize",
         load_if_exists=True,
     )
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))  # goes on drawing, rather than from the start
+    # A resumed sweep must not repeat its first draws.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     distributions = {choice.key: choice.distribution(optuna) for choice in search}
     unfinished = [(trial.number, trial.params) for trial in study.trials if not trial.state.is_finished()]
     baseline = None

@@ -1,4 +1,4 @@
-"""Explanations for people: a picture of each sequence as files, and one page with them and what stands out in them."""
+"""Explanations as pictures: one file per sequence, and a page with all of them and their strongest features."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ from dnabert2_jax.storage.atomic import write_bytes
 from dnabert2_jax.storage.paths import make_directory
 
 MOST_PICTURES = 50
-"""Sequences that are drawn; a page of more is more than anyone reads."""
+"""Sequences that are drawn."""
 
 STRETCH = 8
 """Bases of a stretch that is listed, about a motif."""
@@ -30,12 +30,12 @@ STRETCH = 8
 _MOST_LISTED = 5
 
 _HOW_TO_READ: dict[ExplainMethod, str] = {
-    "ism": "A letter is as high as the model's output is above the mean over the four bases at its site, and upside down "
-    "where it is below. The map shows all four: blue bases would raise the output, red ones would lower it.",
-    "ig": "A letter is as high as its token's contribution, divided evenly over the token's bases: within a token, the "
-    "method does not tell bases apart. All contributions add up to the output minus that of a sequence of masks.",
-    "saliency": "A letter is as high as its token's gradient times what sets the token apart from a mask, divided evenly "
-    "over the token's bases: a quick estimate, which need not add up to the output.",
+    "ism": "The height of a letter is how far the model's output is above the mean over the four bases at its site (upside "
+    "down if below). The map shows all four: blue bases would raise the output, red ones would lower it.",
+    "ig": "The height of a letter is its token's contribution, divided evenly over the token's bases: the method does not "
+    "distinguish bases within a token. All contributions add up to the output minus that of a sequence of masks.",
+    "saliency": "The height of a letter is its token's gradient times the difference between the token and a mask, divided "
+    "evenly over the token's bases: a quick estimate, which need not add up to the output.",
     "attention": "Each row shows where a token looks, as the mean over the layers and heads. It shows what was combined, "
     "not what decided the output.",
     "dependency": "Each row shows what substituting a base does to the model's prediction of the others. A substitution "

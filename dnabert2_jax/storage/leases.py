@@ -116,7 +116,7 @@ def _this_process() -> dict[str, Any]:
 
 def _ended_here(owner: dict[str, Any] | None) -> bool:
     """Whether the owner was a process of this host that has ended; a container has its own numbers of processes."""
-    if owner is None:  # damaged: nobody renews that
+    if owner is None:  # damaged: no owner renews it
         return True
     here = owner.get("host") == socket.gethostname() and owner.get("boot") == _boot()
     return here and _started(int(owner.get("pid", 0))) != owner.get("started")

@@ -24,7 +24,7 @@ _URL = re.compile(r"(\w[\w+.-]+)://.*")
 _IN_BUCKET = re.compile(r"(gs|s3):/+(.+)")  # with one slash where pathlib had it before
 _EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 _SECONDS = {"total": 600, "sock_connect": 30, "sock_read": 60}
-"""Of one request to gs://; s3fs has such limits by itself."""
+"""Timeouts of one request to gs://; s3fs has such limits already."""
 
 
 def as_path(path: StrPath) -> Path:

@@ -89,7 +89,7 @@ class Unfinished:
 
 @contextmanager
 def resuming(paths: Sequence[Path], job: Mapping[str, Any], *, force: bool = False) -> Iterator[Unfinished]:
-    """The unfinished files of a job, as far as an earlier process of the same job has brought them.
+    """The unfinished files of a job, with what an earlier process of the same job has written.
 
     They stay if the block ends with an error, and the message of one that has to do with the disk says so.
 

@@ -8,7 +8,7 @@ Layout of a checkpoint directory::
         manifest.json     size and SHA-256 of every file above, written last
     damaged_step_00002000/    did not match its manifest; never read again, kept for inspection
 
-Orbax by itself loads corrupted bytes silently, so a step is valid only with its manifest, and is read only if every byte
+Orbax alone loads corrupted bytes silently, so a step is valid only with its manifest, and is read only if every byte
 matches it. This is why retention is handled here and not by Orbax's CheckpointManager: it deletes old steps as soon as it
 has moved a new one into place, and its only callback runs before it writes the last files of a step
 (``_CHECKPOINT_METADATA``, ``commit_success.txt``). A manifest written in that callback leaves these files unsealed; one
@@ -236,7 +236,7 @@ class Checkpoints:
     def _retire(self) -> None:
         try:
             steps = self.steps()
-        except OSError:  # the next save sees to it
+        except OSError:  # the next save tries again
             return
         for step in steps[: -self._keep_last]:
             if self._keep_every is None or step % self._keep_every:

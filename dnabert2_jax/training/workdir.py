@@ -32,7 +32,7 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 SYNC_SECONDS = 10.0
-"""How far what others see of a run's log may lag behind."""
+"""Maximum delay before others see a line of the log."""
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +127,9 @@ class MetricsLog:
 
     A context manager that closes the files. Only process 0 writes; in the others it does nothing.
 
-    Whoever follows a run sees its lines within :data:`SYNC_SECONDS`, and a kill loses no line of a step that a checkpoint
+    Lines become visible to others within :data:`SYNC_SECONDS`, and a kill loses no line of a step that a checkpoint
     holds: the files are synced (fsync, at which gcsfuse uploads them) at that interval and before each checkpoint counts.
-    In a bucket nothing can be appended to an object. The files are written on this machine and uploaded anew each time,
+    Objects in a bucket cannot be appended to, so the files are written on this machine and uploaded whole each time,
     rather than as a segment per interval, so that the log stays one file that every tool reads; even that of half a million
     steps is a few megabytes.
 
