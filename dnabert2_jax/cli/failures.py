@@ -12,8 +12,8 @@ from dnabert2_jax.storage.paths import BucketError, explain
 
 _INTERRUPTED = 130
 _RESUME = (
-    "interrupted; rerun the same command: a run resumes from its last checkpoint, predict, embed and variants from the "
-    "last part that they wrote, and anything else starts over"
+    "interrupted; rerun the same command: a run resumes from its last checkpoint, predict, embed and variants from what "
+    "they have written, and anything else starts over"
 )
 _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 """System errors that no code can fix: a full disk, or a place without write permission."""
@@ -25,7 +25,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
         try:
             code = command()
         finally:
-            sys.stdout.flush()  # a full disk shows here at the latest
+            sys.stdout.flush()  # a full disk is detected here at the latest
         if code == _INTERRUPTED:
             _report(_RESUME)
         return code or 0

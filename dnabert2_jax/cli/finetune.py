@@ -104,7 +104,7 @@ def evaluate(
     sequence_column: SequenceColumn = "sequence",
     label_column: LabelColumn = _LABEL_COLUMN,
     label_map: Annotated[
-        list[str] | None, Option(metavar="LABEL=NAME", help="What a label of the table is called; repeatable.")
+        list[str] | None, Option(metavar="LABEL=NAME", help="The model's name for a label of the table; repeatable.")
     ] = None,
     bad_records: BadRecords = "error",
     force: Force = False,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 _LONG_BASES = 100_000
-"""A sequence this long is a chromosome or a contig rather than something to be described by one row."""
+"""A sequence this long is probably a chromosome or contig, for which a single row is of little use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def predict(
 
     Writes the label and the probabilities, or the predicted value, of each sequence, a note on doubtful ones, and the other
     columns of the input; with --window, one row per window of a genome, and with --fasta, one per interval of it. Pairs are
-    read from the columns sequence1 and sequence2. Of several models, the mean and the standard deviation are written.
+    read from the columns sequence1 and sequence2. With several models, writes their mean and standard deviation.
     """
     from dnabert2_jax.inference.formats import PLACE_SUFFIXES, PREDICTION_SUFFIXES
     from dnabert2_jax.inference.output import check_output
@@ -317,13 +317,13 @@ def fill_mask(
 
 
 def _remark_on_resumption(writer: "RowWriter") -> None:
-    """Say that an earlier process has done a part of the work."""
+    """Report that an earlier process has done part of the work."""
     if writer.parts:
-        remark(f"resuming after {writer.rows:,} rows, which an earlier process of this job has written")
+        remark(f"resuming after {writer.rows:,} rows written by an earlier process of this job")
 
 
 def _remark_on_long(source: "Source", model: "InferenceModel", what: str) -> None:
-    """Say before long work that a chromosome is about to become one row, and what it takes."""
+    """Warn before long work that a chromosome will become a single row, with the cost."""
     from dnabert2_jax.inference.scan import WholeSequences
 
     if not isinstance(source, WholeSequences) or (longest := source.file.longest).bases < _LONG_BASES:

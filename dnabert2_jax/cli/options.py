@@ -26,7 +26,7 @@ def path(text: str) -> Path:
 
 
 def local_path(text: str) -> Path:
-    """A path on this machine, for what cannot be done in a bucket."""
+    """A path on this machine, where a bucket is not supported."""
     if in_bucket(text):
         raise UserError(f"{text}: this is done on this machine's disk; name a local directory, and copy it there or back")
     return as_path(text)
@@ -60,7 +60,8 @@ Region = Annotated[
 ]
 BadRecords = Annotated[BadRecordPolicy, Option(help="Records that cannot be used: stop, or skip and list them.")]
 DuplicateNamesOption = Annotated[
-    DuplicateNames, Option("--duplicate-names", help="FASTA records of one name: stop, or number them (gene, gene_2).")
+    DuplicateNames,
+    Option("--duplicate-names", help="FASTA records with the same name: stop, or number them (gene, gene_2)."),
 ]
 Force = Annotated[bool, Option("--force", help="Replace the output if it exists.")]
 SequenceColumn = Annotated[str, Option(help="Column with the sequences.")]
@@ -69,10 +70,10 @@ NameColumn = Annotated[
     str | None, Option(help="Column with the names.", show_default="name if there is one, else row numbers")
 ]
 Window = Annotated[
-    int | None, Option(min=1, metavar="BASES", help="One row per window of so many bases, with its coordinates.")
+    int | None, Option(min=1, metavar="BASES", help="One row per window of this many bases, with its coordinates.")
 ]
 Step = Annotated[
-    int | None, Option(min=1, metavar="BASES", help="Bases from one window to the next.", show_default="a window")
+    int | None, Option(min=1, metavar="BASES", help="Distance between the starts of windows.", show_default="a window")
 ]
 ShardOption = Annotated[
     str | None, Option("--shard", metavar="I/N", help="Compute share I of N; dnabert2 merge-shards joins them.")
@@ -84,7 +85,7 @@ MaxTokens = Annotated[int | None, Option(min=8, help="Maximum tokens per input."
 ReverseComplement = Annotated[bool, Option("--reverse-complement", help="Average the prediction over both strands.")]
 Views = Annotated[
     int,
-    Option(min=1, metavar="N", help="Average over N readings: the row, its other strand, other segmentations of both."),
+    Option(min=1, metavar="N", help="Average over N views: the row, its other strand, other segmentations of both."),
 ]
 Precision = Annotated[PrecisionOption, Option(help="auto is bfloat16 on GPU and TPU, float32 on CPU; tf32 rounds products.")]
 Attention = Annotated[str, Option(help="auto, or the name of an attention backend.")]

@@ -1,4 +1,4 @@
-"""``dnabert2 track``: what a model says along a genome, for genome browsers."""
+"""``dnabert2 track``: a model's output along a genome, for genome browsers."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +35,8 @@ def track(
         Option(
             min=1,
             metavar="BASES",
-            help="Bases that the model reads at a time.",
-            show_default="512; of a model of labels at every base, as in training",
+            help="Bases per window.",
+            show_default="512; as in training if the model labels every base",
         ),
     ] = None,
     step: Annotated[
@@ -45,14 +45,16 @@ def track(
     strand: Annotated[TrackStrand, Option(help="Strand to read; bed: that of each interval.")] = "+",
     values: Annotated[TrackValues, Option(help="Masked language model only; auto is logp and entropy.")] = "auto",
     format_: Annotated[TrackFormat, Option("--format", help="Files to write.")] = "bigwig",
-    threshold: Annotated[float | None, Option(help="With --format bed: smallest probability.", show_default="0.5")] = None,
+    threshold: Annotated[float | None, Option(help="With --format bed: minimum probability.", show_default="0.5")] = None,
     merge: Annotated[
         int | None,
-        Option(min=0, metavar="BASES", help="With --format bed, labels at every base: gap to fill.", show_default="0"),
+        Option(
+            min=0, metavar="BASES", help="With --format bed, labels at every base: maximum gap to fill.", show_default="0"
+        ),
     ] = None,
     min_length: Annotated[
         int | None,
-        Option(min=1, metavar="BASES", help="With --format bed, labels at every base: shortest.", show_default="1"),
+        Option(min=1, metavar="BASES", help="With --format bed, labels at every base: minimum length.", show_default="1"),
     ] = None,
     max_tokens: options.MaxTokens = None,
     bad_records: options.BadRecords = "error",

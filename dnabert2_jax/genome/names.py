@@ -1,4 +1,4 @@
-"""Names of records, no two of them equal, in a few bytes each: files of reads have many millions."""
+"""Unique record names in a few bytes each: files of reads have many millions."""
 
 from collections.abc import Callable
 

@@ -91,7 +91,7 @@ class Reference:
         if len(letters) != end - start:
             raise UserError(
                 f"{self.path}, {contig}:{start + 1}-{end}: not the {end - start:,} bases that its index promises; the "
-                f"file is cut short, or {self.path}.fai belongs to another file: delete the index, and it is made again"
+                f"file is cut short, or {self.path}.fai belongs to another file: delete the index, and it will be rebuilt"
             )
         return letters
 
@@ -126,12 +126,12 @@ def _check_indexes(path: Path) -> None:
     for index in (Path(f"{path}.fai"), Path(f"{path}.gzi")):
         if index.is_file() and index.stat().st_mtime < path.stat().st_mtime:
             raise UserError(
-                f"{index} is older than {path.name}, so it may be of another file; delete it, and it is made again"
+                f"{index} is older than {path.name}, so it may be of another file; delete it, and it will be rebuilt"
             )
 
 
 def _what_is_wrong(path: Path) -> str:
-    """Why htslib could not index a file, which it does not say in words that fit one line."""
+    """Why htslib could not index a file, in one line."""
     with path.open("rb") as file:
         if file.read(2) == _GZIP:
             return "cannot be indexed; is it whole, and does `bgzip -t` accept it? Then compress it again from plain text"

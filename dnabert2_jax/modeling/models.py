@@ -200,7 +200,7 @@ def classifier_of(config: EncoderConfig, num_labels: int, head: HeadConfig, comp
 
 
 class ClassifierInputs(Protocol):
-    """What a classifier reads of a batch: one of sequences with ``starts`` or of bases."""
+    """The inputs of a classifier from a batch: one of sequences with ``starts`` or of bases."""
 
     @property
     def tokens(self) -> TokenBatch:

@@ -35,7 +35,7 @@ _SEED = 0
 
 
 def quickstart(workdir: Path) -> None:
-    """Tokenizer, corpus, pretraining, fine-tuning from scratch, from that, and from what ships; a table and a picture of it.
+    """Corpus, tokenizer, pretraining, and fine-tuning from scratch and from pretrained encoders; a table and a picture.
 
     Rerun in the same directory to resume.
 

@@ -102,7 +102,7 @@ def sweep(
         keep_models: keep the models of all trials rather than the best one's.
 
     Returns:
-        What came out.
+        The results.
 
     Raises:
         UserError: a setting is not accepted, the directory holds another sweep, or every trial failed.
@@ -166,7 +166,7 @@ def selected_score(run: Finetuning) -> str:
 
 
 def _check_question(file: Path, shared: Finetuning, search: Sequence[Choice], seed: int) -> None:
-    """Note what the sweep is about, or check that it is the same as in an earlier call."""
+    """Record the question of the sweep, or check that an earlier call asked the same."""
     keys = {choice.key for choice in search}
     settings = {key: value for key, value in flat_settings(run_to_dict(shared)).items() if key not in keys}
     asked = {

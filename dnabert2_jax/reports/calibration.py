@@ -1,4 +1,4 @@
-"""The page of a calibration: how probabilities compare with what is right, before and after."""
+"""The page of a calibration: how well probabilities match the fraction of correct decisions, before and after."""
 
 from functools import partial
 from pathlib import Path

@@ -130,7 +130,7 @@ def pretraining_notes(scores: Mapping[str, Any], entropy: float) -> list[str]:
         return []
     return [
         f"The held-out loss, {scores['loss']:.4f} nats, is not below the unigram entropy of the tokens, {entropy:.4f}: so "
-        "far the model knows no more than how often each token occurs; train longer, or with a higher learning rate."
+        "far the model has learned only how often each token occurs; train longer, or with a higher learning rate."
     ]
 
 

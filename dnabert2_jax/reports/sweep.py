@@ -1,4 +1,4 @@
-"""The page of a hyperparameter search: the trials by dev score, and a picture of what each setting did to it."""
+"""The page of a hyperparameter search: the trials by dev score, and a picture of the effect of each setting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ def write_sweep(file: Path, sweep: Sweep) -> Path:
     best = sweep.trials[sweep.best]
     blocks: list[Block] = [
         Pictures([drawn(f"dev {sweep.score_name} of each trial by the settings searched", partial(sweep_picture, sweep))]),
-        Text("Dev scores select; test scores are those of each trial's best evaluation, and select nothing."),
+        Text("Dev scores select; test scores are those of each trial's best evaluation; they select nothing."),
         Table.from_records(sweep.rows(), text_columns=1 + len(best.settings)),
     ]
     sections = [Section("trials", "Trials", blocks)]
@@ -101,7 +101,7 @@ def write_sweep(file: Path, sweep: Sweep) -> Path:
         f"{len(sweep.trials)} trials, compared on {sweep.dev}",
         sections,
         [(f"{best.dev[sweep.score]:.4f}", f"best dev {sweep.score_name}"), (str(best.number), _settings(best))],
-        ["The best of many dev scores is too high by chance; believe the test score, once."],
+        ["The best of many dev scores is optimistic by selection; rely on the test score, and look at it only once."],
     )
     return write_bytes(file, page.html().encode())
 

@@ -22,16 +22,16 @@ from dnabert2_jax.variants.evaluation import FLOORS, Agreement, ScoredVariants, 
 from dnabert2_jax.variants.scored import ScoredAlleles
 
 MOST_SCORES = 8
-"""Scores that are drawn, of a classifier with many classes."""
+"""Maximum number of scores to draw for a classifier with many classes."""
 
 MOST_CONSEQUENCES = 15
-"""Consequences that are shown, the ones with most alleles."""
+"""Maximum number of consequences to show, most frequent first."""
 
 _QUANTILES = {"lowest": 0, "1 %": 1, "25 %": 25, "median": 50, "75 %": 75, "99 %": 99, "highest": 100}
 
 
 def variants_page(alleles: ScoredAlleles, record: Mapping[str, Any]) -> Page:
-    """What became of the alleles, how the scores are distributed, and by consequence where the file has it.
+    """The status of the alleles, the distribution of the scores, and scores by consequence if the file has them.
 
     Args:
         alleles: what was written.
@@ -50,7 +50,7 @@ def variants_page(alleles: ScoredAlleles, record: Mapping[str, Any]) -> Page:
         for name, values in shown.items()
     ]
     sections = [
-        Section("alleles", "What became of the alleles", [Table(("status", "", "alleles", "share"), statuses, 2)]),
+        Section("alleles", "Status of the alleles", [Table(("status", "", "alleles", "share"), statuses, 2)]),
     ]
     if shown:
         table = Table(("score", "alleles", *_QUANTILES), quantiles)
@@ -86,9 +86,9 @@ def _by_consequence(alleles: ScoredAlleles, names: Sequence[str]) -> list[Block]
         pictures.append(drawn(caption, partial(scores_by_consequence, [group for group in groups if len(group[1])], name)))
         for row, (_, own) in zip(rows, groups, strict=True):
             row.append(f"{np.median(own):.4g}" if len(own) else "")
-    said = "The most severe consequence that the file's annotator gives for each allele, in Ensembl's order."
+    said = "The most severe consequence that the file gives for each allele, in Ensembl's order."
     if len(found) > len(most):
-        said += f" The {len(most)} with most alleles, of {len(found)}."
+        said += f" The {len(most)} most frequent of {len(found)} are shown."
     table = Table(("consequence", "alleles", *(f"median {name}" for name in names)), rows)
     return [Text(said), Pictures(pictures), table]
 

@@ -24,7 +24,7 @@ class Stopped(SystemExit):
 class StopRequests:
     """Catches SIGTERM and the first Ctrl-C, so that a loop can check after every step whether to stop; a context manager.
 
-    Further SIGTERMs are ignored, so a scheduler that repeats them does not disturb the save; a second Ctrl-C aborts.
+    Further SIGTERMs are ignored, so a scheduler that repeats them does not interrupt the save; a second Ctrl-C aborts.
 
     With several processes, jax's preemption service (``multihost_utils.reached_preemption_sync_point``) handles SIGTERM:
     if any process receives one, all of them stop after the same step.
