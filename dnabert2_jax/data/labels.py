@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
-from dnabert2_jax.data.bad_records import refuse_records
+from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.errors import UserError, WrongTaskError, listed, nearest
 
@@ -295,7 +295,7 @@ def _names_of(table: Table, row: int) -> list[str]:
 
 
 def _numbers(table: Table) -> NDArray[np.float64]:
-    values, errors = np.empty(len(table)), []
+    values, bad = np.empty(len(table)), BadRecords(table.source, None)
     for row, label in enumerate(table.labels):
         try:
             values[row] = float(label.replace("_", "no digit"))  # Python would ignore "_"
@@ -305,25 +305,26 @@ def _numbers(table: Table) -> NDArray[np.float64]:
             remedy = "correct it or remove the row, or set data.task=single_label for classes"
             if _DECIMAL_COMMA.fullmatch(label):  # which could also separate thousands, so that it is not for us to say
                 remedy = f"write decimals with a point, as in {label.replace(',', '.')}"
-            errors.append(
+            bad.add(
                 UserError(
                     f"{table.where(row)}: label {label!r} is not a number that float32 can hold; a regression predicts "
                     f"numbers: {remedy}"
                 )
             )
-    refuse_records(table.source, errors, len(table))
+    bad.finish(len(table))
     return values
 
 
 def _refuse_unknown(table: Table, unknown: Iterable[tuple[int, str]], names: tuple[str, ...]) -> None:
-    errors = [
-        UserError(
-            f"{table.where(row)}: label {label!r} is not a class of the training table ({listed(names, _MOST_LISTED)})"
-            f"{nearest(label, names)}; correct it, remove the row, or add training rows of that class"
+    bad = BadRecords(table.source, None)
+    for row, label in unknown:
+        bad.add(
+            UserError(
+                f"{table.where(row)}: label {label!r} is not a class of the training table ({listed(names, _MOST_LISTED)})"
+                f"{nearest(label, names)}; correct it, remove the row, or add training rows of that class"
+            )
         )
-        for row, label in unknown
-    ]
-    refuse_records(table.source, errors, len(table))
+    bad.finish(len(table))
 
 
 def _is_measurement(label: str) -> bool:

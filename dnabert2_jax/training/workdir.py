@@ -15,8 +15,9 @@ import jax
 from tensorboardX import SummaryWriter
 
 from dnabert2_jax.compilation_cache import COMPILED
-from dnabert2_jax.config.kinds import COMMANDS, kind_of_run
-from dnabert2_jax.config.loading import default_settings
+from dnabert2_jax.config.kinds import COMMANDS, Finetuning, kind_of_run
+from dnabert2_jax.config.loading import default_settings, parse_run
+from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
 from dnabert2_jax.progress import remark
@@ -75,8 +76,7 @@ class Workdir:
         file = path / RUN_FILE
         try:
             make_directory(path)
-            if (content := _content(file)) is not None:
-                before = _parse_run(file, content)
+            if (before := _saved_run(path)) is not None:
                 if is_first() and self._has_only_logs() and changes(before, run):
                     remark(f"{path}: the earlier run saved nothing; starting over with new settings")
                 else:
@@ -120,6 +120,19 @@ def open_workdir(path: Path, run: dict[str, Any]) -> Workdir:
 
     on_first(make)
     return Workdir(path, run)
+
+
+def read_run(workdir: Path) -> PretrainRun | Finetuning:
+    """The run that made a directory.
+
+    Raises:
+        UserError: the directory holds no run, or one of another version.
+    """
+    content = _saved_run(workdir)
+    if content is None:
+        raise UserError(f"{workdir} holds no run (there is no {RUN_FILE}); name the --workdir of a pretrain or finetune run")
+    kind: type[PretrainRun | Finetuning] = kind_of_run(content.get("command", ""), content)
+    return parse_run(kind, content, str(workdir / RUN_FILE))
 
 
 class MetricsLog:
@@ -239,13 +252,17 @@ def _content(file: Path) -> bytes | None:
     return file.read_bytes() if file.exists() else None
 
 
-def _parse_run(file: Path, content: bytes) -> dict[str, Any]:
+def _saved_run(workdir: Path) -> dict[str, Any] | None:
+    """The run that a directory holds, JSON-ready, or None if it holds none."""
+    file = workdir / RUN_FILE
+    if (content := _content(file)) is None:
+        return None
     try:
         run = json.loads(content)
     except ValueError:
         run = None
     if not isinstance(run, dict):
-        raise UserError(f"{file} is damaged: it holds no run; choose another --workdir")
+        raise UserError(f"{file} is damaged: it holds no run; restore it from a copy, or choose another --workdir")
     return run
 
 
