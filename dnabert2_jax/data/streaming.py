@@ -8,7 +8,8 @@ from typing import Any
 
 from dnabert2_jax.config.inference import BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
-from dnabert2_jax.data.reading import Row, SequenceReader, opened_file
+from dnabert2_jax.data.reading import SequenceReader, opened_file
+from dnabert2_jax.data.records import Row
 from dnabert2_jax.data.sequences import Sequences, given_sequences
 from dnabert2_jax.genome.letters import LetterCounts
 
