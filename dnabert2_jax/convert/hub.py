@@ -2,7 +2,7 @@
 
 huggingface_hub downloads them into its cache, or finds them there; its environment variables apply (``HF_HOME``,
 ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``). Only configuration, tokenizer and weights are fetched, never code.
-Models go there with :func:`push`.
+:func:`push` uploads a model.
 """
 
 import os

@@ -16,7 +16,7 @@ BACKGROUND = "background"
 """The class of a base without a label, where a base has one class."""
 
 NOT_COUNTED = -1
-"""The label of a place that does not count: a letter other than A, C, G and T, or no base."""
+"""The label of a position that does not count: a letter other than A, C, G and T, or no base."""
 
 MOST_LABELS = 100
 """Beyond this many labels, a file has names where labels should be."""

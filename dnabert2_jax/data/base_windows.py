@@ -141,7 +141,7 @@ class WindowSplits:
 
     Attributes:
         train, dev, test: windows.
-        reverse: the training windows on the other strand, if both are read in turns.
+        reverse: the training windows on the other strand, if training alternates between the strands.
         labels: the labels of the bases.
         contigs: of each split.
         left_out: windows of each split that have more unknown letters than A, C, G and T.

@@ -204,7 +204,7 @@ def _notes(groups: NDArray[np.int64], by: DivideBy) -> tuple[str, ...]:
 def _skewed(counts: dict[str, dict[str, int]]) -> Iterator[str]:
     """Notes on tables where a label is at least 10 points more or less frequent than overall, beyond chance.
 
-    Rows are dealt in groups, so that a large group of one label can shift a table; four standard errors are beyond chance.
+    Rows are assigned in groups, so a large group of one label can shift a table; four standard errors are beyond chance.
     """
     total = Counter[str]()
     for own in counts.values():

@@ -1,6 +1,6 @@
 """Stretches of a genome: BED files, read one line at a time, and regions such as ``chr1:1,001-2,000``.
 
-BED counts from 0 and leaves the end out; a region is written as genome browsers and samtools write it, from 1 with the end.
+BED counts from 0 and excludes the end; a region is written as in genome browsers and samtools, from 1 with the end included.
 """
 
 import gzip

@@ -303,7 +303,7 @@ def _numbers(table: Table) -> NDArray[np.float64]:
             values[row] = math.nan
         if not abs(values[row]) < np.finfo(np.float32).max:
             remedy = "correct it or remove the row, or set data.task=single_label for classes"
-            if _DECIMAL_COMMA.fullmatch(label):  # which could also separate thousands, so that it is not for us to say
+            if _DECIMAL_COMMA.fullmatch(label):  # which could also separate thousands, so we do not guess
                 remedy = f"write decimals with a point, as in {label.replace(',', '.')}"
             bad.add(
                 UserError(

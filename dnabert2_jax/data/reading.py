@@ -118,7 +118,7 @@ def read_table(
         path: the file; ``-`` for standard input.
         sequence_column: name of the sequence column; pairs are in the columns with that name followed by 1 and 2.
         label_column: name of the label column.
-        label_map: label names by the way the table writes them; it must cover all labels.
+        label_map: label names, keyed by the labels as the table has them; must cover all labels.
         bad_records: what to do with unusable rows; None means ``error`` where skipping is not offered.
 
     Raises:
@@ -186,7 +186,7 @@ class SequenceReader:
         name_column: str | None = None,
         duplicate_names: DuplicateNames | None = None,
     ) -> "SequenceReader":
-        """Tell what kind of file it is, and read the header of a table; arguments are those of :func:`read_sequences`.
+        """Detect the kind of file, and read the header of a table; arguments are those of :func:`read_sequences`.
 
         Raises:
             UserError: as for :func:`read_sequences`.

@@ -1,6 +1,6 @@
-"""Attention: how much each token looks at each other one, in every layer and head.
+"""Attention: how much each token attends to every other one, in every layer and head.
 
-Weights are computed by definition in float32, whichever backend runs otherwise: the fast ones never form them.
+Weights are computed by definition in float32, whatever the backend: the fast ones never materialize them.
 """
 
 from collections.abc import Iterator, Sequence

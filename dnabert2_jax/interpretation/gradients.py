@@ -1,6 +1,6 @@
-"""What saliency and integrated gradients share: gradients along the way from a sequence without content to the sequence.
+"""What saliency and integrated gradients share: gradients along the path from a baseline without content to the sequence.
 
-The starting point has the word embedding of [MASK] in the place of every token; [CLS] and [SEP] stay. A gradient belongs to
+The baseline has the word embedding of [MASK] in place of every token; [CLS] and [SEP] stay. A gradient belongs to
 a token. Its value is divided evenly over the token's bases, which says nothing about them singly: only ism does.
 """
 
@@ -39,7 +39,7 @@ class Attributions:
         token_bases: bases of each. [tokens].
         token_values: contribution of each. [tokens].
         value: f of the sequence.
-        baseline_value: f of the starting point; NaN where it was not computed (saliency).
+        baseline_value: f of the baseline; NaN where it was not computed (saliency).
     """
 
     name: str
@@ -59,7 +59,7 @@ class Attributions:
 
     @property
     def completeness_error(self) -> float:
-        """How far the values are from adding up to f(sequence) - f(starting point), as a share of that difference."""
+        """How far the values are from adding up to f(sequence) - f(baseline), as a share of that difference."""
         difference = self.value - self.baseline_value
         missing = abs(float(self.token_values.sum(dtype=np.float64)) - difference)
         return missing / abs(difference) if difference else float(missing > 0)
@@ -68,14 +68,14 @@ class Attributions:
 def attributions(
     target: Target, sequences: Sequences, token_ids: Sequence[Ids], sums: "Sequence[PathSums]", *, baseline: bool
 ) -> list[Attributions]:
-    """What sums along the way to some sequences say of each; f is taken from the last point.
+    """Attributions of some sequences from the sums along their paths; f is taken from the last point.
 
     Args:
         target: what was differentiated.
         sequences: the sequences.
         token_ids: ids of each, without special tokens.
         sums: of each.
-        baseline: whether the first point is the starting point.
+        baseline: whether the first point is the baseline.
     """
     return [
         Attributions(
@@ -93,14 +93,14 @@ def attributions(
 
 
 class PathPoint(NamedTuple):
-    """A point on the way: ``alpha`` 0 is the starting point, 1 the sequence; gradients there have a weight in the result."""
+    """A point on the path: ``alpha`` is 0 at the baseline and 1 at the sequence; ``weight`` is that of its gradients."""
 
     alpha: float
     weight: float
 
 
 class PathSums(NamedTuple):
-    """Of one sequence, f at each point, [points], and each token's weighted sum of gradient x way, [tokens]."""
+    """Of one sequence, f at each point, [points], and each token's weighted sum of gradient x step, [tokens]."""
 
     values: Floats
     token_sums: Floats
@@ -109,7 +109,7 @@ class PathSums(NamedTuple):
 def sums_along_path(
     target: Target, token_ids: Sequence[Ids], points: Sequence[PathPoint], batch_tokens: int | None, title: str | None
 ) -> list[PathSums]:
-    """Values of f and its gradients at some points of the way to each sequence.
+    """Values of f and its gradients at some points of the path to each sequence.
 
     Args:
         target: what is differentiated.
@@ -156,7 +156,7 @@ def _batch(token_ids: Sequence[Ids], width: int) -> TokenBatch:
 def _at_points(
     forward: Forward, params: Tree, tokens: TokenBatch, number: HostOrDevice, alphas: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The f of each row at its point, [B], and each token's gradient x (sequence - starting point), [B, T]."""
+    """The f of each row at its point, [B], and each token's gradient x (sequence - baseline), [B, T]."""
 
     def at_points(given: tuple[Tree, HostOrDevice], tokens: TokenBatch, alphas: jax.Array) -> tuple[jax.Array, jax.Array]:
         params, number = given

@@ -72,21 +72,21 @@ class BaseMetrics(TypedDict):
 
 
 class Segments(NamedTuple):
-    """Runs of places, in order: first place, and the place after the last one. [n] each."""
+    """Runs of positions, in order: the first position, and the one after the last. [n] each."""
 
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
 
 def joined(rows: NDArray[Any], breaks: NDArray[np.bool_]) -> NDArray[Any]:
-    """Rows [rows, L, ...] one after the other; between rows that do not adjoin lies a place that does not count.
+    """Rows [rows, L, ...] one after the other; between rows that are not adjacent is a position that does not count.
 
     Args:
         rows: labels (of which -1 does not count), or outputs.
         breaks: whether a row does not continue the one before it. [rows].
 
     Returns:
-        [places, ...].
+        [positions, ...].
     """
     flat = rows.reshape(-1, *rows.shape[2:])
     fill = -1 if np.issubdtype(rows.dtype, np.integer) else 0
@@ -99,9 +99,9 @@ def base_metrics(
     """Score the probabilities of bases against their labels.
 
     Args:
-        labels: of the bases along the contigs: class numbers [places], of which 0 is the background, or 0 and 1 for each
-            label [places, C]. A place of which they are -1 does not count, and ends a segment.
-        probabilities: [places, C].
+        labels: of the bases along the contigs: class numbers [positions], of which 0 is the background, or 0 and 1 for each
+            label [positions, C]. A position where they are -1 does not count, and ends a segment.
+        probabilities: [positions, C].
         names: of the C outputs.
         several: whether a base may have several labels.
 
@@ -169,9 +169,9 @@ def _of_label(
 
 
 def top_k_accuracy(truth: NDArray[np.bool_], score: NDArray[np.floating]) -> float | None:
-    """The fraction of the k highest scores that belong to one of the k true places; None if k is 0.
+    """The fraction of the k highest scores that belong to one of the k true positions; None if k is 0.
 
-    Of the places that tie with the k-th, each is as likely to be among the k: the expected fraction is returned.
+    Positions that tie with the k-th are equally likely to be among the k: the expected fraction is returned.
 
     Args:
         truth: [n].
@@ -188,7 +188,7 @@ def top_k_accuracy(truth: NDArray[np.bool_], score: NDArray[np.floating]) -> flo
 
 
 def segments_of(mask: NDArray[np.bool_]) -> Segments:
-    """The maximal runs of true places. [n]."""
+    """The maximal runs of true positions. [n]."""
     edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
     return Segments(edges[::2], edges[1::2])
 

@@ -332,7 +332,7 @@ def _aside(step: int, taken: set[str]) -> str:
 
 
 def _seal(path: Path, mine: Callable[[], Entries], last: Callable[[], None]) -> None:
-    """Process 0 writes the manifest, from what every process says of its own files.
+    """Process 0 writes the manifest, from every process's description of its own files.
 
     Args:
         path: the step.
@@ -366,7 +366,7 @@ def _write_part(path: Path, index: int, content: dict[str, Any]) -> None:
 
 
 def _part(path: Path, index: int, deadline: float) -> Entries:
-    """What another process says of its files, as soon as it does."""
+    """Another process's description of its files, once it is there."""
     file, pause = _part_file(path, index), 0.05
     while not file.exists():
         if time.monotonic() > deadline:

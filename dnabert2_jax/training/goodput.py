@@ -142,20 +142,20 @@ class Goodput:
 
     Attributes:
         seconds: by phase, of what was kept.
-        done_again: seconds of work after the checkpoint that the next call resumed from.
+        repeated: seconds of work after the checkpoint that the next call resumed from.
         between: seconds between calls: after a call's last line, and before the next one began.
         calls: number of calls that took steps.
     """
 
     seconds: dict[str, float]
-    done_again: float
+    repeated: float
     between: float
     calls: int
 
     @property
     def total(self) -> float:
         """Seconds from the first call to the last line."""
-        return sum(self.seconds.values()) + self.done_again + self.between
+        return sum(self.seconds.values()) + self.repeated + self.between
 
     @property
     def share(self) -> float:
@@ -166,7 +166,7 @@ class Goodput:
         """Display name and seconds of each phase; losses to restarts come last."""
         rows = [(words, self.seconds[phase]) for phase, words in PHASES.items()]
         if self.calls > 1:
-            rows += [("lost: repeated after a restart", self.done_again), ("lost: between calls", self.between)]
+            rows += [("lost: repeated after a restart", self.repeated), ("lost: between calls", self.between)]
         return rows
 
     def summary(self) -> str:
@@ -174,7 +174,7 @@ class Goodput:
         shares = [(words.partition(":")[0], seconds / self.total) for words, seconds in self.rows()[: len(PHASES)]]
         parts = [f"{words} {share:.1%}" for words, share in shares if share >= 0.005]
         if self.calls > 1:
-            lost = timedelta(seconds=round(self.done_again + self.between))
+            lost = timedelta(seconds=round(self.repeated + self.between))
             parts.append(f"lost to restarts {lost} in {self.calls} calls")
         return f"{timedelta(seconds=round(self.total))} in all: {', '.join(parts)}"
 
@@ -184,18 +184,18 @@ def account(workdir: Path) -> Goodput | None:
     calls = [list(lines) for _, lines in groupby(_lines(workdir / GOODPUT_FILE), key=lambda line: line["call"])]
     if not calls:
         return None
-    seconds, done_again, between = dict.fromkeys(PHASES, 0.0), 0.0, 0.0
+    seconds, repeated, between = dict.fromkeys(PHASES, 0.0), 0.0, 0.0
     for n, lines in enumerate(calls):
         # Work done after the checkpoint that a later call resumed from is lost.
         resumed_from = min((later[0]["from"] for later in calls[n + 1 :]), default=lines[-1]["step"])
         kept = [line["seconds"] for line in lines if line["step"] <= resumed_from]
         for phase, spent in (kept[-1] if kept else {}).items():
             seconds[phase] += spent
-        done_again += _total(lines[-1]) - (sum(kept[-1].values()) if kept else 0.0)
+        repeated += _total(lines[-1]) - (sum(kept[-1].values()) if kept else 0.0)
         if n + 1 < len(calls):
             ended = lines[-1]["call"] + _total(lines[-1])
             between += max(0.0, calls[n + 1][0]["call"] - ended)  # clocks of two hosts may differ
-    return Goodput(seconds, done_again, between, len(calls))
+    return Goodput(seconds, repeated, between, len(calls))
 
 
 def _total(line: dict[str, Any]) -> float:

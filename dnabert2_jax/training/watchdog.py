@@ -82,11 +82,11 @@ class Watchdog:
         with self._file.open("a") as file:
             try:
                 self._look_until_over(file)
-            except jax.errors.JaxRuntimeError:  # process 0 is gone, and the notes with it; that ends this process anyway
+            except jax.errors.JaxRuntimeError:  # process 0 is gone, and the shared counts with it: that ends this process
                 pass
             finally:
                 faulthandler.cancel_dump_traceback_later()
-        # A second run in this directory, which is refused, clears an empty file away, too.
+        # A second run in this directory, although refused, also removes an empty file.
         if not self._file.exists() or not self._file.stat().st_size:
             self._file.unlink(missing_ok=True)
             if in_bucket(self._directory):
@@ -105,7 +105,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(patience, file=file)
             self._tell()
             if idle > patience or self._stacks_wanted():
-                with self._file.open("a") as stacks:  # opened again, should it have been cleared away
+                with self._file.open("a") as stacks:  # reopened, in case it was removed
                     faulthandler.dump_traceback(stacks)
                 if in_bucket(self._directory):
                     buckets.upload({self._name: self._file}, self._directory)
