@@ -223,9 +223,10 @@ def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:
     def encode(table: Table) -> EncodedTable:
         return encode_table(table, tokenizer, splits.labels, run.data.max_tokens, token_types=types)
 
-    encoded = {name: encode(table) for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test))}
-    for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
-        _report(name, table, encoded[name])
+    encoded = {name: encode(getattr(splits, name)) for name in SPLITS}
+    for name in SPLITS:
+        table = getattr(splits, name)
+        remark("; ".join([f"{name} {table.path}: {encoded[name].summary()}", *table.changes()]))
     if run.data.task == "single_label" and (joint := [name for name in splits.labels.names if SEPARATOR in name]):
         remark(f"{joint[0]!r} is read as the name of one class; for several labels per row, set data.task=multi_label")
     return TablesJob(
@@ -245,7 +246,3 @@ def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:
         reverse=encode(other_strand(splits.train)) if run.data.reverse_complement else None,
         **encoded,
     )
-
-
-def _report(name: str, table: Table, encoded: EncodedTable) -> None:
-    remark("; ".join([f"{name} {table.path}: {encoded.summary()}", *table.changes()]))
