@@ -1,5 +1,6 @@
 """The benchmark's page, made from its directory, so that it can be rewritten at any time."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -233,10 +234,9 @@ def _not_run(summary: Summary) -> Section:
 def _letters(summary: TaskSummary) -> str:
     tables = summary["data"]["report"]["tables"].values()
     lower = sum(table["lower_case"] for table in tables)
-    ambiguous: dict[str, int] = {}
+    ambiguous = Counter[str]()
     for table in tables:
-        for letter, count in table["ambiguous"].items():
-            ambiguous[letter] = ambiguous.get(letter, 0) + count
+        ambiguous.update(table["ambiguous"])
     found = [f"{lower:,} lower case"] if lower else []
     found += [f"{letter} {count:,}" for letter, count in sorted(ambiguous.items())]
     return ", ".join(found) or "A C G T only"

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,11 +153,8 @@ def tables_section(run: RunFiles, data: TablesReport) -> Section:
         for pair in data["shared"]
     ]
     lengths = {name: table["token_lengths"] for name, table in tables.items()}
-    histogram = Drawing(
-        "token_lengths",
-        "Tokens per row before truncation, special tokens included, as fractions of each table.",
-        lambda theme: token_lengths(lengths, data["max_tokens"], theme),
-    )
+    caption = "Tokens per row before truncation, special tokens included, as fractions of each table."
+    histogram = Drawing("token_lengths", caption, partial(token_lengths, lengths, data["max_tokens"]))
     return Section(
         "data",
         "Data",
@@ -176,11 +174,10 @@ def tables_section(run: RunFiles, data: TablesReport) -> Section:
 def windows_section(run: RunFiles, data: WindowsReport) -> Section:
     """What the windows of a run with labels at every base contain."""
     splits = data["splits"]
+    counts = {"windows": "windows", "windows left out, mostly N": "left_out", "bases": "bases"}
     rows = [
         ("contigs", *(f"{len(split['contigs']):,}" for split in splits.values())),
-        ("windows", *(f"{split['windows']:,}" for split in splits.values())),
-        ("windows left out, mostly N", *(f"{split['left_out']:,}" for split in splits.values())),
-        ("bases", *(f"{split['bases']:,}" for split in splits.values())),
+        *((title, *(f"{split[key]:,}" for split in splits.values())) for title, key in counts.items()),  # type: ignore[literal-required]
     ]
     labels = [
         (label, *(f"{s['label_counts'][label]:,} ({s['label_counts'][label] / s['bases']:.2%})" for s in splits.values()))
@@ -189,11 +186,8 @@ def windows_section(run: RunFiles, data: WindowsReport) -> Section:
     contigs = [(f"{name} contigs", listed(split["contigs"], 20)) for name, split in splits.items()]
     lengths = {name: split["token_lengths"] for name, split in splits.items()}
     longest = max(pairs[-1][0] for pairs in lengths.values())
-    histogram = Drawing(
-        "token_lengths",
-        "Tokens per window, special tokens included, as fractions of each split.",
-        lambda theme: token_lengths(lengths, longest, theme),
-    )
+    caption = "Tokens per window, special tokens included, as fractions of each split."
+    histogram = Drawing("token_lengths", caption, partial(token_lengths, lengths, longest))
     return Section(
         "data",
         "Data",

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.metrics.tasks import TASK_METRICS
-from dnabert2_jax.reports.page import Block, Page, Pictures, Section, Table, Text
+from dnabert2_jax.reports.page import Block, Page, Pictures, Section, Table, Text, write_page
 from dnabert2_jax.reports.plots.style import LIGHT, Theme, drawn, new_figure
-from dnabert2_jax.storage.atomic import write_bytes
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def write_sweep(file: Path, sweep: Sweep) -> Path:
         [(f"{best.dev[sweep.score]:.4f}", f"best dev {sweep.score_name}"), (str(best.number), _settings(best))],
         ["The best of many dev scores is optimistic by selection; rely on the test score, and look at it only once."],
     )
-    return write_bytes(file, page.html().encode())
+    return write_page(file, page.html())
 
 
 def sweep_picture(sweep: Sweep, theme: Theme = LIGHT) -> Figure:
