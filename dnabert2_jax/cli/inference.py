@@ -188,14 +188,14 @@ def predict(
                 bar.advance(len(predictions))
     counts = writer.counts
     if not source.has_places:
-        said = summary_of(counts, most, training_data)
+        summary = summary_of(counts, most, training_data)
     else:
         if counts["long"]:
             what, remedy = ("intervals", "add --window") if source.window is None else ("windows", "shorten --window")
             remark(f"{what} of more than {most:,} tokens: {counts['long']:,}, each the average over its parts; {remedy}")
-        said = doubts_in(counts, training_data)
-    if said:
-        remark(said)
+        summary = doubts_in(counts, training_data)
+    if summary:
+        remark(summary)
     print_saved(out)
 
 

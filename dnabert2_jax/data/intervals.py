@@ -37,7 +37,7 @@ class Interval(NamedTuple):
         start: first base, from 0.
         end: the base after the last one.
         name: column 4 of a BED file, a region as it was written, or ``.``.
-        strand: ``+``, ``-`` or, where nothing was said, ``.``, which is read as ``+``.
+        strand: ``+``, ``-`` or, if none is given, ``.``, which is read as ``+``.
     """
 
     contig: str

@@ -96,8 +96,8 @@ def summarize(workdir: Path) -> Summary:
     seeds: dict[str, int] = found["seeds"]
     tasks = [_summary(name, folder / name, seeds.get(name, 0)) for name in names]
     unprepared = [name for name in seeds if name not in names and name not in problems]
-    told = {*names, *unprepared, *problems}
-    missing = [task.name for task in catalog().values() if task.suite == "GUE" and task.name not in told]
+    known = {*names, *unprepared, *problems}
+    missing = [task.name for task in catalog().values() if task.suite == "GUE" and task.name not in known]
     return Summary(asked=asked, tasks=tasks, unprepared=unprepared, missing=missing, problems=problems)
 
 

@@ -117,17 +117,17 @@ def base_metrics(
     decided = probabilities > 0.5 if several else probabilities.argmax(1)
     by_label = {}
     for c, name in enumerate(names[first:], start=first):
-        truth, said = (labels[:, c] == 1, decided[:, c]) if several else (labels == c, decided == c)
-        by_label[name] = _of_label(truth, said, probabilities[:, c], counts)
-    truth, said, given = labels[counts], decided[counts], probabilities[counts].astype(np.float64)
+        truth, prediction = (labels[:, c] == 1, decided[:, c]) if several else (labels == c, decided == c)
+        by_label[name] = _of_label(truth, prediction, probabilities[:, c], counts)
+    truth, prediction, given = labels[counts], decided[counts], probabilities[counts].astype(np.float64)
     if several:
         of_truth = np.where(truth == 1, np.maximum(given, SMALLEST), np.maximum(1 - given, LEFT_OF_ONE))
-        mcc = float(np.mean([_mcc(truth[:, c], said[:, c].astype(np.int64), 2) for c in range(len(names))]))
-        collapsed = bool((said == said[0]).all() and (truth != truth[0]).any())
+        mcc = float(np.mean([_mcc(truth[:, c], prediction[:, c].astype(np.int64), 2) for c in range(len(names))]))
+        collapsed = bool((prediction == prediction[0]).all() and (truth != truth[0]).any())
     else:
         of_truth = np.maximum(given[np.arange(len(truth)), truth], SMALLEST)
-        mcc = _mcc(truth, said, len(names))
-        collapsed = bool((said == said[0]).all() and (truth != said[0]).any())
+        mcc = _mcc(truth, prediction, len(names))
+        collapsed = bool((prediction == prediction[0]).all() and (truth != prediction[0]).any())
     return BaseMetrics(
         auprc=mean_of_known([scores["auprc"] for scores in by_label.values()]),
         top_k=mean_of_known([scores["top_k"] for scores in by_label.values()]),
@@ -135,7 +135,7 @@ def base_metrics(
         exact_f1=mean_of_known([scores["exact_f1"] for scores in by_label.values()]),
         macro_f1=mean_of_known([scores["f1"] for scores in by_label.values()]) or 0.0,
         mcc=mcc,
-        accuracy=float((truth == said).mean()),
+        accuracy=float((truth == prediction).mean()),
         loss=float(-np.log(of_truth).mean()),
         n=int(np.count_nonzero(counts)),
         classes=list(names),
@@ -145,24 +145,24 @@ def base_metrics(
 
 
 def _of_label(
-    truth: NDArray[np.bool_], said: NDArray[np.bool_], score: NDArray[np.floating], counts: NDArray[np.bool_]
+    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], score: NDArray[np.floating], counts: NDArray[np.bool_]
 ) -> LabelMetrics:
     from sklearn.metrics import average_precision_score
 
-    truth, said = truth & counts, said & counts
-    bases, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(said))
-    true_segments, said_segments = segments_of(truth), segments_of(said)
-    total = len(true_segments.starts) + len(said_segments.starts)
-    shared, exact = matching_segments(true_segments, said_segments)
+    truth, prediction = truth & counts, prediction & counts
+    bases, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(prediction))
+    true_segments, predicted_segments = segments_of(truth), segments_of(prediction)
+    total = len(true_segments.starts) + len(predicted_segments.starts)
+    shared, exact = matching_segments(true_segments, predicted_segments)
     defined = 0 < bases < np.count_nonzero(counts)
     return LabelMetrics(
         bases=bases,
         predicted=predicted,
-        f1=2 * int(np.count_nonzero(truth & said)) / (bases + predicted) if bases + predicted else None,
+        f1=2 * int(np.count_nonzero(truth & prediction)) / (bases + predicted) if bases + predicted else None,
         auprc=float(average_precision_score(truth[counts], score[counts])) if defined else None,
         top_k=top_k_accuracy(truth[counts], score[counts]),
         segments=len(true_segments.starts),
-        predicted_segments=len(said_segments.starts),
+        predicted_segments=len(predicted_segments.starts),
         segment_f1=2 * shared / total if total else None,
         exact_f1=2 * exact / total if total else None,
     )
@@ -193,20 +193,20 @@ def segments_of(mask: NDArray[np.bool_]) -> Segments:
     return Segments(edges[::2], edges[1::2])
 
 
-def matching_segments(truth: Segments, said: Segments) -> tuple[int, int]:
+def matching_segments(truth: Segments, prediction: Segments) -> tuple[int, int]:
     """Predicted segments that share more than half of the union with a true one, and those that are equal to one."""
-    first = np.searchsorted(truth.ends, said.starts, "right")
-    counts = np.searchsorted(truth.starts, said.ends, "left") - first
-    of_said = np.repeat(np.arange(len(counts)), counts)
-    of_truth = np.arange(len(of_said)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    first = np.searchsorted(truth.ends, prediction.starts, "right")
+    counts = np.searchsorted(truth.starts, prediction.ends, "left") - first
+    of_prediction = np.repeat(np.arange(len(counts)), counts)
+    of_truth = np.arange(len(of_prediction)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
     starts, ends = truth.starts[of_truth], truth.ends[of_truth]
-    shared = np.minimum(ends, said.ends[of_said]) - np.maximum(starts, said.starts[of_said])
-    union = np.maximum(ends, said.ends[of_said]) - np.minimum(starts, said.starts[of_said])
+    shared = np.minimum(ends, prediction.ends[of_prediction]) - np.maximum(starts, prediction.starts[of_prediction])
+    union = np.maximum(ends, prediction.ends[of_prediction]) - np.minimum(starts, prediction.starts[of_prediction])
     return int(np.count_nonzero(2 * shared > union)), int(np.count_nonzero(shared == union))
 
 
-def _mcc(truth: NDArray[Any], said: NDArray[Any], classes: int) -> float:
-    pairs = np.bincount(truth.astype(np.int64) * classes + said, minlength=classes * classes)
+def _mcc(truth: NDArray[Any], prediction: NDArray[Any], classes: int) -> float:
+    pairs = np.bincount(truth.astype(np.int64) * classes + prediction, minlength=classes * classes)
     matrix = pairs.reshape(classes, classes).astype(np.float64)
     labeled, predicted, total = matrix.sum(1), matrix.sum(0), matrix.sum()
     scale = (total**2 - (labeled**2).sum()) * (total**2 - (predicted**2).sum())

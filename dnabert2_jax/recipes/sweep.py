@@ -114,7 +114,7 @@ def sweep(
     optuna = optional_package("optuna", "a sweep needs", "dnabert2_jax[sweep]")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     (workdir / "trials").mkdir(parents=True, exist_ok=True)
-    _check_question(workdir / ASKED, shared, search, seed)
+    _check_same_search(workdir / ASKED, shared, search, seed)
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(workdir / JOURNAL))),
         study_name="sweep",
@@ -165,8 +165,8 @@ def selected_score(run: Finetuning) -> str:
     return TASK_METRICS[run.data.task].main if selection == "auto" else selection
 
 
-def _check_question(file: Path, shared: Finetuning, search: Sequence[Choice], seed: int) -> None:
-    """Record the question of the sweep, or check that an earlier call asked the same."""
+def _check_same_search(file: Path, shared: Finetuning, search: Sequence[Choice], seed: int) -> None:
+    """Record what the sweep searches, or check that an earlier call searched the same."""
     keys = {choice.key for choice in search}
     settings = {key: value for key, value in flat_settings(run_to_dict(shared)).items() if key not in keys}
     asked = {

@@ -71,8 +71,8 @@ def report_finetuning(
     """
     write_json(workdir / DATA_FILE, data)
     lines = np.array(splits.test.lines, np.int64)
-    said = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
-    save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **said)
+    predicted = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
+    save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **predicted)
     if baseline is not None:
         clean = scores_without(encoded["test"].labels, outputs, splits.labels.names, lines, baseline["leaked_lines"])
         kept = {key: baseline[key] for key in Baseline.__annotations__}  # type: ignore[literal-required]

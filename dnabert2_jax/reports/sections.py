@@ -226,14 +226,14 @@ def use_finetuned(run: RunFiles) -> Section:
     model, limit = shlex.quote(str(run.workdir / "model")), run.run["data"]["max_tokens"]
     head = json.loads((run.workdir / "model" / "config.json").read_bytes()).get("head", {})
     # A model written by a version that did not save the limit needs it as an option.
-    told = "" if HeadConfig(**head).max_tokens == limit else f" --max-tokens {limit}"
+    option = "" if HeadConfig(**head).max_tokens == limit else f" --max-tokens {limit}"
     commands = [
         Command(
             "Label new sequences (CSV, TSV or FASTA):",
-            f"dnabert2 predict --model {model}{told} --data new.fa --out predictions.csv",
+            f"dnabert2 predict --model {model}{option} --data new.fa --out predictions.csv",
         ),
         Command(
-            "Score another labeled table:", f"dnabert2 evaluate --model {model}{told} --data table.csv --out scores.json"
+            "Score another labeled table:", f"dnabert2 evaluate --model {model}{option} --data table.csv --out scores.json"
         ),
         Command("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
     ]

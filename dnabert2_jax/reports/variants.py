@@ -86,11 +86,11 @@ def _by_consequence(alleles: ScoredAlleles, names: Sequence[str]) -> list[Block]
         pictures.append(drawn(caption, partial(scores_by_consequence, [group for group in groups if len(group[1])], name)))
         for row, (_, own) in zip(rows, groups, strict=True):
             row.append(f"{np.median(own):.4g}" if len(own) else "")
-    said = "The most severe consequence that the file gives for each allele, in Ensembl's order."
+    note = "The most severe consequence that the file gives for each allele, in Ensembl's order."
     if len(found) > len(most):
-        said += f" The {len(most)} most frequent of {len(found)} are shown."
+        note += f" The {len(most)} most frequent of {len(found)} are shown."
     table = Table(("consequence", "alleles", *(f"median {name}" for name in names)), rows)
-    return [Text(said), Pictures(pictures), table]
+    return [Text(note), Pictures(pictures), table]
 
 
 def agreement_page(variants: ScoredVariants, found: Sequence[Agreement], about: Mapping[str, Any]) -> Page:
