@@ -76,5 +76,5 @@ def test_a_table_without_mistakes_and_one_without_sense_have_no_temperature():
     several = np.eye(2)[[0, 1] * 10]
     with pytest.raises(UserError, match="all 20 rows are predicted correctly"):
         fit_temperature(several, probabilities)
-    with pytest.raises(UserError, match="the model knows nothing"):
+    with pytest.raises(UserError, match="the model does no better than chance"):
         fit_temperature(1 - several, probabilities)
