@@ -60,9 +60,10 @@ class Settings:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Settings":
-        """What made a result, from the record beside it."""
+        """What made some results: the model, and the settings that were given."""
         settings = {"model": record["model"], **record["settings"], "model_sha256": record["model_sha256"][:12]}
-        return cls([(name, str(value)) for name, value in settings.items() if value not in (None, [], "")])
+        given = {name: value for name, value in settings.items() if value not in (None, [], "")}
+        return cls([(n, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for n, v in given.items()])
 
 
 @dataclass(frozen=True)
