@@ -25,9 +25,9 @@ from dnabert2_jax.progress import ProgressBar, console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 if TYPE_CHECKING:
+    import dnabert2_jax.inference.scan
     from dnabert2_jax.inference.model import InferenceModel
     from dnabert2_jax.inference.rows import RowWriter
-    from dnabert2_jax.inference.scan import Source
 
 
 _LONG_BASES = 100_000
@@ -74,7 +74,7 @@ class Input(options.Input):
         share = {} if self.part is None else {"shard": str(self.part)}
         return {**super().record(), **windows, **share}
 
-    def job(self, source: "Source", bases: int) -> dict[str, Any]:
+    def job(self, source: "dnabert2_jax.inference.scan.Source", bases: int) -> dict[str, Any]:
         """What the rows depend on besides the record, to tell whether a job can be resumed."""
         from dnabert2_jax.inference.scan import WholeSequences
         from dnabert2_jax.storage.copies import local_copy
@@ -93,7 +93,7 @@ class Input(options.Input):
         }
 
     @contextmanager
-    def opened(self) -> "Iterator[Source]":
+    def opened(self) -> "Iterator[dnabert2_jax.inference.scan.Source]":
         """Everything read once and checked."""
         from dnabert2_jax.data.streaming import checked_file
         from dnabert2_jax.inference.interval_scan import plan_intervals
@@ -322,7 +322,7 @@ def _remark_on_resumption(writer: "RowWriter") -> None:
         remark(f"resuming after {writer.rows:,} rows written by an earlier process of this job")
 
 
-def _remark_on_long(source: "Source", model: "InferenceModel", what: str) -> None:
+def _remark_on_long(source: "dnabert2_jax.inference.scan.Source", model: "InferenceModel", what: str) -> None:
     """Warn before long work that a chromosome will become a single row, with the cost."""
     from dnabert2_jax.inference.scan import WholeSequences
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import wraps
+from functools import update_wrapper
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -16,7 +16,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.storage.paths import as_path, in_bucket
 
 if TYPE_CHECKING:
-    from dnabert2_jax.data.intervals import Intervals
+    import dnabert2_jax.data.intervals
     from dnabert2_jax.inference.model import InferenceModel
 
 
@@ -108,11 +108,12 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
         else:
             flat.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name]))
 
-    @wraps(command)
     def grouped(**given: Any) -> None:
         made = {name: group(**{each.name: given.pop(each.name) for each in fields(group)}) for name, group in groups.items()}
         command(**given, **made)
 
+    update_wrapper(grouped, command)
+    del grouped.__wrapped__  # type: ignore[attr-defined]  # readers of its source and options must find these
     grouped.__signature__ = Signature(flat)  # type: ignore[attr-defined]
     grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     return grouped
@@ -174,7 +175,7 @@ class Input:
         intervals = {} if self.fasta is None else {"bed": self.bed and str(self.bed), "regions": list(self.region or ())}
         return {"data": str(self.data or self.fasta), **intervals}
 
-    def intervals(self, fasta: Path) -> "Intervals":
+    def intervals(self, fasta: Path) -> "dnabert2_jax.data.intervals.Intervals":
         """The intervals of the genome ``fasta``."""
         from dnabert2_jax.data.intervals import Intervals
         from dnabert2_jax.genome.reference import Reference
