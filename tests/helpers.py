@@ -2,10 +2,8 @@
 
 import gzip
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +32,7 @@ from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.training.workdir import MetricsLog
 from dnabert2_jax.types import ClassificationBatch, MlmBatch, TokenBatch, Tree
 from tests.genome.helpers import random_dna, write_fasta
+from tests.processes import Command
 
 CLASSES = ("plain", "rich")
 """Labels of the tiny task: a class of uniform bases, and one rich in G and C."""
@@ -160,16 +159,9 @@ def write_run(path: Path, command: str, content: dict[str, Any]) -> Path:
     return path
 
 
-def start_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Popen[str]":
+def start_cli(*arguments: object, cwd: Path | None = None) -> Command:
     """The real command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "dnabert2_jax", *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "120"},
-    )
+    return Command(*arguments, cwd=cwd)
 
 
 def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -178,7 +170,7 @@ def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Complete
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
-def wait_until(process: "subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 180) -> None:
+def wait_until(process: Command, condition: Callable[[], bool], timeout: float = 180) -> None:
     """Returns as soon as the condition holds; fails where the process ends by itself, or nothing happens."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -189,7 +181,7 @@ def wait_until(process: "subprocess.Popen[str]", condition: Callable[[], bool], 
         time.sleep(0.001)  # rather than take the core that the process needs
 
 
-def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+def kill_when(process: Command, condition: Callable[[], bool]) -> None:
     """SIGKILL as soon as the condition holds."""
     wait_until(process, condition)
     process.kill()
