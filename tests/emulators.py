@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from tests.processes import Command
+from tests.processes import Process
 
 SCHEMES = ("gs", "s3")
 
@@ -179,7 +179,7 @@ class Store:
         self._process.wait()
 
 
-def kill_at_request(store: Store, process: Command, part: str, number: int) -> bool:
+def kill_at_request(store: Store, process: Process, part: str, number: int) -> bool:
     """SIGKILL a process as it makes its ``number``-th request, from 0, that changes an object with ``part`` in its name.
 
     Returns:

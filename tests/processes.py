@@ -1,4 +1,4 @@
-"""The command in a process of its own, forked from one that has imported what commands import.
+"""Commands and scripts in processes of their own, forked from one that has imported what commands import.
 
 Importing takes a command two to five seconds of CPU time, more than most of what tests have it do. The process is real: it
 has its own memory, signals, standard error and exit code.
@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,17 +35,16 @@ def _of_jax() -> dict[str, str]:
 _AT_FIRST = _of_jax()
 
 
-class Command:
-    """``dnabert2 ARGUMENTS``, with as much of ``subprocess.Popen`` as tests need."""
+class Process:
+    """A function in a process of its own, with as much of ``subprocess.Popen`` as tests need."""
 
-    def __init__(self, *arguments: object, cwd: Path | None = None) -> None:
+    def __init__(self, function: Callable[..., None], arguments: list[str], cwd: Path | None = None) -> None:
         assert _of_jax() == _AT_FIRST, "JAX has been imported with other variables: start an interpreter"
-        self.args = ["dnabert2", *map(str, arguments)]
-        self._written = Path(tempfile.mkdtemp(prefix="dnabert2-command-"))
+        self.args = arguments
+        self._written = Path(tempfile.mkdtemp(prefix="dnabert2-process-"))
         self._files = [self._written / "stdout", self._written / "stderr"]
-        environment = {**os.environ, "COLUMNS": "120"}
-        inputs = (self.args, cwd or Path.cwd(), environment, self._files)
         self._said: tuple[str, str] | None = None
+        inputs = (function, arguments, cwd or Path.cwd(), dict(os.environ), self._files)
         self._process = _FORK_SERVER.Process(target=_run, args=inputs)
         self._process.start()
 
@@ -76,16 +77,63 @@ class Command:
         return self._said
 
 
-def _run(arguments: list[str], directory: Path, environment: dict[str, str], files: list[Path]) -> None:
+def start_cli(*arguments: object, cwd: Path | None = None) -> Process:
+    """``dnabert2 ARGUMENTS``."""
+    return Process(_command, ["dnabert2", *map(str, arguments)], cwd)
+
+
+def start_script(code: str, *arguments: object) -> Process:
+    """``python -c CODE ARGUMENTS``."""
+    return Process(_script, [code, *map(str, arguments)])
+
+
+def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    process = start_cli(*arguments, cwd=cwd)
+    out, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def wait_until(process: "Process | subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 180) -> None:
+    """Returns as soon as the condition holds; fails where the process ends by itself, or nothing happens."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, f"ended too early:\n{process.communicate()[1]}"
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"the moment waited for never came:\n{process.communicate()[1]}")
+        time.sleep(0.001)  # rather than take the core that the process needs
+
+
+def kill_when(process: Process, condition: Callable[[], bool]) -> None:
+    """SIGKILL as soon as the condition holds."""
+    wait_until(process, condition)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def _run(
+    function: Callable[[], None], arguments: list[str], directory: Path, environment: dict[str, str], files: list[Path]
+) -> None:
     for stream, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = arguments
-    from dnabert2_jax.cli import main
-
     try:
-        main()
+        function()
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out
+
+
+def _command() -> None:
+    from dnabert2_jax.cli import main
+
+    os.environ["COLUMNS"] = "120"
+    main()
+
+
+def _script() -> None:
+    code, sys.argv[0] = sys.argv[0], "-c"
+    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})

@@ -14,7 +14,8 @@ from dnabert2_jax.convert.hub import fetch, is_hub_name, looks_like_repository
 from dnabert2_jax.storage.hashes import file_sha256
 from tests.convert.helpers import TORCH_FILES, hf_directory
 from tests.convert.hub_server import COMMIT, Hub, serving
-from tests.helpers import run_cli, tiny_model
+from tests.helpers import tiny_model
+from tests.processes import run_cli
 
 FETCH = """
 import json, sys

@@ -37,7 +37,7 @@ def small(tmp_path_factory):
             tmp_path_factory.mktemp("tables") / f"{split}.csv",
             list(zip(table.sequences[:rows], table.labels[:rows], strict=True)),
         )
-        for split, rows in (("train", 400), ("dev", 120), ("test", 120))
+        for split, rows in (("train", 96), ("dev", 48), ("test", 48))
         for table in [read_table(sample_data.table(split))]
     }
 

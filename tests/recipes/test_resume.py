@@ -18,18 +18,15 @@ from dnabert2_jax.training.signals import Stopped, StopRequests
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import (
     finetune_content,
-    kill_when,
     parse_run,
     pretrain_content,
-    run_cli,
-    start_cli,
     tiny_corpus,
     tiny_model,
     tiny_task,
     untimed_lines,
-    wait_until,
     write_run,
 )
+from tests.processes import kill_when, run_cli, start_cli, wait_until
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.training.checkpoint import Checkpoints, Restored
+from tests.processes import start_script
 
 
 def make_state(step: int, size: int = 1000) -> dict:
@@ -478,12 +479,7 @@ def test_two_processes_save_shards_and_restore_them_laid_out_otherwise(tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOSTS, str(tmp_path), port, str(process)], stdout=-1, stderr=subprocess.PIPE, text=True
-        )
-        for process in range(2)
-    ]
+    children = [start_script(HOSTS, tmp_path, port, process) for process in range(2)]
     for child in children:
         out, errors = child.communicate(timeout=90)
         assert out.endswith("fine\n"), errors[-3000:]
