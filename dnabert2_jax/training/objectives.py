@@ -81,6 +81,7 @@ def _focal(log_p: jax.Array, log_rest: jax.Array, gamma: float) -> jax.Array:
     return jnp.exp(gamma * log_rest) * log_p
 
 
+@lru_cache
 def mlm_loss(network: Network[MaskedLM]) -> Loss:
     """Cross-entropy of the masked tokens."""
 
@@ -134,7 +135,9 @@ def classification_loss(
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
         logits = _logits(network, {**trainable, **frozen}, batch, lora, training)
-        weights = batch.weights if class_weights is None else batch.weights * jnp.asarray(class_weights, jnp.float32)[batch.labels]
+        weights = (
+            batch.weights if class_weights is None else batch.weights * jnp.asarray(class_weights, jnp.float32)[batch.labels]
+        )
         sums = _cross_entropy(logits, batch.labels, weights, focal_gamma)
         if label_smoothing:
             evenly = -(jax.nn.log_softmax(logits).mean(-1) * weights).sum()
