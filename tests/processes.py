@@ -64,6 +64,11 @@ class Process:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    @property
+    def output(self) -> str:
+        """What it has written to standard output so far."""
+        return self._files[0].read_text() if self._files[0].exists() else ""
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it wrote to standard output and standard error, once it has ended."""
         self._process.join(timeout)
@@ -91,6 +96,14 @@ def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Complete
     process = start_cli(*arguments, cwd=cwd)
     out, errors = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def run_script(code: str, *arguments: object) -> str:
+    """What it prints; it has to succeed."""
+    process = start_script(code, *arguments)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out
 
 
 def wait_until(process: "Process | subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 180) -> None:
