@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import pytest
 
 from dnabert2_jax import sample_data
@@ -22,11 +21,7 @@ SHORTER = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def promotion():
-    """Optax itself relies on jax's usual promotion of dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion", "undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +87,7 @@ def test_everything_that_it_made_can_be_used(finished):
 
 
 @pytest.mark.slow
-def test_started_again_it_goes_on_and_ends_with_the_same_table(finished, capsys, monkeypatch):
-    for report in ("pretraining.report_pretraining", "finetuning.report_finetuning"):  # drawn once is enough
-        monkeypatch.setattr(f"dnabert2_jax.recipes.{report}", lambda *_: None)
+def test_started_again_it_goes_on_and_ends_with_the_same_table(finished, capsys):
     before = json.loads((finished / "results.json").read_text())
     quickstart(finished)
     out, errors = capsys.readouterr()

@@ -7,7 +7,6 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import jax
 import pytest
 
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
@@ -28,12 +27,7 @@ from tests.helpers import (
 )
 from tests.processes import kill_when, run_cli, start_cli, wait_until
 
-
-@pytest.fixture(autouse=True, scope="module")
-def promotion():
-    """Optax itself relies on jax's usual promotion of dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion", "undrawn")
 
 
 @pytest.fixture(scope="module")
