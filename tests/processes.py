@@ -17,8 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_FORK_SERVER = multiprocessing.get_context("forkserver")
-_FORK_SERVER.set_forkserver_preload(
+# System libraries of macOS may not survive a fork: there, each process starts from nothing.
+_CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_CONTEXT.set_forkserver_preload(
     [
         *(f"dnabert2_jax.{module}" for module in ("cli", "api", "gue.runner", "reports", "variants.scoring")),
         *(f"dnabert2_jax.recipes.{module}" for module in ("pretraining", "finetuning", "sweep")),
@@ -45,7 +46,7 @@ class Process:
         self._files = [self._written / "stdout", self._written / "stderr"]
         self._said: tuple[str, str] | None = None
         inputs = (function, arguments, cwd or Path.cwd(), dict(os.environ), self._files)
-        self._process = _FORK_SERVER.Process(target=_run, args=inputs)
+        self._process = _CONTEXT.Process(target=_run, args=inputs)
         self._process.start()
 
     @property
