@@ -9,12 +9,14 @@ the dev table is kept.
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from dnabert2_jax.config.model import HeadConfig
@@ -30,10 +32,6 @@ from dnabert2_jax.recipes.finetuning_steps import Trained
 from dnabert2_jax.training.workdir import MetricsLog
 from dnabert2_jax.types import Tree
 
-if TYPE_CHECKING:  # slow to import
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of scikit-learn's ``C`` or 1 / ``alpha`` to try, strongest penalty first; the "steps" of a probe's metrics."""
 
@@ -42,8 +40,6 @@ _MOST_ITERATIONS = 2000
 
 def fit_probe(job: TablesJob) -> Trained:
     """Fit a linear layer on the mean hidden states of every row's own tokens; keep it as a classifier without a pooler."""
-    from sklearn.preprocessing import StandardScaler
-
     began = time.monotonic()
     encoder = _encoder(job)
     predictor = Predictor.on_local_devices(Forward(job.config, job.compute), {"encoder": encoder})
@@ -89,8 +85,6 @@ Layer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def _fitter(job: TablesJob, rows: NDArray[np.floating], labels: NDArray[Any]) -> Callable[[float], Layer]:
     """Fits a linear layer on scaled rows [rows, D] for an inverse penalty; each fit starts from the one before."""
-    from sklearn.linear_model import LogisticRegression, Ridge
-
     if job.head.task == "regression":
         standardized = (labels.astype(np.float64) - job.head.mean) / job.head.deviation
 
@@ -120,7 +114,7 @@ def _fitter(job: TablesJob, rows: NDArray[np.floating], labels: NDArray[Any]) ->
     return several
 
 
-def _one(regression: "LogisticRegression") -> tuple[NDArray[np.float64], float]:
+def _one(regression: LogisticRegression) -> tuple[NDArray[np.float64], float]:
     return np.asarray(regression.coef_)[0], float(regression.intercept_[0])
 
 
@@ -130,7 +124,7 @@ def _always(column: NDArray[np.floating], width: int) -> tuple[NDArray[np.float6
     return np.zeros(width), float(np.log((with_it + 1) / (len(column) - with_it + 1)))
 
 
-def class_logits(regression: "LogisticRegression") -> Layer:
+def class_logits(regression: LogisticRegression) -> Layer:
     """A fitted regression's layer with one logit per class.
 
     For two classes, scikit-learn has only the difference of the logits, half of which each class gets here.
@@ -141,7 +135,7 @@ def class_logits(regression: "LogisticRegression") -> Layer:
     return weights, bias
 
 
-def _unscaled(weights: NDArray[np.float64], bias: NDArray[np.float64], scaler: "StandardScaler") -> Tree:
+def _unscaled(weights: NDArray[np.float64], bias: NDArray[np.float64], scaler: StandardScaler) -> Tree:
     """``kernel`` [D, C] and ``bias`` [C] for features as they are; the scaling is folded in."""
     kernel = (weights / scaler.scale_).T
     return {"kernel": kernel.astype(np.float32), "bias": (bias - scaler.mean_ @ kernel).astype(np.float32)}
