@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,11 @@ class CountingScorer(VariantScorer):
 class HostSide(VariantScorer):
     """Everything except the model."""
 
+    @cached_property
+    def _log_p(self) -> NDArray[np.float32]:
+        return np.log(np.random.default_rng(0).dirichlet(np.ones(self._model.tokenizer.vocab_size), 64)).astype(np.float32)
+
     def _masked_groups(self, inputs: list[Ids]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-        log_p = np.log(np.random.default_rng(0).dirichlet(np.ones(self._model.tokenizer.vocab_size), 64)).astype(np.float32)
         for _ in self._batches(inputs):
             pass
         masks = np.array([np.count_nonzero(ids == MASK) for ids in inputs])
@@ -65,7 +69,7 @@ class HostSide(VariantScorer):
             numbers = np.flatnonzero(masks == count)
             for at in range(0, len(numbers), 64):
                 group = numbers[at : at + 64]
-                yield group, np.broadcast_to(log_p[:count], (len(group), count, log_p.shape[1]))
+                yield group, np.broadcast_to(self._log_p[:count], (len(group), count, self._log_p.shape[1]))
 
     def _weighted_means(self, inputs: list[Ids], weights: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         for _ in self._batches(inputs):

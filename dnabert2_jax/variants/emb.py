@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.variants.spans import Ids
 from dnabert2_jax.variants.windows import OneStrand
 
@@ -40,7 +39,7 @@ def embedding_distances(
                 inputs.append(ids)
             needed[-1].append(rows[key])
     variants = np.array([(first, after) for _, first, after in rows])
-    means = weighted_means(list(map(with_template, inputs)), _base_weights(inputs, variants, tokenizer))
+    means = weighted_means(inputs, _base_weights(inputs, variants, tokenizer))
     refs, alts = np.moveaxis(means[needed], 1, 0)
     norms = np.linalg.norm(refs, axis=1) * np.linalg.norm(alts, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -52,7 +51,7 @@ def _base_weights(inputs: list[Ids], variants: NDArray[np.int64], tokenizer: Tok
     """How many of the bases beside the variant each token has; those of the variant itself are left out.
 
     Args:
-        inputs: ids without special tokens, [tokens] each.
+        inputs: ids of the windows, special tokens included, [tokens] each.
         variants: first base of the variant in each, and the base after it. [inputs, 2].
         tokenizer: what made them.
 
