@@ -29,7 +29,9 @@ Config = Annotated[Path | None, Option("--config", parser=path, help="TOML file 
 Workdir = Annotated[Path, Option("--workdir", parser=path, help="Directory of the run; reuse it to resume.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
 
-Model = Annotated[Path | None, Option(parser=path, help="Directory of a model or adapter, hf:OWNER/NAME, or small.")]
+Model = Annotated[
+    Path | None, Option(parser=path, help="Directory of a model or adapter, hf:OWNER/NAME, small, or small_5mer.")
+]
 Models = Annotated[
     list[Path] | None,
     Option("--model", parser=path, help="Directory of a model or adapter; repeat it for the mean of several models."),

@@ -17,7 +17,7 @@ def quickstart(
 ) -> None:
     """Run everything once on yeast DNA, in minutes.
 
-    Trains a tokenizer, builds a corpus, pretrains, fine-tunes (full and LoRA), and prints the test scores.
+    Trains a tokenizer, builds a corpus, pretrains, fine-tunes, and prints the test scores.
     """
     from dnabert2_jax.recipes.quickstart import quickstart as run_quickstart
 

@@ -131,15 +131,15 @@ def _notes(benchmarks: Benchmarks, scored: list[tuple[Task, list[TaskSummary | N
     ]
     if changed:
         notes.append(f"Different tables under one name, so that scores are not comparable: {', '.join(changed)}.")
-    seeds = {
-        f"{task.name} {name} {len(column['runs'])}"
-        for task, columns in scored
-        if len({len(column["runs"]) for column in columns if column}) > 1
-        for name, column in zip(benchmarks, columns, strict=True)
-        if column
-    }
-    if seeds:
-        notes.append(f"Different numbers of seeds: {', '.join(sorted(seeds))}.")
+    by_benchmark = zip(*(columns for _, columns in scored), strict=True)
+    seeds = [sorted({len(task["runs"]) for task in tasks if task}) for tasks in by_benchmark]
+    if len({count for counts in seeds for count in counts}) > 1:
+        ranges = (
+            f"{name} {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+            for name, counts in zip(benchmarks, seeds, strict=True)
+            if counts
+        )
+        notes.append(f"Different numbers of seeds: {', '.join(ranges)}.")
     tables = {task["task"]: task for summary in benchmarks.values() for task in summary["tasks"] if task["scores"]}
     notes.extend(table_notes(list(tables.values())))
     for name, summary in benchmarks.items():

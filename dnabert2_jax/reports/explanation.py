@@ -29,11 +29,11 @@ STRETCH = 8
 _MOST_LISTED = 5
 
 _HOW_TO_READ: dict[ExplainMethod, str] = {
-    "ism": "A letter is as high as the model's output is above the mean over the four bases at its site, and upside down "
+    "ism": "A letter is as tall as the model's output is above the mean over the four bases at its site, and upside down "
     "where it is below. The map shows all four: blue bases would raise the output, red ones would lower it.",
-    "ig": "A letter is as high as its token's contribution, divided evenly over the token's bases: within a token, the "
+    "ig": "A letter is as tall as its token's contribution, divided evenly over the token's bases: within a token, the "
     "method does not tell bases apart. All contributions add up to the output minus that of a sequence of masks.",
-    "saliency": "A letter is as high as its token's gradient times what sets the token apart from a mask, divided evenly "
+    "saliency": "A letter is as tall as its token's gradient times what sets the token apart from a mask, divided evenly "
     "over the token's bases: a quick estimate, which need not add up to the output.",
     "attention": "Each row shows where a token looks, as the mean over the layers and heads. It shows what was combined, "
     "not what decided the output.",
@@ -92,8 +92,6 @@ def explanation_page(
         )
         for n, result in enumerate(results[:most])
     ]
-    settings = {"model": record["model"], **record["settings"], "model_sha256": record["model_sha256"][:12]}
-    about = Settings([(name, str(value)) for name, value in settings.items() if value not in (None, [], "")])
     notes = [f"{len(results):,} sequences were explained; the first {most} are shown."] if len(results) > most else []
     return Page(
         title=f"What the output depends on ({method})",
@@ -101,7 +99,7 @@ def explanation_page(
         sections=[
             Section("reading", "How to read it", [Text(_HOW_TO_READ[method])]),
             *shown,
-            Section("made", "How it was made", [about]),
+            Section("made", "How it was made", [Settings.from_record(record)]),
         ],
         notes=notes,
     )

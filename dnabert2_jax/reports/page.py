@@ -7,6 +7,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -56,6 +57,13 @@ class Settings:
     """Names and values."""
 
     pairs: Sequence[tuple[str, str]]
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Settings":
+        """What made some results: the model, and the settings that were given."""
+        settings = {"model": record["model"], **record["settings"], "model_sha256": record["model_sha256"][:12]}
+        given = {name: value for name, value in settings.items() if value not in (None, [], "")}
+        return cls([(n, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for n, v in given.items()])
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def variants_page(alleles: ScoredAlleles, record: Mapping[str, Any]) -> Page:
         sections.append(Section("scores", "Scores", [Pictures(pictures), table, Text(_HOW_TO_READ)]))
         if alleles.consequences is not None:
             sections.append(Section("consequences", "By consequence", _by_consequence(alleles, list(shown))))
-    sections.append(Section("made", "How it was made", [_settings(record)]))
+    sections.append(Section("made", "How it was made", [Settings.from_record(record)]))
     hidden = len(of) - MOST_SCORES
     return Page(
         title="Variants",
@@ -135,8 +135,3 @@ def _scatter(variants: ScoredVariants, name: str) -> Callable[[Theme], Figure]:
 
 def _picture(caption: str, draw: Callable[[Theme], Figure]) -> Picture:
     return Picture(png(draw(LIGHT)), png(draw(DARK)), caption)
-
-
-def _settings(record: Mapping[str, Any]) -> Settings:
-    settings = {"model": record["model"], **record["settings"], "model_sha256": record["model_sha256"][:12]}
-    return Settings([(name, str(value)) for name, value in settings.items() if value not in (None, [], "")])

@@ -65,7 +65,7 @@ print(f"the most probable base is the one that is there at {expected.mean():.0%}
 #
 # ## A page to read and to share
 #
-# The command writes the numbers, pictures with letters as high as their contributions, and a page with coordinates:
+# The command writes the numbers, pictures with letters as tall as their contributions, and a page with coordinates:
 
 # %% language="bash"
 # dnabert2 explain ism --model small --fasta chromosome_I.fa --region NC_001133.9:71,746-71,845 \

@@ -81,7 +81,7 @@ def test_the_page_says_what_each_column_is_and_what_it_cost(home, workdirs):
         "a.b=full",
         "<td>seconds to the end of the first step, mean</td><td>—</td><td>2.4</td>",
         "Not in every column: tf/0.",
-        "Different numbers of seeds: mine full 2, mine probe 1, prom/prom_core_tata full 2, prom/prom_core_tata probe 1.",
+        "Different numbers of seeds: probe 1, full 1 to 2.",
         "Row counts differ from the published ones: prom/prom_core_tata, tf/0",
     ):
         assert said in text

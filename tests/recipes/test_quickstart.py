@@ -9,7 +9,6 @@ import pytest
 from dnabert2_jax import sample_data
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.config.loading import parse_run
-from dnabert2_jax.convert.opening import open_adapter
 from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.recipes import quickstart as module
@@ -61,14 +60,13 @@ def finished(small, tmp_path_factory) -> Path:
     return workdir
 
 
-def test_the_results_have_the_five_rows_with_intervals_and_a_picture(finished):
+def test_the_results_have_the_four_rows_with_intervals_and_a_picture(finished):
     rows = json.loads((finished / "results.json").read_text())
     assert [row["model"] for row in rows] == [
         "(a) 1-5-mer regression",
         "(b) encoder from scratch",
-        "(c) pretrained here, full",
-        "(d) small, LoRA",
-        "(e) small_5mer, full",
+        "(c) pretrained here",
+        "(d) small_5mer",
     ]
     for row in rows:
         assert set(row) == {"model", "mcc", "mcc_interval", "macro_f1", "accuracy", "trained_parameters", "seconds"}
@@ -76,18 +74,16 @@ def test_the_results_have_the_five_rows_with_intervals_and_a_picture(finished):
         assert -1 <= low <= row["mcc"] <= high <= 1
         assert 0 < row["accuracy"] <= 1
         assert row["seconds"] > 0
-    _, scratch, here, lora, full = (row["trained_parameters"] for row in rows)
-    assert scratch == here
-    assert full > lora > 0
+    _, scratch, here, shipped = (row["trained_parameters"] for row in rows)
+    assert 0 < scratch == here < shipped
     assert (finished / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_everything_that_it_made_can_be_used(finished):
     pretrained = load_model(finished / "pretrain" / "model")
     assert pretrained.kind == "masked_lm"
-    for run in ("scratch", "full", "shipped_lora", "shipped_full"):
+    for run in ("scratch", "full", "shipped_full"):
         assert load_model(finished / run / "model").labels == ("coding+", "coding-", "intergenic")
-    assert open_adapter(finished / "shipped_lora" / "adapter").base.path == Path("small")
     assert pretrained.config == load_model(finished / "full" / "model").config
 
 

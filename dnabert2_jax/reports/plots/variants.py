@@ -29,6 +29,7 @@ def score_distribution(values: Scores, name: str, theme: Theme = LIGHT) -> Figur
     shown = (float(low), float(high)) if high > low else None
     axis.hist(values, bins=_BINS, range=shown, color=theme.colors[0])
     axis.axvline(float(np.median(values)), color=theme.colors[1], lw=1.2)
+    axis.ticklabel_format(axis="x", scilimits=(-2, 4))  # numbers like 0.0012 would run into each other
     axis.set_xlabel(name)
     axis.set_ylabel("alleles")
     return figure
