@@ -5,8 +5,9 @@
     python benchmarks/memory_curve.py track --contig CONTIG.fa.gz
 
 `embed` and `predict` read FASTA of 150-base pieces of the genomes, drawn at random, and write parquet; `track` reads a
-contig and writes bedGraph. The command is stopped after --seconds, started again, and watched for --again seconds more.
-Printed are the largest resident set size in each minute, and where the second process began.
+contig and writes bedGraph. The command is stopped after --seconds, unless it has ended, started again, and watched for
+--again seconds from the moment when it resumes (`track` starts over). Printed are the largest resident set size in each
+minute, and where the second process began.
 """
 
 import argparse
@@ -49,8 +50,8 @@ def resident(process: int) -> float:
     return int(found[1]) * 1024 / 1e9 if found else 0.0
 
 
-def watch(command: Sequence[object], seconds: float, log: Path) -> tuple[list[float], bool]:
-    """Run a command for a while, then stop it; its memory every EVERY seconds, and whether it had ended by itself."""
+def watch(command: Sequence[object], seconds: float, log: Path, *, resumes: bool = False) -> tuple[list[float], bool]:
+    """Run a command for a while, or so long after it resumes: its memory every EVERY seconds, and whether it ended."""
     sizes: list[float] = []
     with log.open("w") as errors:
         words = [sys.executable, "-m", "dnabert2_jax", *map(str, command)]
@@ -59,6 +60,8 @@ def watch(command: Sequence[object], seconds: float, log: Path) -> tuple[list[fl
         while process.poll() is None and time.monotonic() - began < seconds:
             sizes.append(resident(process.pid))
             time.sleep(EVERY)
+            if resumes and "resuming" not in log.read_text():
+                began = time.monotonic()
         ended = process.poll() is not None
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -97,9 +100,12 @@ def main() -> None:
             reads = write_reads(folder / "reads.fa", options.genomes, options.reads)
             given = ["--data", reads, "--out", folder / "out.parquet"]
         command = [options.command, "--model", options.model, *given]
-        for what, seconds in (("first process", options.seconds), ("the same command again", options.again)):
-            sizes, ended = watch(command, seconds, folder / "log")
-            report(f"{options.command}, {what}", sizes, ended, folder / "log")
+        sizes, ended = watch(command, options.seconds, folder / "log")
+        report(f"{options.command}, first process", sizes, ended, folder / "log")
+        if not ended:
+            resumes = options.command != "track"
+            sizes, ended = watch(command, options.again, folder / "log", resumes=resumes)
+            report(f"{options.command}, the same command again", sizes, ended, folder / "log")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ class Window:
     def moved(self, flank: int, offset: int) -> "Window":
         """A window of ``flank`` bases on either side, moved to the right by ``offset`` bases; this one must be as long."""
         left, right = flank - offset, flank + offset
+        if len(self.left) <= left and len(self.right) <= right:
+            return self
         return replace(self, left=self.left[max(0, len(self.left) - left) :], right=self.right[:right])
 
 
@@ -182,7 +184,8 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
         return "too_long"
     before, after = bases[: start - first], bases[end - first :]
     # Where the FASTA file has N, the record may know the base, but the reference of the variant is unknown all the same.
-    ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))
+    if "N" in bases[start - first : end - first]:
+        ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))
     if not (ref and alt) and "N" not in ref + alt:  # nobody knows whether unknown bases repeat
         to_the_left, to_the_right = shifts(before, ref or alt, after)
         if to_the_left + to_the_right > LONGEST_REPEAT:
