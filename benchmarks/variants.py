@@ -3,7 +3,7 @@
     python benchmarks/variants.py [--model DIR] [--fasta FASTA] [--alleles 512] [--repeats 3]
 
 Substitutions are drawn at random from the FASTA file, or from the package's sample data. Each of `llr`, `emb` and both runs
-over all of them, and `embed` over the windows of REF; the first round compiles, then they alternate, and the best round is
+over all of them, and `embed` over the windows of REF; the first round compiles, then they alternate, and the best rounds are
 reported. "of CPU" counts the time of all threads, the model's included. The last line is the host side of `llr,emb` alone:
 windows, tokens, and the sum over segmentations, with numbers from a generator in place of the model's.
 
@@ -141,9 +141,10 @@ def print_rates(model: InferenceModel, reference: Reference, alleles: list[Allel
                 for at in range(0, len(alleles), scorer.alleles_at_once):
                     scorer.score(alleles[at : at + scorer.alleles_at_once])
                 tokens = scorer.tokens if isinstance(scorer, CountingScorer) else 0
-            result = (time.perf_counter() - began, time.process_time() - cpu, tokens)
-            if turn and (name not in best or result < best[name]):
-                best[name] = result
+            result = (time.perf_counter() - began, time.process_time() - cpu)
+            if turn:
+                seconds, cpu = map(min, result, best.get(name, result))
+                best[name] = (seconds, cpu, tokens)
     table = Table("", "alleles/s", "alleles/s of CPU", "tokens/s", "of embed's")
     rate = best["embed"][2] / best["embed"][0]
     for name, (seconds, cpu, tokens) in best.items():

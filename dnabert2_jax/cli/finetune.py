@@ -94,12 +94,12 @@ def evaluate(
     ] = None,
     bed: Annotated[
         Path | None,
-        Option(
-            parser=local_path,
-            help="Intervals of --fasta: label in column 4 or --label-column N, strand in column 6. A region has no label.",
-        ),
+        Option(parser=local_path, help="Intervals of --fasta: label in column 4 or --label-column N, strand in column 6."),
     ] = None,
-    region: Annotated[list[str] | None, Option(hidden=True)] = None,
+    region: Annotated[
+        list[str] | None,
+        Option(metavar="CONTIG:START-END", help="Only for predict and embed: a region has no label to score against."),
+    ] = None,
     base: Base = None,
     batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,

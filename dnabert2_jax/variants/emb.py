@@ -60,12 +60,13 @@ def _base_weights(inputs: list[Ids], variants: NDArray[np.int64], tokenizer: Tok
     """
     counts = np.array(list(map(len, inputs)))
     lengths = tokenizer.token_bases(np.concatenate(inputs)).astype(np.int64)
-    last = np.cumsum(counts) - 1
+    after = np.cumsum(counts)
+    before = after - counts
     ends = np.cumsum(lengths)
-    ends -= np.repeat(ends[last] - np.add.reduceat(lengths, last + 1 - counts), counts)
+    ends -= np.repeat(ends[after - 1] - np.add.reduceat(lengths, before), counts)
     starts = ends - lengths
-    first, after = np.repeat(variants, counts, axis=0).T
+    first, behind = np.repeat(variants, counts, axis=0).T
     left = np.minimum(ends, first) - np.maximum(starts, first - EMBEDDED_BASES)
-    right = np.minimum(ends, after + EMBEDDED_BASES) - np.maximum(starts, after)
+    right = np.minimum(ends, behind + EMBEDDED_BASES) - np.maximum(starts, behind)
     weights = (np.maximum(left, 0) + np.maximum(right, 0)).astype(np.float32)
-    return np.split(weights, last[:-1] + 1)
+    return [weights[begin:end] for begin, end in zip(before.tolist(), after.tolist(), strict=True)]

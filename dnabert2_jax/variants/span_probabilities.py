@@ -54,5 +54,7 @@ def span_log_probabilities(spans: Sequence[Span], pieces: DnaPieces, masked: Mas
         strings = [string for number in own.tolist() for string in asked[number].strings]
         rows = np.repeat(row[of_input[served]], each)
         ratios[np.repeat(of_count[served], each), place] = log_ratios(log_p, rows, strings, pieces)
-    found = dict(zip(distinct, np.split(log_mean(ratios), first[1:]), strict=True))
+    means = log_mean(ratios)
+    bounds = zip(distinct, first.tolist(), sizes.tolist(), strict=True)
+    found = {key: means[at : at + size] for key, at, size in bounds}
     return [found[key] for key in keys]
