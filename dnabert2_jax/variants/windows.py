@@ -21,6 +21,9 @@ from dnabert2_jax.variants.spans import Ids, Span, Stretch, find_spans
 HALO = 24
 """Bases of a stretch beside the variant: cut anywhere, 99.9 % of sequences have their tokens again after 17."""
 
+_WHOLE_AT_ONCE = 16
+"""Whole windows may be long, and are compared as one array."""
+
 
 @dataclass(frozen=True, slots=True)
 class OneStrand:
@@ -51,7 +54,11 @@ def spans_of_views(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | N
     near = _near_spans(views, tokenizer) if isinstance(tokenizer, BpeTokenizer) else [None] * len(views)
     windows = [view.windows() for view, span in zip(views, near, strict=True) if span is None]
     ids = _encoded(chain.from_iterable(windows), tokenizer)
-    whole = iter(find_spans(windows, [[ids[text] for text in own] for own in windows], tokenizer))
+    found: list[Span | None] = []
+    for at in range(0, len(windows), _WHOLE_AT_ONCE):
+        some = windows[at : at + _WHOLE_AT_ONCE]
+        found += find_spans(some, [[ids[text] for text in own] for own in some], tokenizer)
+    whole = iter(found)
     return [span or next(whole) for span in near]
 
 
