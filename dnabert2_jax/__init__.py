@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dnabert2_jax.tokenizer.loading import Tokenizer as Tokenizer
     from dnabert2_jax.variants.splice import SpliceLabels as SpliceLabels
 
-# Found when asked for: importing the package alone must not import jax, which takes a second or more.
+# Loaded on first use: importing the package alone must not import jax, which takes a second or more.
 _HOMES = {
     "DNABERT2": "dnabert2_jax.api",
     "FinetuneRun": "dnabert2_jax.config.runs",

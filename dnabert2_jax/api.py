@@ -63,7 +63,7 @@ class DNABERT2:
     """A masked language model or a classifier, loaded from its directory with :meth:`load`.
 
     Sequences are text in either case; N and the other IUPAC codes become [UNK], and anything else is an error. Compiled
-    functions stay with the object, so keep it for the next call.
+    functions belong to the object, so reuse it.
     """
 
     def __init__(self, model: InferenceModel) -> None:
@@ -217,8 +217,8 @@ class DNABERT2:
             long: a longer sequence is read in overlapping ``windows``, whose predictions are averaged, or ``cut``.
             overlap: minimum window overlap as a fraction of a window, in [0, 1).
             reverse_complement: average over both strands; the same as two views.
-            views: average over so many readings of each sequence: as it is, the other strand, and then other segmentations
-                of either strand into tokens, which are the same in every call.
+            views: average over this many views of each sequence: as given, the other strand, and then other tokenizations
+                of either strand, which are the same in every call.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
@@ -258,14 +258,14 @@ class DNABERT2:
         """As :meth:`predict`, some sequences at a time, for what does not fit into memory.
 
         Args:
-            sequences: as for :meth:`predict`, of which a generator is read only as far as needed; or the path of a FASTA or
-                FASTQ file or a table, which is read once to check it and then again.
+            sequences: as for :meth:`predict` (a generator is consumed only as needed); or the path of a FASTA or FASTQ file
+                or a table, which is read once to check it and then again.
             ensemble: as for :meth:`predict`, like all that follow.
             max_tokens: longest input.
             long: what to do with longer ones.
             overlap: minimum window overlap.
             reverse_complement: average over both strands.
-            views: readings of each sequence.
+            views: views of each sequence.
             batch_tokens: tokens of a batch.
 
         Yields:
@@ -343,7 +343,7 @@ class DNABERT2:
             fasta: the genome of a BED file's intervals.
             max_tokens: longer rows are truncated; by default the limit of training.
             reverse_complement: average the predictions over both strands.
-            views: average them over so many readings, as :meth:`predict` does.
+            views: average them over this many views, as :meth:`predict` does.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
             progress: show a bar on a terminal, or lines elsewhere, on standard error.
 
@@ -442,10 +442,10 @@ class DNABERT2:
             scores: some of ``llr``, ``emb``, ``pll`` and ``delta``; by default those that suit the model.
             flank: bases read on either side of a variant.
             strand: the mean of ``both`` strands, or ``+``.
-            max_span: longest changed stretch that is scored, in bases.
-            shifts: windows moved to either side whose scores take part in the mean.
+            max_span: maximum length of a changed stretch to score, in bases.
+            shifts: average over this many windows moved to either side as well.
             tokenization_noise: other segmentations of the same bases over which the spread of ``delta`` is taken.
-            splice: of a model that labels bases, which labels are splice sites, to know what variants do to them.
+            splice: for a model that labels bases, which labels are splice sites, to score their gains and losses.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Returns:
@@ -499,12 +499,12 @@ class DNABERT2:
         Args:
             fasta: the genome, plain or bgzip.
             regions: stretches as written in genome browsers, ``chr22:19,700,000-19,720,000`` (from 1, the end included).
-            bed: or intervals. Where there is neither, the whole genome is covered.
-            window: bases that the model reads at a time; by default 512, and of a model of labels those of its training.
-            step: of a classifier, bases of a bin; the window is a multiple of it.
+            bed: or a BED file of intervals. If neither is given, the whole genome is covered.
+            window: bases per window; by default 512, or for a model that labels every base, as in its training.
+            step: for a classifier, bases per bin; the window must be a multiple of it.
             strand: ``+``, ``-``, ``both``, or ``bed`` for that of each interval.
-            values: of a masked language model: ``logp``, ``entropy``, ``logo``, or ``auto`` for the first two.
-            max_tokens: of a classifier, its longest input in tokens; by default as in training.
+            values: for a masked language model: ``logp``, ``entropy``, ``logo``, or ``auto`` for the first two.
+            max_tokens: for a classifier, its longest input in tokens; by default as in training.
             batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
 
         Returns:
@@ -543,7 +543,7 @@ class DNABERT2:
         max_tokens: int | None = None,
         batch_tokens: int | None = None,
     ) -> Iterator[TrackScores]:
-        """As :meth:`track`, a part at a time: of a classifier one stretch, of a masked language model one window.
+        """As :meth:`track`, a part at a time: one interval for a classifier, one window for a masked language model.
 
         Arguments and errors are those of :meth:`track`.
         """

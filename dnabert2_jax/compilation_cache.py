@@ -1,7 +1,7 @@
 """Compiled programs cached on disk, so that the second run of a task, or its second seed, starts at once.
 
-jax caches them itself; this says where, and how many, for the command line. A library must not decide that for its caller's
-process: from Python, set jax's own ``JAX_COMPILATION_CACHE_DIR``.
+jax caches them itself; this says where, and how many, for the command line. A library must not decide that for its
+caller: from Python, set jax's own ``JAX_COMPILATION_CACHE_DIR``.
 
 A process on its own uses a directory of its user (:func:`keep_compiled_programs`). The processes of one run share a
 directory that outlives their machines (:func:`share_compiled_programs`): jax writes from process 0 only, so that a cache on

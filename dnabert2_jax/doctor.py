@@ -32,7 +32,7 @@ _SETTINGS = (
 )
 """Environment variables that change what runs or how fast; none of them holds a secret or a name."""
 
-_SEQUENCE_BASES, _MOST_TOKENS = 3000, 600  # more than two blocks of the blocked backend
+_SEQUENCE_BASES, _MOST_TOKENS = 3000, 600  # spans more than two blocks of the blocked backend
 _LARGEST_DIFFERENCE = 1e-3
 
 

@@ -1,7 +1,7 @@
 """The exception that means "the user can fix this"."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -25,3 +25,13 @@ def nearest(word: str, accepted: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(accepted), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names separated by commas, the first ``most`` of them: ``a, b and 3 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

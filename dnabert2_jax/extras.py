@@ -1,4 +1,4 @@
-"""Packages that only some uses need, imported where they are: without one, a line says how to install it."""
+"""Optional packages, imported only where they are needed; without one, a line says how to install it."""
 
 from importlib import import_module
 from typing import Any
@@ -11,9 +11,9 @@ def optional_package(name: str, needed_by: str, install: str, *, otherwise: str 
 
     Args:
         name: of the module.
-        needed_by: what needs it, with which the message begins: ``bigWig files need``.
+        needed_by: the beginning of the message: ``bigWig files need``.
         install: what to give to ``pip install``: an extra of this package as ``dnabert2_jax[genome]``, or another one.
-        otherwise: how to do without it.
+        otherwise: an alternative to installing it.
 
     Raises:
         UserError: it is not installed.

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -172,5 +172,5 @@ def explaining_out_of_memory(what: str, remedy: str) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        device, detail = jax.default_backend(), str(error).splitlines()[0]
+        device, detail = jax.default_backend(), first_line(error)
         raise UserError(f"{what}out of memory on the {device} device ({detail}); {remedy}") from error

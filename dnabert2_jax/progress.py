@@ -3,7 +3,6 @@
 import sys
 import time
 from datetime import timedelta
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,18 +23,18 @@ class ProgressBar:
     """A progress bar with figures beside it, as a context manager.
 
     Args:
-        title: what is being done.
+        title: what is being done; None shows nothing.
         total: units of work.
         done: units done before, by a run that resumes.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
+    def __init__(self, title: str | None, total: int, done: int = 0) -> None:
         self._title, self._total, self._done = title, total, done
         self._figures = ""
         self._began, self._done_before, self._timed = time.monotonic(), done, False
         self._last_line = self._began
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and title is not None:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -51,9 +50,7 @@ class ProgressBar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif error is None:
@@ -72,6 +69,8 @@ class ProgressBar:
             self._print()
 
     def _print(self) -> None:
+        if self._title is None:
+            return
         self._last_line = time.monotonic()
         parts = [self._title, f"{self._done:,}/{self._total:,}", self._figures]
         if self._done_before < self._done < self._total:

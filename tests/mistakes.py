@@ -117,7 +117,7 @@ MISTAKES = [
         text("empty.fa", ""),
     ),
     Mistake(
-        "two FASTA records of one name",
+        "two FASTA records with the same name",
         "embed --model base --data twice.fa --out vectors.npz",
         "twice.fa, record 2: the name 'exon' is also that of record 1; names (the first word of a header) must be unique: "
         "rename or remove one of the two, or have repeats numbered with --duplicate-names number",
@@ -194,14 +194,14 @@ MISTAKES = [
     ),
     # Tables
     Mistake(
-        "another name for a column",
+        "a differently named label column",
         "finetune --config finetune.toml --workdir run --set data.train=table.csv",
         "table.csv: no column 'label'; the header has 'sequence', 'lable'; rename a column, or name the one to use with "
         "--label-column (did you mean 'lable'?)",
         table("table.csv", ("ACGTACGT", "0"), ("ACGGACGT", "1"), header="sequence,lable"),
     ),
     Mistake(
-        "another name for the column of sequences",
+        "a differently named sequence column",
         "predict --model classifier --data table.csv --out predictions.csv",
         "table.csv: no column 'sequence'; the header has 'id', 'insert'; rename a column, or name the one to use with "
         "--sequence-column",
@@ -248,7 +248,7 @@ MISTAKES = [
         "or remove the row, or set data.task=single_label for classes",
     ),
     Mistake(
-        "one label a row where several may be",
+        "one label per row for a multi-label task",
         "finetune --config finetune.toml --workdir run --set data.task=multi_label --set data.train=table.csv",
         "table.csv: the rows have only the label 'a'; write several labels per row with ';' between them, as in a;b, and "
         "'-' for none; for one class per row set data.task=single_label",
@@ -374,7 +374,7 @@ MISTAKES = [
         "--set: training.steps: Input should be greater than or equal to 1, found 0",
     ),
     Mistake(
-        "a number that is none",
+        "text where a number is needed",
         "finetune --config finetune.toml --workdir run --set optimizer.learning_rate=0,001",
         "--set: optimizer.learning_rate: Input should be a valid number, ..., found '0,001'",
     ),
@@ -406,19 +406,19 @@ MISTAKES = [
         "corpus is not empty and holds no run; choose another --workdir",
     ),
     Mistake(
-        "a workdir of other settings",
+        "a workdir with other settings",
         "pretrain --config pretrain.toml --workdir run --set seed=2",
         "run holds a run with other settings: seed was 1 and is now 2; choose another --workdir, or the settings it was "
         "started with",
         lambda: Workdir(Path("run"), run_to_dict(pretrain_run(Path("base"), Path("corpus")))).model.mkdir(),
     ),
     Mistake(
-        "a misspelt command",
+        "a misspelled command",
         "pretrian --config pretrain.toml --workdir run",
         "No such command 'pretrian'. Did you mean 'pretrain'?; dnabert2 --help lists what is accepted",
     ),
     Mistake(
-        "a misspelt option",
+        "a misspelled option",
         "predict --modle classifier --data genes.fa --out p.csv",
         "No such option: --modle (Possible options: --model); dnabert2 predict --help lists what is accepted",
     ),

@@ -101,7 +101,7 @@ def load_adapter(
     header = content.header
     check_finite(source, content.tensors)
     if base is None:
-        # Where it is from the adapter, and where it was; the same unless the two were moved.
+        # The base's path relative to the adapter, and its absolute path when saved; the same unless they were moved.
         candidates = list(
             dict.fromkeys((as_path(os.path.normpath(path / header["base_path"])), as_path(header["base_absolute_path"])))
         )

@@ -27,7 +27,7 @@ class Kind(NamedTuple):
 
     Attributes:
         name: for error messages.
-        header: its JSON file that says what it is.
+        header: the JSON file that identifies it.
         weights: its safetensors file.
     """
 

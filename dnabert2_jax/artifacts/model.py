@@ -24,7 +24,7 @@ _WORD = "encoder.embeddings.word"
 
 @dataclass(frozen=True, kw_only=True)
 class SavedModel:
-    """A model as its directory holds it.
+    """The contents of a model directory.
 
     Attributes:
         kind: ``masked_lm`` (encoder and MLM head), ``classifier`` (encoder, pooler and classification head) or

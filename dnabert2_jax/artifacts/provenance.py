@@ -1,17 +1,10 @@
 """The record of how an artifact was made."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from dnabert2_jax.version import __version__
-
-_PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "tiktoken"),
-    "scikit-learn",
-)
+from dnabert2_jax.version import installed_versions
 
 
 def make_provenance(
@@ -29,22 +22,16 @@ def make_provenance(
         run_config: the complete settings of the run.
         parents: what it was made from, name to hash (``{"corpus": sha256, "base": sha256}``).
         metrics: the scores it reached.
-        training_data: of a classifier: the ``shortest`` and ``longest`` row in bases, and whether rows are ``pairs``; left
-            out if it is not known.
+        training_data: for a classifier, the ``shortest`` and ``longest`` row in bases, and whether rows are ``pairs``;
+            omitted if unknown.
 
     Returns:
         A JSON-ready dict that also holds the date (UTC) and the versions in use.
     """
-    versions = {"python": platform.python_version(), "dnabert2_jax": __version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # pragma: no cover - a trimmed installation
-            continue
     return {
         "command": list(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions,
+        "versions": installed_versions(),
         "run_config": dict(run_config),
         "parents": dict(parents),
         "metrics": dict(metrics),

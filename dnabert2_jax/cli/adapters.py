@@ -107,5 +107,5 @@ def adapters_extract(
     with ProgressBar("singular values", len(targets)) as bar:
         adapter, loss = extract_adapter(trained, origin, rank=rank, targets=targets, max_loss=max_loss, progress=bar.advance)
     save_adapter(out, adapter)
-    remark(f"rank {rank} on {', '.join(targets)} keeps all but {loss:.3%} of what changed in the encoder")
+    remark(f"rank {rank} on {', '.join(targets)} preserves all but {loss:.3%} of the change in the encoder")
     print(f"saved {out}")

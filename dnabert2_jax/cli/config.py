@@ -1,7 +1,5 @@
 """``dnabert2 config show`` and ``config diff``."""
 
-import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +44,7 @@ def config_diff(
     first: Annotated[Path, Argument(parser=path, help="A run's TOML file, or the workdir of a run.")],
     second: Annotated[Path, Argument(parser=path, help="Another one.")],
 ) -> None:
-    """Print the settings in which two runs differ.
+    """Print the settings that differ between two runs.
 
     Defaults are compared too; the exit code is 0 either way.
     """
@@ -65,35 +63,22 @@ def _read_run(path: Path, overrides: Sequence[str], command: str | None) -> tupl
     A workdir records every setting; given are those that differ from their defaults.
     """
     from dnabert2_jax.config.kinds import COMMANDS, kind_of_run
-    from dnabert2_jax.config.loading import default_settings, load_run, parse_run, read_content, run_to_dict
-    from dnabert2_jax.training.workdir import RUN_FILE, flat_settings
+    from dnabert2_jax.config.loading import default_settings, load_run, read_content, run_to_dict
+    from dnabert2_jax.training.workdir import flat_settings, read_run
 
-    workdir = path.is_dir()
-    file = path / RUN_FILE if workdir else path
-    if workdir and overrides:
-        raise UserError(f"{path} is the workdir of a run, whose settings are fixed; use --set with a TOML file")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        if workdir:
-            raise UserError(f"{path} holds no run (there is no {RUN_FILE}); name a run's workdir or TOML file") from error
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a run's TOML file or workdir") from error
-    try:
-        content = json.loads(text) if workdir else tomllib.loads(text)
-    except ValueError as error:
-        if workdir:
-            raise UserError(f"{file} is damaged ({error}); restore it from a copy") from error
-        raise UserError(f"{path}: not TOML ({error}); fix that line (strings need quotes)") from error
+    if path.is_dir():
+        if overrides:
+            raise UserError(f"{path} is the workdir of a run, whose settings are fixed; use --set with a TOML file")
+        run = read_run(path)
+        effective, defaults = flat_settings(run_to_dict(run)), flat_settings(default_settings(type(run)))
+        return effective, {key: value for key, value in effective.items() if key not in defaults or value != defaults[key]}
+    content = read_content(path)
     wanted = command or content.get("command")
     if wanted not in COMMANDS:
         found = "no command is named in it" if wanted is None else f"command {wanted!r} is unknown"
         raise UserError(f'{path}: {found}; accepted are pretrain and finetune: add `command = "..."` or give --command')
-    kind: type[Any] = kind_of_run(wanted, content if workdir else read_content(path, overrides))
-    if not workdir:
-        return flat_settings(run_to_dict(load_run(kind, path, overrides))), flat_settings(content)
-    effective = flat_settings(run_to_dict(parse_run(kind, content, str(path))))
-    defaults = flat_settings(default_settings(kind))
-    return effective, {key: value for key, value in effective.items() if key not in defaults or value != defaults[key]}
+    kind: type[Any] = kind_of_run(wanted, read_content(path, overrides))
+    return flat_settings(run_to_dict(load_run(kind, path, overrides))), flat_settings(content)
 
 
 def _covers(keys: set[str], key: str) -> bool:

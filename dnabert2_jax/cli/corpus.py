@@ -50,7 +50,7 @@ def corpus_build(
         int | None, Option(help="Bases per held-out block.", show_default=f"{_DEFAULTS.validation_block}")
     ] = None,
     min_contig: Annotated[
-        int | None, Option(help="Bases of the shortest contig kept.", show_default=f"{_DEFAULTS.min_contig}")
+        int | None, Option(help="Minimum bases of a contig.", show_default=f"{_DEFAULTS.min_contig}")
     ] = None,
     processes: Annotated[int | None, Option(min=1, help="Files read in parallel.", show_default="one per core")] = None,
     force: Force = False,
@@ -127,7 +127,7 @@ def _species_of(arguments: list[str]) -> "list[SpeciesSource]":
 
 
 def _warn_of_held_out_shares(corpus: "Corpus") -> None:
-    """Name the species of which much more or less than the fraction is held out: their contigs are few and short."""
+    """Warn of species whose held-out fraction is far from the requested one, because their contigs are few and short."""
     asked = corpus.manifest.settings.validation_fraction
     for species in corpus.species:
         share = species.validation_bases / (species.train_bases + species.validation_bases)
@@ -135,7 +135,7 @@ def _warn_of_held_out_shares(corpus: "Corpus") -> None:
             remark(
                 f"warning: {share:.1%} of {species.name} is held out instead of {asked:.1%}: its "
                 f"{species.contigs:,} contigs of {species.bases:,} bases in all are too few or too short to divide "
-                "further; to choose for yourself, list contigs as held_out in a --config"
+                "further; to choose them yourself, list contigs as held_out in a --config"
             )
 
 

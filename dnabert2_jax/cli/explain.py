@@ -8,9 +8,8 @@ from typer import Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import group
-from dnabert2_jax.cli.models import open_named
-from dnabert2_jax.cli.output import print_saved
-from dnabert2_jax.config.inference import BadRecordPolicy, ExplainMethod, Resolution
+from dnabert2_jax.cli.output import check_page, print_saved
+from dnabert2_jax.config.inference import ExplainMethod, Resolution
 from dnabert2_jax.config.model import PrecisionOption
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import remark
@@ -22,19 +21,45 @@ if TYPE_CHECKING:
 
 explain = group("explain", "Show what a model's output depends on, base by base.")
 
-Out = Annotated[Path, Option(parser=options.path, help="File to write: .npz or .h5.")]
 Target = Annotated[str | None, Option(metavar="CLASS", help="Class to explain; not needed for a regression.")]
-Plot = Annotated[
-    Path | None, Option(parser=options.local_path, help="Directory for a picture of each sequence, light and dark.")
-]
-PlotFormat = Annotated[Literal["png", "svg", "pdf"], Option("--format", help="With --plot: format of the pictures.")]
-Page = Annotated[Path | None, Option(parser=options.local_path, help="HTML page to write, with pictures.")]
 Modisco = Annotated[
     Path | None, Option(parser=options.local_path, help="Directory for TF-MoDISco's input, ohe.npz and shap.npz.")
 ]
-Precision = Annotated[PrecisionOption, Option(help="float32 is accurate; auto is bfloat16 on GPU and TPU.")]
 Layers = Annotated[str | None, Option(metavar="LIST", help="Layers, from 0, as in 0,11 or 8-11.", show_default="all")]
 Heads = Annotated[str | None, Option(metavar="LIST", help="Heads, from 0, as in 0,3 or 4-7.", show_default="all")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(options.ComputedModel):
+    """The model, and how to compute it."""
+
+    precision: Annotated[PrecisionOption, Option(help="float32 is accurate; auto is bfloat16 on GPU and TPU.")] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is written."""
+
+    out: Annotated[Path, Option(parser=options.path, help="File to write: .npz or .h5.")]
+    plot: Annotated[
+        Path | None, Option(parser=options.local_path, help="Directory for a picture of each sequence, light and dark.")
+    ] = None
+    plot_format: Annotated[Literal["png", "svg", "pdf"], Option("--format", help="With --plot: format of the pictures.")] = (
+        "png"
+    )
+    page: Annotated[Path | None, Option(parser=options.local_path, help="HTML page to write, with pictures.")] = None
+    force: options.Force = False
+
+    def check(self, modisco: Path | None) -> None:
+        """Refuse before any work what could not be written after it."""
+        from dnabert2_jax.inference.output import check_output
+        from dnabert2_jax.interpretation.results import SUFFIXES
+
+        check_output(self.out, SUFFIXES)
+        check_page(self.page, force=self.force)
+        for path in (self.out, self.plot, modisco):
+            if path is not None:
+                refuse_overwriting(path, force=self.force)
 
 
 @explain.command(
@@ -42,37 +67,22 @@ Heads = Annotated[str | None, Option(metavar="LIST", help="Heads, from 0, as in 
     epilog="Example: dnabert2 explain ism --model runs/promoters/model --fasta hg38.fa --region chr22:19,710,600-19,710,900 "
     "--target promoter --out runs/ism.npz --page runs/ism.html",
 )
+@options.with_option_groups
 def ism(
-    *,
-    out: Out,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
-    data: options.Data = None,
-    fasta: options.Fasta = None,
-    bed: options.Bed = None,
-    region: options.Region = None,
+    model: Model,
+    source: options.Input,
+    output: Output,
     target: Target = None,
-    plot: Plot = None,
-    plot_format: PlotFormat = "png",
-    page: Page = None,
     modisco: Modisco = None,
     max_tokens: options.MaxTokens = None,
-    bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
-    precision: Precision = "float32",
-    attention: options.Attention = "auto",
-    force: options.Force = False,
 ) -> None:
     """Substitute every base by each other one.
 
     For a classifier, how each of the four bases at a site changes the log-odds of a class (or a regression's measurement);
     for a masked language model, the log-probabilities of the four bases.
     """
-    source = _Source(data, fasta, bed, tuple(region or ()), bad_records)
-    written = _Written("ism", out, plot, plot_format, page, modisco, force)
-    compute = _Compute(model, adapter, base, precision, attention)
-    _explain(source, written, compute, target=target, max_tokens=max_tokens, batch_tokens=batch_tokens)
+    _explain("ism", source, output, model, modisco, target=target, max_tokens=max_tokens, batch_tokens=batch_tokens)
 
 
 @explain.command(
@@ -80,37 +90,24 @@ def ism(
     epilog="Example: dnabert2 explain ig --model runs/promoters/model --data promoters.fa --target promoter "
     "--out runs/ig.h5 --modisco runs/modisco",
 )
+@options.with_option_groups
 def ig(
-    *,
-    out: Out,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
-    data: options.Data = None,
-    fasta: options.Fasta = None,
-    bed: options.Bed = None,
-    region: options.Region = None,
+    model: Model,
+    source: options.Input,
+    output: Output,
     target: Target = None,
     points: Annotated[int, Option(min=1, help="Points of the integral; more are more accurate.")] = 64,
-    plot: Plot = None,
-    plot_format: PlotFormat = "png",
-    page: Page = None,
     modisco: Modisco = None,
     max_tokens: options.MaxTokens = None,
-    bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
-    precision: Precision = "float32",
-    attention: options.Attention = "auto",
-    force: options.Force = False,
 ) -> None:
     """Integrated gradients of a classifier.
 
-    Contributions of tokens, which add up to the output minus that of a sequence of [MASK]; a token's bases share alike.
+    Contributions of tokens, which add up to the output minus that of a sequence of [MASK]; each token's contribution is
+    divided evenly over its bases.
     """
-    source = _Source(data, fasta, bed, tuple(region or ()), bad_records)
-    written = _Written("ig", out, plot, plot_format, page, modisco, force)
-    compute = _Compute(model, adapter, base, precision, attention)
-    _explain(source, written, compute, target=target, points=points, max_tokens=max_tokens, batch_tokens=batch_tokens)
+    how: dict[str, Any] = {"target": target, "points": points, "max_tokens": max_tokens, "batch_tokens": batch_tokens}
+    _explain("ig", source, output, model, modisco, **how)
 
 
 @explain.command(
@@ -118,36 +115,21 @@ def ig(
     epilog="Example: dnabert2 explain saliency --model runs/promoters/model --data promoters.fa --target promoter "
     "--out runs/saliency.npz",
 )
+@options.with_option_groups
 def saliency(
-    *,
-    out: Out,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
-    data: options.Data = None,
-    fasta: options.Fasta = None,
-    bed: options.Bed = None,
-    region: options.Region = None,
+    model: Model,
+    source: options.Input,
+    output: Output,
     target: Target = None,
-    plot: Plot = None,
-    plot_format: PlotFormat = "png",
-    page: Page = None,
     modisco: Modisco = None,
     max_tokens: options.MaxTokens = None,
-    bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
-    precision: Precision = "float32",
-    attention: options.Attention = "auto",
-    force: options.Force = False,
 ) -> None:
     """Gradient times input of a classifier.
 
-    The quickest of the methods: one backward pass for each sequence. A token's bases share alike.
+    The fastest method: one backward pass per sequence. Each token's contribution is divided evenly over its bases.
     """
-    source = _Source(data, fasta, bed, tuple(region or ()), bad_records)
-    written = _Written("saliency", out, plot, plot_format, page, modisco, force)
-    compute = _Compute(model, adapter, base, precision, attention)
-    _explain(source, written, compute, target=target, max_tokens=max_tokens, batch_tokens=batch_tokens)
+    _explain("saliency", source, output, model, modisco, target=target, max_tokens=max_tokens, batch_tokens=batch_tokens)
 
 
 @explain.command(
@@ -155,34 +137,21 @@ def saliency(
     epilog="Example: dnabert2 explain attention --model runs/pretrain/model --fasta hg38.fa "
     "--region chr22:19,710,600-19,710,900 --layers 8-11 --out runs/attention.npz",
 )
+@options.with_option_groups
 def attention(
-    *,
-    out: Out,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
-    data: options.Data = None,
-    fasta: options.Fasta = None,
-    bed: options.Bed = None,
-    region: options.Region = None,
+    model: options.NamedModel,
+    source: options.Input,
+    output: Output,
     layers: Layers = None,
     heads: Heads = None,
     resolution: Annotated[Resolution, Option(help="Between tokens, or between bases.")] = "token",
-    plot: Plot = None,
-    plot_format: PlotFormat = "png",
-    page: Page = None,
-    bad_records: options.BadRecords = "error",
-    force: options.Force = False,
 ) -> None:
     """Attention matrices of layers and heads.
 
-    Computed by definition in float32, whichever attention backend runs otherwise.
+    Computed by definition in float32, regardless of the attention backend.
     """
-    source = _Source(data, fasta, bed, tuple(region or ()), bad_records)
-    written = _Written("attention", out, plot, plot_format, page, None, force)
-    chosen = {"layers": parse_numbers("--layers", layers), "heads": parse_numbers("--heads", heads)}
-    compute = _Compute(model, adapter, base, "float32", "auto")
-    _explain(source, written, compute, **chosen, resolution=resolution)
+    of_layers, of_heads = parse_numbers("--layers", layers), parse_numbers("--heads", heads)
+    _explain("attention", source, output, model, layers=of_layers, heads=of_heads, resolution=resolution)
 
 
 @explain.command(
@@ -190,112 +159,29 @@ def attention(
     epilog="Example: dnabert2 explain dependency --model runs/pretrain/model --fasta hg38.fa "
     "--region chr22:19,710,600-19,710,700 --out runs/dependency.npz --plot runs/dependency",
 )
+@options.with_option_groups
 def dependency(
-    *,
-    out: Out,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
-    data: options.Data = None,
-    fasta: options.Fasta = None,
-    bed: options.Bed = None,
-    region: options.Region = None,
-    plot: Plot = None,
-    plot_format: PlotFormat = "png",
-    page: Page = None,
+    model: Model,
+    source: options.Input,
+    output: Output,
     max_tokens: options.MaxTokens = None,
-    bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
-    precision: Precision = "float32",
-    attention: options.Attention = "auto",
-    force: options.Force = False,
 ) -> None:
     """Which bases depend on which, for a masked language model.
 
-    How far the log-odds of each base change when another one is substituted: 24 inputs for each base.
+    How much the log-odds of each base change when another base is substituted: 24 inputs per base.
     """
-    source = _Source(data, fasta, bed, tuple(region or ()), bad_records)
-    written = _Written("dependency", out, plot, plot_format, page, None, force)
-    compute = _Compute(model, adapter, base, precision, attention)
-    _explain(source, written, compute, max_tokens=max_tokens, batch_tokens=batch_tokens)
+    _explain("dependency", source, output, model, max_tokens=max_tokens, batch_tokens=batch_tokens)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Sequences of a file, or intervals of a genome."""
-
-    data: Path | None
-    fasta: Path | None
-    bed: Path | None
-    regions: tuple[str, ...]
-    bad_records: BadRecordPolicy
-
-    def check(self) -> None:
-        """Refuse options that do not go together, before any work."""
-        if (self.data is None) == (self.fasta is None):
-            raise UserError("give either --data FILE, or --fasta GENOME with --bed or --region")
-        if (self.fasta is None) != (self.bed is None and not self.regions):
-            need = "--bed FILE or --region CONTIG:START-END" if self.fasta else "--fasta GENOME instead of --data"
-            raise UserError(f"intervals are read from a genome: add {need}")
-
-    def record(self) -> dict[str, Any]:
-        """What to record of it with the output."""
-        intervals = {} if self.fasta is None else {"bed": self.bed and str(self.bed), "regions": list(self.regions)}
-        return {"data": str(self.data or self.fasta), **intervals}
-
-    def read(self) -> "tuple[Sequences, Places]":
-        """The sequences, and of intervals their places."""
-        from dnabert2_jax.data.intervals import Intervals
-        from dnabert2_jax.data.reading import read_sequences
-        from dnabert2_jax.genome.reference import Reference
-        from dnabert2_jax.interpretation.inputs import read_intervals
-
-        if self.fasta is None:
-            sequences = read_sequences(self.data or Path(), bad_records=self.bad_records)
-            remark(sequences.summary())
-            return sequences, {}
-        sequences, places = read_intervals(Intervals(Reference(self.fasta), self.bed, self.regions, self.bad_records))
-        remark(sequences.summary())
-        return sequences, places
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What is written."""
-
-    method: ExplainMethod
-    out: Path
-    plot: Path | None
-    plot_format: Literal["png", "svg", "pdf"]
-    page: Path | None
-    modisco: Path | None
-    force: bool
-
-    def check(self) -> None:
-        """Refuse before any work what could not be written after it."""
-        from dnabert2_jax.inference.output import check_output
-        from dnabert2_jax.interpretation.results import SUFFIXES
-
-        check_output(self.out, SUFFIXES)
-        if self.page is not None:
-            check_output(self.page, (".html",))
-        for path in (self.out, self.plot, self.page, self.modisco):
-            if path is not None:
-                refuse_overwriting(path, force=self.force)
-
-
-@dataclass(frozen=True)
-class _Compute:
-    """Which model, and how to compute."""
-
-    model: Path | None
-    adapter: Path | None
-    base: Path | None
-    precision: PrecisionOption
-    attention: str
-
-
-def _explain(source: _Source, written: _Written, compute: _Compute, **how: Any) -> None:
+def _explain(
+    method: ExplainMethod,
+    source: options.Input,
+    output: Output,
+    model: options.NamedModel,
+    modisco: Path | None = None,
+    **how: Any,
+) -> None:
     """Read, explain, and write everything that was asked for."""
     from dnabert2_jax.inference.record import make_record
     from dnabert2_jax.interpretation.explain import explain as explain_sequences
@@ -305,28 +191,40 @@ def _explain(source: _Source, written: _Written, compute: _Compute, **how: Any) 
     from dnabert2_jax.reports.page import write_page
 
     source.check()
-    written.check()
-    opened = open_named(compute.model, compute.adapter, compute.base, compute.precision, compute.attention)
-    sequences, places = source.read()
-    if written.modisco is not None:
+    output.check(modisco)
+    opened = model.open()
+    sequences, places = _read(source)
+    if modisco is not None:
         check_lengths(sequences)
-    method = written.method
     results = explain_sequences(opened, sequences, method, "explaining", **how)
     settings = {name: value for name, value in how.items() if name != "batch_tokens"}
     record = make_record(opened, f"explain {method}", **source.record(), **settings)
-    save_explanations(written.out, results, record, places)
-    print_saved(written.out)
-    if written.plot is not None:
-        save_pictures(written.plot, results, written.plot_format)
-        print_saved(written.plot)
-    if written.page is not None:
-        write_page(written.page, explanation_page(method, results, record, places).html())
-        print_saved(written.page)
-    if len(results) > MOST_PICTURES and (written.plot or written.page):
-        remark(f"pictures are of the first {MOST_PICTURES} sequences")
-    if written.modisco is not None:
-        save_modisco(written.modisco, results, force=written.force)  # type: ignore[arg-type]
-        print_saved(written.modisco)
+    save_explanations(output.out, results, record, places)
+    print_saved(output.out)
+    if output.plot is not None:
+        save_pictures(output.plot, results, output.plot_format)
+        print_saved(output.plot)
+    if output.page is not None:
+        print_saved(write_page(output.page, explanation_page(method, results, record, places).html()))
+    if len(results) > MOST_PICTURES and (output.plot or output.page):
+        remark(f"pictures show the first {MOST_PICTURES} sequences")
+    if modisco is not None:
+        save_modisco(modisco, results, force=output.force)  # type: ignore[arg-type]
+        print_saved(modisco)
+
+
+def _read(source: options.Input) -> "tuple[Sequences, Places]":
+    """The sequences, and for intervals their places."""
+    from dnabert2_jax.data.reading import read_sequences
+    from dnabert2_jax.interpretation.inputs import read_intervals
+
+    places: Places = {}
+    if source.fasta is None:
+        sequences = read_sequences(source.data or Path(), bad_records=source.bad_records)
+    else:
+        sequences, places = read_intervals(source.intervals(source.fasta))
+    remark(sequences.summary())
+    return sequences, places
 
 
 def parse_numbers(option: str, text: str | None) -> tuple[int, ...]:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import typer
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 from dnabert2_jax.storage.paths import BucketError, explain
 
 _INTERRUPTED = 130
 _RESUME = (
-    "interrupted; rerun the same command: a run resumes from its last checkpoint, predict, embed and variants from the "
-    "last part that they wrote, and anything else starts over"
+    "interrupted; rerun the same command: a run resumes from its last checkpoint, predict, embed and variants from what "
+    "they have written, and anything else starts over"
 )
 _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 """System errors that no code can fix: a full disk, or a place without write permission."""
@@ -25,7 +25,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
         try:
             code = command()
         finally:
-            sys.stdout.flush()  # a full disk shows here at the latest
+            sys.stdout.flush()  # a full disk is detected here at the latest
         if code == _INTERRUPTED:
             _report(_RESUME)
         return code or 0
@@ -68,7 +68,7 @@ def _explain(error: BaseException) -> str | None:
     """What the user can do about an error; None if it is a bug."""
     if isinstance(error, UserError):
         return str(error)
-    what = (str(error) or type(error).__name__).splitlines()[0]
+    what = first_line(error)
     jax = sys.modules.get("jax")
     of_device = jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in what
     if of_device or isinstance(error, MemoryError):

@@ -9,7 +9,7 @@ from dnabert2_jax.cli.app import group
 from dnabert2_jax.cli.options import Set, local_path, path
 from dnabert2_jax.cli.output import print_table
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import Mode
+from dnabert2_jax.gue.catalog import Mode
 from dnabert2_jax.progress import remark
 
 if TYPE_CHECKING:

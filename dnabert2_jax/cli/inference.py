@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,6 @@ from dnabert2_jax.cli.output import print_saved, print_table
 from dnabert2_jax.config.inference import (
     PER_TOKEN,
     STANDARD_STREAM,
-    BadRecordPolicy,
-    DuplicateNames,
     LongSequences,
     Pooling,
     Shard,
@@ -32,15 +31,94 @@ if TYPE_CHECKING:
 
 
 _LONG_BASES = 100_000
-"""A sequence this long is a chromosome or a contig rather than something to be described by one row."""
+"""A sequence this long is probably a chromosome or contig, for which a single row is of little use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input(options.Input):
+    """What to compute something for: whole sequences of a file, windows over them, or intervals of a genome."""
+
+    window: options.Window = None
+    step: options.Step = None
+    sequence_column: options.SequenceColumn = "sequence"
+    name_column: options.NameColumn = None
+    duplicate_names: options.DuplicateNamesOption = "error"
+    shard: options.ShardOption = None
+
+    @cached_property
+    def part(self) -> Shard | None:
+        """The share of the work that this process does, if it is divided."""
+        return Shard.parse(self.shard) if self.shard else None
+
+    @property
+    def has_places(self) -> bool:
+        """Whether rows have coordinates, and are written as they are computed."""
+        return self.window is not None or self.fasta is not None
+
+    def check_with(self, out: Path) -> None:
+        """Refuse options that do not go together, before any work."""
+        self.check()
+        if self.has_places and STANDARD_STREAM in (str(self.data), str(self.bed)):
+            option = "--window" if self.window is not None else "--fasta"
+            raise UserError(f"{option} reads its input twice; name a file instead of -")
+        if self.data is not None and self.window is not None and self.bad_records == "skip":
+            raise UserError("--bad-records skip does not go with --window, whose coordinates are those of whole records")
+        if self.window is None and self.step is not None:
+            raise UserError("--step is the distance between windows; give --window BASES as well")
+        if not self.has_places and out.suffix == ".bed":
+            raise UserError(f"{out}: a .bed file holds coordinates; add --window BASES, or choose .csv or .parquet")
+
+    def record(self) -> dict[str, Any]:
+        """What to record of it with the output."""
+        windows = {} if self.window is None else {"window": self.window, "step": self.step or self.window}
+        share = {} if self.part is None else {"shard": str(self.part)}
+        return {**super().record(), **windows, **share}
+
+    def job(self, source: "Source", bases: int) -> dict[str, Any]:
+        """What the rows depend on besides the record, to tell whether a job can be resumed."""
+        from dnabert2_jax.inference.scan import WholeSequences
+        from dnabert2_jax.storage.copies import local_copy
+        from dnabert2_jax.storage.hashes import file_sha256
+
+        if str(self.data) == STANDARD_STREAM and isinstance(source, WholeSequences):
+            content: Any = file_sha256(source.file.path)
+        else:
+            files = [local_copy(path).stat() for path in (self.data, self.fasta, self.bed) if path]
+            content = [[file.st_size, file.st_mtime_ns] for file in files]
+        return {
+            "content": content,
+            "columns": [self.sequence_column, self.name_column],
+            "records": [self.bad_records, self.duplicate_names],
+            "bases_at_once": bases,
+        }
+
+    @contextmanager
+    def opened(self) -> "Iterator[Source]":
+        """Everything read once and checked."""
+        from dnabert2_jax.data.streaming import checked_file
+        from dnabert2_jax.inference.interval_scan import plan_intervals
+        from dnabert2_jax.inference.scan import WholeSequences, plan_scan
+
+        names: dict[str, Any] = {"sequence_column": self.sequence_column, "name_column": self.name_column}
+        names["duplicate_names"] = self.duplicate_names
+        if self.fasta is not None:
+            plan = plan_intervals(self.intervals(self.fasta), self.window, self.step)
+            if self.window is None and plan.longest >= _LONG_BASES:
+                remark(f"an interval of {plan.longest:,} bases becomes one row; for one row per stretch, add --window BASES")
+            yield plan
+        elif self.window is not None:
+            yield plan_scan(self.data or Path(), self.window, self.step, **names)
+        else:
+            with checked_file(self.data or Path(), **names, bad_records=self.bad_records) as file:
+                yield WholeSequences(file)
 
 
 @app.command(
     epilog="Example: dnabert2 predict --model runs/promoters/model --data genome.fa --window 500 --out runs/promoters.bed"
 )
+@options.with_option_groups
 def predict(
-    *,
-    data: options.Data = None,
+    source: Input,
     out: Annotated[
         Path,
         Option(
@@ -51,21 +129,11 @@ def predict(
     model: options.Models = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
-    fasta: options.Fasta = None,
-    bed: options.Bed = None,
-    region: options.Region = None,
-    window: options.Window = None,
-    step: options.Step = None,
     max_tokens: options.MaxTokens = None,
     long: Annotated[LongSequences, Option(help="Longer sequences: average over windows, or truncate.")] = "windows",
     overlap: Annotated[float, Option(help="Minimum window overlap (fraction).")] = 0.5,
     reverse_complement: options.ReverseComplement = False,
     views: options.Views = 1,
-    sequence_column: options.SequenceColumn = "sequence",
-    name_column: options.NameColumn = None,
-    bad_records: options.BadRecords = "error",
-    duplicate_names: options.DuplicateNamesOption = "error",
-    shard: options.ShardOption = None,
     batch_tokens: options.BatchTokens = None,
     precision: options.Precision = "auto",
     attention: options.Attention = "auto",
@@ -75,7 +143,7 @@ def predict(
 
     Writes the label and the probabilities, or the predicted value, of each sequence, a note on doubtful ones, and the other
     columns of the input; with --window, one row per window of a genome, and with --fasta, one per interval of it. Pairs are
-    read from the columns sequence1 and sequence2. Of several models, the mean and the standard deviation are written.
+    read from the columns sequence1 and sequence2. With several models, writes their mean and standard deviation.
     """
     from dnabert2_jax.inference.formats import PLACE_SUFFIXES, PREDICTION_SUFFIXES
     from dnabert2_jax.inference.output import check_output
@@ -86,12 +154,8 @@ def predict(
     from dnabert2_jax.inference.scan import bases_of_a_chunk, predict_chunks, share_of
     from dnabert2_jax.storage.unfinished import check_destinations
 
-    part = Shard.parse(shard) if shard else None
-    out = part.path(out) if part else out
-    source = _Source(
-        data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records, duplicate_names
-    )
-    source.check(out)
+    out = source.part.path(out) if source.part else out
+    source.check_with(out)
     check_output(out, PLACE_SUFFIXES if source.has_places else PREDICTION_SUFFIXES)
     check_destinations([out], force=force)
     opened, *ensemble = open_ensemble(model, adapter, base, precision, attention)
@@ -103,12 +167,12 @@ def predict(
     most, training_data = max_tokens or opened.head.max_tokens, opened.provenance.get("training_data")
     how: dict[str, Any] = {"max_tokens": most, "long": long, "overlap": overlap}
     how |= {"reverse_complement": reverse_complement, "views": views}
-    record = make_ensemble_record([opened, *ensemble], "predict", **source.record(part), **how)
+    record = make_ensemble_record([opened, *ensemble], "predict", **source.record(), **how)
     with source.opened() as rows:
         size = expected_bytes(out, rows.rows, 3 + len(opened.labels) * (2 if ensemble else 1))
         remark(f"{rows.summary()}; about {size / 1e6:,.1f} MB to write")
         _remark_on_long(rows, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
-        share = share_of(rows, bases_of_a_chunk(batch_tokens), part)
+        share = share_of(rows, bases_of_a_chunk(batch_tokens), source.part)
         job = source.job(rows, share.bases)
         with (
             writing_rows(out, record, job, beside=source.has_places, force=force) as writer,
@@ -124,44 +188,30 @@ def predict(
                 bar.advance(len(predictions))
     counts = writer.counts
     if not source.has_places:
-        said = summary_of(counts, most, training_data)
+        summary = summary_of(counts, most, training_data)
     else:
         if counts["long"]:
-            what, remedy = ("intervals", "add --window") if window is None else ("windows", "shorten --window")
+            what, remedy = ("intervals", "add --window") if source.window is None else ("windows", "shorten --window")
             remark(f"{what} of more than {most:,} tokens: {counts['long']:,}, each the average over its parts; {remedy}")
-        said = doubts_in(counts, training_data)
-    if said:
-        remark(said)
+        summary = doubts_in(counts, training_data)
+    if summary:
+        remark(summary)
     print_saved(out)
 
 
 @app.command(epilog="Example: dnabert2 embed --model runs/pretrain/model --data genes.fa --out runs/genes.npz")
+@options.with_option_groups
 def embed(
-    *,
-    data: options.Data = None,
+    source: Input,
     out: Annotated[
         Path,
         Option(
             parser=options.path, help="File to write: .npz, .parquet, .h5, .csv, .tsv or .jsonl, or - for standard output."
         ),
     ],
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
-    fasta: options.Fasta = None,
-    bed: options.Bed = None,
-    region: options.Region = None,
-    window: options.Window = None,
-    step: options.Step = None,
+    model: options.ComputedModel,
     pooling: Annotated[Pooling, Option(help="Vector per sequence (mean, max, cls), token or base.")] = "mean",
-    sequence_column: options.SequenceColumn = "sequence",
-    name_column: options.NameColumn = None,
-    bad_records: options.BadRecords = "error",
-    duplicate_names: options.DuplicateNamesOption = "error",
-    shard: options.ShardOption = None,
     batch_tokens: options.BatchTokens = None,
-    precision: options.Precision = "auto",
-    attention: options.Attention = "auto",
     force: options.Force = False,
 ) -> None:
     """Embed sequences of any length, or parts of a genome.
@@ -176,25 +226,21 @@ def embed(
     from dnabert2_jax.inference.scan import bases_of_a_chunk, embed_chunks, share_of
     from dnabert2_jax.storage.unfinished import check_destinations
 
-    part = Shard.parse(shard) if shard else None
-    out = part.path(out) if part else out
-    source = _Source(
-        data, fasta, bed, tuple(region or ()), window, step, sequence_column, name_column, bad_records, duplicate_names
-    )
-    source.check(out)
+    out = source.part.path(out) if source.part else out
+    source.check_with(out)
     check_output(out, EMBEDDING_SUFFIXES)
     check_destinations([out], force=force)
     if source.has_places and pooling in PER_TOKEN:
-        per, option = ("window", "--window") if window is not None else ("interval", "--fasta")
+        per, option = ("window", "--window") if source.window is not None else ("interval", "--fasta")
         raise UserError(f"--pooling {pooling} gives many vectors per {per}; with {option}, choose mean, max or cls")
-    opened = open_named(model, adapter, base, precision, attention)
-    record = make_record(opened, "embed", pooling=pooling, **source.record(part))
+    opened = model.open()
+    record = make_record(opened, "embed", pooling=pooling, **source.record())
     width = opened.config.hidden_size
     with source.opened() as rows:
         vectors = expected_vectors(opened, rows.rows, rows.bases, pooling)
         remark(f"{rows.summary()}; about {expected_bytes(out, vectors, width) / 1e6:,.1f} MB to write")
         _remark_on_long(rows, opened, "embedded whole")
-        share = share_of(rows, bases_of_a_chunk(batch_tokens, width if pooling in PER_TOKEN else 0), part)
+        share = share_of(rows, bases_of_a_chunk(batch_tokens, width if pooling in PER_TOKEN else 0), source.part)
         check_size(out, vectors * share.rows // rows.rows, width)
         job = source.job(rows, share.bases)
         with (
@@ -270,102 +316,14 @@ def fill_mask(
     print_saved(out)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What to compute something for: whole sequences of a file, windows over them, or intervals of a genome."""
-
-    data: Path | None
-    fasta: Path | None
-    bed: Path | None
-    regions: tuple[str, ...]
-    window: int | None
-    step: int | None
-    sequence_column: str
-    name_column: str | None
-    bad_records: BadRecordPolicy
-    duplicate_names: DuplicateNames
-
-    @property
-    def has_places(self) -> bool:
-        """Whether rows have coordinates, and are written as they are computed."""
-        return self.window is not None or self.fasta is not None
-
-    def check(self, out: Path) -> None:
-        """Refuse options that do not go together, before any work."""
-        if (self.data is None) == (self.fasta is None):
-            raise UserError("give either --data FILE, or --fasta GENOME with --bed or --region")
-        if (self.fasta is None) != (self.bed is None and not self.regions):
-            need = "--bed FILE or --region CONTIG:START-END" if self.fasta else "--fasta GENOME instead of --data"
-            raise UserError(f"intervals are read from a genome: add {need}")
-        if self.has_places and STANDARD_STREAM in (str(self.data), str(self.bed)):
-            option = "--window" if self.window is not None else "--fasta"
-            raise UserError(f"{option} reads its input twice; name a file instead of -")
-        if self.data is not None and self.window is not None and self.bad_records == "skip":
-            raise UserError("--bad-records skip does not go with --window, whose coordinates are those of whole records")
-        if self.window is None and self.step is not None:
-            raise UserError("--step is the distance between windows; give --window BASES as well")
-        if not self.has_places and out.suffix == ".bed":
-            raise UserError(f"{out}: a .bed file holds coordinates; add --window BASES, or choose .csv or .parquet")
-
-    def record(self, shard: Shard | None) -> dict[str, Any]:
-        """What to record of it with the output."""
-        intervals = {} if self.fasta is None else {"bed": self.bed and str(self.bed), "regions": list(self.regions)}
-        windows = {} if self.window is None else {"window": self.window, "step": self.step or self.window}
-        share = {} if shard is None else {"shard": str(shard)}
-        return {"data": str(self.data or self.fasta), **intervals, **windows, **share}
-
-    def job(self, source: "Source", bases: int) -> dict[str, Any]:
-        """What the rows depend on besides the record, to tell whether a job can be resumed."""
-        from dnabert2_jax.inference.scan import WholeSequences
-        from dnabert2_jax.storage.copies import local_copy
-        from dnabert2_jax.storage.hashes import file_sha256
-
-        if str(self.data) == STANDARD_STREAM and isinstance(source, WholeSequences):
-            content: Any = file_sha256(source.file.path)
-        else:
-            files = [local_copy(path).stat() for path in (self.data, self.fasta, self.bed) if path]
-            content = [[file.st_size, file.st_mtime_ns] for file in files]
-        return {
-            "content": content,
-            "columns": [self.sequence_column, self.name_column],
-            "records": [self.bad_records, self.duplicate_names],
-            "bases_at_once": bases,
-        }
-
-    @contextmanager
-    def opened(self) -> "Iterator[Source]":
-        """Everything read once and checked."""
-        from dnabert2_jax.data.intervals import Intervals
-        from dnabert2_jax.data.streaming import checked_file
-        from dnabert2_jax.genome.reference import Reference
-        from dnabert2_jax.inference.interval_scan import plan_intervals
-        from dnabert2_jax.inference.scan import WholeSequences, plan_scan
-
-        names: dict[str, Any] = {
-            **{"sequence_column": self.sequence_column, "name_column": self.name_column},
-            **{"duplicate_names": self.duplicate_names},
-        }
-        if self.fasta is not None:
-            intervals = Intervals(Reference(self.fasta), self.bed, self.regions, self.bad_records)
-            plan = plan_intervals(intervals, self.window, self.step)
-            if self.window is None and plan.longest >= _LONG_BASES:
-                remark(f"an interval of {plan.longest:,} bases becomes one row; for one row per stretch, add --window BASES")
-            yield plan
-        elif self.window is not None:
-            yield plan_scan(self.data or Path(), self.window, self.step, **names)
-        else:
-            with checked_file(self.data or Path(), **names, bad_records=self.bad_records) as file:
-                yield WholeSequences(file)
-
-
 def _remark_on_resumption(writer: "RowWriter") -> None:
-    """Say that an earlier process has done a part of the work."""
+    """Report that an earlier process has done part of the work."""
     if writer.parts:
-        remark(f"resuming after {writer.rows:,} rows, which an earlier process of this job has written")
+        remark(f"resuming after {writer.rows:,} rows written by an earlier process of this job")
 
 
 def _remark_on_long(source: "Source", model: "InferenceModel", what: str) -> None:
-    """Say before long work that a chromosome is about to become one row, and what it takes."""
+    """Warn before long work that a chromosome will become a single row, with the cost."""
     from dnabert2_jax.inference.scan import WholeSequences
 
     if not isinstance(source, WholeSequences) or (longest := source.file.longest).bases < _LONG_BASES:

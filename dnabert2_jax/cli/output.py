@@ -1,4 +1,4 @@
-"""What commands print on standard output."""
+"""What commands print on standard output, and the pages that they write beside their results."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax.config.inference import STANDARD_STREAM
+from dnabert2_jax.storage.overwriting import refuse_overwriting
 
 
 def results() -> Console:
@@ -29,3 +30,12 @@ def print_saved(path: Path) -> None:
     """Print what was written, unless standard output holds the result itself."""
     if str(path) != STANDARD_STREAM:
         print(f"saved {path}")
+
+
+def check_page(page: Path | None, *, force: bool) -> None:
+    """Check before the work that an HTML page, if one is wanted, can be written after it."""
+    from dnabert2_jax.inference.output import check_output
+
+    if page is not None:
+        check_output(page, (".html",))
+        refuse_overwriting(page, force=force)

@@ -20,7 +20,7 @@ def split(
         Path, Argument(metavar="TABLE", parser=path, help="Table with a column of sequences: .csv, .tsv or .xlsx.")
     ],
     out: Annotated[Path, Option(parser=path, help="Directory for train.csv, dev.csv and test.csv.")],
-    by: Annotated[DivideBy, Option(help="What else stays in one table.")] = "random",
+    by: Annotated[DivideBy, Option(help="What else to keep together.")] = "random",
     group_column: Annotated[
         str | None, Option(help="Column of --by group, or of the contigs.", show_default="contig, chrom, ...")
     ] = None,
@@ -28,7 +28,7 @@ def split(
     similarity: Annotated[
         float, Option(min=0.01, max=1, help="Common 12-mers (Jaccard index) that make near copies.")
     ] = 0.25,
-    seed: Annotated[int, Option(min=0, help="Seed of the order in which rows are dealt out.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Seed of the random assignment.")] = 0,
     sequence_column: SequenceColumn = "sequence",
     force: Force = False,
 ) -> None:

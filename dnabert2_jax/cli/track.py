@@ -1,4 +1,4 @@
-"""``dnabert2 track``: what a model says along a genome, for genome browsers."""
+"""``dnabert2 track``: a model's output along a genome, for genome browsers."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +8,6 @@ from typer import Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.models import open_named
 from dnabert2_jax.cli.output import print_saved
 from dnabert2_jax.config.inference import TrackFormat, TrackStrand, TrackValues
 from dnabert2_jax.errors import UserError
@@ -22,13 +21,11 @@ _DEFAULT_STEP = 128
     epilog="Example: dnabert2 track --model runs/promoters/model --fasta hg38.fa --region chr22:19,700,000-19,720,000 "
     "--out runs/tracks"
 )
+@options.with_option_groups
 def track(
-    *,
     fasta: Annotated[Path, Option(parser=options.local_path, help="Genome, a plain or bgzip FASTA file.")],
     out: Annotated[Path, Option(parser=options.local_path, help="Directory to create.")],
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
+    model: options.ComputedModel,
     bed: Annotated[
         Path | None, Option(parser=options.local_path, help="Intervals to cover.", show_default="the whole genome")
     ] = None,
@@ -38,8 +35,8 @@ def track(
         Option(
             min=1,
             metavar="BASES",
-            help="Bases that the model reads at a time.",
-            show_default="512; of a model of labels at every base, as in training",
+            help="Bases per window.",
+            show_default="512; as in training if the model labels every base",
         ),
     ] = None,
     step: Annotated[
@@ -48,20 +45,20 @@ def track(
     strand: Annotated[TrackStrand, Option(help="Strand to read; bed: that of each interval.")] = "+",
     values: Annotated[TrackValues, Option(help="Masked language model only; auto is logp and entropy.")] = "auto",
     format_: Annotated[TrackFormat, Option("--format", help="Files to write.")] = "bigwig",
-    threshold: Annotated[float | None, Option(help="With --format bed: smallest probability.", show_default="0.5")] = None,
+    threshold: Annotated[float | None, Option(help="With --format bed: minimum probability.", show_default="0.5")] = None,
     merge: Annotated[
         int | None,
-        Option(min=0, metavar="BASES", help="With --format bed, labels at every base: gap to fill.", show_default="0"),
+        Option(
+            min=0, metavar="BASES", help="With --format bed, labels at every base: maximum gap to fill.", show_default="0"
+        ),
     ] = None,
     min_length: Annotated[
         int | None,
-        Option(min=1, metavar="BASES", help="With --format bed, labels at every base: shortest.", show_default="1"),
+        Option(min=1, metavar="BASES", help="With --format bed, labels at every base: minimum length.", show_default="1"),
     ] = None,
     max_tokens: options.MaxTokens = None,
     bad_records: options.BadRecords = "error",
     batch_tokens: options.BatchTokens = None,
-    precision: options.Precision = "auto",
-    attention: options.Attention = "auto",
     force: options.Force = False,
 ) -> None:
     """Write tracks of a genome for genome browsers.
@@ -87,7 +84,7 @@ def track(
     if values == "logo" and format_ != "bigwig":
         raise UserError("--values logo is a hub of bigWig files; leave --format out")
     refuse_overwriting(out, force=force)
-    opened = open_named(model, adapter, base, precision, attention)
+    opened = model.open()
     if opened.kind != "masked_lm" and values != "auto":
         raise UserError(f"--values {values} is for a masked language model, and {opened.path} is a classifier; leave it out")
     if opened.kind != "classifier" and (step, max_tokens) != (None, None):

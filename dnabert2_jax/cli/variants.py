@@ -38,7 +38,7 @@ def variants(
     scores: Annotated[str, Option(metavar="LIST", help="auto, or some of llr,emb,pll,delta.")] = "auto",
     splice: Annotated[
         str | None,
-        Option(metavar="acceptor=A,donor=D", help="Labels of splice sites, whose gains and losses near variants are told."),
+        Option(metavar="acceptor=A,donor=D", help="Labels of splice sites: score their gain and loss near variants."),
     ] = None,
     distance: Annotated[int, Option(min=1, metavar="BASES", help="How near, with --splice.")] = 50,
     flank: Annotated[int, Option(min=1, metavar="BASES", help="Bases read on either side of a variant.")] = 256,

@@ -176,7 +176,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _first_of_each_key(problems: Iterable[Any]) -> dict[str, Any]:
-    """By section and key; if an item of a list is wrong, that the list is too short without it is no news."""
+    """The first error of each section and key; a wrong item also makes its list too short, which is not reported."""
     first: dict[str, Any] = {}
     for problem in problems:
         *sections, last = problem["loc"] or ("",)

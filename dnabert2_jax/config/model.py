@@ -135,7 +135,7 @@ class HeadConfig:
 
     @property
     def independent(self) -> bool:
-        """Whether each output is a probability by itself, rather than one of several that sum to 1."""
+        """Whether outputs are independent probabilities, rather than a distribution that sums to 1."""
         return self.task == "multi_label" or self.several
 
     def to_dict(self) -> dict[str, object]:

@@ -1,15 +1,13 @@
 """A fine-tuning run with labels at every base of a genome: ``data.task = "per_base"``."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from dnabert2_jax.config.inference import BadRecordPolicy
-from dnabert2_jax.config.mesh import MeshOptions
-from dnabert2_jax.config.model import STRICT, LoraConfig
-from dnabert2_jax.config.optimizer import OptimizerConfig
-from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER, Epochs, ModelOptions, check_method
+from dnabert2_jax.config.model import STRICT
+from dnabert2_jax.config.runs import AnyFinetuneRun
 from dnabert2_jax.storage.paths import Location
 
 
@@ -48,7 +46,7 @@ class PerBaseData:
     reverse_complement: bool = False
 
     @model_validator(mode="after")
-    def _settings_fit_together(self) -> "PerBaseData":
+    def _settings_fit_together(self) -> Self:
         if both := [name for name in self.dev_contigs if name in self.test_contigs]:
             raise ValueError(f"{both[0]} is in dev_contigs and in test_contigs; leave it in one of them")
         if self.stranded and self.reverse_complement:
@@ -57,22 +55,14 @@ class PerBaseData:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PerBaseRun:
+class PerBaseRun(AnyFinetuneRun):
     """A run of ``dnabert2 finetune`` with labels at every base; see :class:`~dnabert2_jax.config.runs.FinetuneRun`."""
 
-    command: Literal["finetune"] = "finetune"
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    model: ModelOptions
     data: PerBaseData
-    optimizer: OptimizerConfig = FINETUNE_OPTIMIZER
-    training: Epochs = Epochs()
-    lora: LoraConfig = LoraConfig()
-    mesh: MeshOptions = MeshOptions()
 
     @model_validator(mode="after")
-    def _settings_fit_together(self) -> "PerBaseRun":
+    def _settings_fit_together(self) -> Self:
         plan = self.training
-        check_method(plan, self.model, self.mesh)
         for name, default in (("label_smoothing", 0.0), ("batching", "by_length"), ("pooling", "auto")):
             if getattr(plan, name) != default:
                 raise ValueError(f"training.{name} {getattr(plan, name)} is not for data.task per_base; leave it out")

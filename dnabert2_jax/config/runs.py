@@ -1,7 +1,7 @@
 """A run is a TOML file: the settings of each command, validated, with errors that name the nearest valid key."""
 
 from dataclasses import field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -232,43 +232,50 @@ class Epochs:
         return self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
 
 
-def check_method(plan: Epochs, model: ModelOptions, mesh: MeshOptions) -> None:
-    """Refuse settings of a fine-tuning run that do not fit together, whatever its task."""
-    if plan.method == "lora" and model.path is None:
-        raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
-    if plan.method == "probe" and plan.label_smoothing:
-        raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
-    if plan.focal_gamma and plan.label_smoothing:
-        raise ValueError("training.focal_gamma and training.label_smoothing do not go together; leave one of them out")
-    if mesh != MeshOptions(data=mesh.data):
-        raise ValueError("mesh: fine-tuning shards rows only; of this section it accepts data")
-
-
 FINETUNE_OPTIMIZER = OptimizerConfig(learning_rate=3e-5, warmup_steps=50, weight_decay=0.01, beta2=0.999, epsilon=1e-8)
 """The paper's fine-tuning settings (its Appendix), with Hugging Face's AdamW defaults."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FinetuneRun:
-    """A fine-tuning run: the sections of its TOML file, and ``seed``, which determines new weights, order and dropout.
-
-    Of ``mesh``, only ``data`` applies: the devices that share the rows of a step; -1 takes as many of this process's devices
-    as divide ``training.batch_size``. The batch does not change.
-    """
+class AnyFinetuneRun:
+    """What fine-tuning runs have in common, whatever their data."""
 
     command: Literal["finetune"] = "finetune"
     seed: int = Field(default=0, ge=0, lt=2**31)
     model: ModelOptions
-    data: FinetuneData
+    data: Any
     optimizer: OptimizerConfig = FINETUNE_OPTIMIZER
     training: Epochs = Epochs()
     lora: LoraConfig = LoraConfig()
     mesh: MeshOptions = MeshOptions()
 
     @model_validator(mode="after")
-    def _settings_fit_together(self) -> "FinetuneRun":
+    def _method_fits(self) -> Self:
+        plan = self.training
+        if plan.method == "lora" and self.model.path is None:
+            raise ValueError("training.method lora needs model.path: an adapter is trained on a model directory")
+        if plan.method == "probe" and plan.label_smoothing:
+            raise ValueError("training.label_smoothing is for full and lora; a probe is fitted to hard labels")
+        if plan.focal_gamma and plan.label_smoothing:
+            raise ValueError("training.focal_gamma and training.label_smoothing do not go together; leave one of them out")
+        if self.mesh != MeshOptions(data=self.mesh.data):
+            raise ValueError("mesh: fine-tuning shards rows only; of this section it accepts data")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FinetuneRun(AnyFinetuneRun):
+    """A fine-tuning run: the sections of its TOML file, and ``seed``, which determines new weights, order and dropout.
+
+    Of ``mesh``, only ``data`` applies: the devices that share the rows of a step; -1 takes as many of this process's devices
+    as divide ``training.batch_size``. The batch does not change.
+    """
+
+    data: FinetuneData
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Self:
         task, plan = self.data.task, self.training
-        check_method(plan, self.model, self.mesh)
         if plan.method == "probe" and self.data.bpe_dropout:
             raise ValueError("data.bpe_dropout is for full and lora; a probe is fitted to one reading of each row")
         if plan.method == "probe" and plan.head_pooling == "cls":

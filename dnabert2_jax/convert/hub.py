@@ -2,7 +2,7 @@
 
 huggingface_hub downloads them into its cache, or finds them there; its environment variables apply (``HF_HOME``,
 ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``). Only configuration, tokenizer and weights are fetched, never code.
-Models go there with :func:`push`.
+:func:`push` uploads a model.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dnabert2_jax.convert.settings import CONFIG
 from dnabert2_jax.convert.weights import PICKLE, SAFETENSORS
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 from dnabert2_jax.extras import optional_package
 
 PREFIX = "hf:"
@@ -132,7 +132,7 @@ def push(directory: Path, repository: str) -> str:
     """
     hub = optional_package("huggingface_hub", f"pushing to {repository} needs", "dnabert2_jax[hub]")
     errors = import_module("huggingface_hub.errors")
-    # When nobody answers, the error is one of the HTTP library's that huggingface_hub uses: a base class of its own errors.
+    # If the Hub does not answer, the error comes from the HTTP library of huggingface_hub: a base class of its own errors.
     failures = tuple(kind for kind in errors.HfHubHTTPError.__mro__ if kind not in (Exception, BaseException, object))
     try:
         hub.create_repo(repository, private=True, exist_ok=True)
@@ -156,5 +156,4 @@ def _reason(error: Exception) -> str:
     """The first line of the library's message, or of what caused it."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         return "HF_HUB_OFFLINE is set"
-    cause = error.__cause__ or error
-    return (str(cause) or type(cause).__name__).splitlines()[0].rstrip(".")
+    return first_line(error.__cause__ or error).rstrip(".")

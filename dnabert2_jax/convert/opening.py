@@ -1,4 +1,4 @@
-"""What a path to a model stands for: the one place that every command and function asks.
+"""Resolves what a path to a model names; every command and function goes through here.
 
 A path may name a model directory, an adapter directory, or a directory in the Hugging Face layout, which is read as it is;
 ``hf:OWNER/NAME`` is one on the Hugging Face Hub, and ``small`` a model that ships with the package.

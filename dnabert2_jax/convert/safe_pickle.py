@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn
 import ml_dtypes
 import numpy as np
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 
 _STORAGES: dict[str, np.dtype[Any]] = {
     "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
@@ -68,11 +68,6 @@ class View:
 def value_kind(value: Any) -> str:
     """What a value is, for messages."""
     return "tensor" if isinstance(value, View) else type(value).__name__.lstrip("_").lower()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def damaged(source: str, why: str) -> UserError:

@@ -1,4 +1,4 @@
-"""``config.json`` of the Hugging Face layout: what makes it a DNABERT-2, and what does not matter."""
+"""``config.json`` of the Hugging Face layout: what makes it a DNABERT-2, and what is ignored."""
 
 import json
 import logging

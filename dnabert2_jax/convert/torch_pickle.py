@@ -18,9 +18,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from dnabert2_jax.convert.safe_pickle import Storage, View, damaged, first_line, run, value_kind
+from dnabert2_jax.convert.safe_pickle import Storage, View, damaged, run, value_kind
 from dnabert2_jax.convert.tensors import Tensors
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """What the two first pickles of the older format hold."""
@@ -145,8 +145,8 @@ def _state_dict(path: Path, state: Any) -> dict[str, View]:
     other = [f"{str(key)[:80]!r} ({value_kind(value)})" for key, value in state.items() if not isinstance(value, View)]
     if other or not all(isinstance(key, str) for key in state):
         raise UserError(
-            f"{path}: a state dict holds tensors by name alone, found {', '.join(other) or 'keys that are not text'}; of a "
-            "training checkpoint save the model's part by itself: torch.save(checkpoint[...], ...)"
+            f"{path}: a state dict holds only tensors by name, found {', '.join(other) or 'keys that are not text'}; from a "
+            "training checkpoint, save only the model: torch.save(checkpoint[...], ...)"
         )
     sizes: dict[str, Storage] = {}
     for name, view in state.items():

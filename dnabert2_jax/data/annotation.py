@@ -1,4 +1,4 @@
-"""Features of a genome: labelled stretches from BED, GFF3 or GTF.
+"""Features of a genome: labeled stretches from BED, GFF3 or GTF.
 
 ========= ======================= ==================================== ============================
 format    label                   coordinates                          strand
@@ -18,7 +18,7 @@ from pathlib import Path
 from dnabert2_jax.config.inference import BadRecordPolicy
 from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.intervals import Interval, Intervals, text_lines
-from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.errors import UserError, listed, nearest
 from dnabert2_jax.genome.reference import Reference
 
 _GFF_SUFFIXES, _BED_SUFFIXES = (".gff", ".gff3", ".gtf"), (".bed",)
@@ -35,7 +35,7 @@ class Annotation:
     Attributes:
         path: the file.
         features: on the reference's contigs.
-        labels: the labels, in the order in which they were asked for, or else in alphabetical order.
+        labels: the labels, in the order requested, or else alphabetically.
         notes: what was skipped, or read under another name.
     """
 
@@ -130,5 +130,5 @@ def _feature(fields: Sequence[str], places: Intervals, where: str) -> Interval:
 
 
 def _lacking(path: Path, label: str, found: Sequence[str]) -> str:
-    shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-    return f"{path} has no feature {label!r}{nearest(label, found)}; it has {shown or 'none'}; correct data.features"
+    shown = listed(found, _SHOWN) or "none"
+    return f"{path} has no feature {label!r}{nearest(label, found)}; it has {shown}; correct data.features"

@@ -1,7 +1,5 @@
 """Unusable records: either one error names all of them, or they are skipped and counted."""
 
-from collections.abc import Sequence
-
 from dnabert2_jax.config.inference import BadRecordPolicy
 from dnabert2_jax.errors import UserError
 
@@ -44,32 +42,21 @@ class BadRecords:
         Raises:
             UserError: there are bad records and the policy is not to skip them, or no good records are left.
         """
-        if not self._messages:
+        if not self.count:
             return ()
-        listed = _listed(self._source, self._messages, self.count)
         if self._policy == "skip" and self.count < records:
-            return (f"{self.count:,} of {records:,} records skipped: {listed}",)
+            return (f"{self.count:,} of {records:,} records skipped: {self._listed()}",)
         remedy = "" if self._policy is None else "; or leave such records out with --bad-records skip"
         if self._policy == "skip":
             remedy = "; --bad-records skip leaves nothing to read"
-        raise UserError(_described(self._source, self._messages, self.count, records) + remedy)
+        message = self._messages[0]
+        if self.count > 1:
+            counts = f"{self.count:,} of {records:,} records cannot be used"
+            message = f"{self._source}: {counts}: {self._listed()}; {message.partition('; ')[2]}"
+        raise UserError(message + remedy)
 
-
-def refuse_records(source: str, errors: Sequence[UserError], records: int) -> None:
-    """Raise one error that names all bad records, if there are any."""
-    if errors:
-        raise UserError(_described(source, [str(error) for error in errors], len(errors), records))
-
-
-def _described(source: str, messages: Sequence[str], count: int, records: int) -> str:
-    if count == 1:
-        return messages[0]
-    advice = messages[0].partition("; ")[2]
-    return f"{source}: {count:,} of {records:,} records cannot be used: {_listed(source, messages, count)}; {advice}"
-
-
-def _listed(source: str, messages: Sequence[str], count: int) -> str:
-    """The problems of the first few of ``count``, without the advice that follows."""
-    named = [message.removeprefix(f"{source}, ").partition("; ")[0] for message in messages[:_MOST_NAMED]]
-    more = [f"and {count - _MOST_NAMED:,} more"] if count > _MOST_NAMED else []
-    return "; ".join([*named, *more])
+    def _listed(self) -> str:
+        """The first problems, without the advice that follows."""
+        named = [message.removeprefix(f"{self._source}, ").partition("; ")[0] for message in self._messages]
+        more = [f"and {self.count - _MOST_NAMED:,} more"] if self.count > _MOST_NAMED else []
+        return "; ".join([*named, *more])

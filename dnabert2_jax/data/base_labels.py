@@ -16,7 +16,7 @@ BACKGROUND = "background"
 """The class of a base without a label, where a base has one class."""
 
 NOT_COUNTED = -1
-"""The label of a place that does not count: a letter other than A, C, G and T, or no base."""
+"""The label of a position that does not count: a letter other than A, C, G and T, or no base."""
 
 MOST_LABELS = 100
 """Beyond this many labels, a file has names where labels should be."""
@@ -24,7 +24,7 @@ MOST_LABELS = 100
 
 @dataclass(frozen=True)
 class BaseLabels(Target):
-    """The classes of a base, of which ``background`` is the first; or labels, of which a base has any number.
+    """The classes of a base, ``background`` first; or labels, any number per base.
 
     Attributes:
         names: of the classes or labels.

@@ -4,8 +4,9 @@ from typing import TypedDict
 
 import numpy as np
 
-from dnabert2_jax.data.base_windows import SPLITS, EncodedWindows, WindowSplits
+from dnabert2_jax.data.base_windows import EncodedWindows, WindowSplits
 from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.data.splits import SPLITS
 
 
 class SplitReport(TypedDict):

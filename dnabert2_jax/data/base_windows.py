@@ -1,7 +1,7 @@
 """Windows of a genome whose bases have labels: the rows of training and evaluation, and of tracks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,15 +13,13 @@ from dnabert2_jax.data.base_labels import NOT_COUNTED, BaseLabels, labels_by_con
 from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.intervals import Interval, letters_of
 from dnabert2_jax.data.sequences import reverse_complement
-from dnabert2_jax.draws import Domain, hash64
+from dnabert2_jax.data.splits import SPLITS
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.letters import BASES, LetterCounts
 from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.tokenizer.base import Tokenizer, worthwhile_threads
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import RowBases
-
-SPLITS = ("train", "dev", "test")
 
 _OTHER, _NONE = len(BASES), -1
 _CODES = np.full(256, _OTHER, np.int8)
@@ -100,7 +98,7 @@ def encode_bases(sequences: Sequence[str], tokenizer: Tokenizer, width: int) -> 
 
 @dataclass(frozen=True)
 class EncodedWindows(EncodedBases):
-    """Labelled windows; those of a contig and strand are in the order in which the strand is read.
+    """Labeled windows; those of a contig and strand are in reading order.
 
     Attributes:
         labels: class numbers [rows, L], or 0 and 1 for each label [rows, L, C]; -1 where a base does not count.
@@ -117,23 +115,6 @@ class EncodedWindows(EncodedBases):
         counts &= (rows >= 0)[:, None]
         dtype = np.int32 if chosen.ndim == 2 else np.float32
         return np.maximum(chosen, 0).astype(dtype), counts.astype(np.float32)
-
-    def on_either_strand(self, other: "EncodedWindows", seed: int, epoch: int) -> "EncodedWindows":
-        """These windows with a random half replaced by their reverse complements, labels included.
-
-        Args:
-            other: the same windows on the other strand.
-            seed: the run's seed.
-            epoch: from 0; each epoch draws a different half.
-        """
-        take = (hash64(seed, Domain.ROW_STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
-        return replace(
-            self,
-            input_ids=[theirs if t else ours for ours, theirs, t in zip(self.input_ids, other.input_ids, take, strict=True)],
-            first_tokens=np.where(take, other.first_tokens, self.first_tokens),
-            letters=np.where(take[:, None], other.letters, self.letters),
-            labels=np.where(take.reshape(-1, *[1] * (self.labels.ndim - 1)), other.labels, self.labels),
-        )
 
     @cached_property
     def breaks(self) -> NDArray[np.bool_]:
@@ -160,8 +141,8 @@ class WindowSplits:
 
     Attributes:
         train, dev, test: windows.
-        reverse: the training windows on the other strand, if both are read in turns.
-        labels: what bases are labelled with.
+        reverse: the training windows on the other strand, if training alternates between the strands.
+        labels: the labels of the bases.
         contigs: of each split.
         left_out: windows of each split that have more unknown letters than A, C, G and T.
         letters: what the letters policy saw and changed.
@@ -227,7 +208,7 @@ def load_windows(
             known = [(place, sequence) for place, sequence in windows if 2 * _known_letters(sequence) >= len(sequence)]
             left_out[split] += len(windows) - len(known)
             for strand in strands:
-                in_order = known if strand == "+" else reversed(known)  # in which the strand is read
+                in_order = known if strand == "+" else reversed(known)  # in reading order
                 found += [(place._replace(strand=strand), sequence) for place, sequence in in_order]
         if not found:
             raise UserError(

@@ -19,6 +19,7 @@ from dnabert2_jax.data.columns import Header
 from dnabert2_jax.data.reading import read_sequences
 from dnabert2_jax.data.rows import read_rows
 from dnabert2_jax.data.similarity import similar_groups
+from dnabert2_jax.data.splits import SPLITS
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.storage.atomic import write_json
@@ -26,8 +27,6 @@ from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.overwriting import replacing
-
-SPLITS = ("train", "dev", "test")
 
 RECORD = "split.json"
 
@@ -203,9 +202,9 @@ def _notes(groups: NDArray[np.int64], by: DivideBy) -> tuple[str, ...]:
 
 
 def _skewed(counts: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Notes on tables in which a label is at least 10 points more or less frequent than in all rows, and not by chance.
+    """Notes on tables where a label is at least 10 points more or less frequent than overall, beyond chance.
 
-    Rows are dealt in groups, so that a large group of one label can shift a table; four standard errors are beyond chance.
+    Rows are assigned in groups, so a large group of one label can shift a table; four standard errors are beyond chance.
     """
     total = Counter[str]()
     for own in counts.values():

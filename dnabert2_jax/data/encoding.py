@@ -5,10 +5,10 @@ evaluation, prediction and embedding all use the rows made here.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import repeat
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,24 @@ class EncodedRows:
     def lengths(self) -> NDArray[np.int32]:
         """Tokens in each row. [rows]."""
         return np.array([len(ids) for ids in self.input_ids], np.int32)
+
+    def on_either_strand(self, other: Self, seed: int, epoch: int) -> Self:
+        """These rows with a random half replaced by their reverse complements, labels included.
+
+        Args:
+            other: the same rows on the other strand.
+            seed: the run's seed.
+            epoch: from 0; each epoch draws a different half.
+        """
+        take = (hash64(seed, Domain.ROW_STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
+        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        chosen = {
+            name: np.where(take.reshape(-1, *[1] * (ours.ndim - 1)), theirs, ours)
+            for name, (ours, theirs) in pairs.items()
+            if isinstance(ours, np.ndarray)
+        }
+        ids = zip(self.input_ids, other.input_ids, take, strict=True)
+        return replace(self, input_ids=[theirs if t else ours for ours, theirs, t in ids], **chosen)
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -108,23 +126,6 @@ class EncodedTable(EncodedSequences):
     """
 
     labels: NDArray[Any]
-
-    def on_either_strand(self, other: "EncodedTable", seed: int, epoch: int) -> "EncodedTable":
-        """This table with a random half of its rows replaced by their reverse complements.
-
-        Args:
-            other: the same rows, reverse-complemented before they were tokenized.
-            seed: the run's seed.
-            epoch: from 0; each epoch draws a different half.
-        """
-        take = (hash64(seed, Domain.ROW_STRAND, epoch, np.arange(len(self))) & np.uint64(1)).astype(bool)
-        return replace(
-            self,
-            input_ids=[theirs if t else ours for ours, theirs, t in zip(self.input_ids, other.input_ids, take, strict=True)],
-            first_tokens=np.where(take, other.first_tokens, self.first_tokens),
-            full_lengths=np.where(take, other.full_lengths, self.full_lengths),
-            cut_bases=np.where(take, other.cut_bases, self.cut_bases),
-        )
 
     @property
     def truncated_rows(self) -> int:

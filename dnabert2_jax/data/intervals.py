@@ -1,6 +1,6 @@
 """Stretches of a genome: BED files, read one line at a time, and regions such as ``chr1:1,001-2,000``.
 
-BED counts from 0 and leaves the end out; a region is written as genome browsers and samtools write it, from 1 with the end.
+BED counts from 0 and excludes the end; a region is written as in genome browsers and samtools, from 1 with the end included.
 """
 
 import gzip
@@ -24,7 +24,7 @@ NAME_COLUMN = 4
 _STRANDS = ("+", "-", ".")
 _NOT_AN_INTERVAL = re.compile(r"\s*$|#|(track|browser)(\s|$)")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_REGION = re.compile(r"(.+?):([0-9,]{1,24})(?:-([0-9,]{1,24}))?")
+_REGION = re.compile(r"(.+?):([0-9,]{1,24})(?:-([0-9,]{0,24}))?")
 
 _CHECKED_AT_ONCE = 1_000_000
 
@@ -37,7 +37,7 @@ class Interval(NamedTuple):
         start: first base, from 0.
         end: the base after the last one.
         name: column 4 of a BED file, a region as it was written, or ``.``.
-        strand: ``+``, ``-`` or, where nothing was said, ``.``, which is read as ``+``.
+        strand: ``+``, ``-`` or, if none is given, ``.``, which is read as ``+``.
     """
 
     contig: str
@@ -145,6 +145,8 @@ class Intervals:
         start, end = (int(number.replace(",", "") or 0) for number in (match[2], match[3] or match[2]))
         if start < 1:
             raise UserError(f"--region {text}: regions count bases from 1, as in chr1:1-100")
+        if match[3] == "":  # to the end of the contig
+            end = self.reference.lengths[self._contig(match[1], f"--region {text}")]
         return self.place(match[1], start - 1, end, text, ".", f"--region {text}")
 
     def place(self, given: str, start: int, end: int, name: str, strand: str, where: str) -> Interval:

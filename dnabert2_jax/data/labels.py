@@ -14,7 +14,7 @@ The training table determines the labels; the other tables are read accordingly.
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import HeadConfig, TaskKind
-from dnabert2_jax.data.bad_records import refuse_records
+from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.sequences import Table
-from dnabert2_jax.errors import UserError, WrongTaskError, nearest
+from dnabert2_jax.errors import UserError, WrongTaskError, listed, nearest
 
 SEPARATOR, NONE = ";", "-"
 """The separator between the labels of a row, and the symbol for none."""
 
+_MOST_LISTED = 20
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _CLASS_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 
@@ -118,7 +119,7 @@ class LabelSet(Labels):
             if int(label) != expected:
                 raise UserError(
                     f"{table.where(first_row[label])}: label {label} without a label {expected}; "
-                    f"{len(numbers)} classes are numbered 0 to {len(numbers) - 1}; found {_listed(numbers)}; "
+                    f"{len(numbers)} classes are numbered 0 to {len(numbers) - 1}; found {listed(numbers, _MOST_LISTED)}; "
                     "renumber them, or use names instead of numbers"
                 )
         return cls(tuple(numbers))
@@ -131,7 +132,7 @@ class LabelSet(Labels):
     @property
     def what(self) -> str:
         """The number of classes, and their names."""
-        return f"{len(self)} classes: {_listed(self.names)}"
+        return f"{len(self)} classes: {listed(self.names, _MOST_LISTED)}"
 
     def counts(self, table: Table) -> dict[str, int]:
         """Number of rows of each class, in the order of the classes."""
@@ -183,7 +184,7 @@ class MultiLabelSet(Labels):
     @property
     def what(self) -> str:
         """The number of labels, and their names."""
-        return f"{len(self)} labels, any number per row: {_listed(self.names)}"
+        return f"{len(self)} labels, any number per row: {listed(self.names, _MOST_LISTED)}"
 
     def counts(self, table: Table) -> dict[str, int]:
         """Number of rows with each label."""
@@ -294,7 +295,7 @@ def _names_of(table: Table, row: int) -> list[str]:
 
 
 def _numbers(table: Table) -> NDArray[np.float64]:
-    values, errors = np.empty(len(table)), []
+    values, bad = np.empty(len(table)), BadRecords(table.source, None)
     for row, label in enumerate(table.labels):
         try:
             values[row] = float(label.replace("_", "no digit"))  # Python would ignore "_"
@@ -302,27 +303,28 @@ def _numbers(table: Table) -> NDArray[np.float64]:
             values[row] = math.nan
         if not abs(values[row]) < np.finfo(np.float32).max:
             remedy = "correct it or remove the row, or set data.task=single_label for classes"
-            if _DECIMAL_COMMA.fullmatch(label):  # which could also separate thousands, so that it is not for us to say
+            if _DECIMAL_COMMA.fullmatch(label):  # which could also separate thousands, so we do not guess
                 remedy = f"write decimals with a point, as in {label.replace(',', '.')}"
-            errors.append(
+            bad.add(
                 UserError(
                     f"{table.where(row)}: label {label!r} is not a number that float32 can hold; a regression predicts "
                     f"numbers: {remedy}"
                 )
             )
-    refuse_records(table.source, errors, len(table))
+    bad.finish(len(table))
     return values
 
 
 def _refuse_unknown(table: Table, unknown: Iterable[tuple[int, str]], names: tuple[str, ...]) -> None:
-    errors = [
-        UserError(
-            f"{table.where(row)}: label {label!r} is not a class of the training table ({_listed(names)})"
-            f"{nearest(label, names)}; correct it, remove the row, or add training rows of that class"
+    bad = BadRecords(table.source, None)
+    for row, label in unknown:
+        bad.add(
+            UserError(
+                f"{table.where(row)}: label {label!r} is not a class of the training table ({listed(names, _MOST_LISTED)})"
+                f"{nearest(label, names)}; correct it, remove the row, or add training rows of that class"
+            )
         )
-        for row, label in unknown
-    ]
-    refuse_records(table.source, errors, len(table))
+    bad.finish(len(table))
 
 
 def _is_measurement(label: str) -> bool:
@@ -332,7 +334,3 @@ def _is_measurement(label: str) -> bool:
     except ValueError:
         return False
     return not (_CLASS_NUMBER.fullmatch(label) or label.isdecimal())
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

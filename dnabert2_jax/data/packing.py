@@ -95,7 +95,7 @@ def one_per_row(rows: EncodedRows, tokens_per_batch: int) -> Batches:
     """
     widths = -(-rows.lengths // _WIDTH_STEP) * _WIDTH_STEP
     order = np.argsort(-rows.lengths, kind="stable")
-    slots = None if rows.places else 1  # a row whose bases are labelled has no slots
+    slots = None if rows.places else 1  # a row whose bases are labeled has no slots
     plan, at = [], 0
     while at < len(order):
         width = int(widths[order[at]])

@@ -29,7 +29,7 @@ _READERS = min(32, max(2, os.cpu_count() or 1))
 """Threads that make batches: the tokenizer, which is nine tenths of the work, releases the GIL."""
 
 _AHEAD = 2
-"""Batches that are ready beyond those that the threads are making."""
+"""Finished batches to keep, beyond those that the threads are working on."""
 
 
 def window_bases_for(corpus: Corpus, tokenizer: Tokenizer, tokens_per_row: int, seed: int) -> int:

@@ -14,12 +14,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from dnabert2_jax.config.inference import STANDARD_STREAM, BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
-from dnabert2_jax.data.columns import Header
+from dnabert2_jax.data.records import Row, TableOfSequences, TableRecords
 from dnabert2_jax.data.rows import TableRows
 from dnabert2_jax.data.sequences import Sequences, Table, clean_sequence
 from dnabert2_jax.errors import UserError, nearest
@@ -33,8 +32,6 @@ _LAYOUTS: dict[str, Layout] = {
 }
 _COMPRESSED_SUFFIXES = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
 _WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
-_ERROR_VALUES = {"#N/A", "#NAME?", "#NULL!", "#NUM!", "#DIV/0!", "#REF!", "#VALUE!", "#SPILL!", "#CALC!"}
-"""What spreadsheets write where a formula fails."""
 
 
 def read_sequences(
@@ -64,17 +61,11 @@ def read_sequences(
             not DNA.
     """
     with opened_file(path) as (file, source):
-        layout = layout_of(file)
-        if layout is not None:
-            return _read_records(file, source, layout, bad_records, duplicate_names)
-        table = TableOfSequences.open(file, source, sequence_column, name_column)
+        reader = SequenceReader.open(file, source, sequence_column, name_column, duplicate_names)
         letters, bad = LetterCounts(), BadRecords(source, bad_records)
-        rows = list(table.rows(letters, bad))
-        notes = (*table.notes, *bad.finish(len(rows) + bad.count))
-    firsts, *seconds = map(list, zip(*(texts for _, texts, _ in rows), strict=True))
-    others = {name: [values[at] for *_, values in rows] for at, name in enumerate(table.others)}
-    pairs = seconds[0] if seconds else None
-    return Sequences(source, [name for name, *_ in rows], firsts, pairs, letters, notes=notes, columns=others)
+        rows = list(reader.rows(letters, bad))
+        skipped = bad.finish(len(rows) + bad.count)
+    return reader.gather(rows, letters, (*reader.notes(sum(row.numbered for row in rows)), *skipped))
 
 
 def stream_sequences(
@@ -97,21 +88,16 @@ def stream_sequences(
     Raises:
         UserError: as for :func:`read_sequences`; or the table holds pairs.
     """
-    file = local_copy(path)
-    if file.is_file() and (layout := layout_of(file)) is not None:
-        for record in read_fasta(file, layout=layout, source=str(path), duplicate_names=duplicate_names):
-            yield record.name, clean_sequence(record.sequence, letters, str(path), f"record {record.name!r}")
-        return
-    table, bad = TableOfSequences.open(file, str(path), sequence_column, name_column), BadRecords(str(path), None)
-    if len(table.columns) > 1:
+    reader = SequenceReader.open(local_copy(path), str(path), sequence_column, name_column, duplicate_names)
+    if reader.table is not None and len(reader.table.columns) > 1:
         raise UserError(
             f"{path} holds pairs, but windows are cut from single sequences; choose one of the two columns "
             "(--sequence-column sequence1)"
         )
-    rows = 0
-    for name, texts, _ in table.rows(letters, bad):
+    bad, rows = BadRecords(str(path), None), 0
+    for row in reader.rows(letters, bad):
         rows += 1
-        yield name, texts[0]
+        yield row.name, row.texts[0]
     bad.finish(rows + bad.count)
 
 
@@ -132,7 +118,7 @@ def read_table(
         path: the file; ``-`` for standard input.
         sequence_column: name of the sequence column; pairs are in the columns with that name followed by 1 and 2.
         label_column: name of the label column.
-        label_map: label names by the way the table writes them; it must cover all labels.
+        label_map: label names, keyed by the labels as the table has them; must cover all labels.
         bad_records: what to do with unusable rows; None means ``error`` where skipping is not offered.
 
     Raises:
@@ -140,24 +126,27 @@ def read_table(
             of fields than the header, an empty sequence or label, or a letter that is not DNA.
     """
     with opened_file(path) as (file, source):
-        records = _Records.read(file, source, (sequence_column, label_column))
-    header = records.header
-    columns, label_at = header.sequence_columns(sequence_column), header.column(label_column)
-    good = records.good(columns, label_at, bad_records)
-    labels, notes = _labels([fields[label_at] for _, fields in good.rows])
-    lines = [line for line, _ in good.rows]
+        records = TableRecords.read(file, source, (sequence_column, label_column))
+        header = records.header
+        columns, label_at = header.sequence_columns(sequence_column), header.column(label_column)
+        letters, bad = LetterCounts(), BadRecords(source, bad_records)
+        good = list(records.cleaned(columns, label_at, letters, bad))
+        skipped = bad.finish(len(good) + bad.count)
+    numbers, lines, fields, texts = map(list, zip(*good, strict=True))
+    firsts, *seconds = map(list, zip(*texts, strict=True))
+    labels, notes = _labels([own[label_at] for own in fields])
     if label_map:
         labels = mapped_labels(labels, lines, label_map, source)
     return Table(
         source,
-        [str(number) for number in good.numbers],
-        good.sequences,
-        good.pairs,
-        good.letters,
+        list(map(str, numbers)),
+        firsts,
+        seconds[0] if seconds else None,
+        letters,
         labels,
         lines,
         tuple(name for at, name in enumerate(header.names) if at not in (*columns, label_at)),
-        notes=(*records.notes, *notes, *good.notes),
+        notes=(*records.notes, *notes, *skipped),
     )
 
 
@@ -171,142 +160,74 @@ def count_rows(path: Path) -> int:
 
 
 @dataclass(frozen=True)
-class _Good:
-    """The usable rows of a table, after the letters policy; ``numbers`` counts all rows from 1."""
-
-    rows: list[tuple[int, list[str]]]
-    numbers: list[int]
-    sequences: list[str]
-    pairs: list[str] | None
-    letters: LetterCounts
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Records:
-    """A table as fields, of which one row is in memory at a time."""
-
-    source: str
-    header: Header
-    rows: TableRows
-
-    @classmethod
-    def read(cls, file: Path, source: str, expected: tuple[str, ...]) -> "_Records":
-        rows = TableRows(file, source)
-        first = next(iter(rows), None)
-        if first is None:
-            raise UserError(f"{source}: the file is empty; a table starts with a header such as {','.join(expected)}")
-        return cls(source, Header(source, first[1], expected), rows)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Assumptions made, after all rows have been read."""
-        return (*self.rows.notes, *self.header.notes)
-
-    def good(self, columns: list[int], label_at: int | None, policy: BadRecordPolicy | None) -> _Good:
-        """The rows whose sequences, and labels if there are any, are usable."""
-        letters, bad = LetterCounts(), BadRecords(self.source, policy)
-        rows, numbers, texts = [], [], []
-        for number, line, fields, own in self.cleaned(columns, label_at, letters, bad):
-            texts.append(own)
-            rows.append((line, fields))
-            numbers.append(number)
-        notes = bad.finish(len(rows) + bad.count)
-        firsts, *seconds = map(list, zip(*texts, strict=True))
-        return _Good(rows, numbers, firsts, seconds[0] if seconds else None, letters, notes)
-
-    def cleaned(
-        self, columns: list[int], label_at: int | None, letters: LetterCounts, bad: BadRecords
-    ) -> Iterator[tuple[int, int, list[str], list[str]]]:
-        """Of each usable row its number from 1, its line, its fields and its sequences after the letters policy."""
-        number = 0
-        for number, (line, fields) in enumerate(islice(self.rows, 1, None), start=1):
-            own = LetterCounts()
-            try:
-                texts = self._sequences(line, fields, columns, label_at, own)
-            except UserError as error:
-                bad.add(error)
-                continue
-            letters.add(own)
-            yield number, line, fields, texts
-        if not number:
-            raise UserError(f"{self.source}: the file has a header and no rows; add rows or name another file")
-
-    def _sequences(
-        self, line: int, fields: list[str], columns: list[int], label_at: int | None, letters: LetterCounts
-    ) -> list[str]:
-        names, where = self.header.names, f"{self.source}, line {line}"
-        if len(fields) != len(names):
-            raise UserError(
-                f"{where}: {len(fields)} fields, but the header has {len(names)} ({', '.join(names)}); "
-                "give every column a value, and quote a field that holds the delimiter"
-            )
-        for at in columns:
-            if not fields[at]:
-                raise UserError(f"{where}: column {names[at]!r} is empty; fill in the sequence or remove the row")
-        if label_at is not None and not fields[label_at]:
-            raise UserError(f"{where}: label '' is empty; write an integer or a name and nothing else")
-        if label_at is not None and fields[label_at] in _ERROR_VALUES:
-            raise UserError(
-                f"{where}: label {fields[label_at]!r} is a spreadsheet's error value; correct it or remove the row"
-            )
-        return [clean_sequence(fields[at], letters, self.source, f"line {line}, column {names[at]!r}") for at in columns]
-
-
-@dataclass(frozen=True)
-class TableOfSequences:
-    """A table without labels; make it with :meth:`open`.
+class SequenceReader:
+    """A FASTA or FASTQ file, or a table of sequences, as rows; make it with :meth:`open`.
 
     Attributes:
-        records: its fields.
-        columns: positions of the column of sequences, or of the two of pairs.
-        name_at: position of the column of names; None where rows are numbered.
-        others_at: positions of the other columns.
+        path: the file.
+        source: its name in messages.
+        layout: FASTA or FASTQ; None for a table.
+        table: the table, if it is one.
+        duplicate_names: as for :func:`read_sequences`.
     """
 
-    records: _Records
-    columns: list[int]
-    name_at: int | None
-    others_at: list[int]
+    path: Path
+    source: str
+    layout: Layout | None
+    table: TableOfSequences | None
+    duplicate_names: DuplicateNames | None
 
     @classmethod
-    def open(cls, file: Path, source: str, sequence_column: str, name_column: str | None) -> "TableOfSequences":
-        """Read its header; arguments are those of :func:`read_sequences`.
+    def open(
+        cls,
+        file: Path,
+        source: str,
+        sequence_column: str = "sequence",
+        name_column: str | None = None,
+        duplicate_names: DuplicateNames | None = None,
+    ) -> "SequenceReader":
+        """Detect the kind of file, and read the header of a table; arguments are those of :func:`read_sequences`.
 
         Raises:
             UserError: as for :func:`read_sequences`.
         """
-        records = _Records.read(file, source, (sequence_column,))
-        columns = records.header.sequence_columns(sequence_column)
-        if name_column is None and records.header.has("name"):
-            name_column = "name"
-        name_at = None if name_column is None else records.header.column(name_column)
-        others_at = [at for at in range(len(records.header.names)) if at not in (*columns, name_at)]
-        return cls(records, columns, name_at, others_at)
+        layout = layout_of(file)
+        table = None if layout else TableOfSequences.open(file, source, sequence_column, name_column)
+        return cls(file, source, layout, table, duplicate_names)
 
-    @property
-    def others(self) -> list[str]:
-        """Names of the other columns."""
-        return [self.records.header.names[at] for at in self.others_at]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Assumptions made, after all rows have been read."""
-        return self.records.notes
-
-    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Of each usable row its name, its sequence (or both of a pair), and the values of the other columns.
+    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[Row]:
+        """The usable rows, from the beginning of the file, one in memory at a time.
 
         Args:
             letters: the counts to add to.
-            bad: the collection to add unusable rows to.
+            bad: the collection to add unusable records to.
 
         Raises:
             UserError: as for :func:`read_sequences`.
         """
-        for number, _, fields, texts in self.records.cleaned(self.columns, None, letters, bad):
-            name = str(number) if self.name_at is None else fields[self.name_at]
-            yield name, texts, [fields[at] for at in self.others_at]
+        if self.table is not None:
+            yield from self.table.rows(letters, bad)
+            return
+        names = self.duplicate_names
+        for record in read_fasta(self.path, layout=self.layout or "fasta", source=self.source, duplicate_names=names):
+            try:
+                text = clean_sequence(record.sequence, letters, self.source, f"record {record.name!r}")
+            except UserError as error:
+                bad.add(error)
+            else:
+                yield Row(record.name, [text], [], record.numbered)
+
+    def notes(self, numbered: int) -> tuple[str, ...]:
+        """Assumptions made, once all rows have been read and some names were numbered."""
+        repeated = f"{numbered:,} repeated name{'s' * (numbered != 1)} numbered"
+        return (*(self.table.notes if self.table else ()), *([repeated] if numbered else []))
+
+    def gather(self, rows: list[Row], letters: LetterCounts, notes: tuple[str, ...] = ()) -> Sequences:
+        """Rows, at least one, as sequences."""
+        firsts, *seconds = map(list, zip(*(row.texts for row in rows), strict=True))
+        others = {name: [row.others[at] for row in rows] for at, name in enumerate(self.table.others if self.table else ())}
+        pairs, names = seconds[0] if seconds else None, [row.name for row in rows]
+        return Sequences(self.source, names, firsts, pairs, letters, notes=notes, columns=others)
 
 
 def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -338,28 +259,6 @@ def mapped_labels(labels: list[str], lines: list[int], names: Mapping[str, str],
             )
     bad.finish(len(labels))
     return [names[label] for label in labels]
-
-
-def _read_records(
-    file: Path, source: str, layout: Layout, policy: BadRecordPolicy | None, duplicate_names: DuplicateNames | None
-) -> Sequences:
-    letters, bad = LetterCounts(), BadRecords(source, policy)
-    names, sequences, records, numbered = [], [], 0, 0
-    for record in read_fasta(file, layout=layout, source=source, duplicate_names=duplicate_names):
-        records += 1
-        numbered += record.numbered
-        try:
-            sequences.append(clean_sequence(record.sequence, letters, source, f"record {record.name!r}"))
-        except UserError as error:
-            bad.add(error)
-        else:
-            names.append(record.name)
-    return Sequences(source, names, sequences, None, letters, notes=(*numbered_names(numbered), *bad.finish(records)))
-
-
-def numbered_names(count: int) -> tuple[str, ...]:
-    """A note on names that were numbered; empty if there are none."""
-    return (f"{count:,} repeated name{'s' * (count != 1)} numbered",) if count else ()
 
 
 @contextmanager

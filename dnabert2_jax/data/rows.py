@@ -21,7 +21,7 @@ _ZIP = b"PK\x03\x04"  # every .xlsx file is a zip archive
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _DECLARED_SEPARATOR = re.compile(r"sep=(.)(?=[\r\n])", re.IGNORECASE)
 _EXCEL_CELL = 32_767
-"""The most characters that a cell of an Excel sheet holds; it cuts longer texts."""
+"""The maximum number of characters in a cell of an Excel sheet; Excel truncates longer text."""
 
 _LONGEST_FIELD = 2**31 - 1
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -41,13 +41,13 @@ class Rows:
 
 
 def read_rows(path: Path, source: str) -> Rows:
-    """Read a table whole; as :class:`TableRows`."""
+    """Read a whole table into memory; see :class:`TableRows`."""
     rows = TableRows(path, source)
     return Rows(list(rows), rows.notes)
 
 
 class TableRows:
-    """The rows of a table, of which one is in memory at a time (except of a workbook).
+    """The rows of a table, one in memory at a time (except for a workbook).
 
     Each iteration reads the file from its beginning, and gives the line on which a row starts with its fields, header first.
     Skipped are blank lines and what spreadsheets leave behind: rows without any value, columns on the right without name and
@@ -135,7 +135,7 @@ class TableRows:
                 data, name, place = file.read(), "UTF-16" if encoding == "utf-16" else "UTF-8", ""
             try:
                 data.decode(encoding)
-            except UnicodeDecodeError as found:  # which knows the place in the whole file
+            except UnicodeDecodeError as found:  # which knows the position in the whole file
                 line = data.count(b"\n", 0, found.start) + 1
                 place = f", line {line}: byte 0x{found.object[found.start]:02x}"
             raise UserError(f"{self._source}{place} is not {name}; save the table as UTF-8 text (CSV or TSV)") from error

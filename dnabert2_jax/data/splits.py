@@ -11,6 +11,8 @@ from dnabert2_jax.data.reading import read_table
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.errors import UserError
 
+SPLITS = ("train", "dev", "test")
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -4,64 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dnabert2_jax.config.inference import BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
-from dnabert2_jax.data.reading import TableOfSequences, layout_of, numbered_names, opened_file
-from dnabert2_jax.data.sequences import Sequences, clean_sequence, given_sequences
-from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.fasta import Layout, read_fasta
+from dnabert2_jax.data.reading import SequenceReader, opened_file
+from dnabert2_jax.data.records import Row
+from dnabert2_jax.data.sequences import Sequences, given_sequences
 from dnabert2_jax.genome.letters import LetterCounts
-
-
-class Row(NamedTuple):
-    """One sequence or pair, cleaned by the letters policy.
-
-    Attributes:
-        name: its name.
-        texts: its sequence, or both of a pair.
-        others: the values of a table's other columns.
-        numbered: whether its name was given a number.
-    """
-
-    name: str
-    texts: list[str]
-    others: list[str]
-    numbered: bool = False
-
-    @property
-    def bases(self) -> int:
-        """Bases, of both sequences of a pair."""
-        return sum(map(len, self.texts))
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """How a file is read."""
-
-    path: Path
-    source: str
-    layout: Layout | None
-    table: TableOfSequences | None
-    duplicate_names: DuplicateNames | None
-
-    def rows(self, letters: LetterCounts, bad: BadRecords) -> Iterator[Row]:
-        """The usable rows, from the beginning of the file."""
-        if self.table is not None:
-            for name, texts, others in self.table.rows(letters, bad):
-                yield Row(name, texts, others)
-            return
-        records = read_fasta(
-            self.path, layout=self.layout or "fasta", source=self.source, duplicate_names=self.duplicate_names
-        )
-        for record in records:
-            try:
-                text = clean_sequence(record.sequence, letters, self.source, f"record {record.name!r}")
-            except UserError as error:
-                bad.add(error)
-            else:
-                yield Row(record.name, [text], [], record.numbered)
 
 
 @dataclass(frozen=True)
@@ -76,7 +26,7 @@ class SequenceFile:
         notes: assumptions made and records skipped.
     """
 
-    reading: _Reading
+    reading: SequenceReader
     rows: int
     longest: Row
     letters: LetterCounts
@@ -107,22 +57,10 @@ class SequenceFile:
             rows.append(row)
             size += row.bases
             if size >= bases:
-                yield self._sequences(rows)
+                yield self.reading.gather(rows, LetterCounts())
                 rows, size = [], 0
         if rows:
-            yield self._sequences(rows)
-
-    def _sequences(self, rows: list[Row]) -> Sequences:
-        firsts, *seconds = map(list, zip(*(row.texts for row in rows), strict=True))
-        others = self.reading.table.others if self.reading.table else []
-        return Sequences(
-            self.reading.source,
-            [row.name for row in rows],
-            firsts,
-            seconds[0] if seconds else None,
-            LetterCounts(),
-            columns={name: [row.others[at] for row in rows] for at, name in enumerate(others)},
-        )
+            yield self.reading.gather(rows, LetterCounts())
 
 
 def given_in_chunks(sequences: Iterable[str] | Mapping[Any, str], bases: int) -> Iterator[Sequences]:
@@ -167,13 +105,11 @@ def checked_file(
         UserError: as for :func:`~dnabert2_jax.data.reading.read_sequences`.
     """
     with opened_file(path) as (file, source):
-        layout = layout_of(file)
-        table = None if layout else TableOfSequences.open(file, source, sequence_column, name_column)
-        reading = _Reading(file, source, layout, table, duplicate_names)
+        reading = SequenceReader.open(file, source, sequence_column, name_column, duplicate_names)
         letters, bad = LetterCounts(), BadRecords(source, bad_records)
         rows, numbered, longest = 0, 0, Row("", [""], [])
         for row in reading.rows(letters, bad):
             rows, numbered = rows + 1, numbered + row.numbered
             longest = max(longest, row, key=lambda each: each.bases)
-        notes = (*(table.notes if table else ()), *numbered_names(numbered), *bad.finish(rows + bad.count))
+        notes = (*reading.notes(numbered), *bad.finish(rows + bad.count))
         yield SequenceFile(reading, rows, longest, letters, notes)

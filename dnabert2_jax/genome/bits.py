@@ -28,12 +28,12 @@ def unpack_bases(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np
 
 
 def unpack_rows(packed: NDArray[np.uint8], starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-    """ASCII letters from several places of a packed sequence, as rows that begin with the byte in which each place lies.
+    """ASCII letters at several positions of a packed sequence; each row begins with the byte that holds its position.
 
     Args:
         packed: the sequence.
         starts: number of the first base of each row; it ends up at ``starts % 4`` of its row.
-        width: bases to unpack from each place on, at least; where the sequence ends before, what follows is arbitrary.
+        width: minimum number of bases to unpack from each position on; past the end of the sequence, letters are arbitrary.
 
     Returns:
         Shape [rows, letters], with at least ``width`` + 3 letters.

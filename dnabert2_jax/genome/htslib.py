@@ -14,13 +14,13 @@ def pysam() -> Any:
         UserError: it is not installed.
     """
     package = optional_package("pysam", "FASTA read by position, BCF and BGZF need", "dnabert2_jax[genome]")
-    optional_package("pysam.bcftools", "BCF needs", "dnabert2_jax[genome]")  # pysam does not import it by itself
+    optional_package("pysam.bcftools", "BCF needs", "dnabert2_jax[genome]")  # pysam does not import it itself
     return package
 
 
 @contextmanager
 def quiet_pysam() -> Iterator[Any]:
-    """The package, while htslib keeps its own messages to itself: ours say the same in one line.
+    """The package, with the messages of htslib silenced: ours say the same in one line.
 
     Raises:
         UserError: it is not installed.

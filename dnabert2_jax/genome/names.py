@@ -1,4 +1,4 @@
-"""Names of records, no two of them equal, in a few bytes each: files of reads have many millions."""
+"""Unique record names in a few bytes each: files of reads have many millions."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,8 @@ _RECENT = 65_536
 class UniqueNames:
     """The names of the records read so far.
 
-    Only 64 bits of a hash are kept of each name (all of it where repeats are numbered), so a name that seems to be there is
-    looked up in the file.
+    Only 64 bits of a hash are kept of each name (all of it where repeats are numbered), so a name that seems to
+    repeat is looked up in the file.
 
     Args:
         source: the file, for messages.

@@ -6,10 +6,9 @@ Coordinates are from 0, the end not included, as in BED.
 import os
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, listed
 from dnabert2_jax.genome.htslib import quiet_pysam
 
 _GZIP, _BLOCKED = b"\x1f\x8b", b"BC"
@@ -63,7 +62,7 @@ class Reference:
     def __enter__(self) -> "Reference":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -92,7 +91,7 @@ class Reference:
         if len(letters) != end - start:
             raise UserError(
                 f"{self.path}, {contig}:{start + 1}-{end}: not the {end - start:,} bases that its index promises; the "
-                f"file is cut short, or {self.path}.fai belongs to another file: delete the index, and it is made again"
+                f"file is cut short, or {self.path}.fai belongs to another file: delete the index, and it will be rebuilt"
             )
         return letters
 
@@ -106,8 +105,7 @@ class Reference:
 
     def describe_contigs(self) -> str:
         """The first few contigs, for messages about one that is not there."""
-        more = len(self.lengths) - _SHOWN_CONTIGS
-        return ", ".join([*list(self.lengths)[:_SHOWN_CONTIGS], *([f"and {more:,} more"] if more > 0 else [])])
+        return listed(list(self.lengths), _SHOWN_CONTIGS)
 
 
 def _check_readable(path: Path) -> None:
@@ -128,12 +126,12 @@ def _check_indexes(path: Path) -> None:
     for index in (Path(f"{path}.fai"), Path(f"{path}.gzi")):
         if index.is_file() and index.stat().st_mtime < path.stat().st_mtime:
             raise UserError(
-                f"{index} is older than {path.name}, so it may be of another file; delete it, and it is made again"
+                f"{index} is older than {path.name}, so it may be of another file; delete it, and it will be rebuilt"
             )
 
 
 def _what_is_wrong(path: Path) -> str:
-    """Why htslib could not index a file, which it does not say in words that fit one line."""
+    """Why htslib could not index a file, in one line."""
     with path.open("rb") as file:
         if file.read(2) == _GZIP:
             return "cannot be indexed; is it whole, and does `bgzip -t` accept it? Then compress it again from plain text"

@@ -6,12 +6,12 @@ from pathlib import Path
 from statistics import fmean
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task
+from dnabert2_jax.gue.catalog import METRIC_NAMES, REFERENCE, Task
 from dnabert2_jax.gue.notes import table_notes
 from dnabert2_jax.gue.plots import comparison_picture
 from dnabert2_jax.gue.summary import NONE, Summary, TaskSummary, format_score, summarize, task_of
-from dnabert2_jax.reports.page import Block, Heading, Page, Picture, Pictures, Section, Table, Text, write_page
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, png
+from dnabert2_jax.reports.page import Block, Heading, Page, Pictures, Section, Table, Text, write_page
+from dnabert2_jax.reports.plots.style import drawn
 
 Benchmarks = dict[str, Summary]
 """By the name of their directory."""
@@ -99,10 +99,9 @@ def _page(benchmarks: Benchmarks) -> Page:
     sections = []
     if scored:
         draw = partial(comparison_picture, list(benchmarks), scored)
-        light, dark = (png(draw(theme)) for theme in (LIGHT, DARK))
         caption = "Scores on the test table by data set, one dot per seed, in the published metric."
         blocks: list[Block] = [
-            Pictures([Picture(light, dark, caption)]),
+            Pictures([drawn(caption, draw)]),
             Heading("Mean over seeds"),
             Text("Mean ± standard deviation over seeds, on the whole test table."),
             Table.from_records(comparison_rows(benchmarks)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dnabert2_jax.data.reading import count_rows
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.gue.catalogue import SPLITS, Task, benchmark_order, catalogue, identify
+from dnabert2_jax.gue.catalog import SPLITS, Task, benchmark_order, catalog, identify
 from dnabert2_jax.training.workdir import RUN_FILE
 
 _TABLE = re.compile(r"(train|dev|val|valid|validation|eval|test)\.(csv|tsv)(\.gz)?", re.IGNORECASE)
@@ -74,8 +74,8 @@ def discover(data: Path, patterns: Sequence[str] = ()) -> Discovery:
             f"{data}: no directory with train.csv, dev.csv and test.csv at most {_DEEPEST} levels below; name another one"
         )
     for pattern in patterns:
-        if not any(_fits(name, [pattern]) for name in {*places, *catalogue()}):
-            hint = nearest(pattern, {*places, *catalogue()})
+        if not any(_fits(name, [pattern]) for name in {*places, *catalog()}):
+            hint = nearest(pattern, {*places, *catalog()})
             raise UserError(f"--tasks {pattern} matches none of {', '.join(sorted(places))}{hint}")
 
     found, problems = [], {}
@@ -88,7 +88,7 @@ def discover(data: Path, patterns: Sequence[str] = ()) -> Discovery:
         [(directory, tables)] = places[name]
         files = {split: tables[split][0] for split in SPLITS}
         found.append(FoundTask(tasks[name], directory, files, tuple(_size_remarks(tasks[name], files))))
-    wanted = [task for task in catalogue().values() if task.suite == "GUE" or patterns]
+    wanted = [task for task in catalog().values() if task.suite == "GUE" or patterns]
     missing = [task.name for task in wanted if task.name not in places and _fits(task.name, patterns)]
     return Discovery(found, problems, missing)
 

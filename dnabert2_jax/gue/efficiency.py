@@ -7,7 +7,7 @@ out, as usual, and so is the head, which in a classifier works on a single token
 import math
 from dataclasses import dataclass
 
-from dnabert2_jax.gue.catalogue import read_facts
+from dnabert2_jax.gue.catalog import read_facts
 from dnabert2_jax.modeling.flops import attention_flops, projection_flops
 
 BASES_PER_TOKEN = 4.8

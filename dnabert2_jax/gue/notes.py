@@ -1,4 +1,4 @@
-"""What a reader must know before comparing the scores of a benchmark."""
+"""Caveats on a benchmark's scores."""
 
 from collections.abc import Iterable
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task
+from dnabert2_jax.gue.catalog import METRIC_NAMES, REFERENCE, Task
 from dnabert2_jax.gue.summary import TaskSummary, task_of
 from dnabert2_jax.reports.plots.style import LIGHT, Theme, display_name, legend_below, new_figure
 

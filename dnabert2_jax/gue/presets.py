@@ -7,7 +7,7 @@ from typing import Any
 from dnabert2_jax.config.loading import load_run, run_to_dict, to_toml
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import SPLITS, Mode, Task
+from dnabert2_jax.gue.catalog import SPLITS, Mode, Task
 
 MODES: dict[Mode, dict[str, dict[str, Any]]] = {
     # The original's collator passes on ids and labels only, so that token types are lost, and its trainer keeps the

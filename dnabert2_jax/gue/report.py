@@ -1,10 +1,11 @@
 """The benchmark's page, made from its directory, so that it can be rewritten at any time."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, published_models
+from dnabert2_jax.gue.catalog import METRIC_NAMES, REFERENCE, published_models
 from dnabert2_jax.gue.notes import benchmark_notes, pending_runs
 from dnabert2_jax.gue.plots import distance_picture, score_picture
 from dnabert2_jax.gue.summary import NONE, Summary, TaskSummary, format_score, mean_over, score_rows, summarize, task_of
@@ -61,7 +62,7 @@ def _scores(workdir: Path, tasks: list[TaskSummary]) -> Section:
         Drawing("scores", "Test scores by data set, in the published metric.", partial(score_picture, tasks)),
         Drawing(
             "distances",
-            "How far the mean over seeds is above what it is compared with; left of the line is below.",
+            "Distance of the mean over seeds above each reference; points left of the line are below it.",
             partial(distance_picture, tasks),
         ),
     ]
@@ -233,10 +234,9 @@ def _not_run(summary: Summary) -> Section:
 def _letters(summary: TaskSummary) -> str:
     tables = summary["data"]["report"]["tables"].values()
     lower = sum(table["lower_case"] for table in tables)
-    ambiguous: dict[str, int] = {}
+    ambiguous = Counter[str]()
     for table in tables:
-        for letter, count in table["ambiguous"].items():
-            ambiguous[letter] = ambiguous.get(letter, 0) + count
+        ambiguous.update(table["ambiguous"])
     found = [f"{lower:,} lower case"] if lower else []
     found += [f"{letter} {count:,}" for letter, count in sorted(ambiguous.items())]
     return ", ".join(found) or "A C G T only"

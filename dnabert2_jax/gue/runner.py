@@ -24,7 +24,7 @@ from typing import Any
 from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.errors import UserError, WrongTaskError
-from dnabert2_jax.gue.catalogue import Mode
+from dnabert2_jax.gue.catalog import Mode
 from dnabert2_jax.gue.discovery import Discovery, FoundTask, discover
 from dnabert2_jax.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.gue.report import write_gue_report
@@ -56,7 +56,7 @@ class GueRun:
         workdir: the benchmark's directory; reuse it to resume.
         tasks: names or globs; empty for all that are found.
         seeds: runs per data set, with the seeds 0, 1, ...
-        mode: see :data:`~dnabert2_jax.gue.catalogue.Mode`.
+        mode: see :data:`~dnabert2_jax.gue.catalog.Mode`.
         max_train_rows: maximum number of training rows, the same for every seed; None for all.
         overrides: ``section.key=value`` for every run.
         keep_models: keep the fine-tuned models.

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, Task, benchmark_order, catalogue
+from dnabert2_jax.gue.catalog import METRIC_NAMES, REFERENCE, Task, benchmark_order, catalog
 from dnabert2_jax.gue.tables import TaskData
 from dnabert2_jax.training.workdir import RUN_FILE
 
@@ -96,8 +96,8 @@ def summarize(workdir: Path) -> Summary:
     seeds: dict[str, int] = found["seeds"]
     tasks = [_summary(name, folder / name, seeds.get(name, 0)) for name in names]
     unprepared = [name for name in seeds if name not in names and name not in problems]
-    told = {*names, *unprepared, *problems}
-    missing = [task.name for task in catalogue().values() if task.suite == "GUE" and task.name not in told]
+    known = {*names, *unprepared, *problems}
+    missing = [task.name for task in catalog().values() if task.suite == "GUE" and task.name not in known]
     return Summary(asked=asked, tasks=tasks, unprepared=unprepared, missing=missing, problems=problems)
 
 
@@ -115,8 +115,8 @@ def _found(workdir: Path) -> dict[str, Any]:
 
 
 def task_of(summary: TaskSummary) -> Task:
-    """The catalogue's entry of a data set, or one of its own."""
-    return catalogue().get(summary["task"], Task(summary["task"]))
+    """The catalog's entry of a data set, or one of its own."""
+    return catalog().get(summary["task"], Task(summary["task"]))
 
 
 def mean_over(tasks: Iterable[TaskSummary], model: str | None = None) -> float:

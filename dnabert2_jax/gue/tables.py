@@ -14,7 +14,7 @@ from dnabert2_jax.data.encoding import NO_LIMIT, encode_table
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.data.splits import load_splits
 from dnabert2_jax.draws import Domain, hash64
-from dnabert2_jax.gue.catalogue import SPLITS
+from dnabert2_jax.gue.catalog import SPLITS
 from dnabert2_jax.gue.discovery import FoundTask
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.tokenizer.base import Tokenizer

@@ -1,10 +1,9 @@
-"""Attention: how much each token looks at each other one, in every layer and head.
+"""Attention: how much each token attends to every other one, in every layer and head.
 
-Weights are computed by definition in float32, whichever backend runs otherwise: the fast ones never form them.
+Weights are computed by definition in float32, whatever the backend: the fast ones never materialize them.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -93,8 +92,7 @@ def attention_maps(
     sizes = list(map(len, token_ids if resolution == "token" else sequences.sequences))
     _check_size(sequences, sizes, len(layers) * len(heads), resolution)
     results = []
-    bar = ProgressBar(title, len(sequences)) if title else None
-    with bar or nullcontext(), memory_explained():
+    with ProgressBar(title, len(sequences)) as bar, memory_explained():
         for name, letters, ids, size in zip(sequences.names, sequences.sequences, token_ids, sizes, strict=True):
             bases = model.tokenizer.token_bases(ids)
             weights = np.empty((len(layers), len(heads), size, size), np.float32)
@@ -103,8 +101,7 @@ def attention_maps(
                     of_tokens = np.asarray(own)[list(heads), : len(ids), : len(ids)]
                     weights[layers.index(number)] = of_tokens if resolution == "token" else between_bases(of_tokens, bases)
             results.append(AttentionMaps(name, letters, layers, heads, ids, bases, resolution, weights))
-            if bar:
-                bar.advance()
+            bar.advance()
     return results
 
 

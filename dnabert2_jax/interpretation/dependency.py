@@ -5,7 +5,6 @@ the pieces of the token's length that have it there. The base itself, and the ot
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,8 +77,7 @@ def dependency_maps(
     tokens_of(model, sequences, max_tokens)
     to_bases, tokens = BaseProbabilities(model.tokenizer), batch_tokens or default_batch_tokens()
     results = []
-    bar = ProgressBar(title, sum(map(len, sequences.sequences))) if title else None
-    with bar or nullcontext():
+    with ProgressBar(title, sum(map(len, sequences.sequences))) as bar:
         for name, letters in zip(sequences.names, sequences.sequences, strict=True):
             values = np.full((len(letters), len(letters)), np.nan, np.float32)
             own = known_bases(letters)
@@ -89,8 +87,7 @@ def dependency_maps(
                 texts = [text for site in some for text in mutants(letters, site) if text != letters]
                 changes = np.abs(np.stack(log_odds(model, texts, to_bases, tokens)) - given).max(-1)
                 values[some] = changes.reshape(len(some), len(BASES) - 1, -1).max(1)
-                if bar:
-                    bar.advance(len(some))
+                bar.advance(len(some))
             values[sites, sites] = 0
             results.append(DependencyMap(name, letters, values))
     return results

@@ -28,7 +28,7 @@ _METHODS: dict[ExplainMethod, Callable[..., Explanations]] = {
 def explain(
     model: InferenceModel, sequences: Sequences, method: ExplainMethod, title: str | None = None, **options: Any
 ) -> Explanations:
-    """Explain what a model makes of some sequences; integrated gradients that do not add up are remarked on.
+    """Explain what a model makes of some sequences; a remark names those whose integrated gradients do not add up.
 
     Args:
         model: the model.

@@ -1,11 +1,11 @@
-"""What saliency and integrated gradients share: gradients along the way from a sequence without content to the sequence.
+"""What saliency and integrated gradients share: gradients along the path from a baseline without content to the sequence.
 
-The starting point has the word embedding of [MASK] in the place of every token; [CLS] and [SEP] stay. A gradient belongs to
+The baseline has the word embedding of [MASK] in place of every token; [CLS] and [SEP] stay. A gradient belongs to
 a token. Its value is divided evenly over the token's bases, which says nothing about them singly: only ism does.
 """
 
+import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.data.packing import padded_width
+from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.inference.predictor import Forward, default_batch_tokens, memory_explained
 from dnabert2_jax.interpretation.inputs import Ids
 from dnabert2_jax.interpretation.target import Target, target_values
@@ -38,7 +39,7 @@ class Attributions:
         token_bases: bases of each. [tokens].
         token_values: contribution of each. [tokens].
         value: f of the sequence.
-        baseline_value: f of the starting point; NaN where it was not computed (saliency).
+        baseline_value: f of the baseline; NaN where it was not computed (saliency).
     """
 
     name: str
@@ -58,21 +59,48 @@ class Attributions:
 
     @property
     def completeness_error(self) -> float:
-        """How far the values are from adding up to f(sequence) - f(starting point), as a share of that difference."""
+        """How far the values are from adding up to f(sequence) - f(baseline), as a share of that difference."""
         difference = self.value - self.baseline_value
         missing = abs(float(self.token_values.sum(dtype=np.float64)) - difference)
         return missing / abs(difference) if difference else float(missing > 0)
 
 
+def attributions(
+    target: Target, sequences: Sequences, token_ids: Sequence[Ids], sums: "Sequence[PathSums]", *, baseline: bool
+) -> list[Attributions]:
+    """Attributions of some sequences from the sums along their paths; f is taken from the last point.
+
+    Args:
+        target: what was differentiated.
+        sequences: the sequences.
+        token_ids: ids of each, without special tokens.
+        sums: of each.
+        baseline: whether the first point is the baseline.
+    """
+    return [
+        Attributions(
+            name,
+            letters,
+            target.unit,
+            ids,
+            target.model.tokenizer.token_bases(ids),
+            own.token_sums.astype(np.float32),
+            value=float(own.values[-1]),
+            baseline_value=float(own.values[0]) if baseline else math.nan,
+        )
+        for name, letters, ids, own in zip(sequences.names, sequences.sequences, token_ids, sums, strict=True)
+    ]
+
+
 class PathPoint(NamedTuple):
-    """A point on the way: ``alpha`` 0 is the starting point, 1 the sequence; gradients there have a weight in the result."""
+    """A point on the path: ``alpha`` is 0 at the baseline and 1 at the sequence; ``weight`` is that of its gradients."""
 
     alpha: float
     weight: float
 
 
 class PathSums(NamedTuple):
-    """Of one sequence, f at each point, [points], and each token's weighted sum of gradient x way, [tokens]."""
+    """Of one sequence, f at each point, [points], and each token's weighted sum of gradient x step, [tokens]."""
 
     values: Floats
     token_sums: Floats
@@ -81,7 +109,7 @@ class PathSums(NamedTuple):
 def sums_along_path(
     target: Target, token_ids: Sequence[Ids], points: Sequence[PathPoint], batch_tokens: int | None, title: str | None
 ) -> list[PathSums]:
-    """Values of f and its gradients at some points of the way to each sequence.
+    """Values of f and its gradients at some points of the path to each sequence.
 
     Args:
         target: what is differentiated.
@@ -99,8 +127,7 @@ def sums_along_path(
     forward = replace(forward, compute=replace(forward.compute, remat="full"))
     results = [PathSums(np.zeros(len(points)), np.zeros(len(ids))) for ids in token_ids]
     widths = np.array([padded_width(len(ids) + 2) for ids in token_ids])
-    bar = ProgressBar(title, len(token_ids) * len(points)) if title else None
-    with bar or nullcontext(), memory_explained():
+    with ProgressBar(title, len(token_ids) * len(points)) as bar, memory_explained():
         for width in np.unique(widths).tolist():
             rows = [(n, p) for n in np.flatnonzero(widths == width).tolist() for p in range(len(points))]
             height = min(max(1, tokens_at_once // width), 1 << (len(rows) - 1).bit_length())
@@ -114,8 +141,7 @@ def sums_along_path(
                     own = products[row, 1 : 1 + len(token_ids[n])]  # after [CLS]
                     results[n].values[p] = values[row]
                     results[n].token_sums[:] += points[p].weight * own.astype(np.float64)
-                if bar:
-                    bar.advance(len(some))
+                bar.advance(len(some))
     return results
 
 
@@ -130,7 +156,7 @@ def _batch(token_ids: Sequence[Ids], width: int) -> TokenBatch:
 def _at_points(
     forward: Forward, params: Tree, tokens: TokenBatch, number: HostOrDevice, alphas: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The f of each row at its point, [B], and each token's gradient x (sequence - starting point), [B, T]."""
+    """The f of each row at its point, [B], and each token's gradient x (sequence - baseline), [B, T]."""
 
     def at_points(given: tuple[Tree, HostOrDevice], tokens: TokenBatch, alphas: jax.Array) -> tuple[jax.Array, jax.Array]:
         params, number = given

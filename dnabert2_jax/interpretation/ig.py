@@ -8,7 +8,7 @@ import numpy as np
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, sums_along_path
+from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, attributions, sums_along_path
 from dnabert2_jax.interpretation.inputs import tokens_of
 from dnabert2_jax.interpretation.target import choose_target
 
@@ -53,19 +53,7 @@ def integrated_gradients(
     nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
     inner = [PathPoint((1 + node) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
     sums = sums_along_path(chosen, token_ids, [PathPoint(0, 0), *inner, PathPoint(1, 0)], batch_tokens, title)
-    return [
-        Attributions(
-            name,
-            letters,
-            chosen.unit,
-            ids,
-            model.tokenizer.token_bases(ids),
-            own.token_sums.astype(np.float32),
-            value=float(own.values[-1]),
-            baseline_value=float(own.values[0]),
-        )
-        for name, letters, ids, own in zip(sequences.names, sequences.sequences, token_ids, sums, strict=True)
-    ]
+    return attributions(chosen, sequences, token_ids, sums, baseline=True)
 
 
 def incomplete(results: list[Attributions]) -> str | None:

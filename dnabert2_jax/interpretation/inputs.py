@@ -1,4 +1,4 @@
-"""What all methods demand of sequences, and sequences in groups that fill batches."""
+"""What all methods require of sequences, and sequences in groups that fill batches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -55,14 +55,14 @@ def tokens_of(model: InferenceModel, sequences: Sequences, max_tokens: int | Non
 
 
 def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
-    """The sequences of all intervals, and their places.
+    """The sequences of all intervals, and their coordinates.
 
     Args:
         intervals: with their genome; one on the minus strand is read as its reverse complement.
 
     Returns:
-        The sequences, called by their places as genome browsers write them; and ``contigs``, ``starts``, ``ends`` (from 0,
-        the end not included) and ``strands``, ``intervals`` being their names. [intervals] each.
+        The sequences, named by their coordinates as genome browsers write them; and ``contigs``, ``starts``, ``ends``
+        (from 0, the end not included) and ``strands``, ``intervals`` being their names. [intervals] each.
 
     Raises:
         UserError: an interval or a letter that cannot be used, or there are none.

@@ -1,13 +1,12 @@
 """In-silico saturation mutagenesis: every base is replaced by each other one.
 
-For a classifier, f of all mutants, which are tokenized anew: a substitution changes where tokens begin and end, so this is
+For a classifier, f of all mutants, which are retokenized: a substitution changes where tokens begin and end, so this is
 the one method that resolves bases. A masked language model reads no mutant: at each site it gives ln P of the four bases,
 summed over segmentations as for variants (:mod:`dnabert2_jax.variants.llr`), and since neighboring sites lie in the same
 masked span, a few inputs serve them all.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +26,11 @@ from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.tokenizer.base import worthwhile_threads
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import with_template
+from dnabert2_jax.variants.alleles import View
 from dnabert2_jax.variants.llr import DnaPieces
 from dnabert2_jax.variants.span_probabilities import span_log_probabilities
-from dnabert2_jax.variants.spans import Ids, Span, find_span
+from dnabert2_jax.variants.spans import Ids, Span
+from dnabert2_jax.variants.windows import spans_of_views
 
 LONGEST_SPAN = 64
 """Bases of the longest span between tokens that the four alleles of a site share; beyond it, a site has no value."""
@@ -99,8 +100,7 @@ def ism(
     tokens_of(model, sequences, max_tokens)
     tokens = batch_tokens or default_batch_tokens()
     results: list[MutationScores] = []
-    bar = ProgressBar(title, sum(map(len, sequences.sequences))) if title else None
-    with bar or nullcontext():
+    with ProgressBar(title, sum(map(len, sequences.sequences))) as bar:
         for group in groups(sequences, tokens):
             letters = [sequences.sequences[n] for n in group]
             found = _masked_lm_values(model, letters, tokens) if chosen is None else _target_values(chosen, letters, tokens)
@@ -108,8 +108,7 @@ def ism(
                 MutationScores(sequences.names[n], own, unit, values)
                 for n, own, values in zip(group, letters, found, strict=True)
             ]
-            if bar:
-                bar.advance(sum(map(len, letters)))
+            bar.advance(sum(map(len, letters)))
     return results
 
 
@@ -152,12 +151,9 @@ def _masked_lm_values(model: InferenceModel, sequences: Sequence[str], batch_tok
 def spans_of_sites(model: InferenceModel, letters: str) -> dict[int, Span]:
     """The span of the four alleles at each site where all its bases are known and it is not too long."""
     sites = np.flatnonzero(known_bases(letters) >= 0).tolist()
-    windows = [mutants(letters, site) for site in sites]
-    distinct = list(dict.fromkeys(text for four in windows for text in four))
-    ids = dict(zip(distinct, _encoded(model, distinct), strict=True))
+    views = [View(letters[:site], tuple(BASES), letters[site + 1 :], BASES.index(letters[site]), 0) for site in sites]
     found = {}
-    for site, four in zip(sites, windows, strict=True):
-        span = find_span(four, [ids[text] for text in four], model.tokenizer)
+    for site, span in zip(sites, spans_of_views(views, model.tokenizer), strict=True):
         if span and max(map(len, span.strings)) <= LONGEST_SPAN and not any(set(s) - set(BASES) for s in span.strings):
             found[site] = span
     return found

@@ -3,11 +3,9 @@
 A first-order estimate of what :mod:`~dnabert2_jax.interpretation.ig` integrates; it need not add up to anything.
 """
 
-import numpy as np
-
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, sums_along_path
+from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, attributions, sums_along_path
 from dnabert2_jax.interpretation.inputs import tokens_of
 from dnabert2_jax.interpretation.target import choose_target
 
@@ -28,16 +26,4 @@ def saliency(
     chosen = choose_target(model, target, "saliency")
     token_ids = tokens_of(model, sequences, max_tokens)
     sums = sums_along_path(chosen, token_ids, [PathPoint(1, 1)], batch_tokens, title)
-    return [
-        Attributions(
-            name,
-            letters,
-            chosen.unit,
-            ids,
-            model.tokenizer.token_bases(ids),
-            own.token_sums.astype(np.float32),
-            value=float(own.values[0]),
-            baseline_value=float("nan"),
-        )
-        for name, letters, ids, own in zip(sequences.names, sequences.sequences, token_ids, sums, strict=True)
-    ]
+    return attributions(chosen, sequences, token_ids, sums, baseline=False)

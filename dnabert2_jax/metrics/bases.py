@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.metrics.scores import LEFT_OF_ONE, SMALLEST, check_finite
+from dnabert2_jax.metrics.scores import LEFT_OF_ONE, SMALLEST, check_finite, mean_of_known
 
 
 class LabelMetrics(TypedDict):
@@ -72,21 +72,21 @@ class BaseMetrics(TypedDict):
 
 
 class Segments(NamedTuple):
-    """Runs of places, in order: first place, and the place after the last one. [n] each."""
+    """Runs of positions, in order: the first position, and the one after the last. [n] each."""
 
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
 
 def joined(rows: NDArray[Any], breaks: NDArray[np.bool_]) -> NDArray[Any]:
-    """Rows [rows, L, ...] one after the other; between rows that do not adjoin lies a place that does not count.
+    """Rows [rows, L, ...] one after the other; between rows that are not adjacent is a position that does not count.
 
     Args:
         rows: labels (of which -1 does not count), or outputs.
         breaks: whether a row does not continue the one before it. [rows].
 
     Returns:
-        [places, ...].
+        [positions, ...].
     """
     flat = rows.reshape(-1, *rows.shape[2:])
     fill = -1 if np.issubdtype(rows.dtype, np.integer) else 0
@@ -99,9 +99,9 @@ def base_metrics(
     """Score the probabilities of bases against their labels.
 
     Args:
-        labels: of the bases along the contigs: class numbers [places], of which 0 is the background, or 0 and 1 for each
-            label [places, C]. A place of which they are -1 does not count, and ends a segment.
-        probabilities: [places, C].
+        labels: of the bases along the contigs: class numbers [positions], of which 0 is the background, or 0 and 1 for each
+            label [positions, C]. A position where they are -1 does not count, and ends a segment.
+        probabilities: [positions, C].
         names: of the C outputs.
         several: whether a base may have several labels.
 
@@ -117,25 +117,25 @@ def base_metrics(
     decided = probabilities > 0.5 if several else probabilities.argmax(1)
     by_label = {}
     for c, name in enumerate(names[first:], start=first):
-        truth, said = (labels[:, c] == 1, decided[:, c]) if several else (labels == c, decided == c)
-        by_label[name] = _of_label(truth, said, probabilities[:, c], counts)
-    truth, said, given = labels[counts], decided[counts], probabilities[counts].astype(np.float64)
+        truth, prediction = (labels[:, c] == 1, decided[:, c]) if several else (labels == c, decided == c)
+        by_label[name] = _of_label(truth, prediction, probabilities[:, c], counts)
+    truth, prediction, given = labels[counts], decided[counts], probabilities[counts].astype(np.float64)
     if several:
         of_truth = np.where(truth == 1, np.maximum(given, SMALLEST), np.maximum(1 - given, LEFT_OF_ONE))
-        mcc = float(np.mean([_mcc(truth[:, c], said[:, c].astype(np.int64), 2) for c in range(len(names))]))
-        collapsed = bool((said == said[0]).all() and (truth != truth[0]).any())
+        mcc = float(np.mean([_mcc(truth[:, c], prediction[:, c].astype(np.int64), 2) for c in range(len(names))]))
+        collapsed = bool((prediction == prediction[0]).all() and (truth != truth[0]).any())
     else:
         of_truth = np.maximum(given[np.arange(len(truth)), truth], SMALLEST)
-        mcc = _mcc(truth, said, len(names))
-        collapsed = bool((said == said[0]).all() and (truth != said[0]).any())
+        mcc = _mcc(truth, prediction, len(names))
+        collapsed = bool((prediction == prediction[0]).all() and (truth != prediction[0]).any())
     return BaseMetrics(
-        auprc=_mean([scores["auprc"] for scores in by_label.values()]),
-        top_k=_mean([scores["top_k"] for scores in by_label.values()]),
-        segment_f1=_mean([scores["segment_f1"] for scores in by_label.values()]),
-        exact_f1=_mean([scores["exact_f1"] for scores in by_label.values()]),
-        macro_f1=_mean([scores["f1"] for scores in by_label.values()]) or 0.0,
+        auprc=mean_of_known([scores["auprc"] for scores in by_label.values()]),
+        top_k=mean_of_known([scores["top_k"] for scores in by_label.values()]),
+        segment_f1=mean_of_known([scores["segment_f1"] for scores in by_label.values()]),
+        exact_f1=mean_of_known([scores["exact_f1"] for scores in by_label.values()]),
+        macro_f1=mean_of_known([scores["f1"] for scores in by_label.values()]) or 0.0,
         mcc=mcc,
-        accuracy=float((truth == said).mean()),
+        accuracy=float((truth == prediction).mean()),
         loss=float(-np.log(of_truth).mean()),
         n=int(np.count_nonzero(counts)),
         classes=list(names),
@@ -145,33 +145,33 @@ def base_metrics(
 
 
 def _of_label(
-    truth: NDArray[np.bool_], said: NDArray[np.bool_], score: NDArray[np.floating], counts: NDArray[np.bool_]
+    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], score: NDArray[np.floating], counts: NDArray[np.bool_]
 ) -> LabelMetrics:
     from sklearn.metrics import average_precision_score
 
-    truth, said = truth & counts, said & counts
-    bases, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(said))
-    true_segments, said_segments = segments_of(truth), segments_of(said)
-    total = len(true_segments.starts) + len(said_segments.starts)
-    shared, exact = matching_segments(true_segments, said_segments)
+    truth, prediction = truth & counts, prediction & counts
+    bases, predicted = int(np.count_nonzero(truth)), int(np.count_nonzero(prediction))
+    true_segments, predicted_segments = segments_of(truth), segments_of(prediction)
+    total = len(true_segments.starts) + len(predicted_segments.starts)
+    shared, exact = matching_segments(true_segments, predicted_segments)
     defined = 0 < bases < np.count_nonzero(counts)
     return LabelMetrics(
         bases=bases,
         predicted=predicted,
-        f1=2 * int(np.count_nonzero(truth & said)) / (bases + predicted) if bases + predicted else None,
+        f1=2 * int(np.count_nonzero(truth & prediction)) / (bases + predicted) if bases + predicted else None,
         auprc=float(average_precision_score(truth[counts], score[counts])) if defined else None,
         top_k=top_k_accuracy(truth[counts], score[counts]),
         segments=len(true_segments.starts),
-        predicted_segments=len(said_segments.starts),
+        predicted_segments=len(predicted_segments.starts),
         segment_f1=2 * shared / total if total else None,
         exact_f1=2 * exact / total if total else None,
     )
 
 
 def top_k_accuracy(truth: NDArray[np.bool_], score: NDArray[np.floating]) -> float | None:
-    """The fraction of the k highest scores that belong to one of the k true places; None if k is 0.
+    """The fraction of the k highest scores that belong to one of the k true positions; None if k is 0.
 
-    Of the places that tie with the k-th, each is as likely to be among the k: the expected fraction is returned.
+    Positions that tie with the k-th are equally likely to be among the k: the expected fraction is returned.
 
     Args:
         truth: [n].
@@ -188,31 +188,26 @@ def top_k_accuracy(truth: NDArray[np.bool_], score: NDArray[np.floating]) -> flo
 
 
 def segments_of(mask: NDArray[np.bool_]) -> Segments:
-    """The maximal runs of true places. [n]."""
+    """The maximal runs of true positions. [n]."""
     edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
     return Segments(edges[::2], edges[1::2])
 
 
-def matching_segments(truth: Segments, said: Segments) -> tuple[int, int]:
+def matching_segments(truth: Segments, prediction: Segments) -> tuple[int, int]:
     """Predicted segments that share more than half of the union with a true one, and those that are equal to one."""
-    first = np.searchsorted(truth.ends, said.starts, "right")
-    counts = np.searchsorted(truth.starts, said.ends, "left") - first
-    of_said = np.repeat(np.arange(len(counts)), counts)
-    of_truth = np.arange(len(of_said)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    first = np.searchsorted(truth.ends, prediction.starts, "right")
+    counts = np.searchsorted(truth.starts, prediction.ends, "left") - first
+    of_prediction = np.repeat(np.arange(len(counts)), counts)
+    of_truth = np.arange(len(of_prediction)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
     starts, ends = truth.starts[of_truth], truth.ends[of_truth]
-    shared = np.minimum(ends, said.ends[of_said]) - np.maximum(starts, said.starts[of_said])
-    union = np.maximum(ends, said.ends[of_said]) - np.minimum(starts, said.starts[of_said])
+    shared = np.minimum(ends, prediction.ends[of_prediction]) - np.maximum(starts, prediction.starts[of_prediction])
+    union = np.maximum(ends, prediction.ends[of_prediction]) - np.minimum(starts, prediction.starts[of_prediction])
     return int(np.count_nonzero(2 * shared > union)), int(np.count_nonzero(shared == union))
 
 
-def _mcc(truth: NDArray[Any], said: NDArray[Any], classes: int) -> float:
-    pairs = np.bincount(truth.astype(np.int64) * classes + said, minlength=classes * classes)
+def _mcc(truth: NDArray[Any], prediction: NDArray[Any], classes: int) -> float:
+    pairs = np.bincount(truth.astype(np.int64) * classes + prediction, minlength=classes * classes)
     matrix = pairs.reshape(classes, classes).astype(np.float64)
     labeled, predicted, total = matrix.sum(1), matrix.sum(0), matrix.sum()
     scale = (total**2 - (labeled**2).sum()) * (total**2 - (predicted**2).sum())
     return float((matrix.trace() * total - labeled @ predicted) / np.sqrt(scale)) if scale > 0 else 0.0
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -1,8 +1,8 @@
-"""Whether probabilities are as high as the shares of what turns out to be right, and the temperature that makes them so.
+"""Calibration: how well probabilities match observed frequencies, and the temperature that improves the match.
 
-Of classes, what counts is the probability of the predicted one, and whether it is right (Guo et al. 2017); of several
-labels, the probability of each, and whether the row has it. Dividing logits by a temperature changes neither the predicted
-class nor on which side of one half a label is.
+For classes, this compares the probability of the predicted class with whether it is correct (Guo et al. 2017); for multiple
+labels, the probability of each label with whether the row has it. Dividing logits by a temperature changes neither the
+predicted class nor which labels are above one half.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ _MOST = 1000.0
 
 
 class Reliability(NamedTuple):
-    """Decisions by their probability, in bins of equal width of which the empty ones are left out.
+    """Decisions by their probability, in bins of equal width; empty bins are omitted.
 
     Attributes:
         probabilities: the mean in each bin. [bins].
-        shares: of the decisions that are right. [bins].
-        counts: decisions. [bins].
+        shares: fraction of correct decisions in each bin. [bins].
+        counts: decisions in each bin. [bins].
     """
 
     probabilities: NDArray[np.float64]
@@ -38,7 +38,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(labels: NDArray[Any], probabilities: NDArray[np.floating]) -> Reliability:
-    """How probabilities compare with what is right.
+    """How probabilities compare with the fraction of correct decisions.
 
     Args:
         labels: class numbers [rows]; or 1 where a row has the label, else 0, [rows, C].
@@ -57,14 +57,14 @@ def reliability(labels: NDArray[Any], probabilities: NDArray[np.floating]) -> Re
 
 
 def fit_temperature(labels: NDArray[Any], probabilities: NDArray[np.floating]) -> float:
-    """The temperature at which the cross-entropy is least, which has one minimum.
+    """The temperature that minimizes the cross-entropy, which has a single minimum.
 
     Args:
         labels: as for :func:`reliability`.
         probabilities: at a temperature of 1. [rows, C].
 
     Raises:
-        UserError: there is none, because the table is predicted without a mistake, or not at all.
+        UserError: there is none, because the table is predicted without an error, or no better than by chance.
     """
     from scipy.optimize import minimize_scalar  # slow to import
 
@@ -77,13 +77,13 @@ def fit_temperature(labels: NDArray[Any], probabilities: NDArray[np.floating]) -
         all_right = (in_favor > 0).all()
     if all_right:
         raise UserError(
-            f"all {len(labels):,} rows are predicted right, so that no probability is too high: take a larger table, or "
-            "leave the model as it is"
+            f"all {len(labels):,} rows are predicted correctly, so no temperature fits; use a larger table, or leave the "
+            "model as it is"
         )
     if in_favor.mean() <= 0:  # the slope of the loss where the temperature is infinite
         raise UserError(
-            f"the model knows nothing about these {len(labels):,} rows: any probabilities are worse than equal ones; see "
-            "that the table belongs to the model"
+            f"the model does no better than chance on these {len(labels):,} rows, so no temperature fits; check that the "
+            "table belongs to the model"
         )
 
     def loss(log_temperature: float) -> float:
@@ -104,7 +104,7 @@ def tempered(labels: NDArray[Any], probabilities: NDArray[np.floating], temperat
 
 
 def _logits(labels: NDArray[Any], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Logits, up to what a softmax takes away; labels say whether probabilities sum to 1."""
+    """Logits, up to a constant that a softmax cancels; the shape of the labels says whether probabilities sum to 1."""
     given = np.asarray(probabilities, np.float64)
     if labels.ndim == 1:
         return np.log(np.maximum(given, SMALLEST))

@@ -71,9 +71,9 @@ def base_intervals(labels: NDArray[Any], outputs: NDArray[np.floating], *, sever
     decided = outputs > 0.5 if several else outputs.argmax(-1)
     counts = np.zeros((3, len(labels), len(classes)))
     for n, c in enumerate(classes):
-        truth, said = (labels[..., c] == 1, decided[..., c]) if several else (labels == c, decided == c)
-        said = said & ((labels[..., 0] if several else labels) >= 0)
-        counts[:, :, n] = [(truth & said).sum(1), truth.sum(1), said.sum(1)]
+        truth, prediction = (labels[..., c] == 1, decided[..., c]) if several else (labels == c, decided == c)
+        prediction = prediction & ((labels[..., 0] if several else labels) >= 0)
+        counts[:, :, n] = [(truth & prediction).sum(1), truth.sum(1), prediction.sum(1)]
     parts = []
     for weights in _resamples(len(labels)):
         right, labeled, predicted = weights @ counts
@@ -108,8 +108,8 @@ def _resamples(rows: int) -> Iterator[Weights]:
 
 def _of_classes(labels: NDArray[Any], probabilities: NDArray[np.float64], weights: Weights) -> Mapping[str, Weights]:
     classes = np.arange(probabilities.shape[1])
-    truth, said = labels[:, None] == classes, probabilities.argmax(1)[:, None] == classes
-    right, labeled, predicted = (weights @ part.astype(np.float64) for part in (truth & said, truth, said))
+    truth, prediction = labels[:, None] == classes, probabilities.argmax(1)[:, None] == classes
+    right, labeled, predicted = (weights @ part.astype(np.float64) for part in (truth & prediction, truth, prediction))
     rows, correct = weights.sum(1), right.sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         # Gorodkin's R_K; 0 where it is undefined, as in the scores.
@@ -122,8 +122,8 @@ def _of_classes(labels: NDArray[Any], probabilities: NDArray[np.float64], weight
 
 
 def _of_labels(labels: NDArray[Any], probabilities: NDArray[np.float64], weights: Weights) -> Mapping[str, Weights]:
-    truth, said = labels > 0, probabilities > 0.5
-    right, labeled, predicted = (weights @ part.astype(np.float64) for part in (truth & said, truth, said))
+    truth, prediction = labels > 0, probabilities > 0.5
+    right, labeled, predicted = (weights @ part.astype(np.float64) for part in (truth & prediction, truth, prediction))
     rows, decisions = weights.sum(1), truth.size
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.sqrt(labeled * (rows[:, None] - labeled) * predicted * (rows[:, None] - predicted))
@@ -135,19 +135,19 @@ def _of_labels(labels: NDArray[Any], probabilities: NDArray[np.float64], weights
         areas = np.stack([_auroc(truth[:, c], probabilities[:, c], weights) for c in range(truth.shape[1])])
         defined = np.isfinite(areas).sum(0)
         auroc = np.where(defined > 0, np.nansum(areas, axis=0) / defined, np.nan)
-    accuracy = weights @ (truth == said).sum(1) / decisions
+    accuracy = weights @ (truth == prediction).sum(1) / decisions
     return {"mcc": mcc.mean(1), "macro_f1": macro, "micro_f1": micro, "accuracy": accuracy, "auroc": auroc}
 
 
 def _of_measurements(labels: NDArray[Any], values: NDArray[np.float64], weights: Weights) -> Mapping[str, Weights]:
-    truth, said = labels.reshape(-1).astype(np.float64), values[:, 0]
+    truth, prediction = labels.reshape(-1).astype(np.float64), values[:, 0]
     mean = weights / weights.sum(1, keepdims=True)
-    square = mean @ np.square(said - truth)
+    square = mean @ np.square(prediction - truth)
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = 1 - square / (mean @ np.square(truth) - np.square(mean @ truth))
     return {
-        "spearman": _correlation(ranks(truth), ranks(said), mean),
-        "pearson": _correlation(truth, said, mean),
+        "spearman": _correlation(ranks(truth), ranks(prediction), mean),
+        "pearson": _correlation(truth, prediction, mean),
         "r2": r2,
         "rmse": np.sqrt(square),
     }

@@ -199,7 +199,7 @@ def multi_label_metrics(
             "auprc": float(average_precision_score(has, probabilities[:, c])) if defined else None,
         }
     of_truth = np.where(truth, np.maximum(probabilities, SMALLEST), np.maximum(1 - probabilities, LEFT_OF_ONE))
-    means = {key: _mean([scores[key] for scores in by_label.values()]) for key in ("mcc", "f1", "auroc", "auprc")}
+    means = {key: mean_of_known([scores[key] for scores in by_label.values()]) for key in ("mcc", "f1", "auroc", "auprc")}
     return MultiLabelMetrics(
         mcc=means["mcc"] or 0.0,
         macro_f1=means["f1"] or 0.0,
@@ -257,21 +257,21 @@ def regression_metrics(
     """
     from sklearn.metrics import r2_score
 
-    truth, said = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
-    if not len(truth) or truth.ndim != 1 or truth.shape != said.shape:
-        raise ValueError(f"measurements of shape {truth.shape}, but predictions of shape {said.shape}")
-    check_finite("predictions", said)
-    errors = said - truth
+    truth, prediction = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
+    if not len(truth) or truth.ndim != 1 or truth.shape != prediction.shape:
+        raise ValueError(f"measurements of shape {truth.shape}, but predictions of shape {prediction.shape}")
+    check_finite("predictions", prediction)
+    errors = prediction - truth
     square = float(np.square(errors).mean())
     return RegressionMetrics(
-        pearson=_correlation(truth, said),
-        spearman=_correlation(ranks(truth), ranks(said)),
-        r2=float(r2_score(truth, said)) if np.ptp(truth) > 0 else None,
+        pearson=_correlation(truth, prediction),
+        spearman=_correlation(ranks(truth), ranks(prediction)),
+        r2=float(r2_score(truth, prediction)) if np.ptp(truth) > 0 else None,
         mae=float(np.abs(errors).mean()),
         rmse=square**0.5,
         loss=square / deviation**2,
         n=len(truth),
-        collapsed=bool(np.ptp(said) < 1e-3 * deviation),
+        collapsed=bool(np.ptp(prediction) < 1e-3 * deviation),
     )
 
 
@@ -300,7 +300,8 @@ def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of the scores that are defined; None if none is."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 

@@ -82,7 +82,7 @@ class Block(nnx.Module):
         )
 
     def attention_weights(self, x: jax.Array, segment_ids: jax.Array) -> jax.Array:
-        """softmax(q k^T / sqrt(d) - slope |i - j|) by definition, whichever backend runs otherwise, float32 [B, H, T, T]."""
+        """softmax(q k^T / sqrt(d) - slope |i - j|) by definition, regardless of the backend, float32 [B, H, T, T]."""
         heads = self.config.num_attention_heads
         q, k, v = self.Wqkv.heads(x, "bhtd", heads, None)
         inputs = Inputs(q, k, v, jnp.asarray(alibi_slopes(heads)), segment_ids)
@@ -102,7 +102,7 @@ class Block(nnx.Module):
 
 
 def _in_chunks(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """``function`` of [B, T, D], each token by itself, on FEED_FORWARD_TOKENS tokens of the rows at a time."""
+    """``function`` of [B, T, D], each token independently, on FEED_FORWARD_TOKENS tokens of the rows at a time."""
 
     def one_token(x: jax.Array) -> jax.Array:
         return function(x[:, None])[:, 0]

@@ -43,7 +43,7 @@ class Compute:
         return jnp.dtype("bfloat16" if self.precision == "bfloat16" else "float32")
 
     def products(self) -> AbstractContextManager[None]:
-        """The context in which to trace a model's products.
+        """The context for tracing a model's products.
 
         By default, jax rounds the factors of float32 products: to TF32 on an Ampere GPU or later, to bfloat16 on a TPU.
         """

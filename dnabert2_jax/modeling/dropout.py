@@ -1,4 +1,4 @@
-"""Dropout without a stored mask: an element's fate is a hash of (row seed, site, token, channel).
+"""Dropout without a stored mask: whether an element is dropped is a hash of (row seed, site, token, channel).
 
 It does not depend on batch, padding, device or host. A site is a place in the model where dropout is applied; the numbers
 are part of the definition of a run.

@@ -1,4 +1,4 @@
-"""The arithmetic between the matrix products: GELU, GEGLU, LayerNorm and biases, with backward passes of their own.
+"""The arithmetic between the matrix products: GELU, GEGLU, LayerNorm and biases, with custom backward passes.
 
 Left to itself, differentiation saves what is easy to differentiate with: four arrays of the inner width for one GEGLU, three
 in float32 for one LayerNorm. Reading and writing them costs more than the arithmetic. Here the backward pass saves the
@@ -18,7 +18,7 @@ from dnabert2_jax.platform import PerPlatform
 
 @PerPlatform
 def _kept_apart(x: jax.Array) -> jax.Array:
-    """``x`` as it is: a boundary for the compiler costs more than it saves."""
+    """``x`` unchanged: here a barrier for the compiler costs more than it saves."""
     return x
 
 

@@ -71,12 +71,12 @@ class Taps(nnx.Module):
         return self._add_up(self._products(x))
 
     def _products(self, x: jax.Array) -> jax.Array:
-        """What each tap makes of each position. [B, T, in] -> [B, T, taps x channels]."""
+        """The output of each tap at each position. [B, T, in] -> [B, T, taps x channels]."""
         kernel = self.kernel[...]
         return einsum("bti,ic->btc", x, kernel.reshape(len(kernel), -1))
 
     def _add_up(self, products: jax.Array) -> jax.Array:
-        """The sum of what the taps make of a base and its neighbors, zeros beyond the ends. -> [B, L, channels]."""
+        """The sum of the taps' outputs for a base and its neighbors, zeros beyond the ends. -> [B, L, channels]."""
         length, reach = products.shape[1], _TAPS // 2
         padded = jnp.pad(products, ((0, 0), (reach, reach), (0, 0)))
         taps = jnp.split(padded, _TAPS, axis=-1)

@@ -13,7 +13,7 @@ from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.gather import states_at
 
 _MIN_TOKENS = 128
-"""Tokens of a batch, for each of the other blocks, that are worth a last block of its own: its weights are copied."""
+"""Minimum tokens in a batch, per other block, for which a separate last block pays off: its weights are copied."""
 
 _MAX_SCORES = 2**20
 """Positions x tokens of a row whose dense scores fit into memory."""

@@ -1,4 +1,4 @@
-"""Products of activations and weights, in the forms that a platform is fast at."""
+"""Products of activations and weights, in the forms that run fast on each platform."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The models, and the functional form in which everything else handles them.
+"""The models, and their functional form, which everything else uses.
 
 A model is defined by nnx modules and used through :class:`Network`: parameters are a plain nested dict, and a module exists
 only inside a jitted function, for as long as it takes to trace it.
@@ -204,7 +204,7 @@ def classifier_of(config: EncoderConfig, num_labels: int, head: HeadConfig, comp
 
 
 class ClassifierInputs(Protocol):
-    """What a classifier reads of a batch: one of sequences with ``starts`` or of bases."""
+    """The inputs of a classifier from a batch: one of sequences with ``starts`` or of bases."""
 
     @property
     def tokens(self) -> TokenBatch:

@@ -16,7 +16,7 @@ def keep_rows_spread(x: jax.Array) -> jax.Array:
 
 
 def keep_whole(x: jax.Array) -> jax.Array:
-    """A weight replicated on every device, for lookups: XLA divides a gather badly."""
+    """A weight replicated on every device, for lookups: XLA partitions gathers poorly."""
     return _constrain(x, WHOLE)
 
 

@@ -1,4 +1,4 @@
-"""How the processes of a run end together: with the reason, within seconds, whichever of them fails."""
+"""When one process of a run fails, end all of them within seconds, each with the reason."""
 
 import json
 import os
@@ -14,27 +14,28 @@ from typing import NoReturn
 
 import jax
 
+from dnabert2_jax.errors import first_line
 from dnabert2_jax.parallel.coordination import leave_note, read_notes
 from dnabert2_jax.parallel.processes import describe
 
 _FAILURE, _ENDED = "dnabert2/failure", "dnabert2/ended"
-"""Folders of notes: why the run ends, by the first process that says so; and which processes know."""
+"""Folders of notes: why the run ends, from the first process to report it; and which processes have read that."""
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_SPREAD = 10.0
-"""How long process 0, which holds the notes, waits for the others to know."""
+"""How long process 0, which holds the notes, waits for the others to read them."""
 
 _SECONDS_TO_END = 0.5
-"""How long it then leaves them to end, before jax notices that process 0 is gone and ends them with a trace of its own."""
+"""How long it then lets them end, before jax notices that process 0 is gone and ends them with its own stack trace."""
 
 _CUT_OFF = re.compile(r"gloo|nccl|heartbeat|coordination service|connection (reset|closed|refused)", re.IGNORECASE)
 
 _ending = threading.Lock()
-"""Taken by the thread that ends this process, and never released: there is one message and one end."""
+"""Acquired by the thread that ends this process and never released, so that only one message is printed."""
 
 
 def end_run(message: str, show: Callable[[], int] | None = None) -> NoReturn:
-    """End this process and all others of its run at once; the regular way out would wait for them.
+    """End this process and all others of its run immediately; a regular exit would wait for them.
 
     Args:
         message: the reason, for the others to show.
@@ -64,7 +65,7 @@ def _show(message: str, code: int = 1) -> int:
 
 @contextmanager
 def ending_with_the_others(report: Callable[[BaseException], int]) -> Iterator[None]:
-    """A context in which an error of any process ends all of them within seconds, each with the reason.
+    """A context that ends all processes within seconds of an error in any of them, each with the reason.
 
     Without it, the others would wait in a collective until the heartbeat of the one that failed times out (100 seconds), and
     would not learn why. Where a process is lost without a word (killed, or its host), one that notices ends the others; if
@@ -86,7 +87,7 @@ def ending_with_the_others(report: Callable[[BaseException], int]) -> Iterator[N
             end_run(describe(error), lambda: report(error))
         time.sleep(2 * _SECONDS_BETWEEN_LOOKS)  # if the other one left a reason, the listener ends this process with it
         end_run(
-            f"process {jax.process_index()} lost another process of this run ({str(error).splitlines()[0]}); see that one's "
+            f"process {jax.process_index()} lost another process of this run ({first_line(error)}); see that one's "
             "output for the reason; restart all of them with the same command to resume from the last checkpoint"
         )
     finally:

@@ -1,4 +1,4 @@
-"""Batches from the host to the devices: one transfer per device, whatever a batch consists of.
+"""Batches from the host to the devices: one transfer per device, regardless of the number of arrays in a batch.
 
 The arrays of a batch travel side by side in one table, and a small program cuts it up again on the devices. Sending needs no
 other process and may happen on any thread, ahead of time. Cutting is a program of all processes, which have to start their

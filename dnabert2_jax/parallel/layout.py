@@ -1,4 +1,4 @@
-"""Where the arrays of a training step lie on the mesh, and a step's work divided accordingly."""
+"""How the arrays and the work of a training step are laid out on the mesh."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from dnabert2_jax.types import Tree
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where everything of a training step lies; make one with :func:`make_layout` or :func:`spread_rows`.
+    """The layout of a training step on the mesh; make one with :func:`make_layout` or :func:`spread_rows`.
 
     Attributes:
         mesh: the devices; possibly a single one.

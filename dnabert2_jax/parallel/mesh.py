@@ -113,7 +113,7 @@ def _arrange_slice(shape: tuple[int, int, int], devices: list[Any]) -> NDArray[A
 
 
 def data_stages(devices: Sequence[Any], slice_of: SliceOf = slice_of) -> tuple[int, ...]:
-    """The sizes of the stages in which a scatter over the ``devices`` along ``data`` runs (a gather: in reverse).
+    """The sizes of the stages of a scatter over the ``devices`` along ``data`` (a gather runs them in reverse).
 
     First the sides of a slice (:func:`slice_sides`), at last the slices: the network between them is the slow one, and by
     then each device has summed all but a share of the gradients away.
@@ -126,7 +126,7 @@ def data_stages(devices: Sequence[Any], slice_of: SliceOf = slice_of) -> tuple[i
 
 
 def slice_sides(devices: Sequence[Any]) -> tuple[int, ...]:
-    """The sizes of the stages in which a collective over ``devices`` runs: the sides of a TPU slice, or all at once.
+    """The sizes of the stages of a collective over ``devices``: the sides of a TPU slice, or all at once.
 
     XLA turns a gather or scatter over a whole slice into an all-reduce, with twice the traffic; along one side at a time it
     does not. Devices qualify if they walk a whole rectangle row by row.

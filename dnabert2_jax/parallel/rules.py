@@ -1,4 +1,4 @@
-"""Which mesh axis each axis of a parameter is divided over.
+"""The mesh axis that each axis of a parameter is sharded over.
 
 A parameter declares the logical names of its axes where it is made (:func:`dnabert2_jax.modeling.layers.parameter`);
 :data:`RULES` maps each name to a mesh axis.

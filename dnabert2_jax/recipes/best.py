@@ -1,4 +1,4 @@
-"""The evaluation to keep: its parameters are in memory, and on disk as soon as they are the best so far."""
+"""The best evaluation so far, in memory and on disk."""
 
 import math
 from pathlib import Path
@@ -52,7 +52,7 @@ class Best:
             step: its step.
             scores: on the dev table.
             trainable: the trained parameters, on the devices or the host.
-            about: more for the provenance.
+            about: further values for the provenance.
         """
         chosen = scores[self._job.selection]
         score = math.nan if chosen is None else float(chosen)

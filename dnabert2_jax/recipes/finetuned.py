@@ -52,7 +52,7 @@ def finished(
 
     Args:
         job: the run.
-        trained: what training gave.
+        trained: the result of training.
         test: scores on the test rows.
         intervals: their confidence intervals.
         seconds: training time, with that of earlier calls.

@@ -23,7 +23,7 @@ from dnabert2_jax.data.by_length import LabeledRows, choose_lengths
 from dnabert2_jax.data.encoding import EncodedTable, encode_table
 from dnabert2_jax.data.labels import SEPARATOR, Labels, Target
 from dnabert2_jax.data.sequences import Table, other_strand
-from dnabert2_jax.data.splits import Splits, load_splits
+from dnabert2_jax.data.splits import SPLITS, Splits, load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import Scores
 from dnabert2_jax.metrics.tasks import TaskMetrics, metrics_for
@@ -81,7 +81,7 @@ class FinetuningJob(ABC):
     @property
     @abstractmethod
     def training_data(self) -> dict[str, Any] | None:
-        """What the model will have seen, for checks of what it is used on; None if nothing is checked."""
+        """Facts about the training rows, to compare later inputs with; None if nothing is compared."""
 
     @property
     def kind(self) -> ModelKind:
@@ -175,7 +175,7 @@ class TablesJob(FinetuningJob):
     @property
     def inputs(self) -> dict[str, Path]:
         """The three tables."""
-        return {split: getattr(self.run.data, split) for split in ("train", "dev", "test")}
+        return {split: getattr(self.run.data, split) for split in SPLITS}
 
     @property
     def training_data(self) -> dict[str, Any]:
@@ -223,9 +223,10 @@ def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:
     def encode(table: Table) -> EncodedTable:
         return encode_table(table, tokenizer, splits.labels, run.data.max_tokens, token_types=types)
 
-    encoded = {name: encode(table) for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test))}
-    for name, table in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
-        _report(name, table, encoded[name])
+    encoded = {name: encode(getattr(splits, name)) for name in SPLITS}
+    for name in SPLITS:
+        table = getattr(splits, name)
+        remark("; ".join([f"{name} {table.path}: {encoded[name].summary()}", *table.changes()]))
     if run.data.task == "single_label" and (joint := [name for name in splits.labels.names if SEPARATOR in name]):
         remark(f"{joint[0]!r} is read as the name of one class; for several labels per row, set data.task=multi_label")
     return TablesJob(
@@ -245,7 +246,3 @@ def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:
         reverse=encode(other_strand(splits.train)) if run.data.reverse_complement else None,
         **encoded,
     )
-
-
-def _report(name: str, table: Table, encoded: EncodedTable) -> None:
-    remark("; ".join([f"{name} {table.path}: {encoded.summary()}", *table.changes()]))

@@ -59,7 +59,7 @@ def train_by_steps(job: FinetuningJob, ledger: Ledger) -> Trained:
 
     Args:
         job: what to train, and on what.
-        ledger: is told what the time is spent on.
+        ledger: accounts for the time.
 
     Raises:
         UserError: the directory holds a run on other inputs, or training diverged.
@@ -198,7 +198,7 @@ def _batches_from(epochs: Sequence[TrainingBatches], first_step: int) -> Iterato
 
 
 def _split_parameters(fresh: Tree, job: FinetuningJob) -> tuple[Tree, Tree]:
-    """(trainable, frozen): encoder and fresh heads, of which a probe trains the heads, and LoRA an adapter besides."""
+    """(trainable, frozen): all weights are trainable, or new heads only (probe), or an adapter and new heads (LoRA)."""
     encoder = fresh["encoder"] if job.base is None else jax.device_put(job.base.params["encoder"])
     heads = {name: part for name, part in fresh.items() if name != "encoder"}
     if job.run.training.method == "full":

@@ -100,7 +100,7 @@ class _Job:
         return [species.name for species in self.corpus.species]
 
     def batches(self, first: int) -> Iterator[_Batch]:
-        """The batches of the steps after ``first``, of which this process makes its rows and sends them ahead."""
+        """The batches of the steps after ``first``: this process's own rows, sent to the devices ahead of time."""
         plan = self.run.training
 
         def send(batch: MlmBatch) -> _Batch:
@@ -109,7 +109,7 @@ class _Job:
         return training_batches(self.rows, plan.batch_size, first, plan.steps, self.here, send)
 
     def summary(self) -> str:
-        """One line about the model, the rows and the devices, for people."""
+        """One line about the model, the rows and the devices, for the terminal."""
         data, windows, mesh = self.run.data, self.rows.windows, self.layout.mesh
         return (
             f"{count_parameters(self.network.abstract()):,} parameters; {len(self.species)} species, windows of "
@@ -273,7 +273,7 @@ def _train(job: _Job, directory: Workdir, ledger: Ledger, watchdog: Watchdog) ->
                 ledger=ledger,
             )
             ledger.enter("saves")  # the last checkpoint may still be on its way
-    # A run that was complete already has not been scored by any step above.
+    # If the run was already complete, no step above has scored it.
     return state, scores or evaluate(eval_step, state, job.held_out, job.species)
 
 

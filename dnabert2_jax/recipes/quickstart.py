@@ -36,7 +36,7 @@ _SEED = 0
 
 
 def quickstart(workdir: Path) -> None:
-    """Tokenizer, corpus, pretraining, fine-tuning from scratch, from that, and from what ships; a table and a picture of it.
+    """Corpus, tokenizer, pretraining, and fine-tuning from scratch and from pretrained encoders; a table and a picture.
 
     Rerun in the same directory to resume.
 
@@ -102,7 +102,7 @@ def _pretraining(corpus: Path, tokenizer: Path) -> PretrainRun:
             "data": {"corpus": str(corpus), "tokens_per_row": 64, "validation_rows": 256},
             "optimizer": {"learning_rate": 2e-3, "warmup_steps": 100, "weight_decay": 0.01},
             "training": {"steps": 500, "batch_size": 32, "evaluate_every": 250, "save_every": 250, "log_every": 25},
-            "mesh": {"data": 1},  # the rows of so small a model are not worth spreading
+            "mesh": {"data": 1},  # so small a model gains nothing from more devices
         },
         "quickstart",
     )

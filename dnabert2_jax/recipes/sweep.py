@@ -102,7 +102,7 @@ def sweep(
         keep_models: keep the models of all trials rather than the best one's.
 
     Returns:
-        What came out.
+        The results.
 
     Raises:
         UserError: a setting is not accepted, the directory holds another sweep, or every trial failed.
@@ -114,14 +114,15 @@ def sweep(
     optuna = optional_package("optuna", "a sweep needs", "dnabert2_jax[sweep]")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     (workdir / "trials").mkdir(parents=True, exist_ok=True)
-    _check_question(workdir / ASKED, shared, search, seed)
+    _check_same_search(workdir / ASKED, shared, search, seed)
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(workdir / JOURNAL))),
         study_name="sweep",
         direction="minimize" if shared.training.selection == "loss" else "maximize",
         load_if_exists=True,
     )
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))  # goes on drawing, rather than from the start
+    # A resumed sweep must not repeat its first draws.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     distributions = {choice.key: choice.distribution(optuna) for choice in search}
     unfinished = [(trial.number, trial.params) for trial in study.trials if not trial.state.is_finished()]
     baseline = None
@@ -164,8 +165,8 @@ def selected_score(run: Finetuning) -> str:
     return TASK_METRICS[run.data.task].main if selection == "auto" else selection
 
 
-def _check_question(file: Path, shared: Finetuning, search: Sequence[Choice], seed: int) -> None:
-    """Note what the sweep is about, or check that it is the same as in an earlier call."""
+def _check_same_search(file: Path, shared: Finetuning, search: Sequence[Choice], seed: int) -> None:
+    """Record what the sweep searches, or check that an earlier call searched the same."""
     keys = {choice.key for choice in search}
     settings = {key: value for key, value in flat_settings(run_to_dict(shared)).items() if key not in keys}
     asked = {

@@ -1,12 +1,12 @@
-"""The page of a calibration: how probabilities compare with what is right, before and after."""
+"""The page of a calibration: how well probabilities match the fraction of correct decisions, before and after."""
 
 from functools import partial
 from pathlib import Path
 
 from dnabert2_jax.inference.calibration import Calibration
-from dnabert2_jax.reports.page import Block, Page, Picture, Pictures, Section, Table, Text, write_page
+from dnabert2_jax.reports.page import Block, Page, Pictures, Section, Table, Text, write_page
 from dnabert2_jax.reports.plots.scores import reliability_diagram
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, png
+from dnabert2_jax.reports.plots.style import drawn
 
 
 def write_calibration(file: Path, calibration: Calibration) -> Path:
@@ -16,15 +16,14 @@ def write_calibration(file: Path, calibration: Calibration) -> Path:
         UserError: it cannot be written.
     """
     curves = {"before": calibration.reliability_before, "after": calibration.reliability_after}
-    light, dark = (png(draw(theme)) for draw in [partial(reliability_diagram, curves)] for theme in (LIGHT, DARK))
-    caption = "Share of right decisions by their probability; on the dashed line, probabilities are what they say."
+    caption = "Fraction of correct decisions by their probability; on the dashed line, the two are equal."
     blocks: list[Block] = [
-        Pictures([Picture(light, dark, caption)]),
+        Pictures([drawn(caption, partial(reliability_diagram, curves))]),
         Table.from_records(calibration.rows()),
         Text(
             "The calibration error is the mean distance from the dashed line over all decisions. Predicted classes are the "
-            "same before and after. The temperature was fitted on this very table, so `dnabert2 evaluate` on another one "
-            "tells what it is worth."
+            "same before and after. The temperature was fitted on this table; to see how well it generalizes, run "
+            "`dnabert2 evaluate` on another one."
         ),
     ]
     page = Page(

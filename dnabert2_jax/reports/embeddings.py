@@ -15,8 +15,9 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.modeling.compute import resolve_compute
-from dnabert2_jax.reports.run import read_run, save_arrays
+from dnabert2_jax.reports.run import save_arrays
 from dnabert2_jax.reports.sections import EMBEDDINGS_FILE
+from dnabert2_jax.training.workdir import read_run
 
 
 def embed_test_rows(workdir: Path, most_rows: int = 1000) -> Path:

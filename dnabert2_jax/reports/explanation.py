@@ -1,6 +1,7 @@
-"""Explanations for people: a picture of each sequence as files, and one page with them and what stands out in them."""
+"""Explanations as pictures: one file per sequence, and a page with all of them and their strongest features."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from dnabert2_jax.interpretation.dependency import DependencyMap
 from dnabert2_jax.interpretation.gradients import Attributions
 from dnabert2_jax.interpretation.ism import MutationScores
 from dnabert2_jax.interpretation.results import Explanation, Explanations, Places
-from dnabert2_jax.reports.page import Block, Page, Picture, Pictures, Section, Settings, Table, Text
+from dnabert2_jax.reports.page import Block, Page, Pictures, Section, Settings, Table, Text
 from dnabert2_jax.reports.plots.explanations import explanation_picture
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, png, render
+from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, drawn, render
 from dnabert2_jax.storage.atomic import write_bytes
 from dnabert2_jax.storage.paths import make_directory
 
 MOST_PICTURES = 50
-"""Sequences that are drawn; a page of more is more than anyone reads."""
+"""Sequences that are drawn."""
 
 STRETCH = 8
 """Bases of a stretch that is listed, about a motif."""
@@ -29,12 +30,12 @@ STRETCH = 8
 _MOST_LISTED = 5
 
 _HOW_TO_READ: dict[ExplainMethod, str] = {
-    "ism": "A letter is as tall as the model's output is above the mean over the four bases at its site, and upside down "
-    "where it is below. The map shows all four: blue bases would raise the output, red ones would lower it.",
-    "ig": "A letter is as tall as its token's contribution, divided evenly over the token's bases: within a token, the "
-    "method does not tell bases apart. All contributions add up to the output minus that of a sequence of masks.",
-    "saliency": "A letter is as tall as its token's gradient times what sets the token apart from a mask, divided evenly "
-    "over the token's bases: a quick estimate, which need not add up to the output.",
+    "ism": "The height of a letter is how far the model's output is above the mean over the four bases at its site (upside "
+    "down if below). The map shows all four: blue bases would raise the output, red ones would lower it.",
+    "ig": "The height of a letter is its token's contribution, divided evenly over the token's bases: the method does not "
+    "distinguish bases within a token. All contributions add up to the output minus that of a sequence of masks.",
+    "saliency": "The height of a letter is its token's gradient times the difference between the token and a mask, divided "
+    "evenly over the token's bases: a quick estimate, which need not add up to the output.",
     "attention": "Each row shows where a token looks, as the mean over the layers and heads. It shows what was combined, "
     "not what decided the output.",
     "dependency": "Each row shows what substituting a base does to the model's prediction of the others. A substitution "
@@ -85,7 +86,7 @@ def explanation_page(
             f"sequence{n + 1}",
             result.name,
             [
-                Pictures([_picture(result)]),
+                Pictures([drawn(f"{result.name}, {len(result.sequence):,} bases", partial(explanation_picture, result))]),
                 *_facts(result),
                 strongest(result, Coordinates(places, n)),
             ],
@@ -123,11 +124,6 @@ class Coordinates:
             start, end = self._place["starts"] + start, self._place["starts"] + end
         last = f"-{end:,}" if end > start + 1 else ""
         return f"{self._place['contigs']}:{start + 1:,}{last}"
-
-
-def _picture(result: Explanation) -> Picture:
-    light, dark = (png(explanation_picture(result, theme)) for theme in (LIGHT, DARK))
-    return Picture(light, dark, f"{result.name}, {len(result.sequence):,} bases")
 
 
 def _facts(result: Explanation) -> list[Block]:

@@ -83,7 +83,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as two PNG files, of which the reader's color scheme selects one."""
+    """One picture as two PNG files; the reader's color scheme selects one."""
 
     light: bytes
     dark: bytes
@@ -123,7 +123,7 @@ class Page:
         title: heading.
         subtitle: the line below it.
         sections: in order.
-        figures: (value, what it is) of the few numbers that matter most.
+        figures: (value, description) of the few numbers that matter most.
         notes: what a reader must know before trusting them.
     """
 

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.baselines.comparison import Baseline
-from dnabert2_jax.config.kinds import Finetuning, kind_of_finetuning
-from dnabert2_jax.config.loading import parse_run, run_to_dict
+from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import TaskKind
-from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.data.base_report import WindowsReport
 from dnabert2_jax.data.checks import TablesReport, notes_on
 from dnabert2_jax.data.encoding import EncodedTable
@@ -41,7 +39,7 @@ from dnabert2_jax.reports.sections import (
 from dnabert2_jax.storage.atomic import atomic_file, write_json
 from dnabert2_jax.storage.paths import absolute
 from dnabert2_jax.training.goodput import account
-from dnabert2_jax.training.workdir import RUN_FILE, MetricsLog
+from dnabert2_jax.training.workdir import MetricsLog, read_run
 
 REPORT_FILE = "report.html"
 DATA_FILE = "data_report.json"
@@ -73,8 +71,8 @@ def report_finetuning(
     """
     write_json(workdir / DATA_FILE, data)
     lines = np.array(splits.test.lines, np.int64)
-    said = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
-    save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **said)
+    predicted = {"values": outputs[:, 0]} if splits.labels.head.task == "regression" else {"probabilities": outputs}
+    save_arrays(workdir / PREDICTIONS_FILE, labels=encoded["test"].labels, lines=lines, **predicted)
     if baseline is not None:
         clean = scores_without(encoded["test"].labels, outputs, splits.labels.names, lines, baseline["leaked_lines"])
         kept = {key: baseline[key] for key in Baseline.__annotations__}  # type: ignore[literal-required]
@@ -130,7 +128,7 @@ def pretraining_notes(scores: Mapping[str, Any], entropy: float) -> list[str]:
         return []
     return [
         f"The held-out loss, {scores['loss']:.4f} nats, is not below the unigram entropy of the tokens, {entropy:.4f}: so "
-        "far the model knows no more than how often each token occurs; train longer, or with a higher learning rate."
+        "far the model has learned only how often each token occurs; train longer, or with a higher learning rate."
     ]
 
 
@@ -138,22 +136,6 @@ def save_arrays(file: Path, **arrays: NDArray[Any]) -> None:
     """Write an npz file, atomically."""
     with atomic_file(file) as partial, partial.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
-
-
-def read_run(workdir: Path) -> PretrainRun | Finetuning:
-    """The run that made a directory.
-
-    Raises:
-        UserError: the directory holds no run, or one of another version.
-    """
-    file = workdir / RUN_FILE
-    content = _json(file)
-    if not isinstance(content, dict):
-        raise UserError(f"{workdir} holds no run (there is no {RUN_FILE}); name the --workdir of a pretrain or finetune run")
-    if content.get("command") == "finetune":
-        finetuning: type[Finetuning] = kind_of_finetuning(content)
-        return parse_run(finetuning, content, str(file))
-    return parse_run(PretrainRun, content, str(file))
 
 
 def write_report(workdir: Path, map_method: MapMethod = "auto", picture_format: PictureFormat = "png") -> Path:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.data.base_report import WindowsReport
 from dnabert2_jax.data.checks import TablesReport
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.data.splits import SPLITS
+from dnabert2_jax.errors import UserError, listed
 from dnabert2_jax.reports.page import (
     Block,
     Command,
@@ -151,11 +153,8 @@ def tables_section(run: RunFiles, data: TablesReport) -> Section:
         for pair in data["shared"]
     ]
     lengths = {name: table["token_lengths"] for name, table in tables.items()}
-    histogram = Drawing(
-        "token_lengths",
-        "Tokens per row before truncation, special tokens included, as fractions of each table.",
-        lambda theme: token_lengths(lengths, data["max_tokens"], theme),
-    )
+    caption = "Tokens per row before truncation, special tokens included, as fractions of each table."
+    histogram = Drawing("token_lengths", caption, partial(token_lengths, lengths, data["max_tokens"]))
     return Section(
         "data",
         "Data",
@@ -175,23 +174,20 @@ def tables_section(run: RunFiles, data: TablesReport) -> Section:
 def windows_section(run: RunFiles, data: WindowsReport) -> Section:
     """What the windows of a run with labels at every base contain."""
     splits = data["splits"]
+    counts = {"windows": "windows", "windows left out, mostly N": "left_out", "bases": "bases"}
     rows = [
         ("contigs", *(f"{len(split['contigs']):,}" for split in splits.values())),
-        ("windows", *(f"{split['windows']:,}" for split in splits.values())),
-        ("windows left out, mostly N", *(f"{split['left_out']:,}" for split in splits.values())),
-        ("bases", *(f"{split['bases']:,}" for split in splits.values())),
+        *((title, *(f"{split[key]:,}" for split in splits.values())) for title, key in counts.items()),  # type: ignore[literal-required]
     ]
     labels = [
         (label, *(f"{s['label_counts'][label]:,} ({s['label_counts'][label] / s['bases']:.2%})" for s in splits.values()))
         for label in splits["train"]["label_counts"]
     ]
+    contigs = [(f"{name} contigs", listed(split["contigs"], 20)) for name, split in splits.items()]
     lengths = {name: split["token_lengths"] for name, split in splits.items()}
     longest = max(pairs[-1][0] for pairs in lengths.values())
-    histogram = Drawing(
-        "token_lengths",
-        "Tokens per window, special tokens included, as fractions of each split.",
-        lambda theme: token_lengths(lengths, longest, theme),
-    )
+    caption = "Tokens per window, special tokens included, as fractions of each split."
+    histogram = Drawing("token_lengths", caption, partial(token_lengths, lengths, longest))
     return Section(
         "data",
         "Data",
@@ -202,13 +198,9 @@ def windows_section(run: RunFiles, data: WindowsReport) -> Section:
             *([Text("; ".join(data["changes"]))] if data["changes"] else []),
             Heading("Length"),
             draw_pictures(run.workdir, [histogram], run.picture_format),
-            Settings([("files", data["source"]), *((f"{name} contigs", _few(s["contigs"])) for name, s in splits.items())]),
+            Settings([("files", data["source"]), *contigs]),
         ],
     )
-
-
-def _few(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def corpus_section(data: dict[str, Any]) -> Section:
@@ -234,14 +226,14 @@ def use_finetuned(run: RunFiles) -> Section:
     model, limit = shlex.quote(str(run.workdir / "model")), run.run["data"]["max_tokens"]
     head = json.loads((run.workdir / "model" / "config.json").read_bytes()).get("head", {})
     # A model written by a version that did not save the limit needs it as an option.
-    told = "" if HeadConfig(**head).max_tokens == limit else f" --max-tokens {limit}"
+    option = "" if HeadConfig(**head).max_tokens == limit else f" --max-tokens {limit}"
     commands = [
         Command(
             "Label new sequences (CSV, TSV or FASTA):",
-            f"dnabert2 predict --model {model}{told} --data new.fa --out predictions.csv",
+            f"dnabert2 predict --model {model}{option} --data new.fa --out predictions.csv",
         ),
         Command(
-            "Score another labeled table:", f"dnabert2 evaluate --model {model}{told} --data table.csv --out scores.json"
+            "Score another labeled table:", f"dnabert2 evaluate --model {model}{option} --data table.csv --out scores.json"
         ),
         Command("Embed sequences:", f"dnabert2 embed --model {model} --data new.fa --out embeddings.npz"),
     ]
@@ -266,7 +258,7 @@ def use_base_classifier(run: RunFiles) -> Section:
 def use_pretrained(run: RunFiles) -> Section:
     """Commands for a pretrained encoder."""
     model = shlex.quote(str(run.workdir / "model"))
-    tables = " ".join(f"--set data.{split}={split}.csv" for split in ("train", "dev", "test"))
+    tables = " ".join(f"--set data.{split}={split}.csv" for split in SPLITS)
     finetune = f"dnabert2 finetune --workdir runs/task --set model.path={model} {tables}"
     commands = [
         Command("Fine-tune a classifier:", finetune),

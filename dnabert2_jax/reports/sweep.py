@@ -1,4 +1,4 @@
-"""The page of a hyperparameter search: the trials by dev score, and a picture of what each setting did to it."""
+"""The page of a hyperparameter search: the trials by dev score, and a picture of the effect of each setting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 
 from dnabert2_jax.config.model import TaskKind
 from dnabert2_jax.metrics.tasks import TASK_METRICS
-from dnabert2_jax.reports.page import Block, Page, Picture, Pictures, Section, Table, Text
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, Theme, new_figure, png
-from dnabert2_jax.storage.atomic import write_bytes
+from dnabert2_jax.reports.page import Block, Page, Pictures, Section, Table, Text, write_page
+from dnabert2_jax.reports.plots.style import LIGHT, Theme, drawn, new_figure
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,10 @@ def write_sweep(file: Path, sweep: Sweep) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    light, dark = (png(draw(theme)) for draw in [partial(sweep_picture, sweep)] for theme in (LIGHT, DARK))
     best = sweep.trials[sweep.best]
     blocks: list[Block] = [
-        Pictures([Picture(light, dark, f"dev {sweep.score_name} of each trial by the settings that were searched")]),
-        Text("Dev scores select; test scores are those of each trial's best evaluation, and select nothing."),
+        Pictures([drawn(f"dev {sweep.score_name} of each trial by the settings searched", partial(sweep_picture, sweep))]),
+        Text("Dev scores select; test scores are those of each trial's best evaluation; they select nothing."),
         Table.from_records(sweep.rows(), text_columns=1 + len(best.settings)),
     ]
     sections = [Section("trials", "Trials", blocks)]
@@ -102,9 +100,9 @@ def write_sweep(file: Path, sweep: Sweep) -> Path:
         f"{len(sweep.trials)} trials, compared on {sweep.dev}",
         sections,
         [(f"{best.dev[sweep.score]:.4f}", f"best dev {sweep.score_name}"), (str(best.number), _settings(best))],
-        ["The best of many dev scores is too high by chance; believe the test score, once."],
+        ["The best of many dev scores is optimistic by selection; rely on the test score, and look at it only once."],
     )
-    return write_bytes(file, page.html().encode())
+    return write_page(file, page.html())
 
 
 def sweep_picture(sweep: Sweep, theme: Theme = LIGHT) -> Figure:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dnabert2_jax.reports.page import Block, Heading, Page, Picture, Pictures, Section, Settings, Table, Text
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, Theme, png
+from dnabert2_jax.reports.page import Block, Heading, Page, Pictures, Section, Settings, Table, Text
+from dnabert2_jax.reports.plots.style import Theme, drawn
 from dnabert2_jax.reports.plots.variants import (
     effect_against_score,
     precision_recall_of_scores,
@@ -22,16 +22,16 @@ from dnabert2_jax.variants.evaluation import FLOORS, Agreement, ScoredVariants, 
 from dnabert2_jax.variants.scored import ScoredAlleles
 
 MOST_SCORES = 8
-"""Scores that are drawn, of a classifier with many classes."""
+"""Maximum number of scores to draw for a classifier with many classes."""
 
 MOST_CONSEQUENCES = 15
-"""Consequences that are shown, the ones with most alleles."""
+"""Maximum number of consequences to show, most frequent first."""
 
 _QUANTILES = {"lowest": 0, "1 %": 1, "25 %": 25, "median": 50, "75 %": 75, "99 %": 99, "highest": 100}
 
 
 def variants_page(alleles: ScoredAlleles, record: Mapping[str, Any]) -> Page:
-    """What became of the alleles, how the scores are distributed, and by consequence where the file has it.
+    """The status of the alleles, the distribution of the scores, and scores by consequence if the file has them.
 
     Args:
         alleles: what was written.
@@ -42,7 +42,7 @@ def variants_page(alleles: ScoredAlleles, record: Mapping[str, Any]) -> Page:
     total = alleles.statuses.total()
     statuses = [(s, MEANINGS[s], f"{n:,}", f"{n / total:.1%}") for s, n in alleles.statuses.most_common()]  # type: ignore[index]
     pictures = [
-        _picture(f"{name} of {len(values):,} alleles; the line is the median", partial(score_distribution, values, name))
+        drawn(f"{name} of {len(values):,} alleles; the line is the median", partial(score_distribution, values, name))
         for name, values in shown.items()
     ]
     quantiles = [
@@ -50,7 +50,7 @@ def variants_page(alleles: ScoredAlleles, record: Mapping[str, Any]) -> Page:
         for name, values in shown.items()
     ]
     sections = [
-        Section("alleles", "What became of the alleles", [Table(("status", "", "alleles", "share"), statuses, 2)]),
+        Section("alleles", "Status of the alleles", [Table(("status", "", "alleles", "share"), statuses, 2)]),
     ]
     if shown:
         table = Table(("score", "alleles", *_QUANTILES), quantiles)
@@ -83,16 +83,14 @@ def _by_consequence(alleles: ScoredAlleles, names: Sequence[str]) -> list[Block]
         values = alleles.scores[name]
         groups = [(term, values[(terms == term) & np.isfinite(values)]) for term in most]
         caption = f"{name}: quartiles (bar), median, and the range of 90 % of the alleles (line)"
-        pictures.append(
-            _picture(caption, partial(scores_by_consequence, [group for group in groups if len(group[1])], name))
-        )
+        pictures.append(drawn(caption, partial(scores_by_consequence, [group for group in groups if len(group[1])], name)))
         for row, (_, own) in zip(rows, groups, strict=True):
             row.append(f"{np.median(own):.4g}" if len(own) else "")
-    said = "The most severe consequence that the file's annotator gives for each allele, in Ensembl's order."
+    note = "The most severe consequence that the file gives for each allele, in Ensembl's order."
     if len(found) > len(most):
-        said += f" The {len(most)} with most alleles, of {len(found)}."
+        note += f" The {len(most)} most frequent of {len(found)} are shown."
     table = Table(("consequence", "alleles", *(f"median {name}" for name in names)), rows)
-    return [Text(said), Pictures(pictures), table]
+    return [Text(note), Pictures(pictures), table]
 
 
 def agreement_page(variants: ScoredVariants, found: Sequence[Agreement], about: Mapping[str, Any]) -> Page:
@@ -104,22 +102,22 @@ def agreement_page(variants: ScoredVariants, found: Sequence[Agreement], about: 
         about: what was compared.
     """
     blocks: list[Block]
-    drawn = [one for one in found if one["score"] in FLOORS or is_score(one["score"].removeprefix("db2_"))]
+    compared = [one for one in found if one["score"] in FLOORS or is_score(one["score"].removeprefix("db2_"))]
     if variants.kind == "label":
         labels = variants.measured.astype(np.int64)
-        signed = {one["score"]: one["sign"] * variants.scores[one["score"]] for one in drawn}
+        signed = {one["score"]: one["sign"] * variants.scores[one["score"]] for one in compared}
         positive = f"{int(labels.sum()):,} of {len(labels):,} alleles are positive"
         blocks = [
             Pictures(
                 [
-                    _picture(f"ROC; {positive}", partial(roc_of_scores, labels, signed)),
-                    _picture(f"Precision and recall; {positive}", partial(precision_recall_of_scores, labels, signed)),
+                    drawn(f"ROC; {positive}", partial(roc_of_scores, labels, signed)),
+                    drawn(f"Precision and recall; {positive}", partial(precision_recall_of_scores, labels, signed)),
                 ]
             )
         ]
     else:
-        names = [one["score"] for one in drawn][:MOST_SCORES]
-        blocks = [Pictures([_picture(f"{name} and the effect", _scatter(variants, name)) for name in names])]
+        names = [one["score"] for one in compared][:MOST_SCORES]
+        blocks = [Pictures([drawn(f"{name} and the effect", _scatter(variants, name)) for name in names])]
     table = Table.from_records(as_rows(found))
     return Page(
         title="Scores of variants beside what was measured",
@@ -131,7 +129,3 @@ def agreement_page(variants: ScoredVariants, found: Sequence[Agreement], about: 
 
 def _scatter(variants: ScoredVariants, name: str) -> Callable[[Theme], Figure]:
     return partial(effect_against_score, variants.measured, variants.scores[name], name)
-
-
-def _picture(caption: str, draw: Callable[[Theme], Figure]) -> Picture:
-    return Picture(png(draw(LIGHT)), png(draw(DARK)), caption)

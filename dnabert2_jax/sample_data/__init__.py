@@ -15,7 +15,7 @@ def fasta_files() -> dict[str, Path]:
 
 
 def table(split: Literal["train", "dev", "test"]) -> Path:
-    """A gzip CSV file ``sequence,label``: 150-base windows labelled ``coding+``, ``coding-`` or ``intergenic``.
+    """A gzip CSV file ``sequence,label``: 150-base windows labeled ``coding+``, ``coding-`` or ``intergenic``.
 
     Train and dev come from disjoint blocks of *S. kudriavzevii* and *S. mikatae*, test from *S. cerevisiae*.
     """

@@ -1,4 +1,4 @@
-"""Files and directories that are there whole or not at all.
+"""Files and directories, written completely or not at all.
 
 Everything the project keeps is written through this package, with one promise. A file or directory is written under another
 name beside its destination; its data is flushed to the disk (fsync); it is renamed into place; and the directory that holds
@@ -6,7 +6,8 @@ the name is flushed, too. A kill or a power failure at any moment therefore leav
 function here has returned, the new one. Permissions follow the umask, whatever a library's writer sets.
 
 A place in a bucket (``gs://``, ``s3://``) is accepted wherever a path is. There, an object is written by one request, which
-the store carries out or not, and a directory counts with its manifest; ``buckets`` says how one replaces another.
+the store carries out in full or not at all, and a directory counts with its manifest; ``buckets`` says how one replaces
+another.
 
 ``paths`` tells the two kinds apart, ``buckets`` makes the requests, ``copies`` keeps local copies of what is read, and
 ``leases`` are locks. ``atomic`` writes single files, ``directories`` whole directories, ``overwriting`` says which of them

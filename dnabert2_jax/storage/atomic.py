@@ -1,4 +1,4 @@
-"""Single files that are there whole or not at all."""
+"""Single files, written completely or not at all."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def atomic_file(path: StrPath) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file, whole or not at all; returns ``path``.
+    """Write a file, completely or not at all; returns ``path``.
 
     Raises:
         NotWritten: there is no room, or the place cannot be written to.
@@ -80,7 +80,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write JSON, whole or not at all; returns ``path``.
+    """Write JSON, completely or not at all; returns ``path``.
 
     Raises:
         NotWritten: there is no room, or the place cannot be written to.

@@ -1,8 +1,8 @@
 """Objects in a bucket: written whole by one request each, and directories of them that replace each other safely.
 
-A bucket renames nothing. An object is there whole or not at all, but a directory of several is not, so it counts only with
-its manifest, which is written last. It is first written beside its place, as ``.NAME.next``, sealed there, and then copied
-over by the store itself: from that moment on, whoever reads ``NAME`` reads ``.NAME.next`` until the copy is complete
+A bucket cannot rename. One object is written completely or not at all, but a directory of several is not, so it counts only
+with its manifest, which is written last. It is first written beside its place, as ``.NAME.next``, sealed there, and then
+copied over by the store itself: from that moment on, readers of ``NAME`` read ``.NAME.next`` until the copy is complete
 (:func:`whole`). A kill at any moment therefore leaves the old directory or the new one.
 """
 

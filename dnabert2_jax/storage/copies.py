@@ -3,7 +3,7 @@
 Copies are kept below ``~/.cache/dnabert2_jax/buckets`` (or :data:`VARIABLE`) under the names they have in the bucket::
 
     gs/BUCKET/NAME             a file, or a directory of files
-    gs/BUCKET/.NAME.origin     what the store said of each object when it was copied, and the SHA-256 of each copy
+    gs/BUCKET/.NAME.origin     the store's version of each object when it was copied, and the SHA-256 of each copy
 
 A directory with a manifest of hashes (models, adapters, corpora) is compared with it; anything else is copied again when the
 store names another version of it.
@@ -114,7 +114,7 @@ def _verify(folder: Path, path: Path) -> None:
     try:
         stated = {name: entry["sha256"] for name, entry in json.loads((folder / MANIFEST).read_bytes())["files"].items()}
     except (ValueError, LookupError, TypeError, AttributeError):
-        return  # whoever reads it says what is wrong with it
+        return  # the code that reads it reports what is wrong with it
     for name, sha256 in stated.items():
         file = folder / name
         if file.is_file() and file_sha256(file) != sha256:

@@ -1,4 +1,4 @@
-"""Whole directories that are there whole or not at all."""
+"""Whole directories, written completely or not at all."""
 
 import logging
 import shutil

@@ -1,8 +1,8 @@
 """The lock of a directory in a bucket: an object that its owner renews, and that expires when the owner is gone.
 
 A file system's lock ends with its process; an object does not. The owner therefore rewrites its object every
-:data:`RENEWED` seconds, and whoever finds one watches it: if it changes, the owner is alive; if it stays the same for
-:data:`EXPIRED` seconds, or its process on this very host has ended, it is taken over. Nobody's clock matters.
+:data:`RENEWED` seconds, and a process that finds one watches it: if it changes, the owner is alive; if it stays the same for
+:data:`EXPIRED` seconds, or its process on this very host has ended, it is taken over. No two clocks are compared.
 """
 
 import json
@@ -115,22 +115,22 @@ def _this_process() -> dict[str, Any]:
 
 
 def _ended_here(owner: dict[str, Any] | None) -> bool:
-    """Whether the owner was a process of this host that has ended; a container has its own numbers of processes."""
-    if owner is None:  # damaged: nobody renews that
+    """Whether the owner was a process of this host that has ended; a container has process numbers of its own."""
+    if owner is None:  # damaged: no owner renews it
         return True
     here = owner.get("host") == socket.gethostname() and owner.get("boot") == _boot()
     return here and _started(int(owner.get("pid", 0))) != owner.get("started")
 
 
 def _boot() -> str:
-    """Which start of which kernel, and which numbering of processes."""
+    """Identifies the boot of this machine and the namespace of its process numbers."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     return ""
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if there is none of that number."""
+    """When a process started, in the kernel's ticks; None if there is no such process."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return None

@@ -22,13 +22,14 @@ def refuse_overwriting(path: StrPath, *, force: bool = False) -> None:
         BucketError: the bucket cannot be read.
     """
     path = as_path(path)
+    if force:
+        return
     if in_bucket(path):
-        if not force and (buckets.names(path) or buckets.about(path)):
-            refuse_existing(path)
-        return
-    if force or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
-        return
-    raise UserError(f"{path} exists; choose another name, or replace it with --force")
+        exists = bool(buckets.names(path) or buckets.about(path))
+    else:
+        exists = os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+    if exists:
+        refuse_existing(path)
 
 
 def replacing(marker: str, kind: str, *, force: bool) -> Callable[[Path], None]:

@@ -24,7 +24,7 @@ _URL = re.compile(r"(\w[\w+.-]+)://.*")
 _IN_BUCKET = re.compile(r"(gs|s3):/+(.+)")  # with one slash where pathlib had it before
 _EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 _SECONDS = {"total": 600, "sock_connect": 30, "sock_read": 60}
-"""Of one request to gs://; s3fs has such limits by itself."""
+"""Timeouts of one request to gs://; s3fs has such limits already."""
 
 
 def as_path(path: StrPath) -> Path:
@@ -145,10 +145,10 @@ def explain(error: BaseException) -> str | None:
     chain = [error, *([error.__cause__] if error.__cause__ else [])]
     if not any(type(link).__module__.partition(".")[0] in _LIBRARIES for link in chain) and not _from_library(error):
         return None
-    said = " ".join(str(link) for link in chain)
+    messages = " ".join(str(link) for link in chain)
     kinds = " ".join(type(link).__name__ for link in chain)
     for pattern, advice in _ADVICE:
-        if re.search(pattern, f"{kinds} {said}", re.IGNORECASE):
+        if re.search(pattern, f"{kinds} {messages}", re.IGNORECASE):
             return f"{advice}; it said: {_first_line(error)}"
     return f"the request failed: {_first_line(error)}"
 

@@ -1,12 +1,12 @@
-"""Files that grow while a job computes them, and survive a kill: the same job continues where it was.
+"""Files that grow while a job computes them, and survive a kill: the same job continues where it stopped.
 
 Until a file ``NAME`` is complete, beside it lie::
 
     NAME.unfinished        what has been written so far
     NAME.unfinished.json   which job writes it, how far that is, and how many bytes of the file are good
 
-Where a job writes several files, the record beside the first one speaks of all, so that they agree. For a bucket, both lie
-in the directory of copies of this machine.
+Where a job writes several files, the record beside the first one covers all of them, so that they agree. For a bucket, both
+lie in the directory of copies of this machine.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ class Unfinished:
     """The files of a job and how far they are; make it with :func:`resuming`.
 
     Attributes:
-        state: what the last :meth:`commit` said; empty for a job that begins.
+        state: as of the last :meth:`commit`; empty for a new job.
         complete: everything has been written, and only :meth:`finish` was interrupted.
     """
 
@@ -89,7 +89,7 @@ class Unfinished:
 
 @contextmanager
 def resuming(paths: Sequence[Path], job: Mapping[str, Any], *, force: bool = False) -> Iterator[Unfinished]:
-    """The unfinished files of a job, as far as an earlier process of the same job has brought them.
+    """The unfinished files of a job, with what an earlier process of the same job has written.
 
     They stay if the block ends with an error, and the message of one that has to do with the disk says so.
 
@@ -168,7 +168,7 @@ def _record_path(paths: Sequence[Path]) -> Path:
 
 
 def _record(paths: Sequence[Path]) -> dict[str, Any]:
-    """What an earlier process has noted; empty if there is nothing, or its files are not there."""
+    """What an earlier process recorded; empty if there is no record, or its files are missing."""
     try:
         record: dict[str, Any] = json.loads(_record_path(paths).read_bytes())
         if len(record["bytes"]) != len(paths):

@@ -1,8 +1,8 @@
 """BPE dropout (Provilkov et al. 2020): other segmentations of the same bases, as regularization.
 
-Each merge that byte-pair encoding could make is left out with a given probability, once and for good, as in SentencePiece.
-Which ones is decided by a hash of (seed, epoch, row, place, merge), so that a row reads alike on every machine, whatever it
-is read with; SentencePiece draws from a generator of each thread.
+Each merge that byte-pair encoding could make is left out with a given probability, once and for all, as in SentencePiece.
+Which ones is decided by a hash of (seed, epoch, row, position, merge), so that a row is segmented in the same way on every
+machine and in every batch; SentencePiece draws from a generator per thread.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class BpeDropout(Tokenizer):
         rate: probability that a merge is left out, in [0, 1]; at 0, the tokens are the tokenizer's own.
         seed: of the run.
         epoch: each has segmentations of its own.
-        by_letters: a row is known by its letters in place of its number, so that it reads alike in any company.
+        by_letters: identify a row by its letters instead of its number, so that it does not depend on the other rows.
     """
 
     def __init__(self, tokenizer: BpeTokenizer, rate: float, *, seed: int, epoch: int, by_letters: bool = False) -> None:
@@ -38,7 +38,7 @@ class BpeDropout(Tokenizer):
         self._decode = tokenizer.decode
         self._rate, self._key, self._by_letters = rate, hash64(seed, Domain.BPE_DROPOUT, epoch), by_letters
         ids = {piece: number for number, piece in enumerate(self.pieces)}
-        pairs = [(0, _NONE)]  # of [UNK] with itself: there always is one to find
+        pairs = [(0, _NONE)]  # of [UNK] with itself: so that there is always a pair to find
         for merged, parts in enumerate(tokenizer.merges(), FIRST_MERGE):
             if parts is not None:
                 pairs.append((ids[parts[0]] * self.vocab_size + ids[parts[1]], merged))
@@ -65,13 +65,13 @@ class BpeDropout(Tokenizer):
         return rows
 
     def decode(self, ids: Iterable[int]) -> str:
-        """As the tokenizer that it wraps."""
+        """As for the wrapped tokenizer."""
         return self._decode(ids)
 
     def _encode(self, sequences: Sequence[str], first: int) -> list[NDArray[np.int32]]:
         """The ids of one chunk, whose first sequence has the number ``first``: all tokens form one linked list.
 
-        A token stands where its first base does. Merges are made in the order of their ranks, each in all places at once.
+        A token's position is that of its first base. Merges are made in rank order, each at all positions at once.
         """
         lengths = np.array([len(sequence) for sequence in sequences])
         ends = np.cumsum(lengths)
@@ -85,7 +85,7 @@ class BpeDropout(Tokenizer):
         before[(ends - lengths)[lengths > 0]] = _NONE
 
         def candidates(places: NDArray[np.int64]) -> NDArray[np.int64]:
-            """What the token at each place merges into with the next one; ``_NONE`` if they do not, or it is left out."""
+            """What the token at each position merges into with the next one; ``_NONE`` if they do not, or it is left out."""
             nexts = after[places]
             code = np.where(nexts == _NONE, 0, ids[places].astype(np.int64) * self.vocab_size + ids[nexts])
             at = np.minimum(self._pairs.searchsorted(code), len(self._pairs) - 1)

@@ -8,7 +8,7 @@ Layout of a checkpoint directory::
         manifest.json     size and SHA-256 of every file above, written last
     damaged_step_00002000/    did not match its manifest; never read again, kept for inspection
 
-Orbax by itself loads corrupted bytes silently, so a step is valid only with its manifest, and is read only if every byte
+Orbax alone loads corrupted bytes silently, so a step is valid only with its manifest, and is read only if every byte
 matches it. This is why retention is handled here and not by Orbax's CheckpointManager: it deletes old steps as soon as it
 has moved a new one into place, and its only callback runs before it writes the last files of a step
 (``_CHECKPOINT_METADATA``, ``commit_success.txt``). A manifest written in that callback leaves these files unsealed; one
@@ -31,7 +31,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -39,7 +38,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, first_line
 from dnabert2_jax.parallel.processes import on_first
 from dnabert2_jax.storage.leases import LeaseLost
 from dnabert2_jax.training.checkpoint_store import STATE, open_store
@@ -98,9 +97,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def steps(self) -> list[int]:
@@ -232,14 +229,14 @@ class Checkpoints:
             with suppress(OSError):
                 intact += f" ({', '.join(map(str, self.steps())) or 'none'})"
         return UserError(
-            f"the checkpoint of step {step} could not be written to {self.directory}: {_first_line(error)}; "
+            f"the checkpoint of step {step} could not be written to {self.directory}: {first_line(error)}; "
             f"complete ones are {intact}; {'make room there and rerun' if self._store.shared else 'rerun to resume'}"
         )
 
     def _retire(self) -> None:
         try:
             steps = self.steps()
-        except OSError:  # the next save sees to it
+        except OSError:  # the next save tries again
             return
         for step in steps[: -self._keep_last]:
             if self._keep_every is None or step % self._keep_every:
@@ -322,7 +319,3 @@ def _differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
     found += [f"{name} is missing" for name in wanted if name not in saved]
     found += [f"{name} is unexpected" for name in saved if name not in wanted]
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

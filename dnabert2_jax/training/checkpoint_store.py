@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointStore(ABC):
-    """The checkpoints of one run. Every process has one; what is said of process 0 does nothing in the others.
+    """The checkpoints of one run. Every process has a store; what only process 0 does is a no-op in the others.
 
     Attributes:
         directory: as the user named it.
@@ -79,11 +79,11 @@ class CheckpointStore(ABC):
 
     @abstractmethod
     def begin(self, step: int) -> Path:
-        """The directory on this machine into which a step is to be written."""
+        """The local directory to write a step to."""
 
     @abstractmethod
     def seal(self, step: int) -> None:
-        """Make a step count, once this process has written its part of it; process 0 waits for the others.
+        """Complete a step, once this process has written its part of it; process 0 waits for the others.
 
         Raises:
             OSError: it cannot be written.
@@ -92,7 +92,7 @@ class CheckpointStore(ABC):
 
     @abstractmethod
     def fetch(self, step: int) -> Path:
-        """Verify a sealed step; the directory on this machine in which it can be read.
+        """Verify a sealed step and return the local directory to read it from.
 
         Raises:
             UserError: it is damaged.
@@ -116,7 +116,7 @@ class CheckpointStore(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give the directory back."""
+        """Release the directory."""
 
 
 def open_store(directory: str | os.PathLike[str]) -> CheckpointStore:
@@ -332,7 +332,7 @@ def _aside(step: int, taken: set[str]) -> str:
 
 
 def _seal(path: Path, mine: Callable[[], Entries], last: Callable[[], None]) -> None:
-    """Process 0 writes the manifest, from what every process says of its own files.
+    """Process 0 writes the manifest, from every process's description of its own files.
 
     Args:
         path: the step.
@@ -366,7 +366,7 @@ def _write_part(path: Path, index: int, content: dict[str, Any]) -> None:
 
 
 def _part(path: Path, index: int, deadline: float) -> Entries:
-    """What another process says of its files, as soon as it does."""
+    """Another process's description of its files, once it is there."""
     file, pause = _part_file(path, index), 0.05
     while not file.exists():
         if time.monotonic() > deadline:

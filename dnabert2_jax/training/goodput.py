@@ -1,8 +1,8 @@
-"""Where the time of a run went, over all its calls: goodput is the share spent on steps whose result was kept.
+"""Where the time of a run went, over all its calls: goodput is the fraction spent on steps whose result was kept.
 
-A run that is killed, preempted or moved is several calls of the same command. Each appends to ``goodput.jsonl`` what it has
-spent so far, so that whatever ends a call costs the account no more than the time since its last line. Nothing is ever
-removed from that file: :func:`account` works out afterwards which steps were lost and done again.
+A run that is killed, preempted or moved consists of several calls of the same command. Each call appends the time spent so
+far to ``goodput.jsonl``; if it is killed, only the time since its last line is unaccounted for. Nothing is ever removed from
+that file: :func:`account` works out afterward which steps were lost and repeated.
 """
 
 import json
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -37,7 +36,7 @@ PHASES = {
     "compilation": "compiling",
     "start": "starting: reading input, restoring the checkpoint",
 }
-"""What a call spends time on, with words for it. Every second belongs to exactly one."""
+"""What a call spends time on, with its display name. Every second belongs to exactly one phase."""
 
 _COMPILING = "/jax/core/compile/"
 """How jax's events for tracing, lowering and compiling begin."""
@@ -46,7 +45,7 @@ _COMPILING = "/jax/core/compile/"
 class Ledger:
     """Assigns every second of a call to one of :data:`PHASES`; a context manager.
 
-    Time is spent on ``start`` until :meth:`enter` says otherwise. Compiling counts as such wherever it happens.
+    Time counts as ``start`` until :meth:`enter` is called. Compilation is counted separately wherever it happens.
 
     Attributes:
         seconds: by phase, up to the last change of phase.
@@ -66,9 +65,7 @@ class Ledger:
         jax.monitoring.register_event_time_span_listener(self._compiled)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         jax.monitoring.unregister_event_time_span_listener(self._compiled)
 
     def keep_in(self, workdir: Path, step: int) -> None:
@@ -76,7 +73,7 @@ class Ledger:
 
         Args:
             workdir: the directory.
-            step: the one after which this call goes on.
+            step: the last one before this call.
         """
         self._file, self._first = workdir / GOODPUT_FILE, step
         if in_bucket(workdir) and is_first():
@@ -98,7 +95,7 @@ class Ledger:
 
     @contextmanager
     def phase(self, name: str, after: Any = ()) -> Iterator[None]:
-        """A context whose time belongs to a phase; then the phase around it goes on.
+        """A context whose time belongs to a phase; the surrounding phase resumes after it.
 
         Args:
             name: the phase.
@@ -124,7 +121,7 @@ class Ledger:
         line = {"call": round(self._called, 3), "from": self._first, "step": step, "seconds": spent}
         if not in_bucket(self._file):
             return _append(self._file, line)
-        self._written += json.dumps(line).encode() + b"\n"  # an object is written anew, and these are few
+        self._written += json.dumps(line).encode() + b"\n"  # an object must be rewritten whole, and this one is small
         try:
             buckets.write(self._file, self._written)
         except BucketError as error:
@@ -145,20 +142,20 @@ class Goodput:
 
     Attributes:
         seconds: by phase, of what was kept.
-        done_again: seconds of calls after the checkpoint that the next call resumed from.
+        repeated: seconds of work after the checkpoint that the next call resumed from.
         between: seconds between calls: after a call's last line, and before the next one began.
         calls: number of calls that took steps.
     """
 
     seconds: dict[str, float]
-    done_again: float
+    repeated: float
     between: float
     calls: int
 
     @property
     def total(self) -> float:
         """Seconds from the first call to the last line."""
-        return sum(self.seconds.values()) + self.done_again + self.between
+        return sum(self.seconds.values()) + self.repeated + self.between
 
     @property
     def share(self) -> float:
@@ -166,18 +163,18 @@ class Goodput:
         return self.seconds["steps"] / self.total
 
     def rows(self) -> list[tuple[str, float]]:
-        """What the time went to and how many seconds, the losses to restarts last."""
+        """Display name and seconds of each phase; losses to restarts come last."""
         rows = [(words, self.seconds[phase]) for phase, words in PHASES.items()]
         if self.calls > 1:
-            rows += [("lost: done again after a restart", self.done_again), ("lost: between calls", self.between)]
+            rows += [("lost: repeated after a restart", self.repeated), ("lost: between calls", self.between)]
         return rows
 
     def summary(self) -> str:
-        """One line for the terminal, without what took less than half a percent."""
+        """One line for the terminal, omitting phases below half a percent."""
         shares = [(words.partition(":")[0], seconds / self.total) for words, seconds in self.rows()[: len(PHASES)]]
         parts = [f"{words} {share:.1%}" for words, share in shares if share >= 0.005]
         if self.calls > 1:
-            lost = timedelta(seconds=round(self.done_again + self.between))
+            lost = timedelta(seconds=round(self.repeated + self.between))
             parts.append(f"lost to restarts {lost} in {self.calls} calls")
         return f"{timedelta(seconds=round(self.total))} in all: {', '.join(parts)}"
 
@@ -187,18 +184,18 @@ def account(workdir: Path) -> Goodput | None:
     calls = [list(lines) for _, lines in groupby(_lines(workdir / GOODPUT_FILE), key=lambda line: line["call"])]
     if not calls:
         return None
-    seconds, done_again, between = dict.fromkeys(PHASES, 0.0), 0.0, 0.0
+    seconds, repeated, between = dict.fromkeys(PHASES, 0.0), 0.0, 0.0
     for n, lines in enumerate(calls):
-        # What a call did after the step from which a later one went on is lost.
+        # Work done after the checkpoint that a later call resumed from is lost.
         resumed_from = min((later[0]["from"] for later in calls[n + 1 :]), default=lines[-1]["step"])
         kept = [line["seconds"] for line in lines if line["step"] <= resumed_from]
         for phase, spent in (kept[-1] if kept else {}).items():
             seconds[phase] += spent
-        done_again += _total(lines[-1]) - (sum(kept[-1].values()) if kept else 0.0)
+        repeated += _total(lines[-1]) - (sum(kept[-1].values()) if kept else 0.0)
         if n + 1 < len(calls):
             ended = lines[-1]["call"] + _total(lines[-1])
             between += max(0.0, calls[n + 1][0]["call"] - ended)  # clocks of two hosts may differ
-    return Goodput(seconds, done_again, between, len(calls))
+    return Goodput(seconds, repeated, between, len(calls))
 
 
 def _total(line: dict[str, Any]) -> float:

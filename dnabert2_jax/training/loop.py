@@ -77,7 +77,7 @@ def run_steps(
         total: total number of steps in the run.
         stop_requests: checked after every step.
         callbacks: called in order after every step.
-        ledger: is told what the time is spent on.
+        ledger: accounts for the time.
         finished: checked before every step; ends the run early if true.
 
     Returns:

@@ -52,7 +52,7 @@ def check_memory(step: Callable[..., Any], *args: Any, rows: int, accumulate: in
 
 @contextmanager
 def explain_memory(rows: int, accumulate: int) -> Iterator[None]:
-    """Turn an out-of-memory error from the device or its compiler into one that suggests what to do.
+    """Turn an out-of-memory error from the device or its compiler into one that says what to do.
 
     Raises:
         UserError: out of memory on the device.

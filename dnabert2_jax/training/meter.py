@@ -118,7 +118,7 @@ class Meter:
 
 
 def _as_line(values: dict[str, float]) -> str:
-    """The figures of a reading worth watching."""
+    """The figures of a reading to show while training."""
     forms = {
         "loss": "loss {:.3f}",
         "masked_accuracy": "masked accuracy {:.3f}",

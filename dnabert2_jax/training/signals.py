@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,7 +24,7 @@ class Stopped(SystemExit):
 class StopRequests:
     """Catches SIGTERM and the first Ctrl-C, so that a loop can check after every step whether to stop; a context manager.
 
-    Further SIGTERMs are ignored, so a scheduler that repeats them does not disturb the save; a second Ctrl-C aborts.
+    Further SIGTERMs are ignored, so a scheduler that repeats them does not interrupt the save; a second Ctrl-C aborts.
 
     With several processes, jax's preemption service (``multihost_utils.reached_preemption_sync_point``) handles SIGTERM:
     if any process receives one, all of them stop after the same step.
@@ -42,9 +42,7 @@ class StopRequests:
             self._before = {number: signal.signal(number, self._note) for number in taken}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""A watchdog: a run in which nothing happens for too long ends, and says which process it was waiting for."""
+"""A watchdog: ends a run that makes no progress for too long, and names the process that the others wait for."""
 
 import faulthandler
 import json
@@ -7,7 +7,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 import jax
@@ -29,15 +28,15 @@ _MOST_SECONDS_BETWEEN_LOOKS = 5.0
 class Watchdog:
     """Watches that a run makes progress; a context manager, and a callback of the loop.
 
-    Where several processes train together, all of them stand still if one does. Each counts the points that it reaches, all
-    of them reach the same ones, and so the one with the lowest count is the one that hangs. They know each other's counts
-    by notes that a thread leaves every few seconds. (A process that is dead, or stopped as a whole, is noticed by jax.)
+    When several processes train together, all of them stall if one does. Each counts the points it reaches. All reach the
+    same points, so the process with the lowest count is the one that hangs. A thread in each shares its count with the
+    others every few seconds. (jax itself notices a process that is dead or stopped as a whole.)
 
-    How long is too long: ``timeout`` seconds, or three times the longest pause so far if that is more; until the first step
-    is done, four times that, because compiling takes long. Time in which this process itself was stopped does not count.
+    Too long is ``timeout`` seconds, or three times the longest pause so far if that is more; four times that until the
+    first step is done, because compiling takes long. Time during which this process itself was stopped does not count.
 
     Args:
-        directory: gets :data:`STACKS` of each process once there was no progress for too long.
+        directory: each process writes its :data:`STACKS` here if the run hangs.
         timeout: seconds; 0 turns the watchdog off.
         hung: called with the reason.
     """
@@ -58,9 +57,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._timeout:
             self._over.set()
             self._thread.join()
@@ -85,11 +82,11 @@ class Watchdog:
         with self._file.open("a") as file:
             try:
                 self._look_until_over(file)
-            except jax.errors.JaxRuntimeError:  # process 0 is gone, and the notes with it; that ends this process anyway
+            except jax.errors.JaxRuntimeError:  # process 0 is gone, and the shared counts with it: that ends this process
                 pass
             finally:
                 faulthandler.cancel_dump_traceback_later()
-        # A second run in this directory, which is refused, clears an empty file away, too.
+        # A second run in this directory, although refused, also removes an empty file.
         if not self._file.exists() or not self._file.stat().st_size:
             self._file.unlink(missing_ok=True)
             if in_bucket(self._directory):
@@ -108,7 +105,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(patience, file=file)
             self._tell()
             if idle > patience or self._stacks_wanted():
-                with self._file.open("a") as stacks:  # opened again, should it have been cleared away
+                with self._file.open("a") as stacks:  # reopened, in case it was removed
                     faulthandler.dump_traceback(stacks)
                 if in_bucket(self._directory):
                     buckets.upload({self._name: self._file}, self._directory)
@@ -134,16 +131,16 @@ class Watchdog:
                 return
             message += f": {who_hangs({int(number): json.loads(text) for number, text in read_notes(_NOTES).items()})}"
         self._hung(
-            f"{message}; what each thread was doing is in {files}; restart with the same command to resume from the last "
-            "checkpoint, and where it was only slow, with a larger training.hang_timeout"
+            f"{message}; what each thread was doing is in {files}; rerun the same command to resume from the last "
+            "checkpoint, with a larger training.hang_timeout if the run was only slow"
         )
 
 
 def who_hangs(notes: dict[int, dict[str, Any]]) -> str:
-    """The process that the others wait for, by what each has reached."""
+    """The process that the others wait for, judging by the point each has reached."""
     least = min(note["count"] for note in notes.values())
     behind = [number for number, note in notes.items() if note["count"] == least]
     if len(behind) == len(notes):
-        return f"all {len(notes)} processes have come equally far"
+        return f"all {len(notes)} processes have reached the same point"
     named = " and ".join(f"process {n} on {notes[n]['host']} (after {notes[n]['point']})" for n in behind)
     return f"the others wait for {named}"

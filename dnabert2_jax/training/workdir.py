@@ -9,15 +9,15 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 import jax
 from tensorboardX import SummaryWriter
 
 from dnabert2_jax.compilation_cache import COMPILED
-from dnabert2_jax.config.kinds import COMMANDS, kind_of_run
-from dnabert2_jax.config.loading import default_settings
+from dnabert2_jax.config.kinds import COMMANDS, Finetuning, kind_of_run
+from dnabert2_jax.config.loading import default_settings, parse_run
+from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
 from dnabert2_jax.progress import remark
@@ -33,7 +33,7 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 SYNC_SECONDS = 10.0
-"""How far what others see of a run's log may lag behind."""
+"""Maximum delay before others see a line of the log."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ class Workdir:
         file = path / RUN_FILE
         try:
             make_directory(path)
-            if (content := _content(file)) is not None:
-                before = _parse_run(file, content)
+            if (before := _saved_run(path)) is not None:
                 if is_first() and self._has_only_logs() and changes(before, run):
                     remark(f"{path}: the earlier run saved nothing; starting over with new settings")
                 else:
@@ -123,14 +122,27 @@ def open_workdir(path: Path, run: dict[str, Any]) -> Workdir:
     return Workdir(path, run)
 
 
+def read_run(workdir: Path) -> PretrainRun | Finetuning:
+    """The run that made a directory.
+
+    Raises:
+        UserError: the directory holds no run, or one of another version.
+    """
+    content = _saved_run(workdir)
+    if content is None:
+        raise UserError(f"{workdir} holds no run (there is no {RUN_FILE}); name the --workdir of a pretrain or finetune run")
+    kind: type[PretrainRun | Finetuning] = kind_of_run(content.get("command", ""), content)
+    return parse_run(kind, content, str(workdir / RUN_FILE))
+
+
 class MetricsLog:
     """``metrics.jsonl``: one JSON object per line, each with its ``step``; the same numbers are written for TensorBoard.
 
     A context manager that closes the files. Only process 0 writes; in the others it does nothing.
 
-    Whoever follows a run sees its lines within :data:`SYNC_SECONDS`, and a kill loses no line of a step that a checkpoint
+    Lines become visible to others within :data:`SYNC_SECONDS`, and a kill loses no line of a step that a checkpoint
     holds: the files are synced (fsync, at which gcsfuse uploads them) at that interval and before each checkpoint counts.
-    In a bucket nothing can be appended to an object. The files are written on this machine and uploaded anew each time,
+    Objects in a bucket cannot be appended to, so the files are written on this machine and uploaded whole each time,
     rather than as a segment per interval, so that the log stays one file that every tool reads; even that of half a million
     steps is a few megabytes.
 
@@ -202,9 +214,7 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if self._file is None:
             return
         self._background.shutdown()
@@ -242,13 +252,17 @@ def _content(file: Path) -> bytes | None:
     return file.read_bytes() if file.exists() else None
 
 
-def _parse_run(file: Path, content: bytes) -> dict[str, Any]:
+def _saved_run(workdir: Path) -> dict[str, Any] | None:
+    """The run that a directory holds, JSON-ready, or None if it holds none."""
+    file = workdir / RUN_FILE
+    if (content := _content(file)) is None:
+        return None
     try:
         run = json.loads(content)
     except ValueError:
         run = None
     if not isinstance(run, dict):
-        raise UserError(f"{file} is damaged: it holds no run; choose another --workdir")
+        raise UserError(f"{file} is damaged: it holds no run; restore it from a copy, or choose another --workdir")
     return run
 
 

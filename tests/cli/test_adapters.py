@@ -82,7 +82,7 @@ def test_extracting_undoes_merging(folder, tmp_path, dnabert2):
         "adapters", "extract", folder / "merged", "--base", folder / "base", "--out", out_dir, "--rank", 2
     )
     assert (code, out) == (0, f"saved {out_dir}\n")
-    assert "keeps all but 0.0" in errors
+    assert "preserves all but 0.0" in errors
     original, again = load_adapter(folder / "runs" / "first" / "adapter"), load_adapter(out_dir)
     assert again.lora.rank == 2
     for target, pair in original.params["adapter"].items():
@@ -114,7 +114,7 @@ def test_extract_refuses_to_lose_what_it_was_not_allowed_to(folder, tmp_path, dn
     refused(*arguments, "--rank", 2, "--target", "out", words=words)
     code, _, errors = dnabert2(*arguments, "--rank", 2, "--target", "out", "--max-loss", 1)
     assert code == 0
-    assert "rank 2 on out keeps all but" in errors
+    assert "rank 2 on out preserves all but" in errors
     assert set(load_adapter(tmp_path / "x").params["adapter"]) == {"out"}
 
 

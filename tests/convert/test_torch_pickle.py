@@ -126,7 +126,7 @@ REFUSED = {
     "list": (b"\x80\x02].", "holds a list, not a state dict"),
     "checkpoint": (
         b"\x80\x02}X\x05\x00\x00\x00epochK\x01s.",
-        r"found 'epoch' \(int\); of a training checkpoint save the model's",
+        r"found 'epoch' \(int\); from a training checkpoint, save only the model",
     ),
 }
 

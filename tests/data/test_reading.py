@@ -431,6 +431,12 @@ def test_standard_input(monkeypatch, content):
     assert (sequences.source, sequences.names, sequences.sequences) == ("standard input", ["1"], ["ACGT"])
 
 
+def test_a_labeled_table_from_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"sequence,label\nACGT,a\nGGN,b\n")))
+    table = read_table("-")
+    assert (table.source, table.sequences, table.labels) == ("standard input", ["ACGT", "GGN"], ["a", "b"])
+
+
 def test_other_columns_are_kept_beside_unlabeled_sequences(tmp_path):
     sequences = read_sequences(written(tmp_path / "x.csv", "gene,sequence,name,label\nlacZ,A,a,1\nlacY,C,b,0\n"))
     assert sequences.names == ["a", "b"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dnabert2_jax.cli import main
-from dnabert2_jax.gue.catalogue import METRIC_NAMES, REFERENCE, catalogue
+from dnabert2_jax.gue.catalog import METRIC_NAMES, REFERENCE, catalog
 from dnabert2_jax.gue.comparison import comparison_rows, read_benchmarks, write_comparison
 from dnabert2_jax.gue.discovery import discover
 from dnabert2_jax.gue.plots import comparison_picture
@@ -67,7 +67,7 @@ def test_a_column_for_each_directory_and_the_mean_over_what_all_have(workdirs):
     deviation = 100 * np.std([0.7, 0.8], ddof=1)
     tata = cells["prom/prom_core_tata, MCC x 100"]
     assert tata[:2] == ("50.00", f"75.00 ± {deviation:.2f}")
-    assert tata[3] == f"{catalogue()['prom/prom_core_tata'].published[REFERENCE]:.2f}"
+    assert tata[3] == f"{catalog()['prom/prom_core_tata'].published[REFERENCE]:.2f}"
     assert cells["tf/0, MCC x 100"][:2] == ("—", "60.00")
     assert rows[-1][:3] == ("mean of the 2 data sets that all have", "35.00", "47.50")
     assert rows[-1][4] == "—"  # one of them has no published score
@@ -129,7 +129,7 @@ def test_what_cannot_be_compared_is_refused(home, words, said, monkeypatch, caps
 
 def test_names_of_benchmarks_are_broken_to_fit_the_picture():
     names = [f"DNABERT-2-117M_full_learning_rate_3e-5_reverse_complement_seed_{n}" for n in range(3)]
-    tasks = list(catalogue().values())[:8]
+    tasks = list(catalog().values())[:8]
     summary = {
         "data": {"kmer": dict.fromkeys(METRIC_NAMES, 0.5)},
         "scores": {name: {"values": [0.6]} for name in METRIC_NAMES},

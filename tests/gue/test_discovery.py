@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import catalogue
+from dnabert2_jax.gue.catalog import catalog
 from dnabert2_jax.gue.discovery import discover
 from tests.helpers import tiny_task, write_table
 
@@ -16,10 +16,10 @@ def task(directory: Path, *names: str) -> Path:
 
 
 def test_the_published_layout(tmp_path):
-    for name in catalogue():
+    for name in catalog():
         task(tmp_path / name)
     found = discover(tmp_path)
-    assert [entry.task.name for entry in found.found] == list(catalogue())
+    assert [entry.task.name for entry in found.found] == list(catalog())
     assert (found.missing, found.problems) == ([], {})
     assert found.found[0].tables == {split: tmp_path / f"EMP/H3/{split}.csv" for split in ("train", "dev", "test")}
 

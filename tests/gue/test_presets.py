@@ -3,11 +3,11 @@ import pytest
 from dnabert2_jax.config.loading import load_run
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import Task, catalogue
+from dnabert2_jax.gue.catalog import Task, catalog
 from dnabert2_jax.gue.presets import check_overrides, preset, write_run
 from dnabert2_jax.recipes.finetuning_steps import evaluation_steps
 
-TASKS = catalogue()
+TASKS = catalog()
 
 
 def test_parity_cuts_as_the_original_and_recommended_cuts_nothing():

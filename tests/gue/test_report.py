@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.gue.catalogue import catalogue
+from dnabert2_jax.gue.catalog import catalog
 from dnabert2_jax.gue.discovery import discover
 from dnabert2_jax.gue.notes import benchmark_notes
 from dnabert2_jax.gue.report import write_gue_report
@@ -131,7 +131,7 @@ def test_the_mean_is_of_each_data_sets_own_metric(workdir):
     tasks = summarize(workdir)["tasks"][:2]
     assert [task["task"] for task in tasks] == ["prom/prom_core_tata", "virus/covid"]
     assert mean_over(tasks) == pytest.approx((60 + 60) / 2)
-    published = [catalogue()[task["task"]].published["NT-2500M-multi"] for task in tasks]
+    published = [catalog()[task["task"]].published["NT-2500M-multi"] for task in tasks]
     assert mean_over(tasks, "NT-2500M-multi") == pytest.approx(sum(published) / 2)
 
 
@@ -146,9 +146,9 @@ def test_every_column_of_scores_names_its_metric(page):
 
 def test_the_ten_published_models_stand_beside(page):
     [header] = [row for row in page.rows if row[0] == "data set, metric"]
-    assert header[1:] == ["this model", *catalogue()["virus/covid"].published]
+    assert header[1:] == ["this model", *catalog()["virus/covid"].published]
     [row] = [row for row in page.rows if row[0].startswith("virus/covid,")]
-    assert row[1:] == ["60.00", *(f"{score:.2f}" for score in catalogue()["virus/covid"].published.values())]
+    assert row[1:] == ["60.00", *(f"{score:.2f}" for score in catalog()["virus/covid"].published.values())]
 
 
 def test_each_run_has_its_scores_with_intervals(page):
@@ -167,7 +167,7 @@ def test_what_was_not_run_is_listed_with_its_reason(page, workdir):
     [missing] = re.findall("<h3>GUE data sets without a result</h3><p>(.*?)</p>", text)
     assert missing.split(", ") == [
         task.name
-        for task in catalogue().values()
+        for task in catalog().values()
         if task.suite == "GUE" and task.name not in ("prom/prom_core_tata", "prom/prom_core_all", "virus/covid", "tf/1")
     ]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnabert2_jax.data.reading import read_table
-from dnabert2_jax.gue.catalogue import catalogue
+from dnabert2_jax.gue.catalog import catalog
 from dnabert2_jax.gue.discovery import discover
 from dnabert2_jax.gue.tables import CAPPED_TABLE, capped_rows, prepare
 from dnabert2_jax.tokenizer.loading import Tokenizer
@@ -83,7 +83,7 @@ def test_the_documented_findings_are_those_of_a_slow_count(shared_dir, name, tmp
             rows[split] = [(row["sequence"], row["label"]) for row in csv.DictReader(file)]
     train, dev = (dict.fromkeys(sequence for sequence, _ in rows[split]) for split in ("train", "dev"))
     tokenizer = Tokenizer.load(shared_dir / "data" / "dnabert2_hf")
-    limit = catalogue()[name].settings.max_tokens
+    limit = catalog()[name].settings.max_tokens
     texts = [sequence for table in rows.values() for sequence, _ in table]
     counted = [
         len(rows["train"]),

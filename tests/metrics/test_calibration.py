@@ -69,12 +69,12 @@ def test_labels_at_either_end_of_what_float32_can_say():
 
 def test_a_table_without_mistakes_and_one_without_sense_have_no_temperature():
     probabilities = np.array([[0.7, 0.3], [0.2, 0.8]] * 10)
-    with pytest.raises(UserError, match="all 20 rows are predicted right"):
+    with pytest.raises(UserError, match="all 20 rows are predicted correctly"):
         fit_temperature(np.array([0, 1] * 10), probabilities)
-    with pytest.raises(UserError, match="the model knows nothing about these 20 rows"):
+    with pytest.raises(UserError, match="the model does no better than chance on these 20 rows"):
         fit_temperature(np.array([1, 0] * 10), probabilities)
     several = np.eye(2)[[0, 1] * 10]
-    with pytest.raises(UserError, match="all 20 rows are predicted right"):
+    with pytest.raises(UserError, match="all 20 rows are predicted correctly"):
         fit_temperature(several, probabilities)
-    with pytest.raises(UserError, match="the model knows nothing"):
+    with pytest.raises(UserError, match="the model does no better than chance"):
         fit_temperature(1 - several, probabilities)

@@ -105,7 +105,7 @@ def test_a_ledger_that_is_closed_hears_of_no_more_compilations():
 def test_a_run_that_was_never_stopped(tmp_path):
     write(tmp_path, line(100.0, 0, 10, start=2, steps=6), line(100.0, 0, 20, start=2, steps=16, saves=2))
     found = account(tmp_path)
-    assert (found.calls, found.done_again, found.between, found.total) == (1, 0.0, 0.0, 20.0)
+    assert (found.calls, found.repeated, found.between, found.total) == (1, 0.0, 0.0, 20.0)
     assert found.share == 0.8
     assert dict(found.rows())["saving"] == 2.0
     assert not any("lost" in words for words, _ in found.rows())
@@ -121,7 +121,7 @@ def test_steps_after_the_checkpoint_are_lost_and_so_is_the_time_between_calls(tm
     )
     found = account(tmp_path)
     assert found.calls == 2
-    assert found.done_again == 4.0
+    assert found.repeated == 4.0
     assert found.between == 150.0 - 117.0
     assert found.seconds["steps"] == 21.0
     assert found.total == 164.0 - 100.0  # from the first call to the last line
@@ -138,7 +138,7 @@ def test_a_checkpoint_that_was_damaged_loses_the_calls_since_the_one_before(tmp_
     )
     found = account(tmp_path)
     assert (found.seconds["steps"], found.seconds["start"]) == (30.0, 1.0)
-    assert found.done_again == 10.0 + 6.0
+    assert found.repeated == 10.0 + 6.0
     assert found.between == 10.0 + 4.0
     assert found.total == 61.0
 

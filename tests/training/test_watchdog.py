@@ -78,7 +78,7 @@ def note(count, point="step 7"):
             {0: note(9), 1: note(8), 2: note(8)},
             "the others wait for process 1 on node (after step 7) and process 2 on node (after step 7)",
         ),
-        ({0: note(9), 1: note(9)}, "all 2 processes have come equally far"),
+        ({0: note(9), 1: note(9)}, "all 2 processes have reached the same point"),
     ],
     ids=["one", "two", "equal"],
 )

@@ -51,7 +51,7 @@ class _Head(NamedTuple):
         return self.q.shape[0] // self.start.shape[0]
 
     def scaled(self, scale: float) -> "_Head":
-        """Everything in float32, in which all computation is done, with the scale folded into q, where it is cheapest."""
+        """Everything in float32, as all computation here, with the scale folded into q, where it is cheapest."""
         q, k, v = (x.astype(jnp.float32) for x in self[:3])
         return self._replace(q=q * scale, k=k, v=v)
 

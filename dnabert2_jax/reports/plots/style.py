@@ -5,6 +5,7 @@ Colors follow Okabe and Ito (2008), which color-blind readers can tell apart, on
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
+from dnabert2_jax.reports.page import Picture
 
 PictureFormat = Literal["png", "svg", "pdf"]
 
@@ -78,6 +81,11 @@ def render(figure: Figure, picture_format: PictureFormat, dpi: int = 150) -> byt
         buffer, format=picture_format, dpi=dpi, facecolor=figure.get_facecolor(), metadata=metadata[picture_format]
     )
     return buffer.getvalue()
+
+
+def drawn(caption: str, draw: Callable[[Theme], Figure]) -> Picture:
+    """A picture for a page, drawn for both color schemes."""
+    return Picture(png(draw(LIGHT)), png(draw(DARK)), caption)
 
 
 def new_figure(theme: Theme, height: float, *, heights: tuple[float, ...], grid: bool = True) -> tuple[Figure, list[Axes]]:

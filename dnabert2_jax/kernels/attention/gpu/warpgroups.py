@@ -22,7 +22,7 @@ ROWS = 64
 """Rows of a warpgroup's product."""
 
 _PRODUCER_REGISTERS, _CONSUMER_REGISTERS = 24, 240
-"""Registers per thread: copying needs few, and what it leaves goes to those who multiply. 128 threads each."""
+"""Registers per thread: copying needs few, and the rest go to the warpgroups that multiply. 128 threads each."""
 
 _AXES = ("row", "head", "block", "warpgroup")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dnabert2_jax.gue.catalogue import SPLITS, FinetuneSettings, catalogue, identify, published_models
+from dnabert2_jax.gue.catalog import SPLITS, FinetuneSettings, catalog, identify, published_models
 
-GUE = [task for task in catalogue().values() if task.suite == "GUE"]
+GUE = [task for task in catalog().values() if task.suite == "GUE"]
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -24,9 +24,7 @@ def test_28_data_sets_in_their_groups_and_8_of_gue_plus():
         "tf": 5,
         "virus": 1,
     }
-    assert [task.name.split("/")[0] for task in catalogue().values() if task.suite == "GUE+"] == ["EPI"] * 6 + [
-        "species"
-    ] * 2
+    assert [task.name.split("/")[0] for task in catalog().values() if task.suite == "GUE+"] == ["EPI"] * 6 + ["species"] * 2
 
 
 def test_every_data_set_of_gue_has_sizes_settings_and_ten_scores():
@@ -41,7 +39,7 @@ def test_every_data_set_of_gue_has_sizes_settings_and_ten_scores():
 @pytest.mark.parametrize("length", ["core", "300"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_promoters_of_both_kinds_are_all_promoters(length, split):
-    tasks = catalogue()
+    tasks = catalog()
     parts = [tasks[f"prom/prom_{length}_{kind}"].rows[split] for kind in ("tata", "notata")]
     assert sum(parts) == tasks[f"prom/prom_{length}_all"].rows[split]
 

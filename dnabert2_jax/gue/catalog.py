@@ -83,7 +83,7 @@ class Task:
 
 
 @cache
-def catalogue() -> dict[str, Task]:
+def catalog() -> dict[str, Task]:
     """Every data set of GUE and GUE+ by name."""
     scores = {
         row.pop("task"): {model: float(score) for model, score in row.items()} for row in read_facts("published_scores.csv")
@@ -93,7 +93,7 @@ def catalogue() -> dict[str, Task]:
 
 def published_models() -> list[str]:
     """The ten models with published scores."""
-    return list(catalogue()["EMP/H3"].published)
+    return list(catalog()["EMP/H3"].published)
 
 
 def identify(directory: Path) -> Task | None:
@@ -107,7 +107,7 @@ def identify(directory: Path) -> Task | None:
 
 def benchmark_order(name: str) -> tuple[int, str]:
     """Sorting key of data sets: in the benchmark's order, others last."""
-    known = list(catalogue())
+    known = list(catalog())
     return (known.index(name) if name in known else len(known), name)
 
 
@@ -115,7 +115,7 @@ def benchmark_order(name: str) -> tuple[int, str]:
 def _names() -> dict[str, Task]:
     """Data sets by plain name: EMP/H3 is emp_h3 and h3; tf/0 is tf_0, tf0 and human_tf_0, and never 0 alone."""
     names: dict[str, Task] = {}
-    for task in catalogue().values():
+    for task in catalog().values():
         group, name = task.name.split("/")
         spellings = {f"{prefix}{joint}{name}" for prefix in _OTHER_GROUPS.get(group, (group,)) for joint in ("_", "")}
         if not name.isdecimal() and group != "species":
