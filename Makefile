@@ -68,7 +68,7 @@ docs: $(VENV)/.dev ## the documentation in site/; a warning is an error; DNABERT
 dist: $(VENV)/.dev ## wheel and source archive in dist/; tries the wheel in a fresh environment
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . > /dev/null
-	tools/try_wheel.sh $(PYTHON) dist/*.whl
+	tools/try_wheel.sh $(PYTHON) dist/*.whl $(BIN)/uv
 
 pins: $(VENV)/.dev ## renew the versions that images and TPU workers get (launch/requirements-*.txt)
 	for accelerator in tpu gpu; do \

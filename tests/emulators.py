@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from tests.processes import Process
+
 SCHEMES = ("gs", "s3")
 
 Fault = Callable[[str, str], int | None]
@@ -177,7 +179,7 @@ class Store:
         self._process.wait()
 
 
-def kill_at_request(store: Store, process: "subprocess.Popen[str]", part: str, number: int) -> bool:
+def kill_at_request(store: Store, process: Process, part: str, number: int) -> bool:
     """SIGKILL a process as it makes its ``number``-th request, from 0, that changes an object with ``part`` in its name.
 
     Returns:

@@ -2,12 +2,6 @@
 
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -158,43 +152,6 @@ def write_run(path: Path, command: str, content: dict[str, Any]) -> Path:
             lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-def start_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Popen[str]":
-    """The real command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "dnabert2_jax", *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "120"},
-    )
-
-
-def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    process = start_cli(*arguments, cwd=cwd)
-    out, errors = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
-
-
-def wait_until(process: "subprocess.Popen[str]", condition: Callable[[], bool], timeout: float = 180) -> None:
-    """Returns as soon as the condition holds; fails where the process ends by itself, or nothing happens."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert process.poll() is None, f"ended too early:\n{process.communicate()[1]}"
-        if time.monotonic() > deadline:
-            process.kill()
-            raise AssertionError(f"the moment waited for never came:\n{process.communicate()[1]}")
-        time.sleep(0.001)  # rather than take the core that the process needs
-
-
-def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
-    """SIGKILL as soon as the condition holds."""
-    wait_until(process, condition)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
 
 
 TIMINGS = {"tokens_per_second", "input_wait", "host_memory_bytes", "seconds"}

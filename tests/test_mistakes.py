@@ -29,7 +29,6 @@ from tests.helpers import (
     CLASSES,
     finetune_content,
     pretrain_content,
-    start_cli,
     tiny_corpus,
     tiny_model,
     tiny_task,
@@ -37,6 +36,7 @@ from tests.helpers import (
     write_run,
 )
 from tests.mistakes import MISTAKES
+from tests.processes import start_cli
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "mistakes.md"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install a wheel into its own environment, outside the checkout, and check that it is complete:
-#     tools/try_wheel.sh PYTHON WHEEL
+# Install a wheel into its own environment, outside the checkout, and check that it is complete; with uv, if its path is given:
+#     tools/try_wheel.sh PYTHON WHEEL [UV]
 set -euo pipefail
 
 wheel=$(realpath "$2")
@@ -8,7 +8,8 @@ place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 
 "$1" -m venv "$place/venv"
-"$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel"
+"${3:-false}" pip install --quiet --python "$place/venv/bin/python" "$wheel" ||
+    "$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel"
 cd "$place"
 venv/bin/dnabert2 --help > /dev/null
 venv/bin/python - <<'PYTHON'

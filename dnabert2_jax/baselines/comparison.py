@@ -40,8 +40,18 @@ def kmer_baseline(train: Table, splits: Splits) -> Baseline:
         splits: the tables.
     """
     began = time.monotonic()
+    return score_baseline(KmerBaseline().fit(train, splits.dev, splits.labels), splits, began)
+
+
+def score_baseline(kmer: KmerBaseline, splits: Splits, began: float) -> Baseline:
+    """Score a k-mer regression with and without leaked test rows.
+
+    Args:
+        kmer: fitted.
+        splits: the tables.
+        began: when fitting began, by ``time.monotonic``.
+    """
     leaked = leaked_lines(splits)
-    kmer = KmerBaseline().fit(train, splits.dev, splits.labels)
     probabilities = kmer.predict_proba(splits.test)
     labels, names = splits.labels.encode(splits.test), splits.labels.names
     return Baseline(

@@ -24,7 +24,7 @@ NAME_COLUMN = 4
 _STRANDS = ("+", "-", ".")
 _NOT_AN_INTERVAL = re.compile(r"\s*$|#|(track|browser)(\s|$)")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_REGION = re.compile(r"(.+?):([0-9,]{1,24})(?:-([0-9,]{1,24}))?")
+_REGION = re.compile(r"(.+?):([0-9,]{1,24})(?:-([0-9,]{0,24}))?")
 
 _CHECKED_AT_ONCE = 1_000_000
 
@@ -145,6 +145,8 @@ class Intervals:
         start, end = (int(number.replace(",", "") or 0) for number in (match[2], match[3] or match[2]))
         if start < 1:
             raise UserError(f"--region {text}: regions count bases from 1, as in chr1:1-100")
+        if match[3] == "":  # to the end of the contig
+            end = self.reference.lengths[self._contig(match[1], f"--region {text}")]
         return self.place(match[1], start - 1, end, text, ".", f"--region {text}")
 
     def place(self, given: str, start: int, end: int, name: str, strand: str, where: str) -> Interval:

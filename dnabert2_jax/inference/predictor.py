@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -41,9 +41,16 @@ Rowwise = Callable[..., Any]
 """A function of ``(params, *arrays)`` that returns a row for each row of the arrays."""
 
 
+def _shared(make: Callable[["Forward"], Compiled]) -> property:
+    """A property that is made once for all instances that are equal."""
+    return property(lru_cache(make))
+
+
 @dataclass(frozen=True)
 class Forward:
     """The forward passes of a network as jitted functions of parameters and tokens; they hold no parameters.
+
+    Two that are equal share what they compile.
 
     Attributes:
         config: sizes of the encoder.
@@ -77,7 +84,7 @@ class Forward:
         """The network that ``params["encoder"]`` belongs to."""
         return Network(lambda rngs: Encoder(self.config, rngs, self.compute))
 
-    @cached_property
+    @_shared
     def hidden_states(self) -> Compiled:
         """``(params, tokens) -> float32 [B, T, D]``: hidden states of the last block."""
 
@@ -86,7 +93,7 @@ class Forward:
 
         return self._compiled(hidden_states)
 
-    @cached_property
+    @_shared
     def pooled(self) -> Compiled:
         """``(params, batch, pooling) -> float32 [B, P, D]``: one vector for each slot."""
 
@@ -103,7 +110,7 @@ class Forward:
 
         return jax.jit(pooled, static_argnums=2)
 
-    @cached_property
+    @_shared
     def class_outputs(self) -> Compiled:
         """``(params, batch) -> float32 [B, C], [B, P, C] or [B, L, C]``: ``head_outputs`` of the logits."""
 
@@ -112,7 +119,7 @@ class Forward:
 
         return self._compiled(class_outputs)
 
-    @cached_property
+    @_shared
     def token_probabilities(self) -> Compiled:
         """``(params, tokens, positions [B, K]) -> float32 [B, K, V]``: the MLM head's probabilities."""
         network = masked_lm(self.config, self.compute)
@@ -122,7 +129,7 @@ class Forward:
 
         return self._compiled(token_probabilities)
 
-    @cached_property
+    @_shared
     def token_log_probabilities(self) -> Compiled:
         """``(params, tokens, positions [B, K]) -> float32 [B, K, V]``: logarithms of :attr:`token_probabilities`."""
         network = masked_lm(self.config, self.compute)
@@ -132,7 +139,7 @@ class Forward:
 
         return self._compiled(token_log_probabilities)
 
-    @cached_property
+    @_shared
     def weighted_means(self) -> Compiled:
         """``(params, tokens, weights [B, T]) -> float32 [B, D]``: mean hidden state of each row, weighted by token."""
 

@@ -26,9 +26,11 @@ from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.tokenizer.base import worthwhile_threads
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import with_template
+from dnabert2_jax.variants.alleles import View
 from dnabert2_jax.variants.llr import DnaPieces
 from dnabert2_jax.variants.span_probabilities import span_log_probabilities
-from dnabert2_jax.variants.spans import Ids, Span, find_span
+from dnabert2_jax.variants.spans import Ids, Span
+from dnabert2_jax.variants.windows import spans_of_views
 
 LONGEST_SPAN = 64
 """Bases of the longest span between tokens that the four alleles of a site share; beyond it, a site has no value."""
@@ -149,12 +151,9 @@ def _masked_lm_values(model: InferenceModel, sequences: Sequence[str], batch_tok
 def spans_of_sites(model: InferenceModel, letters: str) -> dict[int, Span]:
     """The span of the four alleles at each site where all its bases are known and it is not too long."""
     sites = np.flatnonzero(known_bases(letters) >= 0).tolist()
-    windows = [mutants(letters, site) for site in sites]
-    distinct = list(dict.fromkeys(text for four in windows for text in four))
-    ids = dict(zip(distinct, _encoded(model, distinct), strict=True))
+    views = [View(letters[:site], tuple(BASES), letters[site + 1 :], BASES.index(letters[site]), 0) for site in sites]
     found = {}
-    for site, four in zip(sites, windows, strict=True):
-        span = find_span(four, [ids[text] for text in four], model.tokenizer)
+    for site, span in zip(sites, spans_of_views(views, model.tokenizer), strict=True):
         if span and max(map(len, span.strings)) <= LONGEST_SPAN and not any(set(s) - set(BASES) for s in span.strings):
             found[site] = span
     return found

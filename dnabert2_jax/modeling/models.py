@@ -6,7 +6,7 @@ only inside a jitted function, for as long as it takes to trace it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Generic, Protocol, TypeVar, Unpack
 
 import chex
@@ -143,13 +143,13 @@ class Network(Generic[M]):
     def _split(self) -> tuple[Any, Any]:
         return nnx.split(nnx.eval_shape(lambda: self.build(nnx.Rngs(params=0))))
 
+    @cached_property
+    def _make(self) -> Callable[[jax.Array], Tree]:
+        return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(params=key)))))
+
     def init(self, seed: int) -> Tree:
         """Initial float32 parameters, made in one jitted call."""
-
-        def make(key: jax.Array) -> Tree:
-            return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(params=key))))
-
-        return jax.jit(make)(jax.random.key(seed))
+        return self._make(jax.random.key(seed))
 
     def abstract(self) -> Tree:
         """Shapes and dtypes of the parameters, without making them."""
@@ -171,11 +171,14 @@ class Network(Generic[M]):
         return nnx.merge(self._split[0], nnx.State(params))
 
 
+# Equal settings give the same network, so that one run of a process traces and compiles for the others, too.
+@lru_cache
 def masked_lm(config: EncoderConfig, compute: Compute | None = None) -> Network[MaskedLM]:
     """The pretraining model. Parameter tree: ``{"encoder", "mlm"}``."""
     return Network(lambda rngs: MaskedLM(config, rngs, compute or Compute()))
 
 
+@lru_cache
 def sequence_classifier(
     config: EncoderConfig, num_labels: int, compute: Compute | None = None, pooling: HeadPooling = "cls"
 ) -> Network[SequenceClassifier]:
@@ -183,6 +186,7 @@ def sequence_classifier(
     return Network(lambda rngs: SequenceClassifier(config, num_labels, rngs, compute or Compute(), pooling))
 
 
+@lru_cache
 def base_classifier(config: EncoderConfig, num_labels: int, compute: Compute | None = None) -> Network[BaseClassifier]:
     """The model that labels every base. Parameter tree: ``{"encoder", "bases", "classifier"}``."""
     return Network(lambda rngs: BaseClassifier(config, num_labels, rngs, compute or Compute()))

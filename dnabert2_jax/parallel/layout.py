@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from dnabert2_jax.parallel.rules import partition_spec, spread_over_data
 from dnabert2_jax.types import Tree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """The layout of a training step on the mesh; make one with :func:`make_layout` or :func:`spread_rows`.
 
@@ -251,5 +252,11 @@ def spread_rows(options: MeshOptions, rows: int, params: Tree) -> Layout:
             f"mesh: {count} (data) devices do not divide the {rows} rows that training.batch_size and training.accumulate "
             "make at a time; change one of them, or set mesh.data=-1 to use as many devices as divide them"
         )
-    specs = jax.tree.map(lambda _: WHOLE, params)
-    return Layout(make_mesh(MeshOptions(data=count), here), specs, specs, collectives=count > 1)
+    return _whole_on_each(count, jax.tree.structure(params))
+
+
+@lru_cache
+def _whole_on_each(devices: int, structure: jax.tree_util.PyTreeDef) -> Layout:
+    specs = jax.tree.unflatten(structure, [WHOLE] * structure.num_leaves)
+    mesh = make_mesh(MeshOptions(data=devices), jax.local_devices())
+    return Layout(mesh, specs, specs, collectives=devices > 1)

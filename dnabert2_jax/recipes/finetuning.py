@@ -16,7 +16,6 @@ from dnabert2_jax.recipes.finetuned import finished
 from dnabert2_jax.recipes.finetuning_job import prepare
 from dnabert2_jax.recipes.finetuning_per_base import finetune_per_base
 from dnabert2_jax.recipes.finetuning_steps import train_by_steps
-from dnabert2_jax.recipes.probe import fit_probe
 from dnabert2_jax.reports import report_finetuning
 from dnabert2_jax.reports.run import saved_baseline
 from dnabert2_jax.storage.paths import StrPath, as_path
@@ -49,7 +48,12 @@ def finetune(run: Finetuning, workdir: StrPath, *, baseline: Baseline | None = N
         for note in notes_on(data):  # before hours of training rather than after them
             remark(f"warning: {note}")
         began = time.monotonic()
-        trained = fit_probe(job) if run.training.method == "probe" else train_by_steps(job, ledger)
+        if run.training.method == "probe":
+            from dnabert2_jax.recipes.probe import fit_probe  # scikit-learn takes seconds to import
+
+            trained = fit_probe(job)
+        else:
+            trained = train_by_steps(job, ledger)
     test = job.scores(job.test, trained.outputs)
     trained.best.finish(test)
     seconds = trained.earlier_seconds + time.monotonic() - began

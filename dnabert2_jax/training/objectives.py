@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -61,7 +62,7 @@ def _binary_cross_entropy(
     logits: jax.Array,
     labels: jax.Array,
     weights: jax.Array,
-    class_weights: NDArray[np.float32] | None = None,
+    class_weights: tuple[tuple[float, ...], ...] | None = None,
     gamma: float = 0.0,
 ) -> Sums:
     right = jnp.where(labels > 0, logits, -logits)
@@ -69,7 +70,8 @@ def _binary_cross_entropy(
     if gamma:
         log_p = _focal(log_p, jax.nn.log_sigmoid(-right), gamma)
     if class_weights is not None:
-        log_p = log_p * jnp.where(labels > 0, class_weights[1], class_weights[0])
+        absent, present = jnp.asarray(class_weights, jnp.float32)
+        log_p = log_p * jnp.where(labels > 0, present, absent)
     correct = (right > 0).astype(jnp.float32).mean(-1)
     return Sums((-log_p.mean(-1) * weights).sum(), (correct * weights).sum(), weights.sum())
 
@@ -79,6 +81,7 @@ def _focal(log_p: jax.Array, log_rest: jax.Array, gamma: float) -> jax.Array:
     return jnp.exp(gamma * log_rest) * log_p
 
 
+@lru_cache
 def mlm_loss(network: Network[MaskedLM]) -> Loss:
     """Cross-entropy of the masked tokens."""
 
@@ -110,12 +113,13 @@ def _logits(
     return class_logits(network, params, batch, lora, batch.dropout_seeds if training else None)
 
 
+@lru_cache
 def classification_loss(
     network: Classifier,
     lora: LoraConfig | None = None,
     *,
     label_smoothing: float = 0.0,
-    class_weights: NDArray[np.float32] | None = None,
+    class_weights: tuple[float, ...] | None = None,
     focal_gamma: float = 0.0,
 ) -> Loss:
     """Cross-entropy of the labels, or their focal loss; fill rows have no weight.
@@ -131,7 +135,9 @@ def classification_loss(
 
     def loss(trainable: Tree, frozen: Tree, batch: ClassificationBatch, training: bool) -> Sums:
         logits = _logits(network, {**trainable, **frozen}, batch, lora, training)
-        weights = batch.weights if class_weights is None else batch.weights * jnp.asarray(class_weights)[batch.labels]
+        weights = (
+            batch.weights if class_weights is None else batch.weights * jnp.asarray(class_weights, jnp.float32)[batch.labels]
+        )
         sums = _cross_entropy(logits, batch.labels, weights, focal_gamma)
         if label_smoothing:
             evenly = -(jax.nn.log_softmax(logits).mean(-1) * weights).sum()
@@ -144,11 +150,12 @@ def classification_loss(
     return loss
 
 
+@lru_cache
 def multi_label_loss(
     network: Classifier,
     lora: LoraConfig | None = None,
     *,
-    class_weights: NDArray[np.float32] | None = None,
+    class_weights: tuple[tuple[float, ...], ...] | None = None,
     focal_gamma: float = 0.0,
 ) -> Loss:
     """Binary cross-entropy, or focal loss, averaged over the labels of a row or base; fill rows have no weight.
@@ -167,6 +174,7 @@ def multi_label_loss(
     return loss
 
 
+@lru_cache
 def regression_loss(network: Classifier, lora: LoraConfig | None = None, *, mean: float, deviation: float) -> Loss:
     """Squared error in units of the training table's standard deviation; fill rows have no weight."""
 
@@ -192,9 +200,9 @@ def table_loss(network: Classifier, labels: Target, train: NDArray[Any], schedul
         return regression_loss(network, lora, mean=labels.mean, deviation=labels.deviation)
     balanced, gamma = schedule.class_weights == "balanced", schedule.focal_gamma
     if labels.head.independent:
-        weights = balanced_label_weights(train) if balanced else None
-        return multi_label_loss(network, lora, class_weights=weights, focal_gamma=gamma)
-    weights = balanced_weights(train, len(labels)) if balanced else None
+        by_label = tuple(map(tuple, balanced_label_weights(train).tolist())) if balanced else None
+        return multi_label_loss(network, lora, class_weights=by_label, focal_gamma=gamma)
+    weights = tuple(balanced_weights(train, len(labels)).tolist()) if balanced else None
     smoothing = schedule.label_smoothing
     return classification_loss(network, lora, label_smoothing=smoothing, class_weights=weights, focal_gamma=gamma)
 

@@ -1,5 +1,7 @@
 """AdamW with linear warm-up and linear decay, as in the paper."""
 
+from functools import lru_cache
+
 import jax
 import optax
 
@@ -40,6 +42,7 @@ def decayed(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in _UNDECAYED, params)
 
 
+@lru_cache
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
     """Gradient clipping, then AdamW on the schedule."""
     by_peak = config.learning_rate if config.decay_scaling == "schedule" else 1.0

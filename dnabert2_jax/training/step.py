@@ -1,6 +1,7 @@
 """One optimizer step, and one evaluation step, as jitted functions of plain trees."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -59,13 +60,15 @@ def state_shardings(trainable: Tree, optimizer: optax.GradientTransformation, la
     return layout.shardings(TrainState(whole, layout.params, layout.optimizer_specs(optimizer, trainable)))
 
 
+@lru_cache
 def make_train_step(
     loss: Loss, optimizer: optax.GradientTransformation, layout: Layout, *, accumulate: int = 1
 ) -> TrainStep:
     """``step(state, frozen, batch) -> (state, metrics)``, jitted; the old state's buffers are reused.
 
     If the loss or the gradient is not finite, the parameters and the optimizer state (including the schedule) are left
-    unchanged: one such update would turn everything into NaN.
+    unchanged: one such update would turn everything into NaN. The same arguments give the same function, so that runs of one
+    process that differ only in their data and seed compile it once.
 
     Args:
         loss: sums over a batch.

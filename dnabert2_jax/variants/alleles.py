@@ -86,6 +86,8 @@ class Window:
     def moved(self, flank: int, offset: int) -> "Window":
         """A window of ``flank`` bases on either side, moved to the right by ``offset`` bases; this one must be as long."""
         left, right = flank - offset, flank + offset
+        if len(self.left) <= left and len(self.right) <= right:
+            return self
         return replace(self, left=self.left[max(0, len(self.left) - left) :], right=self.right[:right])
 
 
@@ -134,11 +136,16 @@ def unwritten(ref: str, alt: str) -> Status | None:
 def differs(genome: Genome, allele: Allele) -> str | None:
     """What the FASTA file has in place of REF, if a known base differs; empty beyond the end of the contig."""
     assert allele.contig is not None
-    ref, end = known_letters(allele.ref), allele.position + len(allele.ref)
+    end = allele.position + len(allele.ref)
     if allele.position < 0 or end > genome.lengths[allele.contig]:
         return ""
     found = known_letters(genome.fetch(allele.contig, allele.position, end))
-    return found if any(a != b for a, b in zip(ref, found, strict=True) if "N" not in (a, b)) else None
+    return found if _differ(known_letters(allele.ref), found) else None
+
+
+def _differ(ref: str, found: str) -> bool:
+    """Whether any base that both know differs."""
+    return ref != found and any(a != b for a, b in zip(ref, found, strict=True) if "N" not in (a, b))
 
 
 def known_letters(text: str) -> str:
@@ -162,19 +169,23 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
         return status
     if allele.contig is None:
         return "no_contig"
-    if differs(genome, allele) is not None:
+    written, length = known_letters(allele.ref), genome.lengths[allele.contig]
+    if allele.position < 0 or allele.position + len(written) > length:
         return "ref_mismatch"
-    start, ref, alt = trimmed(allele.position, known_letters(allele.ref), known_letters(allele.alt))
+    start, ref, alt = trimmed(allele.position, written, known_letters(allele.alt))
+    end = start + len(ref)
+    around = flank if ref and alt else flank + 2 * LONGEST_REPEAT
+    first = max(0, min(allele.position, start - around))
+    last = min(length, max(allele.position + len(written), end + around))
+    bases = known_letters(genome.fetch(allele.contig, first, last))
+    if _differ(written, bases[allele.position - first :][: len(written)]):
+        return "ref_mismatch"
     if max(len(ref), len(alt)) > max_span:
         return "too_long"
-    end = start + len(ref)
-    margin = 0 if ref and alt else 2 * LONGEST_REPEAT
-    first = max(0, start - margin - flank)
-    last = min(genome.lengths[allele.contig], end + margin + flank)
-    bases = known_letters(genome.fetch(allele.contig, first, last))
     before, after = bases[: start - first], bases[end - first :]
     # Where the FASTA file has N, the record may know the base, but the reference of the variant is unknown all the same.
-    ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))
+    if "N" in bases[start - first : end - first]:
+        ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))
     if not (ref and alt) and "N" not in ref + alt:  # nobody knows whether unknown bases repeat
         to_the_left, to_the_right = shifts(before, ref or alt, after)
         if to_the_left + to_the_right > LONGEST_REPEAT:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.variants.spans import Ids
 from dnabert2_jax.variants.windows import OneStrand
 
@@ -40,7 +39,7 @@ def embedding_distances(
                 inputs.append(ids)
             needed[-1].append(rows[key])
     variants = np.array([(first, after) for _, first, after in rows])
-    means = weighted_means(list(map(with_template, inputs)), _base_weights(inputs, variants, tokenizer))
+    means = weighted_means(inputs, _base_weights(inputs, variants, tokenizer))
     refs, alts = np.moveaxis(means[needed], 1, 0)
     norms = np.linalg.norm(refs, axis=1) * np.linalg.norm(alts, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -52,7 +51,7 @@ def _base_weights(inputs: list[Ids], variants: NDArray[np.int64], tokenizer: Tok
     """How many of the bases beside the variant each token has; those of the variant itself are left out.
 
     Args:
-        inputs: ids without special tokens, [tokens] each.
+        inputs: ids of the windows, special tokens included, [tokens] each.
         variants: first base of the variant in each, and the base after it. [inputs, 2].
         tokenizer: what made them.
 
@@ -61,12 +60,13 @@ def _base_weights(inputs: list[Ids], variants: NDArray[np.int64], tokenizer: Tok
     """
     counts = np.array(list(map(len, inputs)))
     lengths = tokenizer.token_bases(np.concatenate(inputs)).astype(np.int64)
-    last = np.cumsum(counts) - 1
+    after = np.cumsum(counts)
+    before = after - counts
     ends = np.cumsum(lengths)
-    ends -= np.repeat(ends[last] - np.add.reduceat(lengths, last + 1 - counts), counts)
+    ends -= np.repeat(ends[after - 1] - np.add.reduceat(lengths, before), counts)
     starts = ends - lengths
-    first, after = np.repeat(variants, counts, axis=0).T
+    first, behind = np.repeat(variants, counts, axis=0).T
     left = np.minimum(ends, first) - np.maximum(starts, first - EMBEDDED_BASES)
-    right = np.minimum(ends, after + EMBEDDED_BASES) - np.maximum(starts, after)
+    right = np.minimum(ends, behind + EMBEDDED_BASES) - np.maximum(starts, behind)
     weights = (np.maximum(left, 0) + np.maximum(right, 0)).astype(np.float32)
-    return np.split(weights, last[:-1] + 1)
+    return [weights[begin:end] for begin, end in zip(before.tolist(), after.tolist(), strict=True)]

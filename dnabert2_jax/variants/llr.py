@@ -82,6 +82,8 @@ class DnaPieces:
         for length in range(1, int(self.lengths[-1]) + 1):
             node = self._children[node, letters[at + length - 1]]
             at, node = at[node > 0], node[node > 0]
+            if not len(at):
+                break
             column = self._spelled[node]
             is_piece = column != _NONE
             edges.append((at[is_piece], at[is_piece] + length, column[is_piece]))
@@ -103,8 +105,8 @@ def log_ratios(log_p: NDArray[np.floating], rows: NDArray[np.integer], strings: 
         strings: upper-case A, C, G and T.
         pieces: the tokenizer's.
     """
-    weights = np.take(log_p, pieces.ids, axis=-1).astype(np.float64)
-    weights -= weights.max(-1, keepdims=True)
+    own = np.take(log_p, pieces.ids, axis=-1)
+    weights = np.subtract(own, own.max(-1, keepdims=True), dtype=np.float64)
     np.exp(weights, out=weights)  # in place: of a large vocabulary this is most of the work
     graph = pieces.graph(strings)
     # The strings of a site have one length or two: Z is computed once for each.

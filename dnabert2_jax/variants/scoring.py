@@ -23,15 +23,15 @@ from dnabert2_jax.inference.prediction import predict
 from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
 from dnabert2_jax.inference.views import other_segmentation
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-from dnabert2_jax.tokenizer.special import MASK, UNK, with_template
+from dnabert2_jax.tokenizer.special import MASK, UNK
 from dnabert2_jax.variants.alleles import Allele, Genome, Status, Window, place, view
 from dnabert2_jax.variants.emb import embedding_distances
 from dnabert2_jax.variants.fields import AlleleScores, Field, fields_of
 from dnabert2_jax.variants.llr import DnaPieces
 from dnabert2_jax.variants.span_probabilities import span_log_probabilities
-from dnabert2_jax.variants.spans import Ids, find_span
+from dnabert2_jax.variants.spans import Ids
 from dnabert2_jax.variants.splice import SpliceLabels, splice_scores
-from dnabert2_jax.variants.windows import OneStrand, encode_views
+from dnabert2_jax.variants.windows import OneStrand, spans_of_views
 
 _SMALLEST_P = 2.0**-24
 """A float32 probability says nothing about what is nearer than this to 0 or 1."""
@@ -172,38 +172,30 @@ class VariantScorer:
 
     def _encode(self, windows: list[Window]) -> list["_Strands | Status"]:
         """The strands of each window as tokens, or why they are not scored."""
-        tokenizer = self._model.tokenizer
-        views = [[view(window, sign) for sign in self._signs] for window in windows]
-        encoded = iter(encode_views([one for both in views for one in both], tokenizer))
+        views = [view(window, sign) for window in windows for sign in self._signs]
+        spans = iter(zip(views, spans_of_views(views, self._model.tokenizer), strict=True))
         results: list[_Strands | Status] = []
-        for both in views:
+        for _ in windows:
             strands, status = [], "ok"
-            for one, ids in zip(both, islice(encoded, len(both)), strict=True):
-                span = find_span(one.windows(), ids, tokenizer)
+            for one, span in islice(spans, len(self._signs)):
                 if span is None or max(map(len, span.strings)) > self._options.max_span:
                     status = "too_long"
                 elif any("N" in string for string in span.strings):
                     status = "n_in_span"
                 else:
-                    strands.append(OneStrand(one, ids, span))
+                    strands.append(OneStrand(one, span))
             results.append(tuple(strands) if status == "ok" else status)  # type: ignore[arg-type]
         return results
 
     def _llr(self, variants: list[_Strands]) -> list[dict[str, float]]:
         assert self._pieces is not None
-        spans = [one.span for strands in variants for one in strands]
-        log_p = iter(span_log_probabilities(spans, self._pieces, self._masked_groups))
-        results = []
-        for strands in variants:
-            each = []
-            for one in strands:
-                alt, ref = one.view.alt, one.view.ref
-                own = next(log_p)
-                more_bases = len(one.span.strings[alt]) - len(one.span.strings[ref])
-                each.append(float(own[alt] - own[ref] + more_bases * np.log(4)))
-            by_strand = {"llr_fwd": each[0], "llr_rev": each[1]} if len(each) == 2 else {}
-            results.append({"llr": float(np.mean(each)), **by_strand})
-        return results
+        strands = [one for both in variants for one in both]
+        log_p = span_log_probabilities([one.span for one in strands], self._pieces, self._masked_groups)
+        ratios = np.array(list(map(_log_ratio, strands, log_p))).reshape(len(variants), -1)
+        named = {"llr": ratios.mean(1)}
+        if ratios.shape[1] == 2:
+            named |= {"llr_fwd": ratios[:, 0], "llr_rev": ratios[:, 1]}
+        return [dict(zip(named, own, strict=True)) for own in np.stack(list(named.values()), axis=1).tolist()]
 
     def _pll(self, variants: list[_Strands]) -> list[dict[str, float]]:
         likelihood: dict[bytes, float] = {}
@@ -212,12 +204,8 @@ class VariantScorer:
             windows.update({ids.tobytes(): ids for ids in one.ref_and_alt})
         for key, ids in windows.items():
             # One row for each token; only the rows of one window are in memory.
-            known = [at for at in range(len(ids)) if ids[at] != UNK]
-            masked = []
-            for at in known:
-                row = ids.copy()
-                row[at] = MASK
-                masked.append(with_template(row))
+            known = [at for at in range(1, len(ids) - 1) if ids[at] != UNK]  # between [CLS] and [SEP]
+            masked = [np.where(np.arange(len(ids)) == at, np.int32(MASK), ids) for at in known]
             likelihood[key] = float(sum(log_p[0, ids[known[row]]] for row, log_p in self._masked(masked)))
         results = []
         for strands in variants:
@@ -274,7 +262,7 @@ class VariantScorer:
             own = np.zeros(batch.tokens.input_ids.shape, np.float32)
             for row, number in enumerate(batch.rows[:, 0]):
                 if number >= 0:
-                    own[row, 1 : 1 + len(weights[number])] = weights[number]  # after [CLS]
+                    own[row, : len(weights[number])] = weights[number]
             return forward.weighted_means(params, batch.tokens, own)
 
         results = np.empty((len(inputs), self._model.config.hidden_size))
@@ -289,6 +277,8 @@ class VariantScorer:
 
 def _means(values: list[dict[str, float]], groups: Sequence[Sequence[_Strands]]) -> list[dict[str, float]]:
     """The mean of each value over the windows of an allele, whose first one says which values there are."""
+    if all(len(group) == 1 for group in groups):
+        return values
     of_window = iter(values)
     means = []
     for group in groups:
@@ -326,6 +316,13 @@ def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tup
                 "probabilities say nothing about alleles; use --scores emb, or a model of byte pairs for llr"
             )
     return tuple(score for score in known if score in wanted)
+
+
+def _log_ratio(one: OneStrand, log_p: NDArray[np.float64]) -> float:
+    """The corrected log-likelihood ratio of ALT and REF, of the ln P of all alleles. [alleles]."""
+    alt, ref = one.view.alt, one.view.ref
+    more_bases = len(one.span.strings[alt]) - len(one.span.strings[ref])
+    return float(log_p[alt] - log_p[ref] + more_bases * np.log(4))
 
 
 def _token_counts(one: OneStrand) -> str:

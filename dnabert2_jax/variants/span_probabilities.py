@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.tokenizer.special import MASK, with_template
+from dnabert2_jax.tokenizer.special import MASK
 from dnabert2_jax.variants.llr import DnaPieces, Floats, log_mean, log_ratios
 from dnabert2_jax.variants.spans import Ids, Span
 
@@ -30,22 +30,31 @@ def span_log_probabilities(spans: Sequence[Span], pieces: DnaPieces, masked: Mas
     distinct = dict(zip(keys, spans, strict=True))
     asked = list(distinct.values())
     inputs: dict[bytes, Ids] = {}
-    needed: dict[bytes, list[tuple[int, int]]] = {}
+    numbers: dict[bytes, int] = {}
+    needed: list[tuple[int, int, int]] = []
     for number, span in enumerate(asked):
-        for nth, count in enumerate(range(min(span.counts), max(span.counts) + 1)):
-            ids = with_template(np.concatenate([span.prefix, np.full(count, MASK, np.int32), span.suffix]))
-            inputs[ids.tobytes()] = ids
-            needed.setdefault(ids.tobytes(), []).append((number, nth))
-    wanted = list(needed.values())
-    sizes = np.array([len(span.strings) for span in asked], np.int64)
+        counts = span.counts
+        for nth, count in enumerate(range(min(counts), max(counts) + 1)):
+            ids = span.row(np.full(count, MASK, np.int32))
+            key = ids.tobytes()
+            inputs.setdefault(key, ids)
+            needed.append((numbers.setdefault(key, len(numbers)), number, nth))
+    of_input, of_span, of_count = np.array(needed).T
+    sizes = np.array([len(span.strings) for span in asked])
     first = np.cumsum(sizes) - sizes
-    ratios = np.full((1 + max(nth for own in wanted for _, nth in own), sizes.sum()), np.nan)
+    ratios = np.full((1 + of_count.max(), sizes.sum()), np.nan)
+    row = np.empty(len(inputs), np.int64)
     for group, log_p in masked(list(inputs.values())):
-        serves = [(row, *served) for row, one in enumerate(group) for served in wanted[one]]
-        rows, numbers, nths = (np.array(part) for part in zip(*serves, strict=True))
-        place = np.concatenate([np.arange(first[n], first[n] + sizes[n]) for n in numbers])
-        strings = [string for n in numbers for string in asked[n].strings]
-        each = sizes[numbers]
-        ratios[np.repeat(nths, each), place] = log_ratios(log_p, np.repeat(rows, each), strings, pieces)
-    found = dict(zip(distinct, np.split(log_mean(ratios), first[1:]), strict=True))
+        row[:] = -1
+        row[group] = np.arange(len(group))
+        served = np.flatnonzero(row[of_input] >= 0)
+        own = of_span[served]
+        each = sizes[own]
+        place = np.arange(each.sum()) + np.repeat(first[own] - np.cumsum(each) + each, each)
+        strings = [string for number in own.tolist() for string in asked[number].strings]
+        rows = np.repeat(row[of_input[served]], each)
+        ratios[np.repeat(of_count[served], each), place] = log_ratios(log_p, rows, strings, pieces)
+    means = log_mean(ratios)
+    bounds = zip(distinct, first.tolist(), sizes.tolist(), strict=True)
+    found = {key: means[at : at + size] for key, at, size in bounds}
     return [found[key] for key in keys]

@@ -6,13 +6,19 @@ have in common are tokens at both ends of the window; the span is the rest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.tokenizer.base import Tokenizer
+from dnabert2_jax.tokenizer.special import CLS, SEP
 
 Ids = NDArray[np.int32]
+Numbers = NDArray[np.int64]
+
+_CLS, _SEP = np.array([CLS], np.int32), np.array([SEP], np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,46 +29,103 @@ class Span:
         prefix: ids of the shared tokens before it. [tokens].
         suffix: ids of the shared tokens after it. [tokens].
         strings: its bases in each allele.
-        counts: its tokens in each allele.
+        tokens: its ids in each allele. [tokens] each.
     """
 
     prefix: Ids
     suffix: Ids
     strings: tuple[str, ...]
-    counts: tuple[int, ...]
+    tokens: tuple[Ids, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Its tokens in each allele."""
+        return tuple(map(len, self.tokens))
+
+    def row(self, tokens: Ids) -> Ids:
+        """The window with some tokens as the span, as the model reads it: with [CLS] and [SEP]. [tokens of the row]."""
+        return np.concatenate([_CLS, self.prefix, tokens, self.suffix, _SEP])
+
+
+class Stretch(NamedTuple):
+    """A part of a window whose alleles were encoded by themselves.
+
+    Attributes:
+        window: the ids of the whole window of one of the alleles. [tokens].
+        begin: with which of these the stretch begins.
+        end: the one after its last.
+    """
+
+    window: Ids
+    begin: int
+    end: int
 
 
 def find_span(windows: Sequence[str], token_ids: Sequence[Ids], tokenizer: Tokenizer) -> Span | None:
-    """The span of some alleles: no allele's is empty.
+    """The span of the alleles of one window; see :func:`find_spans`."""
+    return find_spans([windows], [token_ids], tokenizer)[0]
+
+
+def find_spans(
+    texts: Sequence[Sequence[str]],
+    token_ids: Sequence[Sequence[Ids]],
+    tokenizer: Tokenizer,
+    within: Sequence[Stretch] | None = None,
+) -> list[Span | None]:
+    """The spans of some windows: no allele's is empty.
 
     Args:
-        windows: the bases of each allele's window.
+        texts: the bases of each allele's window, or of a stretch of it; for each window.
         token_ids: their ids without special tokens, [tokens] each.
         tokenizer: what made them.
+        within: of what the stretches are, for each of them.
 
     Returns:
-        None if an allele's window has no tokens at all.
+        None if an allele has no tokens at all, or if its stretch does not begin and end with tokens that all alleles share;
+        at an end of the window it need not.
     """
-    fewest = min(map(len, token_ids))
-    first = token_ids[0]
-    prefix = min(_shared(first, other, fewest) for other in token_ids[1:])
-    suffix = min(_shared(first[::-1], other[::-1], fewest - prefix) for other in token_ids[1:])
-    if prefix + suffix == fewest:  # nothing of the shortest allele is left: one token more on each side
-        if not fewest:
-            return None
-        prefix, suffix = max(0, prefix - 1), max(0, suffix - 1)
-    before = int(tokenizer.piece_lengths[first[:prefix]].sum())
-    after = int(tokenizer.piece_lengths[first[len(first) - suffix :]].sum())
-    return Span(
-        first[:prefix],
-        first[len(first) - suffix :],
-        tuple(window[before : len(window) - after] for window in windows),
-        tuple(len(ids) - prefix - suffix for ids in token_ids),
-    )
+    if not texts:
+        return []
+    if within is None:
+        within = [Stretch(ids[0], 0, len(ids[0])) for ids in token_ids]
+    first, starts, counts, flat = _rows_of(token_ids)
+    fewest = np.minimum.reduceat(counts, first)
+    prefix = _shared(flat, starts, 1, fewest, first)
+    suffix = _shared(flat, starts + counts - 1, -1, fewest - prefix, first)
+    outside = np.array([(begin, len(window) - end) for window, begin, end in within])
+    known = (fewest > 0) & ((prefix > 0) | (outside[:, 0] == 0)) & ((suffix > 0) | (outside[:, 1] == 0))
+    nothing_left = prefix + suffix == fewest  # of the shortest allele: one token more on each side
+    prefix, suffix = (np.maximum(0, shared - nothing_left) for shared in (prefix, suffix))
+    bounds = np.concatenate([[0], np.cumsum(tokenizer.piece_lengths[flat])])
+    ends = starts + counts
+    before = bounds[starts[first] + prefix] - bounds[starts[first]]
+    after = bounds[ends[first]] - bounds[ends[first] - suffix]
+    found: list[Span | None] = []
+    cuts = (part.tolist() for part in (known, prefix, suffix, before, after))
+    for own, ids, (window, begin, end), good, skip, keep, bases, bases_after in zip(
+        texts, token_ids, within, *cuts, strict=True
+    ):
+        if not good:
+            found.append(None)
+            continue
+        strings = tuple(text[bases : len(text) - bases_after] for text in own)
+        tokens = tuple(row[skip : len(row) - keep] for row in ids)
+        found.append(Span(window[: begin + skip], window[end - keep :], strings, tokens))
+    return found
 
 
-def _shared(a: Ids, b: Ids, most: int) -> int:
-    """How many ids two rows share at their start, at most ``most``."""
-    different = a[:most] != b[:most]
-    first = int(different.argmax()) if most else 0
-    return first if most and different[first] else most
+def _rows_of(token_ids: Sequence[Sequence[Ids]]) -> tuple[Numbers, Numbers, Numbers, Ids]:
+    """The first row of each window, where each row begins, its number of ids, and all ids one after the other, and [SEP]."""
+    alleles = np.array(list(map(len, token_ids)))
+    rows = list(chain.from_iterable(token_ids))
+    counts = np.array(list(map(len, rows)))
+    return np.cumsum(alleles) - alleles, np.cumsum(counts) - counts, counts, np.concatenate([*rows, _SEP])
+
+
+def _shared(flat: Ids, starts: Numbers, step: int, most: Numbers, first: Numbers) -> Numbers:
+    """How many ids all rows of a window share from where they start, at most ``most``. [windows]."""
+    of_row = np.repeat(np.arange(len(first)), np.diff(first, append=len(starts)))
+    place = np.arange(1 + most.max())
+    ids = flat.take(starts[:, None] + step * place, mode="clip")
+    different = (ids != ids[first[of_row]]) | (place >= most[of_row, None])
+    return np.minimum.reduceat(different.argmax(1), first)

@@ -1,96 +1,110 @@
-"""Windows of alleles as tokens: one allele is encoded as a whole, of the others only what is near the variant.
+"""Windows of alleles as tokens: REF is encoded as a whole, of the others only what is near the variant.
 
-The alleles of a window differ in a few bases, and byte pairs soon agree again on either side. So of all alleles but the
-first, a stretch is encoded that begins and ends where tokens of the first allele do, some bases beside the variant; what
-lies around it has the first allele's tokens. This is exact where the first and the last token of the stretch are those of
-the first allele and do not reach the variant: up to the first merge across an end of the stretch, what lies on either side
-of that end has merged as in the first allele, where no merge crosses it. Elsewhere, the allele is encoded as a whole.
+The alleles of a window differ in a few bases, and byte pairs soon agree again on either side. So of all alleles but REF, a
+stretch is encoded that begins and ends where tokens of REF do, some bases beside the variant; what lies around it has REF's
+tokens. This is exact where the first and the last token of the stretch are those of REF and do not reach the variant: up to
+the first merge across an end of the stretch, what lies on either side of that end has merged as in REF, where no merge
+crosses it. Elsewhere, all alleles are encoded as a whole.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from dnabert2_jax.tokenizer.base import Tokenizer, worthwhile_threads
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.variants.alleles import View
-from dnabert2_jax.variants.spans import Ids, Span
+from dnabert2_jax.variants.spans import Ids, Span, Stretch, find_spans
 
 HALO = 24
 """Bases of a stretch beside the variant: cut anywhere, 99.9 % of sequences have their tokens again after 17."""
 
+_WHOLE_AT_ONCE = 16
+"""Whole windows may be long, and are compared as one array."""
+
 
 @dataclass(frozen=True, slots=True)
 class OneStrand:
-    """An allele on one strand: the windows of its alleles as tokens.
+    """An allele on one strand.
 
     Attributes:
         view: the alleles.
-        ids: of each allele's window, without special tokens. [tokens] each.
         span: what lies between the tokens that all alleles share.
     """
 
     view: View
-    ids: tuple[Ids, ...]
     span: Span
 
     @property
     def ref_and_alt(self) -> tuple[Ids, Ids]:
-        """The ids of the two windows that are compared."""
-        return self.ids[self.view.ref], self.ids[self.view.alt]
+        """The two windows that are compared, as the model reads them. [tokens of the row] each."""
+        span = self.span
+        return span.row(span.tokens[self.view.ref]), span.row(span.tokens[self.view.alt])
 
 
-def encode_views(views: Sequence[View], tokenizer: Tokenizer) -> list[tuple[Ids, ...]]:
-    """The ids of each allele's window, without special tokens; [tokens] for each allele of each view.
+def spans_of_views(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | None]:
+    """What lies between the tokens that the alleles of each view share; None if an allele's window has no tokens at all.
 
     Args:
         views: the alleles.
         tokenizer: of any kind.
     """
-    if not isinstance(tokenizer, BpeTokenizer):
-        whole = _encoded((text for view in views for text in view.windows()), tokenizer)
-        return [tuple(whole[text] for text in view.windows()) for view in views]
-    whole = _encoded((view.window(0) for view in views), tokenizer)
-    stretches = [_Stretch(view, whole[view.window(0)], tokenizer) for view in views]
-    near = _encoded((text for stretch in stretches for text in stretch.texts), tokenizer)
-    found = [[stretch.spliced(near[text]) for text in stretch.texts] for stretch in stretches]
-    again = (
-        view.window(n) for view, own in zip(views, found, strict=True) for n, ids in enumerate(own, start=1) if ids is None
-    )
-    whole |= _encoded(again, tokenizer)
-    return [
-        (whole[view.window(0)], *(whole[view.window(n)] if ids is None else ids for n, ids in enumerate(own, start=1)))
-        for view, own in zip(views, found, strict=True)
+    near = _near_spans(views, tokenizer) if isinstance(tokenizer, BpeTokenizer) else [None] * len(views)
+    windows = [view.windows() for view, span in zip(views, near, strict=True) if span is None]
+    ids = _encoded(chain.from_iterable(windows), tokenizer)
+    found: list[Span | None] = []
+    for at in range(0, len(windows), _WHOLE_AT_ONCE):
+        some = windows[at : at + _WHOLE_AT_ONCE]
+        found += find_spans(some, [[ids[text] for text in own] for own in some], tokenizer)
+    whole = iter(found)
+    return [span or next(whole) for span in near]
+
+
+def _near_spans(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | None]:
+    """The spans of views whose alleles agree again near the variant; None for the others."""
+    if not views:
+        return []
+    windows = [view.window(view.ref) for view in views]
+    encoded = _encoded(windows, tokenizer)
+    stretches = _stretches(views, [encoded[window] for window in windows], tokenizer)
+    known = [(*stretch, view.ref) for view, stretch in zip(views, stretches, strict=True) if stretch]
+    near = _encoded((text for _, texts, ref in known for n, text in enumerate(texts) if n != ref), tokenizer)
+    ids = [
+        [window[begin:end] if n == ref else near[text] for n, text in enumerate(texts)]
+        for (window, begin, end), texts, ref in known
     ]
+    spans = iter(find_spans([texts for _, texts, _ in known], ids, tokenizer, [stretch for stretch, _, _ in known]))
+    return [stretch and next(spans) for stretch in stretches]
 
 
-class _Stretch:
-    """What is encoded of all alleles of a view but the first.
+def _stretches(views: Sequence[View], rows: Sequence[Ids], tokenizer: Tokenizer) -> list[tuple[Stretch, list[str]] | None]:
+    """What is near the variant in each view, and its bases in each allele; None where a token at an end reaches the variant.
 
-    Attributes:
-        texts: the stretch in each of them.
+    Args:
+        views: the alleles.
+        rows: the ids of REF's window in each. [tokens] each.
+        tokenizer: what made them.
     """
-
-    def __init__(self, view: View, ids: Ids, tokenizer: Tokenizer) -> None:
-        ends = np.cumsum(tokenizer.piece_lengths[ids])
-        variant, after = len(view.left), len(view.left) + len(view.alleles[0])
-        begin, end = int(ends.searchsorted(variant - HALO, "right")), int(ends.searchsorted(after + HALO)) + 1
-        start, stop = int(ends[begin - 1]) if begin else 0, int(ends[min(end, len(ids)) - 1]) if len(ids) else 0
-        self._before, self._after = ids[:begin], ids[end:]
-        # The tokens that a stretch has to begin and end with; what begins or ends with the window may have any.
-        self._first = ids[begin] if begin else None
-        self._last = ids[end - 1] if end < len(ids) else None
-        reaches = (begin and ends[begin] > variant) or (end < len(ids) and ends[end - 2] < after)
-        self._exact = not reaches
-        left, right = view.left[start:], view.right[: max(0, stop - after)] if end < len(ids) else view.right
-        self.texts = [left + allele + right for allele in view.alleles[1:]]
-
-    def spliced(self, near: Ids) -> Ids | None:
-        """The ids of an allele's window, given those of its stretch; None if they have to be found in another way."""
-        begins = self._first is None or near[0] == self._first
-        ends = self._last is None or near[-1] == self._last
-        return np.concatenate([self._before, near, self._after]) if self._exact and begins and ends else None
+    counts = np.array(list(map(len, rows)))
+    sizes = np.array([(len(view.left), len(view.alleles[view.ref]), len(view.right)) for view in views])
+    # One window after the other, in tokens and in bases.
+    ends, base_ends = np.cumsum(counts), np.cumsum(sizes.sum(1))
+    starts, base_starts = ends - counts, base_ends - sizes.sum(1)
+    bounds = np.concatenate([[0], np.cumsum(tokenizer.piece_lengths[np.concatenate(rows)])])
+    variants = base_starts + sizes[:, 0]
+    behind = variants + sizes[:, 1]
+    first = np.maximum(starts, bounds.searchsorted(variants - HALO, "right") - 1)
+    after = np.minimum(ends, bounds.searchsorted(behind + HALO))
+    reaching = (first > starts) & (bounds.take(first + 1, mode="clip") > variants)
+    reaching |= (after < ends) & (bounds[after - 1] < behind)
+    places = (first - starts, after - starts, bounds[first] - base_starts, bounds[after] - behind, reaching)
+    found: list[tuple[Stretch, list[str]] | None] = []
+    for view, row, begin, end, before, rest, reaches in zip(views, rows, *(part.tolist() for part in places), strict=True):
+        texts = [] if reaches else [view.left[before:] + allele + view.right[:rest] for allele in view.alleles]
+        found.append((Stretch(row, begin, end), texts) if texts else None)
+    return found
 
 
 def _encoded(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, Ids]:

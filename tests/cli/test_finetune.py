@@ -15,8 +15,9 @@ def promotion():
 
 
 @pytest.fixture
-def probe(tmp_path):
-    """The file of a probe on tables with other columns and labels; it takes a second."""
+def probe(tmp_path, monkeypatch):
+    """The file of a probe on tables with other columns and labels; it takes a second, because no report is drawn."""
+    monkeypatch.setattr("dnabert2_jax.reports.run.write_report", lambda *_: None)
     tiny_model(tmp_path / "base")
     tables = {}
     for seed, split in enumerate(("train", "dev", "test")):

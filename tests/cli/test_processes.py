@@ -13,14 +13,8 @@ from dnabert2_jax.genome import Corpus
 from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.genome.helpers import random_dna, write_fasta
-from tests.helpers import (
-    finetune_content,
-    pretrain_content,
-    run_cli,
-    tiny_model,
-    tiny_task,
-    write_run,
-)
+from tests.helpers import finetune_content, pretrain_content, tiny_model, tiny_task, write_run
+from tests.processes import run_cli
 
 
 @pytest.fixture(scope="module")

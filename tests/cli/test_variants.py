@@ -1,10 +1,7 @@
 """``dnabert2 variants``: what is printed, written and refused."""
 
 import json
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 from pyarrow import parquet
@@ -12,6 +9,7 @@ from pyarrow import parquet
 from dnabert2_jax import DNABERT2, SpliceLabels
 from dnabert2_jax.artifacts.model import save_model
 from tests.genome.helpers import random_dna, write_fasta
+from tests.processes import kill_when, start_cli
 from tests.variants.helpers import other_base, random_classifier, random_labeler, random_mlm
 
 GENOME = random_dna(120, 7)
@@ -131,13 +129,9 @@ def test_a_killed_job_continues_with_the_same_bytes(call, home, dnabert2, tmp_pa
     whole, killed = tmp_path / "whole.vcf.gz", tmp_path / "killed.vcf.gz"
     remarks = dnabert2(*words, whole, "--table", tmp_path / "whole.parquet")[2]
     more = (killed, "--table", tmp_path / "killed.parquet")
-    command = [sys.executable, "-m", "dnabert2_jax", *map(str, (*words, *more))]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        progress = tmp_path / "killed.vcf.gz.unfinished.json"
-        while process.poll() is None and not (progress.exists() and json.loads(progress.read_text())["state"]["parts"] >= 2):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    progress = tmp_path / "killed.vcf.gz.unfinished.json"
+    two_parts = lambda: progress.exists() and json.loads(progress.read_text())["state"]["parts"] >= 2  # noqa: E731
+    kill_when(start_cli(*words, *more), two_parts)
     assert not killed.exists()
     code, _, errors = dnabert2(*words, *more)
     assert code == 0

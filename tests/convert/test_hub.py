@@ -1,7 +1,6 @@
 """Models of the Hub, from a real server on the loopback interface, by commands in processes of their own."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from dnabert2_jax.convert.hub import fetch, is_hub_name, looks_like_repository
 from dnabert2_jax.storage.hashes import file_sha256
 from tests.convert.helpers import TORCH_FILES, hf_directory
 from tests.convert.hub_server import COMMIT, Hub, serving
-from tests.helpers import run_cli, tiny_model
+from tests.helpers import tiny_model
+from tests.processes import run_cli, run_script
 
 FETCH = """
 import json, sys
@@ -82,13 +82,12 @@ def hub(model, tmp_path, monkeypatch):
 
 def fetched(*names):
     """What :func:`fetch` gives or says for each name, in a process that reads the environment."""
-    done = subprocess.run([sys.executable, "-c", FETCH, *names], capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in run_script(FETCH, *names).splitlines()]
 
 
 def pushed(directory: Path) -> str:
     """What :func:`push` gives or says, in a process that reads the environment."""
-    return subprocess.run([sys.executable, "-c", PUSH, directory], capture_output=True, text=True, check=True).stdout[:-1]
+    return run_script(PUSH, directory)[:-1]
 
 
 def test_configuration_tokenizer_and_weights_are_fetched_and_nothing_else(hub):
@@ -131,8 +130,7 @@ def test_a_command_takes_a_name_and_records_the_commit(hub, model, tmp_path):
 
 
 def test_python_takes_a_repository_by_its_plain_name_and_descendants_know_the_commit(hub, model):
-    done = subprocess.run([sys.executable, "-c", PYTHON], capture_output=True, text=True, check=True)
-    loaded, parents = map(json.loads, done.stdout.splitlines())
+    loaded, parents = map(json.loads, run_script(PYTHON).splitlines())
     assert all(text.startswith(f"DNABERT2('hf:lab/dna@{COMMIT}', kind='masked_lm'") for text in loaded)
     assert parents == {
         "base/model.safetensors": file_sha256(model / "model.safetensors"),

@@ -119,6 +119,7 @@ def test_a_missing_file(reference, tmp_path):
         ("chr1:1-10", ("chr1", 0, 10)),
         ("chr1:101", ("chr1", 100, 101)),
         ("1:1-1,0", ("chr1", 0, 10)),
+        ("chr2:41-", ("chr2", 40, 50)),
         ("chr2", ("chr2", 0, 50)),
         ("odd:1-5", ("odd:1-5", 0, 8)),
         ("odd:1-5:2-3", ("odd:1-5", 1, 3)),
@@ -137,6 +138,8 @@ def test_regions_count_from_1_with_the_end(reference, text, expected):
         ("chr1:1-500", "beyond the contig"),
         ("chr9", "no contig 'chr9'"),
         ("chr9:1-2", "no contig 'chr9'"),
+        ("chr9:1-", "no contig 'chr9'"),
+        ("chr2:51-", "has no bases"),
         ("", "no contig ''"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from dnabert2_jax.gue.runner import MOST_ATTEMPTS, run_gue
 from tests.gue.helpers import SETTINGS, benchmark, command, record
-from tests.helpers import kill_when, run_cli, start_cli
+from tests.processes import kill_when, run_cli, start_cli
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("promotion", "no_pictures")]
 

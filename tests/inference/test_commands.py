@@ -253,6 +253,7 @@ def test_evaluate_intervals_of_a_genome(dnabert2, classifier, classifier_path, t
     assert DNABERT2(classifier).evaluate(bed, fasta=fasta)["loss"] == found["loss"]
     for words, says in (
         (("--fasta", fasta), "give either --data TABLE, or --fasta GENOME with --bed FILE"),
+        (("--fasta", fasta, "--region", "chr1:1-60"), "--region chr1:1-60: scores compare predictions with labels, and a"),
         (("--fasta", fasta, "--bed", bed, "--data", table), "give either --data TABLE"),
         (("--fasta", fasta, "--bed", bed, "--label-column", "kind"), "give the number of a column, 4 or more"),
     ):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +104,13 @@ def test_other_parameters_compile_nothing_again(classifier, table):
     compiled = classifier.predictor.forward.class_outputs._cache_size()
     assert np.abs(other.class_outputs(batches) - first).max() > 1e-3
     assert classifier.predictor.forward.class_outputs._cache_size() == compiled
+
+
+def test_equal_forward_passes_are_compiled_once(classifier):
+    forward = classifier.predictor.forward
+    assert replace(forward).class_outputs is forward.class_outputs
+    assert replace(forward, classes=7).class_outputs is not forward.class_outputs
+    assert replace(forward, compute=Compute("bfloat16")).class_outputs is not forward.class_outputs
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])

@@ -4,10 +4,7 @@ import csv
 import gzip
 import io
 import json
-import signal
-import subprocess
 import sys
-import time
 
 import h5py
 import numpy as np
@@ -19,6 +16,7 @@ from dnabert2_jax.inference import scan
 from dnabert2_jax.inference.prediction import predict
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import write_table
+from tests.processes import kill_when, start_cli
 
 LENGTHS = np.random.default_rng(5).permutation([40, 120] * 45).tolist()
 READS = {f"read{n}": random_dna(length, n) for n, length in enumerate(LENGTHS)}
@@ -76,13 +74,8 @@ def test_a_killed_command_continues_with_the_same_bytes(dnabert2, classifier_pat
     whole, out = tmp_path / "whole.csv", tmp_path / "p.csv"
     words = ["predict", "--model", classifier_path, "--data", fasta, "--max-tokens", 20, *SMALL, "--out"]
     expected = succeed(dnabert2, *words, whole)
-    command = [sys.executable, "-m", "dnabert2_jax", *map(str, words), str(out)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        record = tmp_path / "p.csv.unfinished.json"
-        while process.poll() is None and not (record.exists() and json.loads(record.read_text())["state"]["parts"] >= 2):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    record = tmp_path / "p.csv.unfinished.json"
+    kill_when(start_cli(*words, out), lambda: record.exists() and json.loads(record.read_text())["state"]["parts"] >= 2)
     assert not out.exists()
     remarks = succeed(dnabert2, *words, out)
     assert "resuming after" in remarks

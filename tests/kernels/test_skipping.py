@@ -27,11 +27,14 @@ def rows(draw):
     return np.pad(ids, (0, 8 * blocks - len(ids))), draw(st.integers(0, 48)), block, other
 
 
+jitted_ranges = jax.jit(block_ranges, static_argnums=(2, 3, 4))
+
+
 @given(rows())
 @settings(max_examples=40)
 def test_every_visible_pair_is_in_a_visited_block(case):
     segments, radius, block, other = case
-    start, stop = block_ranges(jnp.asarray(segments[None]), jnp.full((1, 1), radius), 1, block, other)
+    start, stop = jitted_ranges(jnp.asarray(segments[None]), jnp.full((1, 1), radius), 1, block, other)
     visible = visible_pairs(segments, radius)
     for i in range(len(segments) // block):
         needed = np.flatnonzero(visible[i * block : (i + 1) * block].any(0)) // other

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from dnabert2_jax.training.workdir import MetricsLog
-from tests.helpers import pretrain_content, tiny_corpus, tiny_model, wait_until, write_run
+from tests.helpers import pretrain_content, tiny_corpus, tiny_model, write_run
 from tests.launch.helpers import GKE, SPOT_NODE_SECONDS, dry_run
+from tests.processes import wait_until
 
 
 def _pod_command(directory: Path, dnabert2: str) -> tuple[list[str], dict[str, str]]:

@@ -106,13 +106,14 @@ def test_a_few_positions_get_what_the_whole_rows_have_there(layers, remat, train
     config = replace(TINY, num_hidden_layers=layers)
     network, tokens, rng = masked_lm(config, Compute(remat=remat)), packed_tokens(), np.random.default_rng(0)
     at = np.array([[0, 16], [16, 0], [5, 31]], np.int32)
-    params = network.init(0)["encoder"]
+    fresh = network.init(0)
+    params = fresh["encoder"]
     adapter = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype("f4"), init_adapter(config, LORA, seed=1))
     options = {"lora": LORA, "dropout_seeds": np.arange(3, dtype=np.uint32) if training else None}
     cotangent = rng.normal(size=(*at.shape, config.hidden_size)).astype(np.float32)
 
     def hidden(params, adapter, few):
-        model = network.bind({**network.init(0), "encoder": params}).encoder
+        model = network.bind({**fresh, "encoder": params}).encoder
         return (
             model(tokens, adapter=adapter, at=at, **options)
             if few

@@ -22,10 +22,14 @@ from tests.helpers import tiny_tokenizer
 from tests.modeling.reference import COMMITTED, INTERPRETED, ORIGINAL, jit, load_case, worst
 
 
-@pytest.fixture(autouse=True)
-def the_last_block_goes_its_own_way(monkeypatch):
-    """As in batches of real size."""
-    monkeypatch.setattr("dnabert2_jax.modeling.last_block._MIN_TOKENS", 0)
+@pytest.fixture(autouse=True, scope="module")
+def the_last_block_goes_its_own_way():
+    """As in batches of real size; no other test has traced, or will find, these programs."""
+    jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dnabert2_jax.modeling.last_block._MIN_TOKENS", 0)
+        yield
+    jax.clear_caches()
 
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}

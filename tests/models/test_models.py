@@ -10,7 +10,8 @@ from dnabert2_jax.convert.opening import open_any, open_model
 from dnabert2_jax.models import SHIPPED, shipped_model
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.tokenizer.loading import Tokenizer
-from tests.helpers import finetune_run, run_cli, tiny_model, tiny_task
+from tests.helpers import finetune_run, tiny_model, tiny_task
+from tests.processes import run_cli
 from tests.recipes.helpers import tables
 
 LARGEST = 8_000_000

@@ -1,10 +1,10 @@
 """Real processes that end together. Errors of whole runs are in tests/recipes/test_pretraining_processes.py."""
 
 import socket
-import subprocess
-import sys
 
 import pytest
+
+from tests.processes import start_script
 
 PROCESS = """
 import sys, time
@@ -36,8 +36,7 @@ def on_two():
             port = str(free.getsockname()[1])
         code = PROCESS.replace("WORK", "\n    ".join(work.strip().splitlines()))
         for number in range(2):
-            command = [sys.executable, "-c", code, port, str(number)]
-            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            started.append(start_script(code, port, number))
         ends = [(process.communicate(timeout=90), process.returncode) for process in started]
         return [(code, out, errors) for (out, errors), code in ends]
 

@@ -20,14 +20,13 @@ from tests.helpers import (
     finetune_content,
     parse_run,
     pretrain_content,
-    run_cli,
-    start_cli,
     tiny_corpus,
     tiny_model,
     tiny_task,
     untimed_lines,
     write_run,
 )
+from tests.processes import run_cli, start_cli
 
 STEPS = {"steps": 24, "save_every": 4, "evaluate_every": 12, "log_every": 1}
 

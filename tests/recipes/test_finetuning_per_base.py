@@ -107,7 +107,7 @@ def trained(home, undrawn) -> Callable[[str], Finetuned]:
     return train
 
 
-def test_a_sweep_varies_runs_on_a_genome(home, tmp_path):
+def test_a_sweep_varies_runs_on_a_genome(home, undrawn, tmp_path):
     training = {"epochs": 1, "method": "probe"}
     config = write_run(tmp_path / "run.toml", "finetune", content_of(home, training=training))
     found = sweep(config, [], [Choice.parse("training.focal_gamma=0,2")], tmp_path / "sweep", trials=2)

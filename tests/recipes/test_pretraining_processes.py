@@ -12,7 +12,8 @@ import pytest
 
 from dnabert2_jax.artifacts.model import load_model
 from dnabert2_jax.training.workdir import MetricsLog
-from tests.helpers import pretrain_content, start_cli, tiny_corpus, tiny_model, wait_until, write_run
+from tests.helpers import pretrain_content, tiny_corpus, tiny_model, write_run
+from tests.processes import start_cli, wait_until
 
 
 def last_step(workdir: Path) -> int:

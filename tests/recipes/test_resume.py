@@ -7,7 +7,6 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import jax
 import pytest
 
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
@@ -18,25 +17,17 @@ from dnabert2_jax.training.signals import Stopped, StopRequests
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.helpers import (
     finetune_content,
-    kill_when,
     parse_run,
     pretrain_content,
-    run_cli,
-    start_cli,
     tiny_corpus,
     tiny_model,
     tiny_task,
     untimed_lines,
-    wait_until,
     write_run,
 )
+from tests.processes import kill_when, run_cli, start_cli, wait_until
 
-
-@pytest.fixture(autouse=True, scope="module")
-def promotion():
-    """Optax itself relies on jax's usual promotion of dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion", "undrawn")
 
 
 @pytest.fixture(scope="module")

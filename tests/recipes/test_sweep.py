@@ -11,7 +11,8 @@ from dnabert2_jax.config.loading import load_run, run_to_dict
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.recipes.sweep import Choice, sweep
-from tests.helpers import finetune_content, start_cli, wait_until, write_run
+from tests.helpers import finetune_content, write_run
+from tests.processes import start_cli, wait_until
 from tests.recipes.helpers import tables
 
 pytestmark = pytest.mark.usefixtures("promotion", "undrawn")

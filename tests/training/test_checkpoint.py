@@ -5,8 +5,6 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.training.checkpoint import Checkpoints, Restored
+from tests.processes import start_script, wait_until
 
 
 def make_state(step: int, size: int = 1000) -> dict:
@@ -349,28 +348,33 @@ class Child:
     """A process that saves one step after the other until it is killed."""
 
     def __init__(self, directory: Path, size: int, event: str = "", fragment: str = "") -> None:
-        command = [sys.executable, "-c", CHILD, str(directory), str(size), event, fragment]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = start_script(CHILD, directory, size, event, fragment)
         self.lines: list[str] = []
 
     def __enter__(self) -> "Child":
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self.process:  # closes the pipes and waits
-            self.process.kill()
+        self.process.kill()
+        self.process.communicate()
 
     def read_until(self, start: str) -> str:
-        for line in self.process.stdout:
-            self.lines.append(line.strip())
-            if line.startswith(start):
-                return line.strip()
-        pytest.fail(f"the child ended before {start!r}: {self.process.stderr.read()}")
+        """The next line that starts so."""
+
+        def said() -> bool:
+            for line in self.process.output.split("\n")[len(self.lines) : -1]:
+                self.lines.append(line)
+                if line.startswith(start):
+                    return True
+            return False
+
+        wait_until(self.process, said)
+        return self.lines[-1]
 
     def end(self) -> None:
         """Wait for the kill and take what was still said."""
         out, errors = self.process.communicate(timeout=60)
-        self.lines += out.split("\n")
+        self.lines = out.split("\n")
         assert self.process.returncode == -signal.SIGKILL, errors
 
     @property
@@ -478,12 +482,7 @@ def test_two_processes_save_shards_and_restore_them_laid_out_otherwise(tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOSTS, str(tmp_path), port, str(process)], stdout=-1, stderr=subprocess.PIPE, text=True
-        )
-        for process in range(2)
-    ]
+    children = [start_script(HOSTS, tmp_path, port, process) for process in range(2)]
     for child in children:
         out, errors = child.communicate(timeout=90)
         assert out.endswith("fine\n"), errors[-3000:]

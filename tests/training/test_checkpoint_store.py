@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from dnabert2_jax.storage import buckets
 from dnabert2_jax.training.checkpoint import Checkpoints
 from dnabert2_jax.training.checkpoint_store import nothing_saved
 from tests.emulators import free_port
+from tests.processes import start_script
 from tests.training.test_checkpoint import HOSTS, assert_is, make_state, restore, save_steps
 
 
@@ -114,12 +113,7 @@ def test_nothing_saved(bucket):
 def test_two_processes_upload_their_own_shards_and_restore_them_laid_out_otherwise(bucket):
     """The script saves and restores; it also damages the newest step, which process 0 sets aside for both."""
     port = str(free_port())
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOSTS, str(bucket), port, str(process)], stdout=-1, stderr=subprocess.PIPE, text=True
-        )
-        for process in range(2)
-    ]
+    children = [start_script(HOSTS, bucket, port, process) for process in range(2)]
     for child in children:
         out, errors = child.communicate(timeout=120)
         assert out.endswith("fine\n"), errors[-3000:]

@@ -145,7 +145,7 @@ def test_smoothing_and_class_weights_against_numpy(classifier):
     network = sequence_classifier(tiny_config(), 2)
     batch = classification_batch(LENGTHS, fill=1)
     weights = np.array([0.5, 3.0], np.float32)
-    loss = classification_loss(network, label_smoothing=0.2, class_weights=weights)
+    loss = classification_loss(network, label_smoothing=0.2, class_weights=tuple(weights.tolist()))
     sums = jax.jit(lambda p: loss(p, {}, batch, False))(params)
     log_p = log_softmax(jax.jit(lambda p: network.bind(p).logits(batch.tokens))(params))
     target = 0.8 * np.eye(2)[batch.labels] + 0.1
@@ -192,7 +192,7 @@ def test_several_labels_and_measurements_against_numpy(slots):
 def test_no_smoothing_and_equal_weights_are_the_plain_loss(classifier):
     params, plain = classifier
     batch = classification_batch(LENGTHS, fill=1)
-    loss = classification_loss(sequence_classifier(tiny_config(), 2), class_weights=np.ones(2, np.float32))
+    loss = classification_loss(sequence_classifier(tiny_config(), 2), class_weights=(1.0, 1.0))
     for mine, wanted in zip(jax.jit(lambda p: loss(p, {}, batch, False))(params), plain(params, batch, False), strict=True):
         assert float(mine) == pytest.approx(float(wanted), rel=1e-6)
 

@@ -7,11 +7,13 @@ import optax
 import pytest
 
 from dnabert2_jax.artifacts.tensors import tree_sha256
+from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import LoraConfig
 from dnabert2_jax.config.optimizer import OptimizerConfig
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import count_parameters, masked_lm, sequence_classifier
+from dnabert2_jax.parallel.layout import spread_rows
 from dnabert2_jax.training.objectives import classification_loss, mlm_loss
 from dnabert2_jax.training.optimizer import make_optimizer
 from dnabert2_jax.training.step import init_state, make_train_step
@@ -54,6 +56,21 @@ def many_steps(step, state, count, seed=0):
         state, metrics = step(state, {}, mlm_batch(LENGTHS, seed=seed, record=8 * number))
         losses.append(float(metrics.sums.loss) / float(metrics.sums.weight))
     return state, losses
+
+
+def test_runs_with_equal_settings_share_a_step():
+    """Which it compiles for all of them; a seed and the data are arguments."""
+
+    def one(**changes):
+        settings = {"learning_rate": 1e-3, "steps": 10, "devices": 1, "hidden": 32, **changes}
+        network = sequence_classifier(tiny_config(hidden_size=settings["hidden"]), 2)
+        optimizer = make_optimizer(OptimizerConfig(learning_rate=settings["learning_rate"]), settings["steps"])
+        layout = spread_rows(MeshOptions(data=settings["devices"]), 8, network.abstract())
+        return make_train_step(classification_loss(network, class_weights=(1.0, 2.0)), optimizer, layout)
+
+    assert one() is one()
+    for change in ({"learning_rate": 2e-3}, {"steps": 11}, {"devices": 2}, {"hidden": 64}):
+        assert one(**change) is not one()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -266,6 +266,8 @@ def test_kmers(genome, kinds):
     (own,) = scored(overlapping, Contigs(c=genome), kinds[:1])  # auto leaves llr out
     assert own.status == "ok"
     assert set(own.values) == {"emb", "span", "tokens"}
+    # The last k-mer of every window has k bases, whatever windows are scored with it.
+    assert scored(overlapping, Contigs(c=genome), kinds[:3])[0].values["emb"] == own.values["emb"]
 
 
 @pytest.mark.parametrize(

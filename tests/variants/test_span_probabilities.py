@@ -42,7 +42,8 @@ def test_inputs_that_spans_share_are_run_once():
 def test_the_mean_is_over_the_numbers_of_tokens():
     tokenizer = tiny_tokenizer()
     pieces = DnaPieces(tokenizer)
-    span = Span(np.array([7], np.int32), np.array([8], np.int32), ("ACG", "ATG"), (1, 3))
+    tokens = (np.zeros(1, np.int32), np.zeros(3, np.int32))
+    span = Span(np.array([7], np.int32), np.array([8], np.int32), ("ACG", "ATG"), tokens)
     rows: list[np.ndarray] = []
 
     def masked(inputs):

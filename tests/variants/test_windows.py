@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
+from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.variants.alleles import View
-from dnabert2_jax.variants.windows import encode_views
+from dnabert2_jax.variants.spans import find_span
+from dnabert2_jax.variants.windows import spans_of_views
 from tests.genome.helpers import random_dna
 
 FLANK = st.text("ACGTN", max_size=120) | st.text("AC", max_size=120) | st.integers(0, 120).map(lambda n: "A" * n)
@@ -22,9 +24,16 @@ def tokenizer() -> BpeTokenizer:
 
 
 def check(views, tokenizer) -> None:
-    for view, found in zip(views, encode_views(views, tokenizer), strict=True):
-        for ids, expected in zip(found, tokenizer.encode_raw_batch(view.windows()), strict=True):
-            np.testing.assert_array_equal(ids, expected)
+    for view, found in zip(views, spans_of_views(views, tokenizer), strict=True):
+        whole = tokenizer.encode_raw_batch(view.windows())
+        expected = find_span(view.windows(), whole, tokenizer)
+        if expected is None:
+            assert found is None
+            continue
+        assert (found.strings, found.counts) == (expected.strings, expected.counts)
+        assert (len(found.prefix), len(found.suffix)) == (len(expected.prefix), len(expected.suffix))
+        for tokens, ids in zip(found.tokens, whole, strict=True):
+            np.testing.assert_array_equal(found.row(tokens), with_template(ids))
 
 
 @hypothesis.settings(max_examples=300)
@@ -32,7 +41,7 @@ def check(views, tokenizer) -> None:
 def test_as_each_window_is_encoded_by_itself(tokenizer, views, halo):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dnabert2_jax.variants.windows.HALO", halo)  # the smaller, the more often stretches do not fit
-        check([View(left, tuple(alleles), right, 0, 1) for left, alleles, right in views], tokenizer)
+        check([View(left, tuple(alleles), right, len(alleles) - 1, 0) for left, alleles, right in views], tokenizer)
 
 
 def test_far_from_the_variant_nothing_is_encoded_again(tokenizer, monkeypatch):
@@ -45,7 +54,7 @@ def test_far_from_the_variant_nothing_is_encoded_again(tokenizer, monkeypatch):
         return encode(texts, num_threads=num_threads)
 
     monkeypatch.setattr(tokenizer, "encode_raw_batch", counting)
-    encode_views(views, tokenizer)
+    spans_of_views(views, tokenizer)
     assert bases[0] == 50 * 513
     assert sum(bases) < 2 * bases[0]  # four times as many as a whole
 

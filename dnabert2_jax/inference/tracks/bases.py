@@ -208,6 +208,9 @@ class BaseTrack:
 
     def _window(self, interval: Interval, start: int, end: int) -> _Window:
         """A window with enough bases beside it that its tokens are those of the whole contig."""
+        letters = letters_of(self.stretches.reference, interval, start, end, LetterCounts())
+        if not set(letters) & set(BASES):  # a gap of the assembly, where no base has a value
+            return _Window(interval, start, end, letters, 0, np.empty(0, np.int32))
         halo = HALO
         window = self._with_halo(interval, start, end, halo)
         while True:

@@ -103,6 +103,18 @@ def test_unknown_bases_have_no_value_and_are_not_masked(tmp_path, mlm):
     assert places == [*range(50), *range(80, 130)]
 
 
+def test_gaps_of_an_assembly_are_not_tokenized(tmp_path, mlm, monkeypatch):
+    genome = {"c": random_dna(50, 5) + "N" * 400 + random_dna(50, 6)}
+    stretches = stretches_of(tmp_path, genome)
+    given = by_place(BaseTrack(mlm, stretches, 25))
+    texts: list[str] = []
+    encode = mlm.tokenizer.encode_raw
+    monkeypatch.setattr(mlm.tokenizer, "encode_raw", lambda text: texts.append(text) or encode(text))
+    assert_same(by_place(BaseTrack(mlm, stretches, 25)), given)
+    assert texts
+    assert all(set(text) != {"N"} for text in texts)
+
+
 def test_tokens_of_windows_are_those_of_the_whole_contig(tmp_path, mlm, monkeypatch):
     """With one base beside a window, halos must grow; then every token is one of the contig's."""
     monkeypatch.setattr(bases, "HALO", 1)
