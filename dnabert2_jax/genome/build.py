@@ -77,7 +77,7 @@ def build_corpus(
 
     Raises:
         UserError: ``out`` exists or cannot be written; an option or a weight is out of range; two species, or two contigs of
-            one, have the same name; a species keeps nothing; or a file cannot be read (see ``read_fasta`` and
+            one, have the same name; no contig of a species is kept; or a file cannot be read (see ``read_fasta`` and
             ``clean_letters``).
     """
     try:
@@ -216,7 +216,7 @@ class _Writer:
 
 
 def _held_out_contig(source: SpeciesSource, name: str, names: dict[str, tuple[Path, int]]) -> int:
-    """Number of a contig within its species."""
+    """Index of a contig within its species."""
     number = names[name][1] if name in names else None
     if number is None:
         raise UserError(f"species {source.name!r} has no contig {name!r} to hold out{nearest(name, list(names))}")
@@ -228,7 +228,7 @@ def _held_out_contig(source: SpeciesSource, name: str, names: dict[str, tuple[Pa
 def _make_parts(
     species: Sequence[SpeciesSource], directory: Path, min_contig: int, processes: int, progress: Progress | None
 ) -> list[list[PackedFasta]]:
-    """Each species' files packed, in parallel; those of an earlier attempt are reused."""
+    """Pack the files of each species in parallel, reusing those of an earlier attempt."""
     files = [(source.name, local_copy(path)) for source in species for path in source.files]
     places = [directory / hashlib.sha256(f"{name}\n{path.resolve()}".encode()).hexdigest()[:24] for name, path in files]
     paths, minima = [path for _, path in files], [min_contig] * len(files)

@@ -48,7 +48,7 @@ class Source:
 
 @dataclass(kw_only=True, config=STRICT)
 class Species:
-    """A species of a corpus, with everything that was counted while reading it.
+    """A species of a corpus, with all counts from reading it.
 
     Attributes:
         name: as given.
@@ -122,7 +122,7 @@ class Corpus:
 
     Attributes:
         path: the directory.
-        manifest: what is in it.
+        manifest: description of its content.
         contig_offsets, contig_lengths, contig_species: columns of the contig table, each [contigs].
     """
 
@@ -221,7 +221,7 @@ class Corpus:
     def read_rows(
         self, contigs: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Letters of several intervals at once, much faster than one by one, and for the most part without Python's lock.
+        """Letters of several intervals at once, much faster than one by one, and mostly without the GIL.
 
         Args:
             contigs: contig number of each interval, [intervals], at least one; all intervals lie within their contigs.
@@ -229,8 +229,8 @@ class Corpus:
             stops: base after the last.
 
         Returns:
-            Letters in ASCII, upper case, IUPAC codes included, [intervals, letters]; and where in its row each interval
-            begins, [intervals]. What precedes and follows it there is arbitrary.
+            Letters in ASCII, upper case, IUPAC codes included, [intervals, letters]; and the column where each interval
+            begins in its row, [intervals]. Letters before and after an interval are arbitrary.
         """
         offsets = self.contig_offsets[contigs]
         starts, stops = starts + offsets, stops + offsets

@@ -19,7 +19,7 @@ _BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000
 Layout = Literal["fasta", "fastq"]
 
 _STARTS: dict[Layout, str] = {"fasta": ">", "fastq": "@"}
-"""What a record begins with, followed by its name."""
+"""The character at the start of a record, followed by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class FastaRecord:
     """One record of a FASTA or FASTQ file.
 
     Attributes:
-        name: the first word of the header, with a number if that was asked for and an earlier record has the same name.
+        name: the first word of the header, with a number appended on request if an earlier record has the same name.
         sequence: letters exactly as in the file, without line breaks; may be empty.
         number: position in the file, from 1.
         numbered: whether a number was added to the name.
@@ -52,15 +52,14 @@ def read_fasta(
         path: the file; its compression is detected by suffix, or else by content.
         layout: ``fasta`` or ``fastq``.
         source: name of the file in messages; by default its path.
-        duplicate_names: what to do with a name that an earlier record has; None means ``error`` where numbering is not
-            offered.
+        duplicate_names: what to do with repeated names; None means ``error`` for callers that do not offer numbering.
 
     Yields:
         Records in file order.
 
     Raises:
         UserError: the file is missing, a directory, not FASTA, damaged or truncated, or has no records; or a record has no
-            name, or the same name as an earlier one (with ``number``: the name that an earlier one was given).
+            name, or the same name as an earlier one (with ``number``, if numbered names collide with others).
     """
     path = local_copy(path)
     source, start = source or str(path), _STARTS[layout]
@@ -109,12 +108,12 @@ def read_fasta(
 
 
 def _words(record: dnaio.SequenceRecord) -> list[str]:
-    """The name of a record, and what follows it."""
+    """The name of a record, and the rest of its header."""
     return record.name.split(maxsplit=1)
 
 
 def check_bgzip_end(path: Path, source: str) -> None:
-    """A bgzip file truncated between two blocks is still valid gzip, so only the missing last block reveals it."""
+    """Check that a bgzip file has its end-of-file block; if truncated between two blocks, it is still valid gzip."""
     with path.open("rb") as file:
         head = file.read(16)
         if head[:4] != _BGZF_EOF[:4] or head[12:14] != b"BC":

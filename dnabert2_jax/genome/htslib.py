@@ -8,7 +8,7 @@ from dnabert2_jax.extras import optional_package
 
 
 def pysam() -> Any:
-    """The package.
+    """The pysam package.
 
     Raises:
         UserError: it is not installed.
@@ -20,7 +20,7 @@ def pysam() -> Any:
 
 @contextmanager
 def quiet_pysam() -> Iterator[Any]:
-    """The package, with the messages of htslib silenced: ours say the same in one line.
+    """The pysam package with htslib's messages silenced, because our error messages replace them.
 
     Raises:
         UserError: it is not installed.

@@ -18,7 +18,7 @@ BASES = "ACGT"
 AMBIGUITY_CODES = "NRYSWKMBDHV"
 
 COMPLEMENTS = ("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
-"""Every letter, and at the same position in the second string, its complement."""
+"""All letters, and their complements at the same positions."""
 
 _UPPER = np.arange(256, dtype=np.uint8)
 _UPPER[ord("a") : ord("z") + 1] -= 32
@@ -41,10 +41,10 @@ _REMEDIES = {
 
 @dataclass
 class LetterCounts:
-    """How many letters were seen and changed.
+    """Counts of letters, including those that were changed.
 
     Attributes:
-        bases: all letters, in bases.
+        bases: number of all letters.
         lower_case: letters that were upper-cased.
         ambiguous: IUPAC codes by letter.
     """
@@ -65,7 +65,7 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
 
     Args:
         sequence: letters as given.
-        source: the file, for the error message; empty if the record's name says it all.
+        source: the file, for the error message; empty if ``record`` is sufficient.
         record: record name or row number, for the error message.
 
     Returns:
@@ -74,7 +74,7 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
     Raises:
         UserError: at the first letter that is neither a base nor an IUPAC code.
     """
-    # A character outside Latin-1 must not pass as another byte: "?" is forbidden like any other symbol.
+    # Characters outside Latin-1 become "?", which is forbidden like any other symbol.
     raw = np.frombuffer(sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence, np.uint8)
     kind = _KIND[raw]
     counts = LetterCounts(bases=len(raw))

@@ -1,4 +1,4 @@
-"""Unique record names in a few bytes each: files of reads have many millions."""
+"""Unique record names in a few bytes each: files of reads may have many millions."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,13 @@ _RECENT = 65_536
 class UniqueNames:
     """The names of the records read so far.
 
-    Only 64 bits of a hash are kept of each name (all of it where repeats are numbered), so a name that seems to
-    repeat is looked up in the file.
+    Only a 64-bit hash of each name is stored (the full name if repeats are numbered), so an apparent repeat is looked up
+    in the file.
 
     Args:
         source: the file, for messages.
-        policy: what to do with a name that an earlier record has; None means ``error`` where numbering is not offered.
-        find: the number of the first record of a name, read from the file.
+        policy: what to do with repeated names; None means ``error`` for callers that do not offer numbering.
+        find: reads the number of the first record with a given name from the file.
     """
 
     def __init__(self, source: str, policy: DuplicateNames | None, find: Callable[[str], int]) -> None:
@@ -31,10 +31,10 @@ class UniqueNames:
         self._given = set[str]()
 
     def unique(self, name: str, number: int) -> str:
-        """The name of record ``number``, itself or numbered.
+        """The name of record ``number``, as given or numbered.
 
         Raises:
-            UserError: an earlier record has it.
+            UserError: an earlier record has the same name.
         """
         if self._policy == "number":
             return self._numbered(name, number)
@@ -72,7 +72,7 @@ class _Hashes:
         self._sorted: NDArray[np.int64] = np.empty(0, np.int64)
 
     def add(self, number: int) -> bool:
-        """Whether it was there already."""
+        """Add a number; returns whether it was in the set already."""
         at = int(self._sorted.searchsorted(number))
         if number in self._recent or (at < len(self._sorted) and self._sorted[at] == number):
             return True

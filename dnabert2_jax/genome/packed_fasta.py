@@ -1,4 +1,4 @@
-"""A single FASTA file, read and packed on its own: corpora are assembled from these, so files can be read in parallel.
+"""A single packed FASTA file: corpora are assembled from these, so files can be read in parallel.
 
 A packed file is a directory: ``bases.bin`` (see ``bits``; every contig starts on a byte boundary), ``contigs.bin`` (one row
 per record: its number in the file and the bases kept, 0 if it was skipped), ``ambiguous.bin`` (as in a corpus, but counted
@@ -36,7 +36,7 @@ _IS_BASE = bytes(chr(letter) in BASES for letter in range(256))
 
 @dataclass(frozen=True)
 class PackedFasta:
-    """What was read from one file.
+    """The packed content of one FASTA file.
 
     Attributes:
         directory: the directory.

@@ -1,6 +1,6 @@
-"""Random access to a FASTA file: a stretch of a contig by its coordinates, read by htslib (pysam) through the file's index.
+"""Random access to a FASTA file by coordinates, through htslib (pysam) and the file's index.
 
-Coordinates are from 0, the end not included, as in BED.
+Coordinates are 0-based and half-open, as in BED.
 """
 
 import os
@@ -18,8 +18,8 @@ _SHOWN_CONTIGS = 5
 class Reference:
     """A FASTA file, plain or bgzip, opened for random access; close it, or use it in a ``with`` block.
 
-    The index ``NAME.fai`` (and ``NAME.gzi`` for bgzip) is used if it lies beside the file, and made there otherwise; where
-    that place cannot be written, the index is temporary.
+    The index ``NAME.fai`` (and ``NAME.gzi`` for bgzip) is used if it is next to the file, and created there otherwise; if
+    that directory is not writable, the index is temporary.
 
     Args:
         path: the FASTA file.
@@ -73,12 +73,12 @@ class Reference:
             self._temporary.cleanup()
 
     def fetch(self, contig: str, start: int, end: int) -> str:
-        """The letters of a stretch of a contig, as in the file, without line breaks; see ``genome.letters`` for cleaning.
+        """The letters of an interval, as in the file but without line breaks; see ``genome.letters`` for cleaning.
 
         Args:
             contig: one of ``lengths``.
             start: first base, from 0.
-            end: the base after the last one, at most the contig's length.
+            end: base after the last, at most the contig's length.
 
         Raises:
             UserError: the file is shorter than its index says.
@@ -104,7 +104,7 @@ class Reference:
         return next((each for each in (name, *names) if each in self.lengths), None)
 
     def describe_contigs(self) -> str:
-        """The first few contigs, for messages about one that is not there."""
+        """The first few contigs, for messages about a missing contig."""
         return listed(list(self.lengths), _SHOWN_CONTIGS)
 
 
@@ -136,7 +136,7 @@ def _what_is_wrong(path: Path) -> str:
         if file.read(2) == _GZIP:
             return "cannot be indexed; is it whole, and does `bgzip -t` accept it? Then compress it again from plain text"
         file.seek(0)
-        longest, ended = 0, False  # of the record; whether a shorter line came, which must be its last
+        longest, ended = 0, False  # of this record: longest line; whether a shorter line, its last, was read
         for number, raw in enumerate(file, start=1):
             line = raw.rstrip(b"\r\n")
             if line.startswith(b">"):

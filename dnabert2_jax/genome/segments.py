@@ -14,7 +14,7 @@ def validation_blocks(
 ) -> tuple[IntRows, NDArray[np.bool_]]:
     """Cut the contigs of one species into blocks and choose some for validation.
 
-    A contig is cut into as many equal blocks of at least ``block`` bases as fit, but at least one. Blocks are ranked by a
+    A contig is cut into as many equal blocks of at least ``block`` bases as fit, and at least one. Blocks are ranked by a
     hash of (species, contig, block) and assigned to validation up to ``fraction`` of the bases; with two or more blocks, at
     least one is assigned and at least one is not. If a species is so small that one block exceeds ``fraction`` of it, blocks
     are as long as that fraction, but no shorter than ``shortest``.
@@ -69,7 +69,7 @@ def cut_at_runs(segments: IntRows, offsets: IntRows, runs: IntRows) -> IntRows:
         runs: rows (start, stop, ...) in order, [runs, 2 or more].
 
     Returns:
-        What is left, rows (contig, start, stop) in order.
+        The remaining segments, rows (contig, start, stop) in order.
     """
     if not len(segments):
         return segments

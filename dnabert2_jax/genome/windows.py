@@ -1,6 +1,6 @@
 """Windows of a corpus: the stretch of DNA at index i, as a pure function of (seed, i).
 
-Nothing is drawn in sequence, so hosts, workers and resumed runs agree on every window without communicating.
+There is no sequential random state, so hosts, workers and resumed runs agree on every window without communicating.
 
 Training. The species of index i is given by slot i mod P of a pattern that assigns every species its share of P slots;
 given the slot's rank among the slots of its species, i is the k-th window of that species. A species with n cells visits

@@ -1,7 +1,7 @@
-"""What a model's output depends on, base by base: one module per method, each from sequences to a list of results.
+"""Explanations of a model's output, base by base: one module per method, each mapping sequences to a list of results.
 
-``ism`` substitutes every base; ``ig`` and ``saliency`` follow gradients (``gradients`` is what they share), ``attention``
-shows where the encoder looks, and ``dependency`` which bases of a masked language model depend on which. ``target`` is the
-number that is explained, ``inputs`` what all methods require of sequences, ``results`` the file that is written, and
-``modisco`` the input of TF-MoDISco.
+``ism`` substitutes every base, ``ig`` and ``saliency`` use gradients (their shared code is in ``gradients``), ``attention``
+returns attention weights, and ``dependency`` returns dependencies between bases of a masked language model. ``target``
+defines the output to explain, ``inputs`` checks sequences, ``results`` writes files, and ``modisco`` writes input for
+TF-MoDISco.
 """

@@ -1,6 +1,6 @@
 """Attention: how much each token attends to every other one, in every layer and head.
 
-Weights are computed by definition in float32, whatever the backend: the fast ones never materialize them.
+Weights are always computed by definition in float32, since the fast backends never materialize them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from dnabert2_jax.tokenizer.special import PAD, with_template
 from dnabert2_jax.types import TokenBatch, Tree
 
 MOST_BYTES = 2 * 2**30
-"""All weights are held in memory."""
+"""Maximum size of all weights, which are held in memory."""
 
 _COMPUTE = Compute("float32", "reference")
 
@@ -41,13 +41,13 @@ class AttentionMaps:
     """Attention within one sequence.
 
     Attributes:
-        name: of the sequence.
+        name: name of the sequence.
         sequence: its letters.
         layers: number of each layer, from 0.
         heads: number of each head, from 0.
-        token_ids: all tokens, [CLS] and [SEP] too. [T].
-        token_bases: bases of each; 0 for [CLS] and [SEP]. [T].
-        resolution: of the weights.
+        token_ids: all tokens, including [CLS] and [SEP]. [T].
+        token_bases: bases of each token; 0 for [CLS] and [SEP]. [T].
+        resolution: resolution of the weights.
         weights: attention of a query (axis 2) to a key (axis 3), float32 [layers, heads, T, T], each row of which sums to 1;
             or [layers, heads, L, L].
     """
@@ -71,16 +71,16 @@ def attention_maps(
     resolution: Resolution = "token",
     title: str | None = None,
 ) -> list[AttentionMaps]:
-    """The attention weights within some sequences, each read whole.
+    """The attention weights within some sequences, each run as a whole.
 
     Args:
         model: any model.
         sequences: single sequences.
-        layers: which, from 0; all if empty.
-        heads: which, from 0; all if empty.
+        layers: layer numbers, from 0; all if empty.
+        heads: head numbers, from 0; all if empty.
         resolution: ``token``, or ``base``: a base of token q attends to a base of token k by A[q, k] divided by the bases of
             k. [CLS] and [SEP] have no base, so that rows sum to less than 1.
-        title: shows progress, in sequences.
+        title: label of the progress bar, in sequences.
 
     Raises:
         UserError: no such layer or head, more than 2 GiB of weights, a sequence that cannot be explained, or out of memory.
@@ -113,7 +113,7 @@ def between_bases(weights: NDArray[np.float32], token_bases: NDArray[np.int32]) 
 
 
 def _weights_of_layers(config: EncoderConfig, params: Tree, ids: Ids, last: int) -> Iterator[jax.Array]:
-    """Weights of each layer up to the last one wanted, [H, T, T]; only one layer's are on the device at a time."""
+    """Weights of each layer up to ``last``, [H, T, T]; only those of one layer are on the device at a time."""
     row = np.pad(ids, (0, padded_width(len(ids)) - len(ids)), constant_values=PAD)[None]
     segments = (row != PAD).astype(np.int32)
     x = _embedded(config, params["encoder"]["embeddings"], TokenBatch(row, segments, np.zeros_like(row)))
@@ -137,7 +137,7 @@ def _layer(config: EncoderConfig, parameters: Tree, x: jax.Array, segment_ids: j
 
 
 def _chosen(what: str, numbers: Sequence[int], count: int) -> tuple[int, ...]:
-    """Which of ``count`` layers or heads; all if none are named."""
+    """The requested layers or heads, out of ``count``; all if none are named."""
     if wrong := [n for n in numbers if not 0 <= n < count]:
         raise UserError(f"--{what}s {wrong[0]}: this model has {count} {what}s; accepted are 0 to {count - 1}")
     return tuple(dict.fromkeys(numbers)) or tuple(range(count))

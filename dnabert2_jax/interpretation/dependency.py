@@ -1,7 +1,8 @@
-"""Nucleotide dependencies (Tomaz da Silva et al. 2024): what substituting one base does to the prediction of another one.
+"""Nucleotide dependencies (Tomaz da Silva et al. 2024): the effect of substituting one base on the prediction of another.
 
-A base is predicted as in tracks: its token is masked, with every eighth one, and the probability of a letter is the share of
-the pieces of the token's length that have it there. The base itself, and the others of its token, are thus hidden.
+Bases are predicted as in tracks: every eighth token is masked, and the probability of a letter is that of the pieces with
+the letter at its position, normalized over all pieces of the token's length. Thus a base and the rest of its token are
+hidden.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from dnabert2_jax.tokenizer.special import MASK, UNK, with_template
 
 SITES_AT_ONCE = 16
 _SMALLEST_P = 2.0**-24
-"""Of float32 sums, nothing is nearer to 0 or 1."""
+"""Probabilities are clipped to this distance from 0 and 1, the resolution of float32 sums."""
 
 Floats = NDArray[np.float64]
 
@@ -37,9 +38,9 @@ class DependencyMap:
     """Dependencies within one sequence.
 
     Attributes:
-        name: of the sequence.
+        name: name of the sequence.
         sequence: its letters.
-        values: at [i, j] the largest change of the log-odds (natural logarithm) of a base at j, over the four bases there
+        values: at [i, j], the largest change of the log-odds (natural logarithm) of a base at j, over the four bases there
             and the three substitutions at i; 0 on the diagonal, NaN where a base is unknown. [L, L].
     """
 
@@ -56,14 +57,14 @@ def dependency_maps(
     batch_tokens: int | None = None,
     title: str | None = None,
 ) -> list[DependencyMap]:
-    """Which bases of some sequences depend on which, for a masked language model: 24 inputs for each base.
+    """Dependencies between the bases of some sequences under a masked language model; runs 24 inputs for each base.
 
     Args:
         model: a masked language model with a byte-pair tokenizer.
         sequences: single sequences, read whole.
         max_tokens: longest sequence in tokens, special tokens included; by default 512.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        title: shows progress, in bases.
+        title: label of the progress bar, in bases.
 
     Raises:
         UserError: another kind of model or tokenizer, a sequence that cannot be explained, or out of memory.
@@ -115,7 +116,7 @@ def log_odds(model: InferenceModel, texts: list[str], to_bases: BaseProbabilitie
 
 
 def _passes(ids: Ids) -> Iterator[NDArray[np.int64]]:
-    """Which tokens each pass masks: every eighth, those of unknown bases left out."""
+    """The tokens that each pass masks: every eighth, except those of unknown bases."""
     for first in range(PASSES):
         masked = np.arange(first, len(ids), PASSES)
         known = masked[ids[masked] != UNK]

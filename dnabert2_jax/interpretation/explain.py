@@ -1,4 +1,4 @@
-"""All methods under one name each, as the Python interface and the command offer them."""
+"""All methods by name, for the Python API and the command line."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -28,17 +28,17 @@ _METHODS: dict[ExplainMethod, Callable[..., Explanations]] = {
 def explain(
     model: InferenceModel, sequences: Sequences, method: ExplainMethod, title: str | None = None, **options: Any
 ) -> Explanations:
-    """Explain what a model makes of some sequences; a remark names those whose integrated gradients do not add up.
+    """Explain a model's output for some sequences; warns if integrated gradients do not add up.
 
     Args:
         model: the model.
         sequences: single sequences.
-        method: how.
-        title: shows progress.
+        method: name of the method.
+        title: label of the progress bar.
         **options: those of the method's function.
 
     Raises:
-        UserError: an unknown method, an option that it does not have, or as the method.
+        UserError: an unknown method, an option that it does not have, or any error of the method.
     """
     if method not in _METHODS:
         accepted = get_args(ExplainMethod)

@@ -1,7 +1,7 @@
-"""What saliency and integrated gradients share: gradients along the path from a baseline without content to the sequence.
+"""Shared code of saliency and integrated gradients: gradients along the path from an empty baseline to the sequence.
 
-The baseline has the word embedding of [MASK] in place of every token; [CLS] and [SEP] stay. A gradient belongs to
-a token. Its value is divided evenly over the token's bases, which says nothing about them singly: only ism does.
+The baseline has the word embedding of [MASK] in place of every token except [CLS] and [SEP]. Gradients are per token; a
+token's value is divided evenly over its bases, so it does not resolve single bases: only ism does.
 """
 
 import math
@@ -29,15 +29,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Attributions:
-    """What each token of one sequence contributes to the target.
+    """The contribution of each token of one sequence to the target.
 
     Attributes:
-        name: of the sequence.
+        name: name of the sequence.
         sequence: its letters.
-        unit: what the values are.
+        unit: unit of the values.
         token_ids: its tokens, without [CLS] and [SEP]. [tokens].
-        token_bases: bases of each. [tokens].
-        token_values: contribution of each. [tokens].
+        token_bases: bases of each token. [tokens].
+        token_values: contribution of each token. [tokens].
         value: f of the sequence.
         baseline_value: f of the baseline; NaN where it was not computed (saliency).
     """
@@ -59,7 +59,7 @@ class Attributions:
 
     @property
     def completeness_error(self) -> float:
-        """How far the values are from adding up to f(sequence) - f(baseline), as a share of that difference."""
+        """The deviation of the sum of the values from f(sequence) - f(baseline), as a fraction of that difference."""
         difference = self.value - self.baseline_value
         missing = abs(float(self.token_values.sum(dtype=np.float64)) - difference)
         return missing / abs(difference) if difference else float(missing > 0)
@@ -71,10 +71,10 @@ def attributions(
     """Attributions of some sequences from the sums along their paths; f is taken from the last point.
 
     Args:
-        target: what was differentiated.
+        target: the differentiated output.
         sequences: the sequences.
-        token_ids: ids of each, without special tokens.
-        sums: of each.
+        token_ids: ids of each sequence, without special tokens.
+        sums: sums along the path to each sequence.
         baseline: whether the first point is the baseline.
     """
     return [
@@ -93,14 +93,14 @@ def attributions(
 
 
 class PathPoint(NamedTuple):
-    """A point on the path: ``alpha`` is 0 at the baseline and 1 at the sequence; ``weight`` is that of its gradients."""
+    """A point on the path: ``alpha`` is 0 at the baseline and 1 at the sequence; ``weight`` multiplies its gradients."""
 
     alpha: float
     weight: float
 
 
 class PathSums(NamedTuple):
-    """Of one sequence, f at each point, [points], and each token's weighted sum of gradient x step, [tokens]."""
+    """For one sequence, f at each point, [points], and each token's weighted sum of gradient x step, [tokens]."""
 
     values: Floats
     token_sums: Floats
@@ -112,18 +112,18 @@ def sums_along_path(
     """Values of f and its gradients at some points of the path to each sequence.
 
     Args:
-        target: what is differentiated.
+        target: the output to differentiate.
         token_ids: ids of each sequence, without special tokens.
-        points: where.
+        points: points of the path.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        title: shows progress, in points of all sequences.
+        title: label of the progress bar, in points of all sequences.
 
     Raises:
         UserError: out of memory.
     """
     tokens_at_once = batch_tokens or default_batch_tokens()
     forward, params = target.model.predictor.forward, target.model.predictor.params
-    # Activations of a few thousand tokens take gigabytes at the released size, unless the blocks compute them again.
+    # At the released model size, activations of a few thousand tokens take gigabytes unless the blocks recompute them.
     forward = replace(forward, compute=replace(forward.compute, remat="full"))
     results = [PathSums(np.zeros(len(points)), np.zeros(len(ids))) for ids in token_ids]
     widths = np.array([padded_width(len(ids) + 2) for ids in token_ids])
@@ -133,7 +133,7 @@ def sums_along_path(
             height = min(max(1, tokens_at_once // width), 1 << (len(rows) - 1).bit_length())
             for first in range(0, len(rows), height):
                 some = rows[first : first + height]
-                padded = [*some, *[some[-1]] * (height - len(some))]  # every batch has the shape that was compiled
+                padded = [*some, *[some[-1]] * (height - len(some))]  # keep the compiled shape
                 batch = _batch([token_ids[n] for n, _ in padded], width)
                 alphas = np.array([points[p].alpha for _, p in padded], np.float32)
                 values, products = map(np.asarray, _at_points(forward, params, batch, target.number, alphas))
@@ -156,7 +156,7 @@ def _batch(token_ids: Sequence[Ids], width: int) -> TokenBatch:
 def _at_points(
     forward: Forward, params: Tree, tokens: TokenBatch, number: HostOrDevice, alphas: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The f of each row at its point, [B], and each token's gradient x (sequence - baseline), [B, T]."""
+    """The value f of each row at its point, [B], and each token's gradient x (sequence - baseline), [B, T]."""
 
     def at_points(given: tuple[Tree, HostOrDevice], tokens: TokenBatch, alphas: jax.Array) -> tuple[jax.Array, jax.Array]:
         params, number = given
@@ -167,7 +167,7 @@ def _at_points(
 
         def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
             values = target_values(forward, params, tokens, None, number, vectors)
-            return values.sum(), values  # rows are independent, so one gradient holds those of all
+            return values.sum(), values  # rows are independent: one gradient for all of them
 
         (_, values), gradients = jax.value_and_grad(total, has_aux=True)(start + alphas[:, None, None] * way)
         return values, (gradients * way).sum(-1)

@@ -1,6 +1,6 @@
 """Integrated gradients (Sundararajan et al. 2017): contributions of tokens that add up to f(sequence) - f(baseline).
 
-The path is straight, from [MASK] embeddings to the sequence's own, and the integral a Gauss-Legendre sum.
+The path is a straight line from [MASK] embeddings to those of the sequence; the integral is a Gauss-Legendre sum.
 """
 
 import numpy as np
@@ -13,10 +13,10 @@ from dnabert2_jax.interpretation.inputs import tokens_of
 from dnabert2_jax.interpretation.target import choose_target
 
 POINTS = 64
-"""Points of the sum by default; it is exact for polynomials of degree 127."""
+"""Default number of points; the sum is then exact for polynomials of degree 127."""
 
 LARGEST_ERROR = 0.01
-"""The share of f(sequence) - f(baseline) by which contributions may miss it without a warning."""
+"""Maximum completeness error without a warning, as a fraction of f(sequence) - f(baseline)."""
 
 
 def integrated_gradients(
@@ -34,17 +34,17 @@ def integrated_gradients(
     Args:
         model: a classifier of single sequences.
         sequences: single sequences, read whole.
-        target: the class; may be left out for a regression.
-        points: of the sum: more where contributions do not add up.
+        target: the class; may be omitted for a regression.
+        points: number of points of the sum; increase it if contributions do not add up.
         max_tokens: longest sequence in tokens, special tokens included.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        title: shows progress, in points of the paths.
+        title: label of the progress bar, in points of the paths.
 
     Returns:
         One result for each sequence; see :func:`incomplete`.
 
     Raises:
-        UserError: not a classifier, no such class, no point, a sequence that cannot be explained, or out of memory.
+        UserError: not a classifier, no such class, no points, a sequence that cannot be explained, or out of memory.
     """
     chosen = choose_target(model, target, "ig")
     token_ids = tokens_of(model, sequences, max_tokens)
@@ -57,7 +57,7 @@ def integrated_gradients(
 
 
 def incomplete(results: list[Attributions]) -> str | None:
-    """A warning on sequences whose contributions do not add up to within 1 %; None if all do."""
+    """A warning if contributions of some sequences do not add up to within 1 %; None if all do."""
     errors = {result.name: result.completeness_error for result in results}
     if not (bad := {name: error for name, error in errors.items() if not error <= LARGEST_ERROR}):
         return None

@@ -1,4 +1,4 @@
-"""What all methods require of sequences, and sequences in groups that fill batches."""
+"""Checks of the input sequences for all methods, and groups of sequences that fill batches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,8 +26,8 @@ def tokens_of(model: InferenceModel, sequences: Sequences, max_tokens: int | Non
     Args:
         model: the model.
         sequences: single sequences.
-        max_tokens: most tokens of one, special tokens included; by default those of the classifier's training, of a masked
-            language model 512.
+        max_tokens: maximum tokens of a sequence, special tokens included; by default as in the classifier's training, or 512
+            for a masked language model.
 
     Raises:
         UserError: pairs, a sequence that is too long, or one without a known base.
@@ -58,14 +58,14 @@ def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
     """The sequences of all intervals, and their coordinates.
 
     Args:
-        intervals: with their genome; one on the minus strand is read as its reverse complement.
+        intervals: intervals with their genome; those on the minus strand are reverse-complemented.
 
     Returns:
         The sequences, named by their coordinates as genome browsers write them; and ``contigs``, ``starts``, ``ends``
-        (from 0, the end not included) and ``strands``, ``intervals`` being their names. [intervals] each.
+        (0-based, half-open), ``strands`` and ``intervals`` (names). [intervals] each.
 
     Raises:
-        UserError: an interval or a letter that cannot be used, or there are none.
+        UserError: an invalid interval or letter, or no intervals.
     """
     notes: list[str] = []
     letters = LetterCounts()
@@ -83,11 +83,11 @@ def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
 
 
 def groups(sequences: Sequences, batch_tokens: int | None) -> Iterator[range]:
-    """Consecutive sequences whose mutants fill some batches."""
+    """Ranges of consecutive sequences whose mutants fill a few batches."""
     most = _BATCHES_A_GROUP * (batch_tokens or default_batch_tokens())
     first, size = 0, 0
     for n, letters in enumerate(sequences.sequences):
-        size += len(letters) ** 2  # three mutants for each base, of a few bases a token
+        size += len(letters) ** 2  # three mutants per base, a few bases per token
         if size >= most:
             yield range(first, n + 1)
             first, size = n + 1, 0
@@ -96,7 +96,7 @@ def groups(sequences: Sequences, batch_tokens: int | None) -> Iterator[range]:
 
 
 def known_bases(letters: str) -> NDArray[np.int64]:
-    """The number in ``ACGT`` of each base, -1 for an unknown one. [L]."""
+    """The index in ``ACGT`` of each base, -1 if it is unknown. [L]."""
     return np.array([BASES.find(letter) for letter in letters])
 
 

@@ -1,9 +1,9 @@
-"""In-silico saturation mutagenesis: every base is replaced by each other one.
+"""In-silico saturation mutagenesis: every base is replaced by each of the other three.
 
-For a classifier, f of all mutants, which are retokenized: a substitution changes where tokens begin and end, so this is
-the one method that resolves bases. A masked language model reads no mutant: at each site it gives ln P of the four bases,
-summed over segmentations as for variants (:mod:`dnabert2_jax.variants.llr`), and since neighboring sites lie in the same
-masked span, a few inputs serve them all.
+For a classifier, f is computed for all mutants. They are retokenized, since a substitution moves token boundaries, so this
+is the only method that resolves bases. For a masked language model, no mutants are run: each site gets ln P of the four
+bases, summed over segmentations as for variants (:mod:`dnabert2_jax.variants.llr`). Neighboring sites lie in the same
+masked span, so they share a few inputs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ from dnabert2_jax.variants.spans import Ids, Span
 from dnabert2_jax.variants.windows import spans_of_views
 
 LONGEST_SPAN = 64
-"""Bases of the longest span between tokens that the four alleles of a site share; beyond it, a site has no value."""
+"""Maximum bases of the span between the tokens shared by the four alleles of a site; beyond it, a site has no value."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class MutationScores:
     """Saturation mutagenesis of one sequence.
 
     Attributes:
-        name: of the sequence.
+        name: name of the sequence.
         sequence: its letters.
-        unit: what the values are.
-        values: f of the sequence with A, C, G or T at each base; of a masked language model, ln P of the four. NaN at
+        unit: unit of the values.
+        values: f of the sequence with A, C, G or T at each base; for a masked language model, ln P of the four. NaN at
             unknown bases and where a span is too long. [L, 4].
     """
 
@@ -77,18 +77,18 @@ def ism(
     """Mutate every base of some sequences.
 
     Args:
-        model: any model whose tokens are byte pairs or k-mers that do not overlap; a classifier's may overlap.
+        model: any model with byte pairs or non-overlapping k-mers; a classifier may also have overlapping ones.
         sequences: single sequences, read whole.
-        target: the class; may be left out for a regression, and must be for a masked language model.
+        target: the class; may be omitted for a regression, and must be for a masked language model.
         max_tokens: longest sequence in tokens, special tokens included.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        title: shows progress, in bases.
+        title: label of the progress bar, in bases.
 
     Returns:
         One result for each sequence.
 
     Raises:
-        UserError: the model cannot do it, no such class, a sequence that cannot be explained, or out of memory.
+        UserError: the model is not supported, no such class, a sequence that cannot be explained, or out of memory.
     """
     chosen: Target | None = None
     if model.kind != "masked_lm":
@@ -113,7 +113,7 @@ def ism(
 
 
 def _target_values(target: Target, sequences: Sequence[str], batch_tokens: int) -> list[NDArray[np.float32]]:
-    """The f of all mutants, [L, 4] for each sequence."""
+    """The value f of all mutants, [L, 4] for each sequence."""
     sites = [np.flatnonzero(known_bases(letters) >= 0).tolist() for letters in sequences]
     texts = [[mutants(letters, at) for at in own] for letters, own in zip(sequences, sites, strict=True)]
     rows = {text: n for n, text in enumerate(dict.fromkeys(text for own in texts for four in own for text in four))}
@@ -149,7 +149,7 @@ def _masked_lm_values(model: InferenceModel, sequences: Sequence[str], batch_tok
 
 
 def spans_of_sites(model: InferenceModel, letters: str) -> dict[int, Span]:
-    """The span of the four alleles at each site where all its bases are known and it is not too long."""
+    """The span of the four alleles at each site, except spans with unknown bases and those that are too long."""
     sites = np.flatnonzero(known_bases(letters) >= 0).tolist()
     views = [View(letters[:site], tuple(BASES), letters[site + 1 :], BASES.index(letters[site]), 0) for site in sites]
     found = {}

@@ -1,7 +1,7 @@
-"""Input of TF-MoDISco (Shrikumar et al. 2018), which finds the motifs that contributions have in common.
+"""Input of TF-MoDISco (Shrikumar et al. 2018), which discovers motifs from contributions.
 
-``modisco motifs -s DIR/ohe.npz -a DIR/shap.npz`` reads the sequences as one-hot rows, and hypothetical contributions of the
-four bases, both [sequences, 4, L] in the order A, C, G, T.
+``modisco motifs -s DIR/ohe.npz -a DIR/shap.npz`` reads one-hot sequences and hypothetical contributions of the four bases,
+both [sequences, 4, L] in the order A, C, G, T.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ ONE_HOT, CONTRIBUTIONS = "ohe.npz", "shap.npz"
 
 
 def check_lengths(sequences: Sequences) -> None:
-    """Check before the work that TF-MoDISco can read the result.
+    """Check in advance that TF-MoDISco can read the result.
 
     Raises:
-        UserError: sequences of several lengths.
+        UserError: sequences of different lengths.
     """
     first = len(sequences.sequences[0])
     if odd := next((n for n, letters in enumerate(sequences.sequences) if len(letters) != first), None):
@@ -41,12 +41,12 @@ def save_modisco(
 ) -> None:
     """Write ``ohe.npz`` and ``shap.npz``, float32 [sequences, 4, L] each; unknown bases are zeros in both.
 
-    Mutagenesis gives all four hypothetical contributions; a gradient only that of a sequence's own bases, and zeros.
+    Mutagenesis gives all four hypothetical contributions; gradients give only those of the sequence's bases, others are 0.
 
     Args:
-        directory: to create.
-        results: of sequences of one length.
-        force: replace a directory of this kind.
+        directory: the directory to create.
+        results: results for sequences of equal length.
+        force: replace an existing directory of this kind.
 
     Raises:
         UserError: it exists, or cannot be written.
@@ -59,7 +59,7 @@ def save_modisco(
 
 
 def _hypothetical(result: MutationScores | Attributions) -> NDArray[np.float32]:
-    """What each of the four bases would contribute, as far as the method says, [L, 4]."""
+    """The hypothetical contributions of the four bases, as far as the method provides them, [L, 4]."""
     if isinstance(result, MutationScores):
         return np.nan_to_num(result.scores, nan=0.0)
     return _one_hot(result.sequence) * result.contributions[:, None]

@@ -1,19 +1,19 @@
 """Explanations as one file, npz or HDF5.
 
-Every file has ``names`` and ``sequences``; of intervals also ``contigs``, ``starts``, ``ends`` (from 0, the end not
-included), ``strands`` and ``intervals`` (names): an interval on the minus strand is read, and its bases are counted, in the
-direction of that strand. Results of all sequences are joined: sequence i has the rows ``offsets[i]`` to ``offsets[i + 1]``.
+Every file has ``names`` and ``sequences``; for intervals also ``contigs``, ``starts``, ``ends`` (0-based, half-open),
+``strands`` and ``intervals`` (names). Bases of an interval on the minus strand are in the direction of that strand. Results
+of all sequences are concatenated: sequence i has the rows ``offsets[i]`` to ``offsets[i + 1]``.
 
 ================ =====================================================================================================
 ism              ``values`` and ``scores`` [bases, 4], ``contributions`` [bases], ``offsets``
 ig, saliency     ``contributions`` [bases], ``offsets``; ``token_values``, ``token_ids``, ``token_bases`` [tokens],
-                 ``token_offsets``; ``value``, and of ig ``baseline_value`` and ``completeness_error`` [sequences]
+                 ``token_offsets``; ``value``, for ig also ``baseline_value`` and ``completeness_error`` [sequences]
 attention        ``attention_0``, ``attention_1``, ... [layers, heads, T, T] or [layers, heads, L, L] of each sequence;
                  ``layers``, ``heads``; ``token_ids``, ``token_bases`` [tokens], ``token_offsets``, with [CLS] and [SEP]
 dependency       ``dependency_0``, ``dependency_1``, ... [L, L] of each sequence
 ================ =====================================================================================================
 
-Bases are in the order A, C, G, T. The array (HDF5: attribute) ``record`` says what made the file.
+Bases are in the order A, C, G, T. The array (HDF5: attribute) ``record`` describes how the file was made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,10 @@ from dnabert2_jax.storage.atomic import atomic_file
 
 Explanation = MutationScores | Attributions | AttentionMaps | DependencyMap
 Explanations = Sequence[Explanation]
-"""Results of one method, one for each sequence."""
+"""Results of one method, one per sequence."""
 
 Places = Mapping[str, Any]
-"""``contigs``, ``starts``, ``ends``, ``strands`` and ``intervals`` (names) of intervals; empty for sequences of a file."""
+"""``contigs``, ``starts``, ``ends``, ``strands`` and ``intervals`` (names) of intervals; empty for sequences from a file."""
 
 SUFFIXES = (".npz", ".h5")
 
@@ -46,9 +46,9 @@ def save_explanations(path: Path, results: Explanations, record: Record, places:
 
     Args:
         path: ``.npz`` or ``.h5``.
-        results: of one method, at least one.
-        record: what made them, see :mod:`dnabert2_jax.inference.record`.
-        places: where the sequences lie in a genome.
+        results: at least one result of one method.
+        record: how they were made, see :mod:`dnabert2_jax.inference.record`.
+        places: coordinates of the sequences in a genome.
 
     Raises:
         UserError: another suffix, or the file cannot be written.
@@ -70,7 +70,7 @@ def save_explanations(path: Path, results: Explanations, record: Record, places:
 
 
 def arrays_of(results: Explanations) -> dict[str, Any]:
-    """What the methods themselves put into a file, by name."""
+    """The arrays of the results themselves, by name."""
     arrays: dict[str, Any] = {}
     for n, result in enumerate(results):
         if isinstance(result, AttentionMaps):

@@ -1,6 +1,6 @@
-"""Saliency: gradient x (input - baseline) of each token, one backward pass for each sequence.
+"""Saliency: gradient x (input - baseline) of each token, from one backward pass per sequence.
 
-A first-order estimate of what :mod:`~dnabert2_jax.interpretation.ig` integrates; it need not add up to anything.
+A first-order estimate of what :mod:`~dnabert2_jax.interpretation.ig` integrates; contributions need not add up.
 """
 
 from dnabert2_jax.data.sequences import Sequences

@@ -1,4 +1,4 @@
-"""The number that is explained: a class's log-odds, or a measurement."""
+"""The output to explain: the log-odds of a class, or a measurement."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +16,14 @@ from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
 
 @dataclass(frozen=True)
 class Target:
-    """One output of a classifier, on a scale without bounds, on which contributions can add up.
+    """One output of a classifier, on an unbounded scale, on which contributions can add up.
 
-    For a class this is ln p / (1 - p), as in the score ``delta`` of variants, computed from the logits, so that it does not
+    For a class this is ln(p / (1 - p)), as in the score ``delta`` of variants, computed from the logits so that it does not
     saturate where p is 1 in float32; for a regression, the measurement in its own unit.
 
     Attributes:
         model: the classifier.
-        number: of its class.
+        number: index of the class.
     """
 
     model: InferenceModel
@@ -36,7 +36,7 @@ class Target:
 
     @property
     def unit(self) -> str:
-        """What the number is, for the axes of pictures."""
+        """Description of the values, for the axes of pictures."""
         return self.name if self.model.head.task == "regression" else f"log-odds of {self.name}"
 
     def of_batch(self, batch: EncodedBatch) -> jax.Array:
@@ -46,15 +46,15 @@ class Target:
 
 
 def choose_target(model: InferenceModel, name: str | None, method: str) -> Target:
-    """The target that a user names; a regression has only one.
+    """The target with the given name; a regression has only one.
 
     Args:
         model: a classifier.
-        name: of a class, or None.
-        method: what it is for, for the message.
+        name: name of a class, or None.
+        method: the method that needs it, for error messages.
 
     Raises:
-        UserError: not a classifier, one of pairs, no such class, or none named.
+        UserError: not a classifier, a classifier of pairs, no such class, or a missing name.
     """
     model.need("classifier", method, "train one with `dnabert2 finetune`, or use ism, attention or dependency")
     trained = model.provenance.get("training_data")
@@ -87,15 +87,15 @@ def target_values(
         params: its parameters.
         tokens: the rows.
         starts: where the sequences of a row begin, [B, P], or None.
-        number: of the class.
-        word_vectors: in place of the embeddings of the words, [B, T, D].
+        number: index of the class.
+        word_vectors: replace the word embeddings of the tokens, [B, T, D].
     """
     logits = forward.classifier.bind(params).logits(tokens, starts, word_vectors=word_vectors)
     return unbounded(logits, number, forward.head)
 
 
 def unbounded(logits: jax.Array, number: HostOrDevice, head: HeadConfig) -> jax.Array:
-    """The log-odds of a class from all logits, [..., C] -> [...]; of a regression, the measurement."""
+    """The log-odds of a class from all logits, [..., C] -> [...]; for a regression, the measurement."""
     wanted = jnp.arange(logits.shape[-1]) == number
     own = jnp.sum(jnp.where(wanted, logits, 0), -1)
     if head.task == "regression":

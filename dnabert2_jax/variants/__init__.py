@@ -1,7 +1,7 @@
-"""Scores of genetic variants: what a model says about an alternative allele beside the reference's.
+"""Scores of genetic variants: a model's output for the alternative allele compared with the reference allele.
 
-``records`` reads VCF, BCF and tables, ``alleles`` puts an allele into its window, ``windows`` encodes it, ``spans`` finds
-the tokens that it changes, ``llr`` sums over segmentations, ``emb`` compares embeddings, ``splice`` splice sites,
-``scoring`` runs the model, ``output`` knows what is written, ``annotation`` is the whole job from file to file, and
-``scored`` reads back what was written.
+``records`` reads VCF, BCF and tables, ``alleles`` cuts the window around an allele, ``windows`` tokenizes it, ``spans``
+finds the tokens that differ, ``llr`` sums over segmentations, ``emb`` compares embeddings, ``splice`` splice sites,
+``scoring`` runs the model, ``output`` formats the results, ``annotation`` runs the job from file to file, and ``scored``
+reads written scores back.
 """

@@ -1,8 +1,8 @@
-"""An allele in its window: checked against the reference, trimmed, and free of the choice among equal alignments.
+"""An allele in its window: checked against the reference, trimmed, and independent of how an indel is aligned.
 
-One deletion in a repeat can be written at several positions, all of which give the same sequence. The interval from the
-leftmost to the rightmost of them is what all the spellings have in common, so the window is laid around that interval.
-Left-alignment alone would do for one strand; the interval is also the same on the reversed genome.
+A deletion in a repeat can be written at several positions, all of which give the same sequence. The window is placed around
+the interval from the leftmost to the rightmost of these equivalent representations. Left-alignment would be enough for one
+strand; the interval is also the same on the reverse strand.
 """
 
 import re
@@ -14,7 +14,7 @@ from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.genome.letters import BASES
 
 Status = Literal["ok", "ref_mismatch", "no_contig", "symbolic", "breakend", "star", "missing", "too_long", "n_in_span"]
-"""What became of an allele: scored, or why not."""
+"""The status of an allele: scored, or the reason why not."""
 
 MEANINGS: dict[Status, str] = {
     "ok": "scored",
@@ -29,14 +29,14 @@ MEANINGS: dict[Status, str] = {
 }
 
 LONGEST_REPEAT = 1024
-"""Most bases by which equal spellings of an indel may differ in position."""
+"""Maximum distance in bases between equivalent representations of an indel."""
 
 _ALLELE = re.compile("[ACGTNRYSWKMBDHV]*", re.IGNORECASE)
 _UNKNOWN = re.compile(f"[^{BASES}]")
 
 
 class Genome(Protocol):
-    """Where bases come from: :class:`~dnabert2_jax.genome.reference.Reference`, or contigs in memory."""
+    """A source of bases: :class:`~dnabert2_jax.genome.reference.Reference`, or contigs in memory."""
 
     @property
     def lengths(self) -> Mapping[str, int]:
@@ -44,7 +44,7 @@ class Genome(Protocol):
         ...
 
     def fetch(self, contig: str, start: int, end: int) -> str:
-        """Letters of either case."""
+        """The letters of an interval, in either case."""
         ...
 
 
@@ -53,7 +53,7 @@ class Allele:
     """One ALT of a record.
 
     Attributes:
-        contig: the name that the FASTA file has for it; None if it has none.
+        contig: its name in the FASTA file; None if the file lacks it.
         position: first base of REF, from 0.
         ref: REF as written.
         alt: ALT as written; empty for a deletion without an anchor base.
@@ -67,11 +67,11 @@ class Allele:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """REF and ALT with what surrounds both.
+    """REF and ALT with their shared flanks.
 
     Attributes:
         left: bases before the interval in which the alleles differ, up to ``flank``; fewer at the start of a contig.
-        ref: the interval in REF; of an indel, with all the bases over which it can be shifted.
+        ref: the interval in REF; for an indel, it includes all bases over which the indel can be shifted.
         alt: the interval in ALT.
         right: bases after it.
         start: first base of the interval in the contig, from 0.
@@ -84,7 +84,7 @@ class Window:
     start: int
 
     def moved(self, flank: int, offset: int) -> "Window":
-        """A window of ``flank`` bases on either side, moved to the right by ``offset`` bases; this one must be as long."""
+        """A window of ``flank`` bases on either side, shifted right by ``offset`` bases; this one must be long enough."""
         left, right = flank - offset, flank + offset
         if len(self.left) <= left and len(self.right) <= right:
             return self
@@ -93,16 +93,16 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one strand shows of a window: all the alleles that take part in the score.
+    """One strand of a window, with all the alleles that enter the score.
 
-    Of a substitution of one base these are all four bases, so that scores at a site add up; otherwise REF and ALT.
+    For a substitution of one base, these are all four bases, so that scores at a site add up; otherwise REF and ALT.
 
     Attributes:
-        left: bases before.
+        left: bases before the interval.
         alleles: the interval in each allele.
-        right: bases after.
-        ref: which allele is REF.
-        alt: which allele is ALT.
+        right: bases after the interval.
+        ref: index of REF in ``alleles``.
+        alt: index of ALT in ``alleles``.
     """
 
     left: str
@@ -121,7 +121,7 @@ class View:
 
 
 def unwritten(ref: str, alt: str) -> Status | None:
-    """Why two alleles as written cannot be scored, whatever the reference is; None if they can."""
+    """Why two alleles as written cannot be scored, regardless of the reference; None if they can."""
     if alt.startswith("<"):
         return "symbolic"
     if "[" in alt or "]" in alt or (len(alt) > 1 and (alt[0] == "." or alt[-1] == ".")):
@@ -134,7 +134,7 @@ def unwritten(ref: str, alt: str) -> Status | None:
 
 
 def differs(genome: Genome, allele: Allele) -> str | None:
-    """What the FASTA file has in place of REF, if a known base differs; empty beyond the end of the contig."""
+    """The FASTA file's bases at REF if a known base differs, else None; empty beyond the end of the contig."""
     assert allele.contig is not None
     end = allele.position + len(allele.ref)
     if allele.position < 0 or end > genome.lengths[allele.contig]:
@@ -144,7 +144,7 @@ def differs(genome: Genome, allele: Allele) -> str | None:
 
 
 def _differ(ref: str, found: str) -> bool:
-    """Whether any base that both know differs."""
+    """Whether the two differ at any base that is known in both."""
     return ref != found and any(a != b for a, b in zip(ref, found, strict=True) if "N" not in (a, b))
 
 
@@ -154,16 +154,16 @@ def known_letters(text: str) -> str:
 
 
 def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window | Status:
-    """Trim an allele, find all its equal spellings, and cut the window around them.
+    """Trim an allele, find all its equivalent representations, and cut the window around them.
 
     Args:
         genome: the reference.
         allele: REF and ALT.
         flank: bases on either side.
-        max_span: longest allele, in bases.
+        max_span: maximum length of an allele, in bases.
 
     Returns:
-        The window, or why there is none.
+        The window, or the status of an allele that has none.
     """
     if (status := unwritten(allele.ref, allele.alt)) is not None:
         return status
@@ -183,10 +183,10 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
     if max(len(ref), len(alt)) > max_span:
         return "too_long"
     before, after = bases[: start - first], bases[end - first :]
-    # Where the FASTA file has N, the record may know the base, but the reference of the variant is unknown all the same.
+    # Where the FASTA file has N, the record may give the base, but the reference is still treated as unknown.
     if "N" in bases[start - first : end - first]:
         ref = "".join("N" if known == "N" else base for base, known in zip(ref, bases[start - first :], strict=False))
-    if not (ref and alt) and "N" not in ref + alt:  # nobody knows whether unknown bases repeat
+    if not (ref and alt) and "N" not in ref + alt:  # unknown bases cannot be checked for repeats
         to_the_left, to_the_right = shifts(before, ref or alt, after)
         if to_the_left + to_the_right > LONGEST_REPEAT:
             return "too_long"
@@ -197,7 +197,7 @@ def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window |
 
 
 def trimmed(position: int, ref: str, alt: str) -> tuple[int, str, str]:
-    """Position, REF and ALT without the bases that both begin or end with."""
+    """Position, REF and ALT without the common prefix and suffix of the alleles."""
     prefix = _common(ref, alt)
     ref, alt = ref[prefix:], alt[prefix:]
     suffix = _common(ref[::-1], alt[::-1])
@@ -205,7 +205,7 @@ def trimmed(position: int, ref: str, alt: str) -> tuple[int, str, str]:
 
 
 def _common(a: str, b: str) -> int:
-    """Letters that both begin with."""
+    """Length of the common prefix."""
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -229,7 +229,7 @@ def shifts(before: str, inserted: str, after: str) -> tuple[int, int]:
 
 
 def view(window: Window, strand: Literal["+", "-"]) -> View:
-    """A window as one strand shows it."""
+    """One strand of a window."""
     left, right = window.left, window.right
     ref, alt = window.ref, window.alt
     if strand == "-":

@@ -1,7 +1,7 @@
-"""The job from file to file: check everything that can be checked, then score and write a part at a time.
+"""Annotation from file to file: check everything that can be checked, then score and write one part at a time.
 
-Only one part of the input is in memory. The input is read twice: first to find what is wrong with it before hours of work,
-and what its records are; then to score them.
+Only one part of the input is in memory. The input is read twice: first to find errors before hours of work and to survey
+its records, then to score them.
 """
 
 import re
@@ -32,17 +32,17 @@ from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
 _FIRST_RECORDS = 1000
 _ANOTHER_ASSEMBLY = 0.1
 _FEWEST_DIFFERENCES = 10
-"""Of a handful of records, one or two that differ say nothing about the assembly."""
+"""In a small file, one or two differing records do not indicate another assembly."""
 
 
 @dataclass
 class Survey:
-    """What a first reading found.
+    """The result of the first pass over a file.
 
     Attributes:
         records: number of records.
         alleles: number of ALT alleles.
-        contigs: the reference's name for each contig of the file, None where it has none.
+        contigs: the reference's name for each contig of the file; None if it has none.
         sorted_by_position: whether each contig is one block of ascending positions.
     """
 
@@ -52,7 +52,7 @@ class Survey:
     sorted_by_position: bool = True
 
     def renamed(self) -> str | None:
-        """A remark on contigs that the reference calls by another name; None if there are none."""
+        """A remark on contigs that have another name in the reference; None if there are none."""
         pairs = [f"{name} is {found}" for name, found in self.contigs.items() if found not in (None, name)]
         return (
             f"contigs of another name in the FASTA file: {', '.join(pairs[:5])}{', ...' * (len(pairs) > 5)}"
@@ -63,13 +63,13 @@ class Survey:
 
 @dataclass
 class _Progress:
-    """How far a job is.
+    """The progress of a job.
 
     Attributes:
-        parts: parts that were written.
-        records: records in them.
+        parts: number of parts written.
+        records: number of records in these parts.
         defined: whether the definitions of our keys have been written.
-        statuses: how many alleles have which status.
+        statuses: number of alleles by status.
     """
 
     parts: int = 0
@@ -86,13 +86,13 @@ class _Progress:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A job that was checked; make it with :func:`plan_annotation`.
+    """A checked job; make it with :func:`plan_annotation`.
 
     Attributes:
         source: the variants.
         reference: the genome.
-        scorer: scores them.
-        survey: what is in the file.
+        scorer: scores the alleles.
+        survey: the contents of the file.
     """
 
     source: VariantFile
@@ -103,16 +103,16 @@ class Annotation:
     def run(
         self, out: Path | None, table: Path | None, record: Record, *, force: bool = False, title: str | None = None
     ) -> Counter[Status]:
-        """Score and write everything; returns how many alleles had which status.
+        """Score and write everything; returns the number of alleles by status.
 
-        A part that was written stays whatever happens to this process, and the same job continues after it.
+        Parts that were written survive a crash of this process, and the same job resumes after them.
 
         Args:
             out: VCF to write, if the input is one.
             table: table to write.
-            record: what makes them, see :mod:`dnabert2_jax.inference.record`.
-            force: what another job has left there may be discarded.
-            title: shows progress.
+            record: how they were made, see :mod:`dnabert2_jax.inference.record`.
+            force: discard unfinished output of another job.
+            title: label of the progress bar.
 
         Raises:
             UserError: a file cannot be written, or out of memory.
@@ -145,7 +145,7 @@ class Annotation:
         return Counter(progress.statuses)
 
     def _vcf_lines(self, part: list[Item], scores: list[list[AlleleScores]], progress: "_Progress") -> bytes:
-        """The lines of a part, annotated, with the definitions of our keys before the line of columns."""
+        """The annotated lines of a part, with the definitions of our keys before the column header."""
         lines: list[bytes] = []
         of_record = iter(scores)
         for item in part:
@@ -163,7 +163,7 @@ class Annotation:
         return rows.encode(table_columns(records, scores, self.scorer.fields, self.source.columns), not progress.records)
 
     def _job(self) -> dict[str, Any]:
-        """What the scores depend on besides the record of the job, to tell whether it can be resumed."""
+        """What the scores depend on in addition to the job's record, to decide whether the job can be resumed."""
         files = [path.stat() for path in (self.source.path, self.reference.path)]
         return {
             "content": [[file.st_size, file.st_mtime_ns] for file in files],
@@ -171,7 +171,7 @@ class Annotation:
         }
 
     def score(self, records: Sequence[VariantRecord]) -> list[list[AlleleScores]]:
-        """The scores of each record's alleles; a record without any has one, ``missing``."""
+        """The scores of each record's alleles; a record without ALT alleles gets a single ``missing``."""
         alleles = [
             Allele(self.survey.contigs[record.contig], record.position, record.ref, alt)
             for record in records
@@ -181,7 +181,7 @@ class Annotation:
         return [[next(scores) for _ in record.alts] or [AlleleScores("missing", {})] for record in records]
 
     def parts(self) -> Iterator[list[Item]]:
-        """The lines of the input, some at a time: as many records as fill the batches well."""
+        """The lines of the input in parts, each with enough records to fill the batches well."""
         part: list[Item] = []
         alleles = 0
         for item in self.source.items():
@@ -202,17 +202,17 @@ def plan_annotation(
     *,
     ref_mismatch: RefMismatch = "skip",
 ) -> Annotation:
-    """Check a job before its work.
+    """Check a job before it runs.
 
     Args:
-        model: what scores.
+        model: the model.
         reference: the genome.
         source: the variants.
         options: how to score.
-        ref_mismatch: whether a REF that is not the reference's stops the job.
+        ref_mismatch: whether a REF that differs from the reference stops the job.
 
     Raises:
-        UserError: the model cannot give a score, the file cannot be read or was annotated before, no contig is in common, or
+        UserError: the model cannot compute a score, the file cannot be read or was annotated before, no contig is shared, or
             REF differs in too many records.
     """
     scorer = VariantScorer(model, reference, options)
@@ -220,10 +220,10 @@ def plan_annotation(
 
 
 def check_outputs(source: VariantFile, out: Path | None, table: Path | None) -> None:
-    """Check before the work that the results can be written.
+    """Check in advance that the results can be written.
 
     Raises:
-        UserError: no output, a VCF of a table, the input itself, or a place or format that cannot be written.
+        UserError: no output, VCF output for a table, the input itself, or a path or format that cannot be written.
     """
     if out is None and table is None:
         raise UserError("nothing to write; give --out FILE.vcf, --table FILE.tsv or both")
@@ -277,7 +277,7 @@ def _survey(source: VariantFile, reference: Reference, ref_mismatch: RefMismatch
 
 
 def _difference(record: VariantRecord, contig: str | None, reference: Reference) -> str | None:
-    """What the FASTA file has in place of REF; None if they agree, or there is nothing to compare."""
+    """The FASTA file's bases at REF if they differ; None if they agree or there is nothing to compare."""
     scorable = [alt for alt in record.alts if unwritten(record.ref, alt) is None]
     if contig is None or not scorable:
         return None
@@ -293,7 +293,7 @@ def _check_assembly(source: VariantFile, reference: Reference, differing: list[s
 
 
 def no_common_contig(source: str, names: Iterable[str], reference: Reference) -> UserError:
-    """The error for a file that speaks of other contigs than the reference."""
+    """The error for a file that shares no contig with the reference."""
     return UserError(
         f"{source} and {reference.path} share no contig: the one has {_some(names)}, the other {_some(reference.lengths)}; "
         "give the FASTA file that the variants were called on"

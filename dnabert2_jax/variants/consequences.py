@@ -18,13 +18,13 @@ _BY_SEVERITY = (
     *("regulatory_region_ablation", "regulatory_region_amplification", "regulatory_region_variant"),
     *("intergenic_variant", "sequence_variant"),
 )
-"""Terms of the Sequence Ontology in the order in which Ensembl ranks them."""
+"""Terms of the Sequence Ontology in Ensembl's order of severity."""
 
 _SEVERITY = {term: rank for rank, term in enumerate(_BY_SEVERITY)}
 
 
 def severity(term: str) -> int:
-    """The rank of a term, from 0 for the most severe; terms that are not ranked come last."""
+    """The rank of a term, from 0 for the most severe; unranked terms come last."""
     return _SEVERITY.get(term, len(_SEVERITY))
 
 
@@ -33,7 +33,7 @@ class Consequences:
 
     Args:
         key: the INFO key.
-        parts: names of the parts of its entries, which ``|`` separates.
+        parts: names of the ``|``-separated parts of its entries.
     """
 
     def __init__(self, key: str, parts: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ class Consequences:
 
     @classmethod
     def of_header(cls, lines: Iterable[str]) -> "Consequences | None":
-        """What the lines of a header define; None if there are no consequences, or what they are is not said."""
+        """A reader for the key that a header defines; None if it defines none, or does not name the parts."""
         for line in lines:
             found = re.match(f'##INFO=<ID=({"|".join(KEYS)}),.*Description="([^"]*)"', line)
             if found and "|" in found[2]:
@@ -53,7 +53,7 @@ class Consequences:
         return None
 
     def of(self, info: str, ref: str, alts: Sequence[str]) -> list[str]:
-        """The consequence of each ALT; empty where none is given.
+        """The most severe consequence of each ALT; empty if none is given.
 
         Args:
             info: the INFO column.
@@ -65,7 +65,7 @@ class Consequences:
         entries = [entry for entry in entries if len(entry) > max(self._allele, self._term)]
         found = []
         for alt in alts:
-            # VEP leaves out the base that the alleles of an indel begin with.
+            # VEP omits the first base shared by the alleles of an indel.
             names = {alt, (alt[1:] or "-") if alt[:1] == ref[:1] else alt}
             own = [entry for entry in entries if len(alts) == 1 or entry[self._allele] in names]
             terms = [term for entry in own for term in entry[self._term].split("&") if term]

@@ -1,4 +1,4 @@
-"""How far the embeddings around a variant move: 1 - cosine of the mean states with REF and with ALT."""
+"""Distance between the embeddings around a variant: 1 - cosine of the mean states with REF and with ALT."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,17 +13,17 @@ EMBEDDED_BASES = 64
 """Bases on either side of a variant whose states are averaged."""
 
 WeightedMeans = Callable[[list[Ids], list[NDArray[np.float32]]], NDArray[np.float64]]
-"""Runs inputs, and gives the mean state of each, [inputs, D], weighted by token."""
+"""Runs the model on inputs with token weights; returns the weighted mean state of each input, [inputs, D]."""
 
 
 def embedding_distances(
     strands: Sequence[OneStrand], tokenizer: Tokenizer, weighted_means: WeightedMeans
 ) -> NDArray[np.float64]:
-    """The distance of ALT from REF on each strand, NaN where a state is zero. [strands].
+    """The distance between REF and ALT on each strand, NaN where a mean state is zero. [strands].
 
     Args:
         strands: the alleles.
-        tokenizer: what made their tokens.
+        tokenizer: the tokenizer of their windows.
         weighted_means: runs the model.
     """
     rows: dict[tuple[bytes, int, int], int] = {}
@@ -43,17 +43,17 @@ def embedding_distances(
     refs, alts = np.moveaxis(means[needed], 1, 0)
     norms = np.linalg.norm(refs, axis=1) * np.linalg.norm(alts, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Rounding may leave a cosine of 1 + 1e-16.
+        # Rounding may give a cosine of 1 + 1e-16.
         return np.where(norms > 0, np.maximum(0, 1 - np.sum(refs * alts, axis=1) / norms), np.nan)
 
 
 def _base_weights(inputs: list[Ids], variants: NDArray[np.int64], tokenizer: Tokenizer) -> list[NDArray[np.float32]]:
-    """How many of the bases beside the variant each token has; those of the variant itself are left out.
+    """The number of flanking bases in each token, without the bases of the variant itself.
 
     Args:
         inputs: ids of the windows, special tokens included, [tokens] each.
-        variants: first base of the variant in each, and the base after it. [inputs, 2].
-        tokenizer: what made them.
+        variants: first base of the variant in each window, and the base after its last. [inputs, 2].
+        tokenizer: the tokenizer that produced the ids.
 
     Returns:
         [tokens] for each input.

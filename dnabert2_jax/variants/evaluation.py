@@ -1,4 +1,4 @@
-"""How well scores of variants agree with measured effects or labels, beside floors that know only the genome's letters."""
+"""Agreement of variant scores with measured effects or labels, compared with floors from k-mer frequencies alone."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from dnabert2_jax.variants.alleles import Allele, Window, place
 from dnabert2_jax.variants.records import Record, VariantFile
 
 FLOORS = {"base composition": 1, "6-mer frequency": 6}
-"""By name, the k of the k-mers whose frequencies in the genome score the alleles."""
+"""Floors by name: the k of the k-mers whose frequencies in the genome score the alleles."""
 
 _SCORES = ("llr", "pll", "emb", "delta_", "splice")
 _TEXTS = ("splice_fwd", "splice_rev")
@@ -32,14 +32,14 @@ for _letters in (b"ACGT", b"acgt"):
 
 
 class Agreement(TypedDict, total=False):
-    """How one score agrees with what was measured.
+    """Agreement of one score with the measurements.
 
     Attributes:
         score: its column, or the name of a floor.
-        spearman: rank correlation with the effect, and ``spearman_interval``, 95 %. Of effects only.
-        spearman_size: that of the score with the size of the effect, without its sign. Of effects only.
-        auroc: area under the ROC curve, and ``auroc_interval``, 95 %. Of labels only.
-        auprc: average precision. Of labels only.
+        spearman: rank correlation with the effect; ``spearman_interval`` is its 95 % interval. For effects only.
+        spearman_size: rank correlation with the absolute value of the effect. For effects only.
+        auroc: area under the ROC curve; ``auroc_interval`` is its 95 % interval. For labels only.
+        auprc: average precision. For labels only.
         sign: -1 if the score was negated for AUROC and AUPRC, because lower means worse.
     """
 
@@ -58,11 +58,11 @@ class ScoredVariants:
     """The alleles of a table that have scores and a measurement; make it with :func:`read_scored`.
 
     Attributes:
-        records: where they are.
-        scores: by name. [alleles] each; NaN where an allele lacks one.
+        records: the records of the alleles.
+        scores: scores by name, [alleles] each; NaN where missing.
         measured: the effects, or 1 for positive and 0 for other labels. [alleles].
         kind: ``effect`` or ``label``.
-        left_out: rows without a score or a measurement.
+        left_out: number of rows without a score or a measurement.
     """
 
     records: list[Record]
@@ -75,7 +75,7 @@ class ScoredVariants:
 def read_scored(
     source: VariantFile, *, effect: str | None = None, label: str | None = None, positive: str | None = None
 ) -> ScoredVariants:
-    """Read a table that ``dnabert2 variants --table`` wrote, with the column of measurements that its input had.
+    """Read a table that ``dnabert2 variants --table`` wrote from an input with a column of measurements.
 
     Args:
         source: the table.
@@ -84,7 +84,7 @@ def read_scored(
         positive: the label that counts as positive.
 
     Raises:
-        UserError: it is no scored table, there is no such column, or too few rows have both.
+        UserError: not a scored table, no such column, or too few rows with a score and a measurement.
     """
     if (effect is None) == (label is None) or (label is None) != (positive is None):
         raise UserError("give either --effect COLUMN, or --label COLUMN with --positive VALUE")
@@ -129,21 +129,21 @@ def read_scored(
 
 
 def is_score(column: str) -> bool:
-    """Whether a column is a score of both strands, rather than what led to it."""
+    """Whether a column is a final score, rather than that of a single strand."""
     return column.startswith(_SCORES) and column not in ("llr_fwd", "llr_rev")
 
 
 def with_floors(variants: ScoredVariants, reference: Reference) -> ScoredVariants:
-    """The alleles with the floors among their scores.
+    """The alleles with the floors added to their scores.
 
     Raises:
-        UserError: the genome has none of the alleles.
+        UserError: no allele lies on a contig of the genome.
     """
     return replace(variants, scores=variants.scores | floor_scores(variants.records, reference))
 
 
 def agreements(variants: ScoredVariants) -> list[Agreement]:
-    """The agreement of each score that is not the same everywhere."""
+    """The agreement of each score that is not constant."""
     results = []
     for name, values in variants.scores.items():
         good = np.isfinite(values)
@@ -183,18 +183,18 @@ def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def floor_scores(records: Sequence[Record], reference: Reference) -> dict[str, NDArray[np.float64]]:
-    """What the frequencies of k-mers in the genome say of alleles, in the manner of ``llr``.
+    """Scores of alleles from k-mer frequencies in the genome, defined like ``llr``.
 
-    ln P(ALT) - ln P(REF) of the window under a Markov model of order k - 1, plus (|ALT| - |REF|) ln 4, the mean of both
-    strands. The models are counted on both strands of the contigs that the alleles lie on; for k = 1 they are the
-    composition of bases.
+    ln P(ALT) - ln P(REF) of the window under a Markov model of order k - 1, plus (|ALT| - |REF|) ln 4, averaged over both
+    strands. The models are estimated from both strands of the contigs with alleles; for k = 1, the model is the base
+    composition.
 
     Args:
         records: alleles, one each.
         reference: the genome.
 
     Returns:
-        By the name of the floor, [alleles]; NaN where the window holds unknown bases.
+        The scores by name of the floor, [alleles] each; NaN where the window contains unknown bases.
 
     Raises:
         UserError: no allele lies on a contig of the genome.
@@ -210,7 +210,7 @@ def floor_scores(records: Sequence[Record], reference: Reference) -> dict[str, N
     windows = [place(reference, allele, longest - 1, _LONGEST_ALLELE) for allele in alleles]
     scores = {}
     for name, k in FLOORS.items():
-        counts = _kmer_counts(reference, sorted(known), k).reshape(-1, 4) + 1.0  # so that no k-mer is impossible
+        counts = _kmer_counts(reference, sorted(known), k).reshape(-1, 4) + 1.0  # pseudocount: no k-mer is impossible
         log_p = np.log(counts / counts.sum(1, keepdims=True))
         scores[name] = np.array([_log_ratio(window, log_p, k) for window in windows])
     return scores
@@ -235,13 +235,13 @@ def _log_likelihood(text: str, log_p: NDArray[np.float64], k: int) -> float:
 
 
 def _kmer_counts(reference: Reference, contigs: Sequence[str], k: int) -> NDArray[np.int64]:
-    """How often each k-mer occurs on both strands, [4 ** k]."""
+    """Counts of each k-mer on both strands, [4 ** k]."""
     counts = np.zeros(4**k, np.int64)
     for text in _pieces(reference, contigs, k):
         digits = _DIGITS[np.frombuffer(text.encode(), np.uint8)].astype(np.int64)
         known = np.convolve(digits < 0, np.ones(k, np.int64), "valid") == 0
         counts += np.bincount(_codes(np.maximum(digits, 0), k)[known], minlength=4**k)
-    # The reverse complement of a k-mer: its digits in the opposite order, each 3 less itself.
+    # Reverse complement of a k-mer: its digits d in reverse order, each replaced by 3 - d.
     mirrored = counts.reshape((4,) * k).transpose(range(k - 1, -1, -1))[(slice(None, None, -1),) * k].reshape(-1)
     return counts + mirrored
 
@@ -253,7 +253,7 @@ def _pieces(reference: Reference, contigs: Sequence[str], k: int) -> Iterator[st
 
 
 def _codes(digits: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The number of each k-mer among 4 ** k, its first base counting most. [bases - k + 1]."""
+    """The index of each k-mer among 4 ** k; the first base is the most significant digit. [bases - k + 1]."""
     codes = np.zeros(max(0, len(digits) - k + 1), np.int64)
     for offset in range(k):
         codes = codes * 4 + digits[offset : offset + len(codes)]

@@ -1,4 +1,4 @@
-"""What is known about a scored allele: the names, types and descriptions of its values."""
+"""The names, types and descriptions of the values of a scored allele."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ from dnabert2_jax.config.inference import Strands, VariantScore
 from dnabert2_jax.variants.alleles import Status
 
 KEY_PREFIX = "DB2_"
-"""How all our INFO keys begin."""
+"""The prefix of all our INFO keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Field:
         column: its name in tables.
         key: its INFO key in VCF.
         type: its type in VCF.
-        description: what it is.
+        description: its description in VCF.
     """
 
     column: str
@@ -32,11 +32,11 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class AlleleScores:
-    """What became of one allele.
+    """The results for one allele.
 
     Attributes:
         status: whether it was scored.
-        values: by the column of their field; empty unless the status is ``ok``.
+        values: values by the column of their field; empty unless the status is ``ok``.
     """
 
     status: Status
@@ -52,16 +52,16 @@ def fields_of(
     windows: int = 1,
     segmentations: int = 0,
 ) -> tuple[Field, ...]:
-    """The values of a job.
+    """The fields of a job's results.
 
     Args:
-        scores: what is computed.
+        scores: the scores to compute.
         labels: the model's classes, or the name of its measurement.
-        strands: whether each strand is told apart.
-        regression: the model predicts a measurement.
-        splice: what happens to splice sites is told.
-        windows: over how many windows the mean is taken.
-        segmentations: over how many other segmentations the spread of ``delta`` is taken; 0 for none.
+        strands: the strands read; ``both`` adds fields for each strand.
+        regression: whether the model predicts a measurement.
+        splice: whether changes of splice sites are reported.
+        windows: number of windows to average over.
+        segmentations: number of other segmentations over which the spread of ``delta`` is taken; 0 for none.
     """
     several = f"{windows} windows" if windows > 1 else ""
     means = " and ".join(filter(None, ["both strands" if strands == "both" else "", several]))
@@ -112,7 +112,7 @@ def _field(column: str, kind: Literal["Float", "Integer", "String"], description
 
 
 def _keys(labels: Sequence[str]) -> list[str]:
-    """Class names as INFO keys may have them; where two become the same, the class number tells them apart."""
+    """Class names as valid parts of INFO keys; names that become equal get the class number as a suffix."""
     words = [re.sub(r"\+$", "_plus", re.sub("-$", "_minus", label)) for label in labels]
     words = [re.sub("[^0-9A-Za-z_.]", "_", word) for word in words]
     count = Counter(words)

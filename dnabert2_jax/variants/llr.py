@@ -1,14 +1,14 @@
 """The probability of a string of bases: summed over its segmentations, normalized over all strings of its length.
 
-A masked language model gives, for b masked slots, the probabilities p_j of the pieces at each slot j. With the slots
-independent given their context (the one approximation), a string s has the weight
+A masked language model gives, for b masked slots, the probabilities p_j of the pieces at each slot j. If slots are
+independent given their context (the only approximation), a string s has the weight
 
     F_b(s) = sum over the segmentations of s into b pieces of the product of p_j(piece j),
 
-and all strings of length l together have Z_b(l), the value at l of the convolution of the slots' piece lengths. F_b(s) /
-Z_b(|s|) is a distribution over the 4^l strings of length l; over several b the mean is taken. Nothing is enumerated: F is a
-sum over paths through a graph with an edge from i to k for each piece that spells s[i:k], one slot after the other. All
-strings of a batch are one graph, so that each slot is a few operations on arrays.
+and all strings of length l together have Z_b(l), the value at l of the convolution over slots of the weights of piece
+lengths. F_b(s) / Z_b(|s|) is a distribution over the 4^l strings of length l; it is averaged over several b. Nothing is
+enumerated: F is a sum over paths through a graph with an edge from i to k for each piece that spells s[i:k], slot by slot.
+All strings of a batch form one graph, so that each slot takes a few array operations.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ class Graph(NamedTuple):
 
     Attributes:
         starts: first node of each string. [strings].
-        sizes: nodes of each string, its bases and one. [strings].
+        sizes: number of nodes of each string, one more than its bases. [strings].
         sources: node where a piece begins. [edges].
         targets: node where it ends. [edges].
-        columns: which piece it is, among those of :class:`DnaPieces`. [edges].
+        columns: index of the piece in :class:`DnaPieces`. [edges].
     """
 
     starts: Numbers
@@ -43,14 +43,14 @@ class Graph(NamedTuple):
 
 
 class DnaPieces:
-    """The pieces of a tokenizer that spell bases, by length.
+    """The pieces of a tokenizer that consist of bases, sorted by length.
 
     Args:
         tokenizer: byte pairs or non-overlapping k-mers.
 
     Attributes:
-        ids: the id of each of them; the shorter ones come first. [P].
-        lengths: the lengths that occur, ascending.
+        ids: the id of each piece; shorter pieces come first. [P].
+        lengths: the distinct lengths, ascending.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -58,7 +58,7 @@ class DnaPieces:
         self.ids = np.array(sorted(known, key=lambda number: len(tokenizer.pieces[number])), np.int64)
         lengths = tokenizer.piece_lengths[self.ids].astype(np.int64)
         self.lengths, self._first_of_length = np.unique(lengths, return_index=True)
-        # A tree of letters: node 0 is where no piece leads, node 1 the root, and a letter that is no base leads nowhere.
+        # A trie of the pieces: node 0 is a dead end, node 1 the root; letters other than bases lead to the dead end.
         children: list[list[int]] = [[0] * _LETTERS, [0] * _LETTERS]
         spelled = [_NONE, _NONE]
         for column, number in enumerate(self.ids):
@@ -73,7 +73,7 @@ class DnaPieces:
         self._children, self._spelled = np.array(children), np.array(spelled)
 
     def graph(self, strings: Sequence[str]) -> Graph:
-        """All the pieces within some strings of upper-case letters."""
+        """The graph of all pieces within some strings of upper-case letters."""
         sizes = np.array([len(string) + 1 for string in strings], np.int64)
         letters = _letters("N".join(strings) + "N" * (1 + int(self.lengths[-1])))
         at = np.arange(sizes.sum())
@@ -96,20 +96,20 @@ class DnaPieces:
 
 
 def log_ratios(log_p: NDArray[np.floating], rows: NDArray[np.integer], strings: Sequence[str], pieces: DnaPieces) -> Floats:
-    """Each string's ln F_b(s) - ln Z_b(|s|); NaN where no b pieces have that many bases together. [strings].
+    """Each string's ln F_b(s) - ln Z_b(|s|); NaN where no b pieces have that many bases in total. [strings].
 
     Args:
         log_p: log-probabilities of the pieces at each of b slots of some inputs, up to a constant for each slot; ids that
-            are no DNA are ignored. [R, b, V].
-        rows: of which input each string is asked. [strings].
+            are not DNA are ignored. [R, b, V].
+        rows: index of the input for each string. [strings].
         strings: upper-case A, C, G and T.
-        pieces: the tokenizer's.
+        pieces: the tokenizer's DNA pieces.
     """
     own = np.take(log_p, pieces.ids, axis=-1)
     weights = np.subtract(own, own.max(-1, keepdims=True), dtype=np.float64)
-    np.exp(weights, out=weights)  # in place: of a large vocabulary this is most of the work
+    np.exp(weights, out=weights)  # in place: with a large vocabulary this is most of the work
     graph = pieces.graph(strings)
-    # The strings of a site have one length or two: Z is computed once for each.
+    # The strings of a site have at most two lengths: Z is computed once per length.
     longest = int(graph.sizes.max())
     asked, place = np.unique(rows * longest + graph.sizes - 1, return_inverse=True)
     log_z = _log_totals(pieces.masses(weights)[asked // longest], asked % longest, pieces.lengths)[place]
@@ -118,7 +118,7 @@ def log_ratios(log_p: NDArray[np.floating], rows: NDArray[np.integer], strings: 
 
 
 def log_mean(log_ratios: Floats) -> Floats:
-    """The logarithm of the mean over b of probabilities given as logarithms; NaN does not take part. [b, n] -> [n]."""
+    """The logarithm of the mean over b of probabilities given as logarithms, ignoring NaN. [b, n] -> [n]."""
     top = np.fmax.reduce(log_ratios, axis=0)
     top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
@@ -131,13 +131,13 @@ def _log_sums(weights: Floats, rows: NDArray[np.integer], graph: Graph) -> Float
     string = np.repeat(np.arange(len(rows)), graph.sizes)  # of each node
     bases_left = np.repeat(graph.starts + graph.sizes - 1, graph.sizes) - np.arange(len(string))
     row = rows[string[graph.sources]]
-    sums: Floats = np.zeros(len(string))  # of all ways to get to a node
+    sums: Floats = np.zeros(len(string))  # over all paths to a node
     sums[graph.starts] = 1
     scale = np.zeros(len(rows))
     for slot in range(slots):
         ways = sums[graph.sources] * weights[row, slot, graph.columns]
         sums = np.bincount(graph.targets, ways, len(string)).astype(np.float64, copy=False)
-        # Later slots need a base each. What cannot end at the end must not set the scale.
+        # Each later slot needs a base. Paths that cannot reach the end must not determine the scale.
         sums[bases_left < slots - 1 - slot] = 0
         top = np.maximum.reduceat(sums, graph.starts)
         top[top == 0] = 1
@@ -147,12 +147,12 @@ def _log_sums(weights: Floats, rows: NDArray[np.integer], graph: Graph) -> Float
 
 
 def _log_totals(masses: Floats, wanted: Numbers, lengths: Numbers) -> Floats:
-    """The logarithm of Z_b of a length for each row.
+    """The logarithm of Z_b for one length per row.
 
     Args:
-        masses: of the pieces of each length at each slot. [rows, b, lengths].
-        wanted: the length that is asked of each row. [rows].
-        lengths: of the pieces.
+        masses: total weight of the pieces of each length at each slot. [rows, b, lengths].
+        wanted: the length for each row. [rows].
+        lengths: lengths of the pieces.
     """
     slots = masses.shape[1]
     total = np.zeros((len(masses), 1 + int(wanted.max())))
@@ -172,7 +172,7 @@ def _log_totals(masses: Floats, wanted: Numbers, lengths: Numbers) -> Floats:
 
 
 def _letters(text: str) -> NDArray[np.uint8]:
-    """Each letter's number among the bases, 4 for any other."""
+    """The index of each letter among the bases, 4 for any other letter."""
     return _NUMBER_OF_LETTER[np.frombuffer(text.encode("ascii"), np.uint8)]
 
 

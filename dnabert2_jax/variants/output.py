@@ -1,4 +1,4 @@
-"""Scores written into VCF, where every other byte stays, and as tables."""
+"""Scores written as tables, and into VCF without changing any other byte."""
 
 import os
 import shutil
@@ -33,12 +33,12 @@ def header_lines(fields: Sequence[Field], ending: bytes) -> bytes:
 
 
 def annotated(raw: bytes, scores: Sequence[AlleleScores], fields: Sequence[Field]) -> bytes:
-    """A line of a VCF with our keys at the end of its INFO column, in place of ``.`` where that was empty.
+    """A VCF line with our keys appended to its INFO column, or in place of ``.`` if the column was empty.
 
     Args:
-        raw: the line, its end included.
+        raw: the line, including its line ending.
         scores: one for each ALT.
-        fields: the values to write; one that no allele has is left out.
+        fields: the fields to write; those without a value for any allele are omitted.
     """
     body = raw.rstrip(b"\r\n")
     columns = body.split(b"\t", _INFO + 1)
@@ -54,13 +54,13 @@ def annotated(raw: bytes, scores: Sequence[AlleleScores], fields: Sequence[Field
 def table_columns(
     records: Sequence[Record], scores: Sequence[Sequence[AlleleScores]], fields: Sequence[Field], columns: Sequence[str]
 ) -> dict[str, Any]:
-    """Columns of a table with one row for each allele: where it is, what became of it, and its values.
+    """Columns of a table with one row for each allele: the variant, its status and its values.
 
     Args:
         records: the records.
-        scores: those of each record's alleles.
-        fields: the values.
-        columns: names of the input table's columns, which stay; empty for a VCF, of which chrom, pos, id, ref and alt do.
+        scores: the scores of each record's alleles.
+        fields: the fields to write.
+        columns: names of the input table's columns, all kept; empty for a VCF, whose chrom, pos, id, ref and alt are kept.
     """
     rows = [
         (record, alt, own)
@@ -80,7 +80,7 @@ def table_columns(
     ours: dict[str, Any] = {"status": [own.status for _, _, own in rows]}
     for field in fields:
         values = [own.values.get(field.column) for _, _, own in rows]
-        # A column is of one type in every chunk; what is missing is NaN or an empty text.
+        # A column has the same type in every chunk; missing values are NaN or the empty string.
         ours[field.column] = (
             ["" if value is None else str(value) for value in values]
             if field.type == "String"
@@ -90,7 +90,7 @@ def table_columns(
 
 
 def check_vcf_output(path: Path) -> None:
-    """Check before the work that a VCF can be written.
+    """Check in advance that a VCF can be written.
 
     Raises:
         UserError: another suffix, or no such directory.
@@ -104,11 +104,11 @@ def check_vcf_output(path: Path) -> None:
 
 
 def vcf_finish(path: Path, *, sorted_by_position: bool) -> Finish:
-    """What makes a file of the complete text of a VCF.
+    """The function that turns the complete text of a VCF into the output file.
 
     Args:
         path: ``.vcf``, ``.vcf.gz`` (BGZF) or ``.bcf``; the latter two get an index if the records are sorted.
-        sorted_by_position: whether they are.
+        sorted_by_position: whether the records are sorted.
     """
     if path.suffix == ".vcf":
         return moved
@@ -120,7 +120,7 @@ def vcf_finish(path: Path, *, sorted_by_position: bool) -> Finish:
             else:
                 with unfinished.open("rb") as plain, pysam().BGZFile(str(partial), "wb") as compressed:
                     shutil.copyfileobj(plain, compressed)
-        for suffix in (".tbi", ".csi"):  # an index of what was replaced
+        for suffix in (".tbi", ".csi"):  # an index of the replaced file
             with suppress(OSError):
                 os.unlink(f"{path}{suffix}")
         if sorted_by_position:
@@ -130,7 +130,7 @@ def vcf_finish(path: Path, *, sorted_by_position: bool) -> Finish:
 
 
 def _convert_to_bcf(text: Path, bcf: Path, path: Path) -> None:
-    # pysam's own writer adds an END that no header defines to symbolic alleles, and then cannot read its file.
+    # pysam's own writer adds an undefined END to symbolic alleles, and then cannot read the file.
     library = pysam()
     try:
         library.bcftools.view("--no-version", "-O", "b", "-o", str(bcf), str(text), catch_stdout=False)

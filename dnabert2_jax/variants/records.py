@@ -1,7 +1,7 @@
 """Files of variants: VCF as text, line by line; BCF through pysam; tables.
 
-A VCF line is kept as the bytes that it is. What is added to it later is appended to its INFO column and nothing else
-changes: libraries that parse and write records lose or change what they did not expect.
+VCF lines are kept as raw bytes, and annotation only appends to the INFO column: libraries that parse and rewrite records
+lose or change what they do not expect.
 """
 
 import csv
@@ -30,15 +30,15 @@ _ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One variant as its file writes it.
+    """One variant as written in its file.
 
     Attributes:
-        line: line of the file, from 1; of BCF, the number of the record.
+        line: line of the file, from 1; for BCF, the number of the record.
         contig: name of the contig.
         position: first base of REF, from 0.
         name: ID column.
         ref: REF.
-        alts: the ALT alleles; none where the file has ``.``.
+        alts: the ALT alleles; empty if the file has ``.``.
         raw: the whole line of a VCF.
         fields: the row of a table.
     """
@@ -54,7 +54,7 @@ class Record:
 
 
 Item = bytes | Record
-"""A line that is no record (header, blank), or a record."""
+"""A line that is not a record (header, blank), or a record."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class VariantFile:
         path: the file.
         kind: ``vcf`` or ``table``.
         columns: names of a table's columns.
-        items: reads the file from its beginning.
+        items: iterates over the file from its beginning.
     """
 
     path: Path
@@ -75,10 +75,10 @@ class VariantFile:
 
 
 def open_variants(path: str | Path) -> VariantFile:
-    """Recognize a file by its name.
+    """Detect the format of a file by its name.
 
     Raises:
-        UserError: it is missing, of another kind, or a table without the columns of variants.
+        UserError: it is missing, has an unsupported format, or is a table that lacks a required column.
     """
     path = Path(path)
     name = path.name.lower()
@@ -101,7 +101,7 @@ def open_variants(path: str | Path) -> VariantFile:
 
 
 def parse_vcf_line(raw: bytes, source: str, line: int) -> Record:
-    """The record of a line.
+    """The record on a VCF line.
 
     Raises:
         UserError: fewer than eight columns, or a position that is not a number.
@@ -145,7 +145,7 @@ def _read_table(path: Path, at: dict[str, int | None]) -> Iterator[Item]:
             _position(of["pos"], str(path), line),
             of["id"] or ".",
             _allele(of["ref"]),
-            # A table may write a deletion without its anchor base, as `-`. An insertion so written could be on either side.
+            # A table may write a deletion without its anchor base, as `-`. For an insertion, this would be ambiguous.
             ("",) if of["alt"] == "-" else _alternatives(of["alt"]),
             fields=tuple(row),
         )
@@ -178,7 +178,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a plain or compressed file with their ends, split at line feeds alone."""
+    """The lines of a plain or compressed file with their line endings, split only at line feeds."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     if not compressed:

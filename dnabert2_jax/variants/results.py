@@ -1,4 +1,4 @@
-"""Scores of variants in memory, for Python."""
+"""Scores of variants in memory, for the Python API."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ class VariantScores:
     """One row for each allele, in the order of the input.
 
     Attributes:
-        columns: where the allele is, its status, and its values; a value that an allele lacks is NaN or an empty text.
+        columns: the variant, its status and its values; missing values are NaN or the empty string.
     """
 
     columns: dict[str, Any]
@@ -36,7 +36,7 @@ class VariantScores:
         return len(self.columns["status"])
 
     def __getitem__(self, column: str) -> Any:
-        """A column: an array of numbers, or a list of texts. [alleles]."""
+        """A column: an array of numbers, or a list of strings. [alleles]."""
         return self.columns[column]
 
     def __repr__(self) -> str:
@@ -63,16 +63,16 @@ def score_variants(
 def iterate_scores(
     model: InferenceModel, fasta: str | Path, variants: str | Path | Iterable[GivenVariant], options: ScoringOptions
 ) -> Iterator[VariantScores]:
-    """Scores of variants as they are computed; the first part is empty, and says what the columns are.
+    """Yield scores of variants as they are computed; the first part is empty and defines the columns.
 
     Args:
         model: any model.
         fasta: the reference genome.
-        variants: a file, or variants from Python.
+        variants: a file, or tuples as in ``GivenVariant``.
         options: how to score.
 
     Raises:
-        UserError: as :func:`~dnabert2_jax.variants.annotation.plan_annotation`; or something given is not a variant.
+        UserError: as :func:`~dnabert2_jax.variants.annotation.plan_annotation`; or an item is not a variant.
     """
     source = open_variants(variants) if isinstance(variants, str | Path) else _given(variants)
     with Reference(fasta) as reference:

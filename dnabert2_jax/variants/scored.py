@@ -1,4 +1,4 @@
-"""Scores as they were written, read back for a page."""
+"""Reads written scores back for a report page."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from dnabert2_jax.variants.records import Record, VariantFile, open_variants
 
 @dataclass(frozen=True)
 class ScoredAlleles:
-    """What became of the alleles of a file.
+    """Statuses, scores and consequences of the alleles of a file.
 
     Attributes:
-        statuses: how many alleles have which status.
-        scores: of the scored alleles, by column; NaN where one lacks a score. [scored] each.
-        consequences: of the scored alleles, empty where none is given; None if the file does not give any. [scored].
+        statuses: number of alleles by status.
+        scores: scores of the scored alleles by column; NaN where missing. [scored] each.
+        consequences: consequence of each scored allele, empty if none is given; None if the file has none. [scored].
     """
 
     statuses: Counter[str]

@@ -1,4 +1,4 @@
-"""Scores of alleles: the model's inputs for each, run in batches, and what is made of the outputs."""
+"""Scores of alleles: build the model's inputs, run them in batches, and compute scores from the outputs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from dnabert2_jax.variants.splice import SpliceLabels, splice_scores
 from dnabert2_jax.variants.windows import OneStrand, spans_of_views
 
 _SMALLEST_P = 2.0**-24
-"""A float32 probability says nothing about what is nearer than this to 0 or 1."""
+"""Probabilities are clipped to this distance from 0 and 1, the resolution of float32."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class ScoringOptions:
     """How to score.
 
     Attributes:
-        scores: which; empty for those that suit the model.
+        scores: the scores to compute; empty for those that suit the model.
         flank: bases of the window on either side of the variant.
         strands: ``both`` or ``+``.
-        max_span: longest span between shared tokens that is scored, in bases.
+        max_span: maximum length in bases of a span between shared tokens; longer ones are not scored.
         batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        splice: the labels of splice sites, whose changes are told; then ``scores`` are only those that are named.
-        shifts: windows moved to either side, in equal steps up to half a flank, whose scores take part in the mean.
+        splice: the labels of splice sites, to report their changes; empty ``scores`` then means no other scores.
+        shifts: number of shifted windows on either side, in equal steps up to half a flank, to average over as well.
         tokenization_noise: other segmentations of the same bases over which the spread of ``delta`` is taken; 0 for none.
     """
 
@@ -71,13 +71,13 @@ class VariantScorer:
     Args:
         model: any model; what it can score depends on its kind.
         genome: the reference.
-        options: how.
+        options: how to score.
 
     Attributes:
-        fields: the values that each scored allele has.
+        fields: the fields of each scored allele.
 
     Raises:
-        UserError: a score that the model cannot give, or an option out of range.
+        UserError: a score that the model cannot compute, or an option out of range.
     """
 
     fields: tuple[Field, ...]
@@ -114,7 +114,7 @@ class VariantScorer:
 
     @property
     def alleles_at_once(self) -> int:
-        """How many alleles fill the batches well."""
+        """The number of alleles that fills the batches well."""
         return max(256, self._batch_tokens // 16)
 
     def score(self, alleles: Sequence[Allele]) -> list[AlleleScores]:
@@ -128,7 +128,7 @@ class VariantScorer:
         moved = (window.moved(flank, n) for window in windows if isinstance(window, Window) for n in self._offsets)
         placed = iter(self._encode(list(moved)))
         found = [list(islice(placed, len(self._offsets))) if isinstance(window, Window) else [window] for window in windows]
-        # The usual window decides whether an allele is scored; of the moved ones, those in which it can be take part.
+        # The unshifted window decides whether an allele is scored; shifted windows are used only if they can be scored.
         good = [[own for own in each if isinstance(own, tuple)] for each in found if isinstance(each[0], tuple)]
         flat = [strands for each in good for strands in each]
         values: list[dict[str, float | int | str]] = [
@@ -159,7 +159,7 @@ class VariantScorer:
         return [AlleleScores("ok", next(ok)) if isinstance(usual, tuple) else AlleleScores(usual, {}) for usual, *_ in found]
 
     def _other_segmentations(self) -> list[InferenceModel]:
-        """The model with tokenizers that read the same bases as other tokens."""
+        """The model with tokenizers that segment the same bases differently."""
         count = self._options.tokenization_noise
         if count and "delta" not in self._scores:
             raise UserError("tokenization noise is the spread of delta, which is not among the scores; leave it out")
@@ -171,7 +171,7 @@ class VariantScorer:
         return [replace(self._model, tokenizer=tokenizer) for tokenizer in tokenizers]
 
     def _encode(self, windows: list[Window]) -> list["_Strands | Status"]:
-        """The strands of each window as tokens, or why they are not scored."""
+        """The tokenized strands of each window, or the status of a window that cannot be scored."""
         views = [view(window, sign) for window in windows for sign in self._signs]
         spans = iter(zip(views, spans_of_views(views, self._model.tokenizer), strict=True))
         results: list[_Strands | Status] = []
@@ -247,11 +247,11 @@ class VariantScorer:
         return results
 
     def _masked(self, inputs: list[Ids]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Each input's number with the log-probabilities at its masks, [masks, V]."""
+        """The index of each input, and log-probabilities at its masked positions, [masks, V]."""
         return log_probabilities_at_masks(self._model, self._batches(inputs))
 
     def _masked_groups(self, inputs: list[Ids]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-        """The numbers of some inputs with as many masks, [R], and the log-probabilities at these, [R, masks, V]."""
+        """Groups of inputs with equal numbers of masks: indices, [R], and log-probabilities, [R, masks, V]."""
         return log_probabilities_of_groups(self._model, self._batches(inputs))
 
     def _weighted_means(self, inputs: list[Ids], weights: list[NDArray[np.float32]]) -> NDArray[np.float64]:
@@ -276,7 +276,7 @@ class VariantScorer:
 
 
 def _means(values: list[dict[str, float]], groups: Sequence[Sequence[_Strands]]) -> list[dict[str, float]]:
-    """The mean of each value over the windows of an allele, whose first one says which values there are."""
+    """The mean of each value over the windows of an allele; the values are those of its first window."""
     if all(len(group) == 1 for group in groups):
         return values
     of_window = iter(values)
@@ -288,10 +288,10 @@ def _means(values: list[dict[str, float]], groups: Sequence[Sequence[_Strands]])
 
 
 def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tuple[VariantScore, ...]:
-    """The scores to compute, in their usual order; those that suit the model where none are wanted.
+    """The scores to compute, in their usual order; by default those that suit the model.
 
     Raises:
-        UserError: the model cannot give one of them.
+        UserError: the model cannot compute one of them.
     """
     overlapping = isinstance(model.tokenizer, KmerTokenizer) and model.tokenizer.overlapping
     if not wanted:
@@ -319,7 +319,7 @@ def checked_scores(model: InferenceModel, wanted: Sequence[VariantScore]) -> tup
 
 
 def _log_ratio(one: OneStrand, log_p: NDArray[np.float64]) -> float:
-    """The corrected log-likelihood ratio of ALT and REF, of the ln P of all alleles. [alleles]."""
+    """The length-corrected log-likelihood ratio of ALT and REF, from the ln P of all alleles, [alleles]."""
     alt, ref = one.view.alt, one.view.ref
     more_bases = len(one.span.strings[alt]) - len(one.span.strings[ref])
     return float(log_p[alt] - log_p[ref] + more_bases * np.log(4))

@@ -1,4 +1,4 @@
-"""What a masked language model says about the alleles of spans: each input is run once, however many spans it serves."""
+"""Probabilities of the alleles of spans under a masked language model; inputs shared by several spans are run once."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -10,22 +10,22 @@ from dnabert2_jax.variants.llr import DnaPieces, Floats, log_mean, log_ratios
 from dnabert2_jax.variants.spans import Ids, Span
 
 Masked = Callable[[list[Ids]], Iterable[tuple[NDArray[np.integer], NDArray[np.float32]]]]
-"""Runs inputs, and gives the numbers of some with as many masks, [R], and the log-probabilities at these, [R, masks, V]."""
+"""Runs inputs in groups with equal numbers of masks: yields indices, [R], and log-probabilities, [R, masks, V]."""
 
 
 def span_log_probabilities(spans: Sequence[Span], pieces: DnaPieces, masked: Masked) -> list[Floats]:
     """The ln P of each allele of some spans, among all strings of its length; [alleles] for each span.
 
-    P is the mean over the numbers of tokens that the alleles have in the span; see :mod:`dnabert2_jax.variants.llr`.
+    P is averaged over the range of token counts of the alleles in the span; see :mod:`dnabert2_jax.variants.llr`.
 
     Args:
         spans: the spans.
-        pieces: the tokenizer's.
+        pieces: the tokenizer's DNA pieces.
         masked: runs the model.
     """
     if not spans:
         return []
-    # All substitutions at a site ask for the same again and again.
+    # All substitutions at a site have the same span: compute each distinct span once.
     keys = [(span.prefix.tobytes(), span.suffix.tobytes(), span.strings) for span in spans]
     distinct = dict(zip(keys, spans, strict=True))
     asked = list(distinct.values())

@@ -1,7 +1,7 @@
 """The span of a variant: the tokens between those that all alleles share.
 
-Byte pairs merge across the site of a variant, so the alleles' tokens differ in number and in their ends. What the alleles
-have in common are tokens at both ends of the window; the span is the rest.
+Byte pairs merge across the site of a variant, so the alleles' tokens differ in number and boundaries. The alleles share
+tokens at both ends of the window; the span is the rest.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ _CLS, _SEP = np.array([CLS], np.int32), np.array([SEP], np.int32)
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What lies between the tokens that all alleles of a window share.
+    """The part of a window between the tokens that all alleles share.
 
     Attributes:
-        prefix: ids of the shared tokens before it. [tokens].
-        suffix: ids of the shared tokens after it. [tokens].
-        strings: its bases in each allele.
-        tokens: its ids in each allele. [tokens] each.
+        prefix: ids of the shared tokens before the span. [tokens].
+        suffix: ids of the shared tokens after the span. [tokens].
+        strings: bases of the span in each allele.
+        tokens: token ids of the span in each allele. [tokens] each.
     """
 
     prefix: Ids
@@ -39,21 +39,21 @@ class Span:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Its tokens in each allele."""
+        """Number of tokens of the span in each allele."""
         return tuple(map(len, self.tokens))
 
     def row(self, tokens: Ids) -> Ids:
-        """The window with some tokens as the span, as the model reads it: with [CLS] and [SEP]. [tokens of the row]."""
+        """The model's input with the given tokens as the span, including [CLS] and [SEP]. [tokens of the row]."""
         return np.concatenate([_CLS, self.prefix, tokens, self.suffix, _SEP])
 
 
 class Stretch(NamedTuple):
-    """A part of a window whose alleles were encoded by themselves.
+    """A part of a window whose alleles were tokenized separately.
 
     Attributes:
-        window: the ids of the whole window of one of the alleles. [tokens].
-        begin: with which of these the stretch begins.
-        end: the one after its last.
+        window: token ids of the whole window of one allele. [tokens].
+        begin: index of the first token of the stretch.
+        end: index of the token after its last.
     """
 
     window: Ids
@@ -72,17 +72,17 @@ def find_spans(
     tokenizer: Tokenizer,
     within: Sequence[Stretch] | None = None,
 ) -> list[Span | None]:
-    """The spans of some windows: no allele's is empty.
+    """The spans of some windows, which are not empty for any allele.
 
     Args:
-        texts: the bases of each allele's window, or of a stretch of it; for each window.
+        texts: for each window, the bases of each allele's window, or of a stretch of it.
         token_ids: their ids without special tokens, [tokens] each.
-        tokenizer: what made them.
-        within: of what the stretches are, for each of them.
+        tokenizer: the tokenizer that produced them.
+        within: for each window, the stretch that its texts cover; None if they are whole windows.
 
     Returns:
-        None if an allele has no tokens at all, or if its stretch does not begin and end with tokens that all alleles share;
-        at an end of the window it need not.
+        The span of each window; None if an allele has no tokens, or if the stretch does not begin and end with tokens that
+        all alleles share (except at an end of the window).
     """
     if not texts:
         return []
@@ -94,7 +94,7 @@ def find_spans(
     suffix = _shared(flat, starts + counts - 1, -1, fewest - prefix, first)
     outside = np.array([(begin, len(window) - end) for window, begin, end in within])
     known = (fewest > 0) & ((prefix > 0) | (outside[:, 0] == 0)) & ((suffix > 0) | (outside[:, 1] == 0))
-    nothing_left = prefix + suffix == fewest  # of the shortest allele: one token more on each side
+    nothing_left = prefix + suffix == fewest  # for the shortest allele: one token more on each side
     prefix, suffix = (np.maximum(0, shared - nothing_left) for shared in (prefix, suffix))
     bounds = np.concatenate([[0], np.cumsum(tokenizer.piece_lengths[flat])])
     ends = starts + counts
@@ -115,7 +115,7 @@ def find_spans(
 
 
 def _rows_of(token_ids: Sequence[Sequence[Ids]]) -> tuple[Numbers, Numbers, Numbers, Ids]:
-    """The first row of each window, where each row begins, its number of ids, and all ids one after the other, and [SEP]."""
+    """The first row of each window, the start and number of ids of each row, and all ids concatenated, followed by [SEP]."""
     alleles = np.array(list(map(len, token_ids)))
     rows = list(chain.from_iterable(token_ids))
     counts = np.array(list(map(len, rows)))
@@ -123,7 +123,7 @@ def _rows_of(token_ids: Sequence[Sequence[Ids]]) -> tuple[Numbers, Numbers, Numb
 
 
 def _shared(flat: Ids, starts: Numbers, step: int, most: Numbers, first: Numbers) -> Numbers:
-    """How many ids all rows of a window share from where they start, at most ``most``. [windows]."""
+    """The number of ids, up to ``most``, that all rows of a window share from their starts. [windows]."""
     of_row = np.repeat(np.arange(len(first)), np.diff(first, append=len(starts)))
     place = np.arange(1 + most.max())
     ids = flat.take(starts[:, None] + step * place, mode="clip")

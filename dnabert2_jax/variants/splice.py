@@ -1,9 +1,9 @@
-"""What an allele does to splice sites near it, by a model that labels every base (Jaganathan et al. 2019, SpliceAI).
+"""Effects of an allele on nearby splice sites, from a model that labels every base (Jaganathan et al. 2019, SpliceAI).
 
-For each strand, the probability of an acceptor and of a donor at every base of the window with REF and with ALT is compared
-base by base: the largest gain and loss of either near the variant, and where they are. Where the alleles differ in length,
-the bases between those that both have count as one place, with the largest of their probabilities (0, if there are none).
-Hence all spellings of an indel get the same, and exchanging REF and ALT exchanges gains and losses.
+For each strand, the probabilities of an acceptor and of a donor at every base of the window are compared between REF and
+ALT, giving the largest gain and loss of either near the variant, and their positions. If the alleles differ in length, the
+bases between their shared flanks count as one position, with the largest of their probabilities (0 if there are none).
+Hence all equivalent representations of an indel get the same scores, and exchanging REF and ALT exchanges gains and losses.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.variants.alleles import Allele, View, Window, view
 
 _WIDTH_STEP = 64
-"""Rows are padded to a multiple of so many bases, so that few shapes are compiled."""
+"""Rows are padded to a multiple of this many bases, to limit the number of compiled shapes."""
 
 
 @dataclass(frozen=True)
 class SpliceLabels:
-    """Which labels are splice sites.
+    """The labels of splice sites.
 
     Attributes:
         acceptor: label of the first base of an exon.
         donor: label of the last base of an exon.
-        distance: bases on either side of a variant in which sites are looked for.
+        distance: bases to search for sites on either side of a variant.
     """
 
     acceptor: str
@@ -39,10 +39,10 @@ class SpliceLabels:
 
     @classmethod
     def parse(cls, text: str, distance: int = 50) -> "SpliceLabels":
-        """From ``acceptor=LABEL,donor=LABEL``.
+        """Parse ``acceptor=LABEL,donor=LABEL``.
 
         Raises:
-            UserError: it is something else.
+            UserError: the text has another form.
         """
         pairs = dict(part.strip().partition("=")[::2] for part in text.split(","))
         if set(pairs) != {"acceptor", "donor"} or not all(pairs.values()):
@@ -50,7 +50,7 @@ class SpliceLabels:
         return cls(pairs["acceptor"], pairs["donor"], distance)
 
     def columns(self, model: InferenceModel, flank: int) -> list[int]:
-        """The outputs of the model that are the acceptor and the donor.
+        """The indices of the model's outputs for the acceptor and the donor.
 
         Raises:
             UserError: the model does not label bases, or lacks a label; the window is too small for the distance.
@@ -75,11 +75,11 @@ def splice_scores(
     signs: Sequence[Literal["+", "-"]],
     batch_tokens: int,
 ) -> list[dict[str, float | int | str]]:
-    """For each allele ``splice``, the largest change, and ten fields for each strand; see ``docs/guides/variants.md``.
+    """For each allele, ``splice`` (the largest change) and ten fields per strand; see ``docs/guides/variants.md``.
 
     Args:
-        model: labels bases.
-        labels: which of them are sites.
+        model: a model that labels bases.
+        labels: the labels of splice sites.
         flank: bases of a window on either side.
         changes: alleles as written, each in its window; at least one.
         signs: the strands to read.
@@ -117,7 +117,7 @@ def splice_scores(
 
 
 def _places(one: View, number: int, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What an allele has at the places that both alleles have, [P, 2]."""
+    """The outputs of an allele at the positions common to both alleles, [P, 2]."""
     before, own = len(one.left), len(one.alleles[number])
     if len(one.alleles[one.ref]) == len(one.alleles[one.alt]):
         return outputs
@@ -126,7 +126,7 @@ def _places(one: View, number: int, outputs: NDArray[np.float64]) -> NDArray[np.
 
 
 def _positions(window: Window, places: int) -> NDArray[np.int64]:
-    """Where the places are in the reference, from 0 on the plus strand; unequal alleles are where they begin. [P]."""
+    """Reference coordinates of the positions, from 0 on the plus strand; unequal alleles are at their start. [P]."""
     inside = places - len(window.left) - len(window.right)
     end = window.start + len(window.ref)
     return np.concatenate(

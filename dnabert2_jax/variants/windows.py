@@ -1,10 +1,10 @@
-"""Windows of alleles as tokens: REF is encoded as a whole, of the others only what is near the variant.
+"""Windows of alleles as tokens: REF is tokenized as a whole, the other alleles only near the variant.
 
-The alleles of a window differ in a few bases, and byte pairs soon agree again on either side. So of all alleles but REF, a
-stretch is encoded that begins and ends where tokens of REF do, some bases beside the variant; what lies around it has REF's
-tokens. This is exact where the first and the last token of the stretch are those of REF and do not reach the variant: up to
-the first merge across an end of the stretch, what lies on either side of that end has merged as in REF, where no merge
-crosses it. Elsewhere, all alleles are encoded as a whole.
+The alleles of a window differ in a few bases, and their byte pairs soon agree again on either side. So for every allele but
+REF, only a stretch around the variant is tokenized, which begins and ends at token boundaries of REF; outside it, the tokens
+are those of REF. This is exact if the first and last tokens of the stretch equal those of REF and do not reach the variant:
+until a merge crosses an end of the stretch, both sides of that end merge as in REF, where no merge crosses it. Otherwise,
+all alleles are tokenized as a whole.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,10 +19,10 @@ from dnabert2_jax.variants.alleles import View
 from dnabert2_jax.variants.spans import Ids, Span, Stretch, find_spans
 
 HALO = 24
-"""Bases of a stretch beside the variant: cut anywhere, 99.9 % of sequences have their tokens again after 17."""
+"""Bases of a stretch on either side of the variant: after a cut, 99.9 % of sequences have the same tokens again after 17."""
 
 _WHOLE_AT_ONCE = 16
-"""Whole windows may be long, and are compared as one array."""
+"""Number of whole windows, which may be long, to compare as one array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class OneStrand:
 
     Attributes:
         view: the alleles.
-        span: what lies between the tokens that all alleles share.
+        span: the part between the tokens that all alleles share.
     """
 
     view: View
@@ -39,17 +39,17 @@ class OneStrand:
 
     @property
     def ref_and_alt(self) -> tuple[Ids, Ids]:
-        """The two windows that are compared, as the model reads them. [tokens of the row] each."""
+        """The windows of REF and ALT as inputs of the model. [tokens of the row] each."""
         span = self.span
         return span.row(span.tokens[self.view.ref]), span.row(span.tokens[self.view.alt])
 
 
 def spans_of_views(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | None]:
-    """What lies between the tokens that the alleles of each view share; None if an allele's window has no tokens at all.
+    """The part of each view between the tokens that its alleles share; None if an allele's window has no tokens.
 
     Args:
         views: the alleles.
-        tokenizer: of any kind.
+        tokenizer: any tokenizer.
     """
     near = _near_spans(views, tokenizer) if isinstance(tokenizer, BpeTokenizer) else [None] * len(views)
     windows = [view.windows() for view, span in zip(views, near, strict=True) if span is None]
@@ -63,7 +63,7 @@ def spans_of_views(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | N
 
 
 def _near_spans(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | None]:
-    """The spans of views whose alleles agree again near the variant; None for the others."""
+    """The spans of views whose alleles agree again near the variant; None for other views."""
     if not views:
         return []
     windows = [view.window(view.ref) for view in views]
@@ -80,16 +80,16 @@ def _near_spans(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | None
 
 
 def _stretches(views: Sequence[View], rows: Sequence[Ids], tokenizer: Tokenizer) -> list[tuple[Stretch, list[str]] | None]:
-    """What is near the variant in each view, and its bases in each allele; None where a token at an end reaches the variant.
+    """The stretch near the variant in each view, and its bases in each allele; None if an end token reaches the variant.
 
     Args:
         views: the alleles.
-        rows: the ids of REF's window in each. [tokens] each.
-        tokenizer: what made them.
+        rows: the ids of REF's window in each view. [tokens] each.
+        tokenizer: the tokenizer that produced them.
     """
     counts = np.array(list(map(len, rows)))
     sizes = np.array([(len(view.left), len(view.alleles[view.ref]), len(view.right)) for view in views])
-    # One window after the other, in tokens and in bases.
+    # Offsets of the concatenated windows, in tokens and in bases.
     ends, base_ends = np.cumsum(counts), np.cumsum(sizes.sum(1))
     starts, base_starts = ends - counts, base_ends - sizes.sum(1)
     bounds = np.concatenate([[0], np.cumsum(tokenizer.piece_lengths[np.concatenate(rows)])])
