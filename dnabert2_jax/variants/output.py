@@ -26,7 +26,7 @@ def header_lines(fields: Sequence[Field], ending: bytes) -> bytes:
     """The lines of a VCF header that define our INFO keys."""
     statuses = "; ".join(f"{status}: {meaning}" for status, meaning in MEANINGS.items())
     keys = [(field.key, field.type, field.description) for field in fields]
-    keys.append((STATUS_KEY, "String", f"What became of the allele ({statuses})"))
+    keys.append((STATUS_KEY, "String", f"Status of the allele ({statuses})"))
     return b"".join(
         f'##INFO=<ID={key},Number=A,Type={kind},Description="{_quoted(text)}">'.encode() + ending for key, kind, text in keys
     )
