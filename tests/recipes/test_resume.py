@@ -117,12 +117,12 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
 
     goodput = account(workdir)
     assert goodput.calls >= 3  # a call that was killed before its first line does not show
-    assert min(*goodput.seconds.values(), goodput.done_again, goodput.between) > 0
+    assert min(*goodput.seconds.values(), goodput.repeated, goodput.between) > 0
     first, last = json.loads((workdir / "goodput.jsonl").read_text().splitlines()[0]), workdir / "goodput.jsonl"
     assert began < first["call"]
     assert goodput.total == pytest.approx(last.stat().st_mtime - first["call"], abs=0.5)
     assert f"{goodput.share:.1%}" in (workdir / "report.html").read_text()
-    assert f"lost to restarts {timedelta(seconds=round(goodput.done_again + goodput.between))}" in finished.stderr
+    assert f"lost to restarts {timedelta(seconds=round(goodput.repeated + goodput.between))}" in finished.stderr
 
 
 @pytest.mark.slow  # pretraining, which saves with the same loop, is killed in a save above
