@@ -1,4 +1,4 @@
-"""What a test score is compared with: the scores of a k-mer regression that was fitted on the same rows."""
+"""The baseline for a test score: a k-mer regression fitted on the same rows."""
 
 import time
 from typing import TypedDict
@@ -13,7 +13,7 @@ from dnabert2_jax.metrics.scores import ClassificationMetrics, classification_me
 from dnabert2_jax.progress import remark
 
 MAX_KMER_COUNTS = 3 * 10**8
-"""Largest matrix of k-mer counts (rows of all tables times k-mers) that is fitted: it is held in memory."""
+"""Maximum size of the matrix of k-mer counts (rows of all tables times k-mers), which is held in memory."""
 
 
 class Baseline(TypedDict):
@@ -47,7 +47,7 @@ def score_baseline(kmer: KmerBaseline, splits: Splits, began: float) -> Baseline
     """Score a k-mer regression with and without leaked test rows.
 
     Args:
-        kmer: fitted.
+        kmer: the fitted regression.
         splits: the tables.
         began: when fitting began, by ``time.monotonic``.
     """

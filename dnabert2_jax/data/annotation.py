@@ -3,11 +3,11 @@
 ========= ======================= ==================================== ============================
 format    label                   coordinates                          strand
 ========= ======================= ==================================== ============================
-BED       column 4                from 0, the end left out             column 6, ``.`` if left out
-GFF3, GTF column 3, the type      from 1, the end included             column 7
+BED       column 4                from 0, end excluded                 column 6, ``.`` if missing
+GFF3, GTF column 3, the type      from 1, end included                 column 7
 ========= ======================= ==================================== ============================
 
-Of GFF3 and GTF the wanted types are named; of BED, all labels are read unless some are named.
+For GFF3 and GTF, the wanted types must be named; for BED, all labels are read unless some are named.
 """
 
 import re

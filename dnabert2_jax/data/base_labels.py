@@ -1,4 +1,4 @@
-"""Labels of bases: what the features of an annotation say about each base of a contig."""
+"""Labels of every base of a contig, from the features of an annotation."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from dnabert2_jax.data.labels import Target
 from dnabert2_jax.errors import UserError
 
 BACKGROUND = "background"
-"""The class of a base without a label, where a base has one class."""
+"""The class of bases without a label, if each base has one class."""
 
 NOT_COUNTED = -1
 """The label of a position that does not count: a letter other than A, C, G and T, or no base."""
 
 MOST_LABELS = 100
-"""Beyond this many labels, a file has names where labels should be."""
+"""A file with more labels than this probably has names in place of labels."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ def labels_by_contig(
 
     Args:
         annotation: the features.
-        labels: what they stand for.
-        lengths: bases of each contig that is wanted.
-        stranded: whether each strand has labels of its own; a feature without a strand is on both.
+        labels: the classes or labels.
+        lengths: bases of each wanted contig.
+        stranded: whether each strand has its own labels; a feature without a strand is on both.
 
     Returns:
         By contig and strand (``+`` alone unless stranded), on the plus strand's coordinates: class numbers [bases], or 0 and
         1 for each label, [bases, C].
 
     Raises:
-        UserError: features of different labels overlap where a base has one class.
+        UserError: features with different labels overlap, although each base has one class.
     """
     strands = ("+", "-") if stranded else ("+",)
     number = {name: n for n, name in enumerate(labels.names)}

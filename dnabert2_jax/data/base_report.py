@@ -1,4 +1,4 @@
-"""What the windows of a genome hold: counts for the terminal and the report of a run."""
+"""Counts of a genome's labeled windows, for the terminal and the report of a run."""
 
 from typing import TypedDict
 
@@ -46,7 +46,7 @@ class WindowsReport(TypedDict):
 
 
 def windows_report(splits: WindowSplits) -> WindowsReport:
-    """Count what windows hold."""
+    """Count the windows, bases and labels of each split."""
     found = {name: _split_report(splits, name, getattr(splits, name)) for name in SPLITS}
     notes = [
         f"The {name} contigs have no base with the label {label!r}: the scores do not cover it."

@@ -1,4 +1,4 @@
-"""Windows of a genome whose bases have labels: the rows of training and evaluation, and of tracks."""
+"""Windows of a genome with labels for every base: the rows of training, evaluation and tracks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ _CODES[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))
 
 
 class Place(NamedTuple):
-    """Where a window lies.
+    """The position of a window.
 
     Attributes:
-        contig: as the FASTA file calls it.
+        contig: its name in the FASTA file.
         start: first base, from 0, on the plus strand.
-        end: the base after the last one.
-        strand: the one that is read.
+        end: one past the last base.
+        strand: the strand that is read.
     """
 
     contig: str
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 
 def _continues(before: Place, after: Place) -> bool:
-    """Whether the bases of a window follow those of another one as both are read."""
+    """Whether a window directly follows another one in reading order."""
     if (before.contig, before.strand) != (after.contig, after.strand):
         return False
     return after.end == before.start if before.strand == "-" else after.start == before.end
@@ -51,11 +51,11 @@ def _continues(before: Place, after: Place) -> bool:
 
 @dataclass(frozen=True)
 class EncodedBases(EncodedRows):
-    """Token rows whose bases a head labels.
+    """Token rows for a head that labels every base.
 
     Attributes:
         letters: 0-3 for A, C, G, T, 4 for other letters, -1 where a row has no more bases. [rows, L].
-        tokenizer: what made the ids.
+        tokenizer: the tokenizer that made the ids.
     """
 
     letters: NDArray[np.int8]
@@ -81,7 +81,7 @@ class EncodedBases(EncodedRows):
 
 
 def encode_bases(sequences: Sequence[str], tokenizer: Tokenizer, width: int) -> EncodedBases:
-    """Tokenize sequences as rows whose bases a head labels.
+    """Tokenize sequences as rows for a head that labels every base.
 
     Args:
         sequences: clean letters, at most ``width`` bases each.
@@ -102,7 +102,7 @@ class EncodedWindows(EncodedBases):
 
     Attributes:
         labels: class numbers [rows, L], or 0 and 1 for each label [rows, L, C]; -1 where a base does not count.
-        windows: where they lie.
+        windows: their positions.
     """
 
     labels: NDArray[np.int8]
@@ -118,7 +118,7 @@ class EncodedWindows(EncodedBases):
 
     @cached_property
     def breaks(self) -> NDArray[np.bool_]:
-        """Whether a window does not continue the one before it, in the direction in which it is read. [rows]."""
+        """Whether each window does not continue the previous one in reading order. [rows]."""
         pairs = zip(self.windows, self.windows[1:], strict=False)
         return np.array([True, *(not _continues(before, after) for before, after in pairs)])
 
@@ -145,7 +145,7 @@ class WindowSplits:
         labels: the labels of the bases.
         contigs: of each split.
         left_out: windows of each split that have more unknown letters than A, C, G and T.
-        letters: what the letters policy saw and changed.
+        letters: letter counts and changes of the letters policy.
         notes: remarks on the annotation.
         source: the files, for messages.
     """
@@ -174,10 +174,10 @@ def load_windows(
     stranded: bool = False,
     reverse: bool = False,
 ) -> WindowSplits:
-    """Cut a genome into windows side by side, and label their bases.
+    """Cut a genome into adjacent windows and label their bases.
 
-    A window on the minus strand is read as its reverse complement, and its labels are in that order. Windows of which less
-    than half is A, C, G and T are left out.
+    A window on the minus strand is read as its reverse complement, and its labels are in that order. Windows with more
+    unknown letters than A, C, G and T are left out.
 
     Args:
         annotation: its features.
@@ -187,7 +187,7 @@ def load_windows(
         dev_contigs: contigs of the dev windows.
         test_contigs: contigs of the test windows; all others are for training.
         several: whether a base may have several labels.
-        stranded: whether strands are read separately, each with the labels of its own.
+        stranded: whether strands are read separately, each with its own labels.
         reverse: also encode the training windows on the other strand.
 
     Raises:
@@ -277,7 +277,7 @@ def _encode(
     tokenizer: Tokenizer,
     width: int,
 ) -> EncodedWindows:
-    """Windows as token rows; the letters are the plus strand's. A contig without labels by strand has those of ``+``."""
+    """Encode windows, given by their plus-strand letters; contigs without labels by strand have those of ``+``."""
     places, sequences = zip(*windows, strict=True)
     read = [
         reverse_complement(sequence) if place.strand == "-" else sequence

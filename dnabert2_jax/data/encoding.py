@@ -76,7 +76,7 @@ class EncodedRows:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """The axes of what a head says about a row, besides the C outputs: none, or its bases (L,)."""
+        """The axes of a head's outputs for a row, besides the C outputs: none, or its bases (L,)."""
         return ()
 
     def bases_of(self, rows: NDArray[np.integer]) -> RowBases | None:
@@ -88,10 +88,10 @@ class EncodedRows:
 
         Args:
             labels: of all rows. [rows, ...].
-            rows: those of the batch, -1 where there is none. [B] or [B, P].
+            rows: those of the batch, -1 for an empty slot. [B] or [B, P].
 
         Returns:
-            Labels, zeros where there is none, [B, ...] or [B, P, ...]; and weights, 1 where a label counts. [B] or [B, P].
+            Labels, zeros in empty slots, [B, ...] or [B, P, ...]; and weights, 1 where a label counts. [B] or [B, P].
         """
         used = rows >= 0
         chosen = labels[rows]  # an unused slot's -1 reads the last row's label, which is then set to 0

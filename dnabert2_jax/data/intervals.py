@@ -33,7 +33,7 @@ class Interval(NamedTuple):
     """A stretch of a contig.
 
     Attributes:
-        contig: as the FASTA file calls it.
+        contig: its name in the FASTA file.
         start: first base, from 0.
         end: the base after the last one.
         name: column 4 of a BED file, a region as it was written, or ``.``.
@@ -73,7 +73,7 @@ class Intervals:
 
     @property
     def source(self) -> str:
-        """Where they are from, for messages."""
+        """Their origin, for messages."""
         return " ".join([*([str(self.bed)] if self.bed else []), *self.regions])
 
     def __iter__(self) -> Iterator[Interval]:
@@ -221,10 +221,10 @@ def text_lines(path: Path, kind: str) -> Iterator[tuple[int, str]]:
 
     Args:
         path: the file.
-        kind: the format that is wanted, for messages: ``BED``.
+        kind: the expected format, for messages: ``BED``.
 
     Raises:
-        UserError: it is missing, not text, or damaged.
+        UserError: the file is missing, not text, or damaged.
     """
     if not path.is_file():
         state = "is a directory" if path.is_dir() else "does not exist"

@@ -27,8 +27,8 @@ def read_labeled_intervals(
         reference: the genome.
         bed: the BED file.
         label_column: its column of labels, from 1.
-        label_map: names for the labels as written; they must have all of them.
-        bad_records: whether intervals that cannot be used are errors, or left out and counted.
+        label_map: names by label as written; must cover all labels.
+        bad_records: what to do with intervals that cannot be used.
 
     Raises:
         UserError: an interval or letter cannot be used, a label is missing or not in the map, or there are no intervals.

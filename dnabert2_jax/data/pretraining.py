@@ -148,8 +148,8 @@ def training_batches(
         first_step: the first step.
         last_step: one past the last step.
         here: the rows of each batch that this process makes; None for all.
-        finish: what else is to be done to a batch ahead of time, on the threads that make batches, such as sending it to
-            devices; its result takes the place of the batch.
+        finish: applied to each batch ahead of time, on the threads that make batches, for instance to send it to devices;
+            its result replaces the batch.
     """
     if first_step >= last_step:
         return iter(())

@@ -167,7 +167,7 @@ class SequenceReader:
         path: the file.
         source: its name in messages.
         layout: FASTA or FASTQ; None for a table.
-        table: the table, if it is one.
+        table: the table; None for FASTA or FASTQ.
         duplicate_names: as for :func:`read_sequences`.
     """
 
@@ -223,7 +223,7 @@ class SequenceReader:
         return (*(self.table.notes if self.table else ()), *([repeated] if numbered else []))
 
     def gather(self, rows: list[Row], letters: LetterCounts, notes: tuple[str, ...] = ()) -> Sequences:
-        """Rows, at least one, as sequences."""
+        """Convert one or more rows to sequences."""
         firsts, *seconds = map(list, zip(*(row.texts for row in rows), strict=True))
         others = {name: [row.others[at] for row in rows] for at, name in enumerate(self.table.others if self.table else ())}
         pairs, names = seconds[0] if seconds else None, [row.name for row in rows]
@@ -243,10 +243,10 @@ def _labels(labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def mapped_labels(labels: list[str], lines: list[int], names: Mapping[str, str], source: str) -> list[str]:
-    """The names that stand for labels as written.
+    """The names of labels, from a label map.
 
     Raises:
-        UserError: a label has none; the message names all such lines.
+        UserError: a label is not in the map; the message names all such lines.
     """
     bad = BadRecords(source, None)
     for line, label in zip(lines, labels, strict=True):

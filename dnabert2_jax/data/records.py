@@ -14,7 +14,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import LetterCounts
 
 _ERROR_VALUES = {"#N/A", "#NAME?", "#NULL!", "#NUM!", "#DIV/0!", "#REF!", "#VALUE!", "#SPILL!", "#CALC!"}
-"""What spreadsheets write where a formula fails."""
+"""Cell values of failed formulas in spreadsheets."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TableRecords:
     Attributes:
         source: its name in messages.
         header: its columns.
-        rows: its lines as fields, the header among them.
+        rows: its rows as fields, including the header.
     """
 
     source: str
@@ -57,7 +57,7 @@ class TableRecords:
     def cleaned(
         self, columns: list[int], label_at: int | None, letters: LetterCounts, bad: BadRecords
     ) -> Iterator[tuple[int, int, list[str], list[str]]]:
-        """Of each usable row its number from 1, its line, its fields and its sequences after the letters policy."""
+        """The number from 1, line, fields and cleaned sequences of each usable row."""
         number = 0
         for number, (line, fields) in enumerate(islice(self.rows, 1, None), start=1):
             own = LetterCounts()
@@ -119,8 +119,8 @@ class TableOfSequences:
 
     Attributes:
         records: its fields.
-        columns: positions of the column of sequences, or of the two of pairs.
-        name_at: position of the column of names; None where rows are numbered.
+        columns: positions of the sequence column, or of the two columns of pairs.
+        name_at: position of the name column; None if rows are numbered.
         others_at: positions of the other columns.
     """
 

@@ -49,20 +49,20 @@ def read_rows(path: Path, source: str) -> Rows:
 class TableRows:
     """The rows of a table, one in memory at a time (except for a workbook).
 
-    Each iteration reads the file from its beginning, and gives the line on which a row starts with its fields, header first.
-    Skipped are blank lines and what spreadsheets leave behind: rows without any value, columns on the right without name and
-    values, and a first line ``sep=;``, which declares the separator.
+    Each iteration reads the file from the beginning and yields the line on which each row starts and its fields, header
+    first. Blank lines and remnants of spreadsheets are skipped: rows without any value, columns on the right without a name
+    or values, and a first line ``sep=;``, which declares the separator.
 
     Args:
         path: the file.
         source: its name in messages.
 
     Attributes:
-        notes: assumptions made while reading, once an iteration has come to the end.
+        notes: assumptions made while reading, complete once an iteration has finished.
 
     Raises:
-        UserError: (from iteration) the file is missing, damaged or in an unknown encoding, or a workbook of Excel 97, or a
-            later one but openpyxl is not installed.
+        UserError: (from iteration) the file is missing, damaged or in an unknown encoding, or it is a workbook of Excel 97,
+            or a newer one and openpyxl is not installed.
     """
 
     notes: tuple[str, ...]

@@ -26,7 +26,7 @@ class Sequences:
         names: name of each sequence.
         sequences: upper-case letters of each; the first sequence where rows are pairs.
         pairs: the second sequence of each row, or None.
-        letters: what the letters policy saw and changed, both sequences together.
+        letters: letter counts and changes of the letters policy, both sequences together.
         notes: other assumptions made or records skipped while reading.
         columns: the other columns of an unlabeled table, by name. [sequences] each.
     """

@@ -1,4 +1,4 @@
-"""Sequences of a file of any size: read once to check it, and then again, some at a time."""
+"""Sequences of a file of any size: read once to check it, and then again in chunks."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ from dnabert2_jax.genome.letters import LetterCounts
 
 @dataclass(frozen=True)
 class SequenceFile:
-    """A file whose every record was read and checked; make it with :func:`checked_file`.
+    """A file whose records have all been read and checked; make it with :func:`checked_file`.
 
     Attributes:
-        reading: how it is read.
-        rows: usable sequences, or pairs.
+        reading: its reader.
+        rows: number of usable sequences or pairs.
         longest: the longest of them.
-        letters: what the letters policy saw and changed.
+        letters: letter counts and changes of the letters policy.
         notes: assumptions made and records skipped.
     """
 
@@ -34,7 +34,7 @@ class SequenceFile:
 
     @property
     def path(self) -> Path:
-        """Where it is read."""
+        """The file that is read."""
         return self.reading.path
 
     @property
@@ -50,7 +50,7 @@ class SequenceFile:
         return "; ".join([f"{source}: {self.rows:,} {unit}, {self.letters.bases:,} bases", *changes])
 
     def chunks(self, bases: int) -> Iterator[Sequences]:
-        """All sequences in the order of the file, in chunks of at least ``bases`` bases (the last one may have fewer)."""
+        """All sequences in file order, in chunks of at least ``bases`` bases (the last one may have fewer)."""
         rows: list[Row] = []
         size = 0
         for row in self.reading.rows(LetterCounts(), BadRecords(self.reading.source, "skip")):
@@ -64,11 +64,11 @@ class SequenceFile:
 
 
 def given_in_chunks(sequences: Iterable[str] | Mapping[Any, str], bases: int) -> Iterator[Sequences]:
-    """Sequences from Python, some at a time: a generator is read as far as a chunk needs.
+    """Sequences from Python in chunks; a generator is consumed only as needed.
 
     Args:
         sequences: as for :func:`~dnabert2_jax.data.sequences.given_sequences`.
-        bases: least bases of a chunk (the last one may have fewer).
+        bases: minimum bases per chunk (the last one may have fewer).
 
     Raises:
         UserError: as for :func:`~dnabert2_jax.data.sequences.given_sequences`; a chunk names its own sequences.
@@ -96,10 +96,10 @@ def checked_file(
     bad_records: BadRecordPolicy | None = None,
     duplicate_names: DuplicateNames | None = None,
 ) -> Iterator[SequenceFile]:
-    """Read a file once, to find what is wrong with it before anything is computed.
+    """Read a file once, to find problems before anything is computed.
 
-    Arguments, and what is accepted, are those of :func:`~dnabert2_jax.data.reading.read_sequences`; standard input is kept
-    in a temporary file as long as the block lasts.
+    Arguments and accepted files are those of :func:`~dnabert2_jax.data.reading.read_sequences`; standard input is kept in a
+    temporary file until the block ends.
 
     Raises:
         UserError: as for :func:`~dnabert2_jax.data.reading.read_sequences`.

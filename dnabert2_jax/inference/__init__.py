@@ -1,1 +1,1 @@
-"""Using a trained model."""
+"""Inference with trained models."""

@@ -1,7 +1,7 @@
-"""Calibration of a classifier: a temperature fitted on a table, by which its last layer is divided.
+"""Calibration of a classifier: its last layer is divided by a temperature fitted on a table.
 
-The layer's weights and bias are divided, so everything that reads the model, here or in the Hugging Face layout, gets
-calibrated probabilities, and the format of model directories knows nothing of it.
+Because the layer's weights and bias are divided, every reader of the model, here or in the Hugging Face layout, gets
+calibrated probabilities, and the format of model directories is unchanged.
 """
 
 from dataclasses import dataclass, replace
@@ -24,14 +24,14 @@ from dnabert2_jax.metrics.tasks import metrics_for
 
 @dataclass(frozen=True)
 class Calibration:
-    """A classifier whose probabilities fit a table.
+    """A calibrated classifier, with its scores before and after.
 
     Attributes:
         model: the calibrated classifier.
-        temperature: by which its logits are divided, compared with the model that was given.
-        table: what it was fitted on.
-        before: scores on this table, and ``after``.
-        reliability_before: how probabilities compared with what is right, and ``reliability_after``.
+        temperature: what the logits of the given model are divided by.
+        table: the table it was fitted on.
+        before: scores on this table before calibration; ``after``, those after it.
+        reliability_before: probabilities compared with the fraction of correct decisions; likewise ``reliability_after``.
     """
 
     model: InferenceModel
@@ -43,7 +43,7 @@ class Calibration:
     reliability_after: Reliability
 
     def rows(self) -> list[dict[str, str]]:
-        """What changed, for people."""
+        """Scores before and after, as a table for the terminal."""
         sides = (("before", self.before, self.reliability_before), ("after", self.after, self.reliability_after))
         return [
             {
@@ -62,13 +62,14 @@ def calibrate(
     """Fit a temperature on a table that the classifier was not trained on, such as the dev table.
 
     Args:
-        model: a classifier, of one label a row or of several.
-        table: rows with the labels that it was trained on; those that are too long are truncated, as in training.
-        batch_tokens: tokens of a batch.
-        title: shows progress.
+        model: a classifier, single-label or multi-label.
+        table: rows with the labels that it was trained on; rows that are too long are truncated, as in training.
+        batch_tokens: tokens per batch.
+        title: title of a progress bar; None shows none.
 
     Raises:
-        UserError: a regression; no temperature fits; or as :func:`~dnabert2_jax.inference.evaluation.evaluate`.
+        UserError: the model is a regression, no temperature fits, or as for
+            :func:`~dnabert2_jax.inference.evaluation.evaluate`.
     """
     if model.head.task == "regression":
         raise UserError(f"{model.path} predicts measurements, not probabilities; there is nothing to calibrate")
@@ -88,7 +89,7 @@ def calibrate(
 
 
 def _divided(model: InferenceModel, temperature: float, table: Table) -> InferenceModel:
-    """The model with its last layer divided, and a note in its provenance."""
+    """The model with its last layer divided, as noted in its provenance."""
     params = model.predictor.params
     layer = jax.tree.map(lambda x: x / temperature, params["classifier"])
     note = {

@@ -1,4 +1,4 @@
-"""Embeddings: the encoder's hidden states, for whole sequences, for tokens or for bases."""
+"""Embeddings of sequences, tokens or bases: the encoder's hidden states."""
 
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -19,15 +19,15 @@ from dnabert2_jax.tokenizer.base import Tokenizer
 
 @dataclass(frozen=True, repr=False)
 class Embeddings:
-    """Embeddings in the order of the input, float32.
+    """Embeddings in input order, float32.
 
     Attributes:
-        pooling: what a vector stands for.
+        pooling: what each vector represents.
         names: name of each sequence.
         token_ids: ids of each sequence's own tokens, without [CLS] and [SEP]. [tokens] each.
-        vectors: [sequences, D] for ``mean``, ``cls`` and ``max``; for ``token`` and ``base`` the vectors of all sequences
-            one after the other, [all tokens, D] or [all bases, D].
-        offsets: where each sequence's vectors begin in ``vectors``, and last the number of all vectors. [sequences + 1].
+        vectors: [sequences, D] for ``mean``, ``cls`` and ``max``; for ``token`` and ``base``, the vectors of all sequences
+            concatenated, [all tokens, D] or [all bases, D].
+        offsets: index of each sequence's first vector in ``vectors``, then the number of all vectors. [sequences + 1].
     """
 
     pooling: Pooling
@@ -45,7 +45,7 @@ class Embeddings:
         return f"Embeddings({len(self):,} sequence{'s' * (len(self) != 1)}, {count:,} vectors of {width}, {self.pooling})"
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a row for each vector, whose numbers are the columns ``e0``, ``e1``, ...
+        """A DataFrame with one row per vector, whose numbers are the columns ``e0``, ``e1``, ...
 
         Raises:
             UserError: pandas is not installed.
@@ -59,7 +59,7 @@ class Embeddings:
         return np.split(self.vectors, self.offsets[1:-1])
 
     def columns(self) -> dict[str, Any]:
-        """A table with a row for each vector: name, for ``token`` and ``base`` the index within its sequence, embedding."""
+        """A table with one row per vector: name, index within the sequence (for ``token`` and ``base``), embedding."""
         if self.pooling not in PER_TOKEN:
             return {"name": self.names, "embedding": self.vectors}
         each = np.diff(self.offsets)
@@ -68,7 +68,7 @@ class Embeddings:
         return {"name": names, "index": index, "embedding": self.vectors}
 
     def arrays(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """The same without repetition: the name of each sequence, its number of vectors, all vectors, and the tokens.
+        """The same without repeated names: names and vector counts of the sequences, all vectors, and all tokens.
 
         Args:
             tokenizer: the model's, for the bases of each token.
@@ -91,7 +91,7 @@ def embed(
     few_shapes: bool = False,
     title: str | None = None,
 ) -> Embeddings:
-    """Embed sequences; batches are made by length, results are in the order of the input.
+    """Embed sequences, batched by length; results are in input order.
 
     An embedding depends on the other sequences only through rounding: in float32 the same sequence in another batch
     differs by about 1e-6 where values are of order 1. Sequences of any length are embedded whole.
@@ -100,9 +100,9 @@ def embed(
         model: any model; its heads are not used.
         sequences: single sequences (no pairs).
         pooling: see :data:`~dnabert2_jax.config.inference.Pooling`.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
-        title: shows progress.
+        batch_tokens: tokens per batch; by default 4,096 on a CPU, 65,536 per device elsewhere.
+        few_shapes: for chunks of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
+        title: title of a progress bar; None shows none.
 
     Raises:
         UserError: pairs, an unknown pooling, or out of memory.
@@ -136,13 +136,13 @@ def embed(
 
 
 def expected_vectors(model: InferenceModel, sequences: int, bases: int, pooling: Pooling) -> int:
-    """How many vectors sequences will have; about as many for ``token``.
+    """The number of vectors that sequences will have; an estimate for ``token``.
 
     Args:
         model: the model.
         sequences: number of sequences.
-        bases: bases of all of them.
-        pooling: what a vector stands for.
+        bases: their total bases.
+        pooling: what each vector represents.
     """
     if pooling == "token":
         lengths = model.tokenizer.piece_lengths

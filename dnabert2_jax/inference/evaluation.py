@@ -15,14 +15,14 @@ from dnabert2_jax.metrics.tasks import metrics_for
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a classifier says about a labeled table, and how right it is.
+    """Predictions of a classifier for a labeled table, and their scores.
 
     Attributes:
-        scores: see ``metrics/scores.py``; of classes and labels also ``calibration_error``, the expected one, see
+        scores: see ``metrics/scores.py``; for classes and labels also the expected ``calibration_error``, see
             ``metrics/calibration.py``.
-        intervals: 95 % confidence intervals of the main ones, see ``metrics/intervals.py``.
-        predictions: of the rows.
-        labels: what the label column stands for.
+        intervals: 95% confidence intervals of the main scores, see ``metrics/intervals.py``.
+        predictions: the prediction for each row.
+        labels: the meaning of the label column.
     """
 
     scores: Scores
@@ -51,15 +51,16 @@ def evaluate(
     Args:
         model: a classifier.
         table: rows with the labels that it was trained on.
-        ensemble: further models; what is scored is the mean over all.
-        max_tokens: longest row, by default as in training.
+        ensemble: further models; their mean prediction is scored.
+        max_tokens: maximum row length; by default as in training.
         reverse_complement: average the predictions over both strands.
-        views: average them over so many readings, as :func:`~dnabert2_jax.inference.prediction.predict` does.
-        batch_tokens: tokens of a batch.
-        title: shows progress.
+        views: average them over this many views, as :func:`~dnabert2_jax.inference.prediction.predict` does.
+        batch_tokens: tokens per batch.
+        title: title of a progress bar; None shows none.
 
     Raises:
-        UserError: not a classifier, labels that it does not have, or as :func:`~dnabert2_jax.inference.prediction.predict`.
+        UserError: not a classifier, labels unknown to the model, or as for
+            :func:`~dnabert2_jax.inference.prediction.predict`.
     """
     model.need("classifier", "scoring", "train one with `dnabert2 finetune`")
     labels = saved_labels(model.head, model.labels)

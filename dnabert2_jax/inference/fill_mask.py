@@ -1,4 +1,4 @@
-"""What a masked language model predicts for masked tokens."""
+"""Predictions of a masked language model for masked tokens."""
 
 import re
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class MaskedToken:
     """One masked token and the model's predictions for it.
 
     Attributes:
-        start: its first base, from 0, counted without the bases of ``[MASK]`` in the text.
-        end: the base after its last one; equal to ``start`` for a ``[MASK]``, whose length is unknown.
+        start: its first base, from 0; a ``[MASK]`` in the text counts as no bases.
+        end: one past its last base; equal to ``start`` for a ``[MASK]``, whose length is unknown.
         original: the piece that was masked; None for a ``[MASK]``.
         candidates: the most probable pieces and their probabilities, best first; special tokens by their names.
     """
@@ -38,22 +38,22 @@ class MaskedToken:
 def fill_mask(
     model: InferenceModel, sequence: str, ranges: Sequence[tuple[int, int]] = (), *, top_k: int = 5
 ) -> list[MaskedToken]:
-    """Predict masked tokens from everything else in the sequence, all at once.
+    """Predict all masked tokens of a sequence in one pass, from the tokens that are not masked.
 
     Args:
         model: a masked language model.
         sequence: DNA; each ``[MASK]`` in it stands for one token of unknown length, and the text between two of them is
             tokenized on its own.
-        ranges: or, for a sequence without ``[MASK]``, ranges of bases (start, end), from 0, end not included. Every token
-            that overlaps one is masked as a whole.
-        top_k: candidates of each masked token.
+        ranges: or, for a sequence without ``[MASK]``, ranges of bases (start, end), from 0, end excluded. Every token that
+            overlaps a range is masked whole.
+        top_k: candidates per masked token.
 
     Returns:
         The masked tokens in the order of the sequence.
 
     Raises:
-        UserError: not a masked language model, a letter that is not DNA, nothing to mask, both ways at once, a range outside
-            the sequence, or ``top_k`` out of range.
+        UserError: not a masked language model, a letter that is not DNA, nothing to mask, both ``[MASK]`` and ranges, a
+            range outside the sequence, or ``top_k`` out of range.
     """
     model.need("masked_lm", "filling masks", "use the model directory of `dnabert2 pretrain`")
     if not 1 <= top_k <= model.tokenizer.vocab_size:
@@ -84,10 +84,10 @@ def fill_mask(
 
 
 def _with_masks(tokenizer: Tokenizer, sequence: str) -> NDArray[np.int32]:
-    """Raw ids of the text, [MASK] among them."""
+    """Raw ids of the text, including [MASK]."""
     if not sequence:
         raise UserError("the sequence is empty; give DNA")
-    # Letters in place of each mask, as many as it has characters, keep the positions that an error names.
+    # Each mask is replaced by as many letters as it has characters, so that positions in error messages are correct.
     text = sequence.replace(_MASK_TEXT, "N" * len(_MASK_TEXT))
     clean = clean_letters(text, source="fill-mask", record="sequence")[0].tobytes().decode("ascii")
     ids: list[int] = []
@@ -101,7 +101,7 @@ def _with_masks(tokenizer: Tokenizer, sequence: str) -> NDArray[np.int32]:
 
 
 def _covered(tokenizer: Tokenizer, ids: NDArray[np.int32], ranges: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Which tokens share a base with one of the ranges."""
+    """Whether each token overlaps one of the ranges."""
     lengths = tokenizer.token_bases(ids)
     ends = np.cumsum(lengths)
     begins = ends - lengths
@@ -130,7 +130,7 @@ def _candidates(
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """A range as users write it (``11-20`` or ``11``: from 1, both ends included) as Python counts it: (10, 20).
+    """Convert a range as users write it (``11-20`` or ``11``: from 1, both ends included) to Python's: (10, 20).
 
     Raises:
         UserError: not of this form.

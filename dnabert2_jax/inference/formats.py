@@ -1,21 +1,21 @@
-"""The files that tables of results go to, by suffix, written as they are computed.
+"""File formats for tables of results, by suffix; tables are written as they are computed.
 
-CSV, TSV, JSON lines and BED grow a part at a time under their final bytes. Parquet, HDF5 and npz are made of a
-:mod:`journal <dnabert2_jax.inference.journal>` when everything has been computed, the first two in constant memory.
+CSV, TSV, JSON lines and BED are appended to, one part at a time. Parquet, HDF5 and npz are built at the end from a
+:mod:`journal <dnabert2_jax.inference.journal>`, the first two in constant memory.
 
-Of an embedding, CSV and TSV have one column per number (``e0``, ``e1``, ...), and npz and HDF5 hold these arrays:
+For embeddings, CSV and TSV have one column per number (``e0``, ``e1``, ...), and npz and HDF5 hold these arrays:
 
 =========== ======================================================================
-names       name of each sequence (of each window or interval: of its record)
-embeddings  float32 [sequences, D]; for ``token`` and ``base`` all their vectors, [tokens or bases of all sequences, D]
-starts      of windows and intervals, and ``ends``; of intervals also ``intervals`` and ``strands``
+names       name of each sequence (for a window or interval, that of its record)
+embeddings  float32 [sequences, D]; for ``token`` and ``base``, [tokens or bases of all sequences, D]
+starts      for windows and intervals, with ``ends``; for intervals also ``intervals`` and ``strands``
 offsets     for ``token`` and ``base``: sequence i has the rows offsets[i] to offsets[i + 1]
 token_ids   the ids, [tokens of all sequences]
 token_bases bases that each token covers, [tokens of all sequences]
 =========== ======================================================================
 
-BED has six columns: name, start, end, label, score (1,000 times the probability of the most probable class, rounded) and the
-strand, ``.`` where none was given.
+BED has six columns: name, start, end, label, score (1,000 times the probability of the most probable class, rounded) and
+strand (``.`` if none was given).
 """
 
 import csv
@@ -48,7 +48,7 @@ ARRAY_NAMES = {
     **{"name": "names", "start": "starts", "end": "ends"},
     **{"interval": "intervals", "strand": "strands", "embedding": "embeddings", "count": "offsets"},
 }
-"""What npz and HDF5 call a column."""
+"""Names of columns in npz and HDF5 files."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Format:
     """How a table is written.
 
     Attributes:
-        encode: the bytes that a part adds to the unfinished file; the first part is told that it is.
-        build: makes the file of the parts of its journal; None where the bytes are the file.
+        encode: returns the bytes of a part, which are appended to the unfinished file; the flag marks the first part.
+        build: builds the file from the parts of its journal; None if the appended bytes are the file.
     """
 
     encode: Callable[[Columns, bool], bytes]
     build: Callable[[Iterable[Columns], Path, Record | None], None] | None = None
 
     def finish(self, record: Record | None) -> Finish:
-        """What makes the destination of the unfinished file."""
+        """A function that turns the unfinished file into its destination."""
         build = self.build
         if build is None:
             return moved
@@ -76,7 +76,7 @@ class Format:
         return finish
 
     def save(self, path: Path, columns: Columns, record: Record | None) -> None:
-        """Write a table that is in memory.
+        """Write an in-memory table.
 
         Raises:
             NotWritten: it cannot be written.
@@ -101,7 +101,7 @@ def _text(columns: Columns, first: bool, delimiter: str) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    """Six digits of a number; nothing where there is none."""
+    """A number with six digits; empty for NaN."""
     if not isinstance(value, float | np.floating):
         return value
     return "" if np.isnan(value) else f"{value:.6g}"
@@ -114,7 +114,7 @@ def _json_lines(columns: Columns, first: bool) -> bytes:
 
 
 def _json(value: Any) -> Any:
-    """A value of JSON: numbers with six digits, null where there is none."""
+    """A JSON value: numbers with six digits, null for NaN."""
     if isinstance(value, np.ndarray):
         return [_json(number) for number in value]
     if isinstance(value, float | np.floating):
@@ -131,7 +131,7 @@ def _bed(columns: Columns, first: bool) -> bytes:
 
 
 def _parquet(parts: Iterable[Columns], path: Path, record: Record | None) -> None:
-    """Row groups of whole parts, as many as make about 64 MiB."""
+    """Write row groups of about 64 MiB, made of whole parts."""
     pyarrow = importlib.import_module("pyarrow")
     parquet = importlib.import_module("pyarrow.parquet")
     metadata = {RECORD: record_text(record)} if record else None

@@ -1,7 +1,7 @@
-"""One answer for each interval of a genome, or for each window of the intervals, computed chunk by chunk.
+"""Intervals of a genome, or windows over them, as inputs in chunks.
 
 An interval on the minus strand is read as its reverse complement; coordinates are those of the plus strand. Its windows are
-those of the reverse complement, so that strands are treated alike.
+laid out along the reverse complement, so both strands are treated alike.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ class IntervalScan:
         intervals: the intervals, with their genome.
         window: bases of a window; None for whole intervals.
         step: bases from one window to the next.
-        count: intervals.
-        windows: windows over all of them, or intervals.
+        count: number of intervals.
+        windows: number of windows over all intervals; without windows, of intervals.
         longest: bases of the longest interval.
-        letters: what the letters policy saw and changed.
-        notes: what was skipped, or read under another name.
+        letters: letter counts and changes of the letters policy.
+        notes: what was skipped or read under another name.
     """
 
     intervals: Intervals
@@ -41,12 +41,12 @@ class IntervalScan:
 
     @property
     def rows(self) -> int:
-        """Windows, or intervals."""
+        """Number of windows, or of intervals."""
         return self.windows
 
     @property
     def bases(self) -> int:
-        """Bases of the intervals."""
+        """Total bases of the intervals."""
         return self.letters.bases
 
     def summary(self) -> str:
@@ -58,9 +58,9 @@ class IntervalScan:
         return "; ".join(filter(None, [counts, *read.changes(), places]))
 
     def chunks(self, bases: int) -> Iterator[Chunk]:
-        """All windows, interval by interval in their order, in chunks of at least ``bases`` bases (the last may have fewer).
+        """All windows, in the order of the intervals, in chunks of at least ``bases`` bases (the last may have fewer).
 
-        Within an interval, windows come in the order of their coordinates, on either strand.
+        Within an interval, windows are ordered by coordinates on either strand.
         """
         rows: list[tuple[Interval, int, int, str]] = []
         size = 0
@@ -87,7 +87,7 @@ class IntervalScan:
 
 
 def windows_of(interval: Interval, window: int | None, step: int | None) -> Iterator[tuple[int, int]]:
-    """(start, end) of the windows of an interval in its contig, by start; the interval itself without a window.
+    """(start, end) of an interval's windows in its contig, by start; the whole interval if ``window`` is None.
 
     On the minus strand they are laid out from the interval's end, where its reverse complement begins.
     """
@@ -109,10 +109,10 @@ def plan_intervals(intervals: Intervals, window: int | None = None, step: int | 
     Args:
         intervals: the intervals, with their genome.
         window: bases of a window; None for one row per interval.
-        step: bases from one window to the next, at most a window; by default a window.
+        step: bases from one window to the next, at most ``window``, the default.
 
     Raises:
-        UserError: a window or step out of range, an interval or letter that cannot be used, or there are none.
+        UserError: a window or step is out of range, an interval or letter cannot be used, or there are no intervals.
     """
     step = None if window is None else checked_step(window, step)
     letters, notes = LetterCounts(), list[str]()

@@ -1,7 +1,7 @@
-"""Columns of a table as bytes that can be appended to a file, for formats that cannot be written a part at a time.
+"""A table serialized in parts that can be appended to a file, for formats that cannot be written incrementally.
 
-A part is a line of JSON that names its columns, and then an array for each, as ``numpy.save`` writes it; a column of texts
-is the array of the bytes of its JSON.
+A part is a line of JSON that names its columns, followed by one array per column, as ``numpy.save`` writes it; a column of
+strings is stored as the bytes of its JSON.
 """
 
 import io
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 Columns = dict[str, Any]
-"""Columns of a table by name: arrays of numbers and lists of texts."""
+"""Columns of a table by name: arrays of numbers and lists of strings."""
 
 
 def packed(columns: Columns) -> bytes:
-    """One part."""
+    """Serialize one part."""
     file = io.BytesIO()
     kinds = {name: "text" if isinstance(values, list) else "numbers" for name, values in columns.items()}
     file.write(json.dumps(kinds).encode() + b"\n")

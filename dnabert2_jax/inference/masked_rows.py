@@ -1,4 +1,4 @@
-"""What a masked language model says at the masks of rows."""
+"""Log-probabilities of a masked language model at masked positions."""
 
 from collections.abc import Iterator
 
@@ -16,11 +16,11 @@ _WORTH_A_GROUP = 64
 
 
 def log_probabilities_at_masks(model: InferenceModel, batches: Batches) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Each input's number with the log-probabilities at its masks, [masks, V], in the order of the batches.
+    """The index of each input and the log-probabilities at its masks, [masks, V], in the order of the batches.
 
     Args:
         model: a masked language model.
-        batches: the inputs, one a row.
+        batches: the inputs, one per row.
 
     Raises:
         UserError: out of memory.
@@ -33,10 +33,10 @@ def log_probabilities_at_masks(model: InferenceModel, batches: Batches) -> Itera
 def log_probabilities_of_groups(
     model: InferenceModel, batches: Batches
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    """As :func:`log_probabilities_at_masks`, of several inputs with as many masks at a time.
+    """As :func:`log_probabilities_at_masks`, for groups of inputs with equal numbers of masks.
 
     Yields:
-        The numbers of the inputs, [R], and the log-probabilities, [R, masks, V].
+        The indices of the inputs, [R], and the log-probabilities, [R, masks, V].
     """
     waiting: dict[int, list[tuple[NDArray[np.int32], NDArray[np.float32]]]] = {}
 
@@ -57,7 +57,7 @@ def log_probabilities_of_groups(
 def _by_batch(
     model: InferenceModel, batches: Batches
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]]:
-    """Of each batch the numbers of its inputs, [R], their masks, [R], and what is predicted at K places, [R, K, V]."""
+    """For each batch: indices of its inputs [R], their mask counts [R], log-probabilities at K positions [R, K, V]."""
     forward, params = model.predictor.forward, model.predictor.params
 
     def log_probabilities(batch: EncodedBatch) -> jax.Array:
@@ -70,7 +70,7 @@ def _by_batch(
 
 
 def _mask_positions(input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Where the masks of each row are, then zeros. [B, K]; K is one of few numbers."""
+    """Positions of the masks of each row, padded with zeros to one of a few lengths K. [B, K]."""
     masked = input_ids == MASK
     most = max(_LEAST_SLOTS, int(masked.sum(1).max()))
     order = np.argsort(~masked, axis=1, kind="stable")[:, : 1 << (most - 1).bit_length()]

@@ -1,4 +1,4 @@
-"""A trained model opened for use: a model directory, one in the Hugging Face layout, or an adapter merged into its base."""
+"""A trained model loaded for inference, from a model directory, the Hugging Face layout, or an adapter and its base."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,10 @@ class InferenceModel:
     """A trained model, ready to use.
 
     Attributes:
-        path: the directory it came from; for a model of the Hub, its name with the commit.
+        path: its directory; for a model on the Hub, its name and commit.
         kind: ``masked_lm``, ``classifier`` or ``base_classifier``.
-        tokenizer: makes its ids.
-        labels: class names by class number; the measurement's for a regression; empty for a masked language model.
+        tokenizer: its tokenizer.
+        labels: class names by class number; for a regression, the measurement's name; empty for a masked language model.
         predictor: the network, with its parameters on the devices.
         provenance: how it was made.
     """
@@ -42,12 +42,12 @@ class InferenceModel:
         """Read a model, or an adapter, which is merged into its base.
 
         Args:
-            path: a model or adapter directory, or one in the Hugging Face layout, here or on the Hub (``hf:OWNER/NAME``).
+            path: a model or adapter directory, or one in the Hugging Face layout, local or on the Hub (``hf:OWNER/NAME``).
             compute: precision and attention backend.
             base: the adapter's base, if it is not where the adapter says.
 
         Raises:
-            UserError: none of them, damaged, or not the adapter's base.
+            UserError: none of these, damaged, or not the adapter's base.
         """
         opened = open_any(path, base)
         if isinstance(opened, SavedAdapter):
@@ -56,7 +56,7 @@ class InferenceModel:
 
     @classmethod
     def of_adapter(cls, path: Path, adapter: SavedAdapter, compute: Compute) -> "InferenceModel":
-        """An adapter that was read from a directory, merged into its base."""
+        """A model from an adapter that has been read, merged into its base."""
         parts = jax.device_put({**adapter.params, "encoder": adapter.base.params["encoder"]})
         parts["encoder"] = merge_adapter(parts["encoder"], parts.pop("adapter"), adapter.lora)
         forward = Forward(adapter.base.config, compute, len(adapter.labels), adapter.head)
@@ -67,13 +67,13 @@ class InferenceModel:
 
     @classmethod
     def of_saved(cls, path: Path, model: SavedModel, compute: Compute) -> "InferenceModel":
-        """A model that was read from a directory."""
+        """A model from the contents of its directory."""
         forward = Forward(model.config, compute, len(model.labels), model.head)
         predictor = Predictor.on_local_devices(forward, model.params)
         return cls(path, model.kind, model.tokenizer, model.labels, predictor, model.provenance)
 
     def saved(self) -> SavedModel:
-        """The model with its parameters on the host, to be written to a directory; an adapter is merged."""
+        """The model with its parameters on the host, to be saved; an adapter stays merged."""
         return SavedModel(
             kind=self.kind,
             config=self.config,
@@ -98,7 +98,7 @@ class InferenceModel:
         """Check that this is a model for ``task``.
 
         Raises:
-            UserError: it is of the other kind.
+            UserError: it is of another kind.
         """
         if self.kind != kind:
             hint = ", or `dnabert2 track` for the labels of every base" if self.kind == "base_classifier" else ""

@@ -1,4 +1,4 @@
-"""Tables of results as files: checked before the work, and written whole; see :mod:`dnabert2_jax.inference.formats`."""
+"""Tables of results as files: checked in advance and written atomically; see :mod:`dnabert2_jax.inference.formats`."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ _EXTRAS = {".parquet": "parquet", ".h5": "hdf5"}
 
 
 def check_output(path: Path, accepted: tuple[str, ...]) -> None:
-    """Check before the work, rather than after it, that a file can be written.
+    """Check in advance that a file can be written.
 
     Args:
         path: the file to write; ``-`` is standard output, where tables go as TSV and scores as JSON.
@@ -42,20 +42,20 @@ def check_output(path: Path, accepted: tuple[str, ...]) -> None:
 
 
 def is_standard_output(path: Path, accepted: tuple[str, ...]) -> bool:
-    """Whether a result goes to standard output, which only formats of text can."""
+    """Whether a result goes to standard output, which is for text formats only."""
     return str(path) == STANDARD_STREAM and bool({".tsv", ".json"} & set(accepted))
 
 
 def save_columns(path: Path, columns: Columns, record: Record | None = None) -> None:
-    """Write a table that is in memory.
+    """Write an in-memory table.
 
     Args:
         path: its suffix is the format; ``-`` for TSV on standard output.
-        columns: arrays of numbers and lists of texts, by name.
-        record: what made them, see :mod:`dnabert2_jax.inference.record`.
+        columns: arrays of numbers and lists of strings, by name.
+        record: how they were made, see :mod:`dnabert2_jax.inference.record`.
 
     Raises:
-        UserError: as :func:`check_output`, or the file cannot be written.
+        UserError: as for :func:`check_output`, or the file cannot be written.
     """
     if str(path) == STANDARD_STREAM:
         sys.stdout.write(FORMATS[".tsv"].encode(columns, True).decode())
@@ -76,10 +76,10 @@ def save_masked_tokens(path: Path, tokens: list[MaskedToken], record: Record | N
     Args:
         path: ``.csv``, ``.tsv`` or ``.parquet``; ``-`` for TSV on standard output.
         tokens: the result of :func:`~dnabert2_jax.inference.fill_mask.fill_mask`.
-        record: what made them, see :mod:`dnabert2_jax.inference.record`.
+        record: how they were made, see :mod:`dnabert2_jax.inference.record`.
 
     Raises:
-        UserError: as :func:`check_output`, or the file cannot be written.
+        UserError: as for :func:`check_output`, or the file cannot be written.
     """
     rows = [
         (
@@ -99,7 +99,7 @@ def save_masked_tokens(path: Path, tokens: list[MaskedToken], record: Record | N
 
 
 def _library(path: Path) -> Any:
-    """The library that writes this format, which is an optional extra of this package."""
+    """The library that writes this format, an optional extra of this package."""
     suffix = path.suffix
     return optional_package(
         _LIBRARIES[suffix],

@@ -1,4 +1,4 @@
-"""What a classifier says about sequences; long ones are read in overlapping windows."""
+"""Predictions of a classifier for sequences; long ones are read in overlapping windows."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,24 +27,22 @@ _SHOWN_ROWS = 10
 
 @dataclass(frozen=True, repr=False)
 class Predictions:
-    """A classifier's predictions, in the order of the input.
+    """A classifier's predictions, in input order.
 
-    ``predictions[3]`` is the row of one sequence as a dict, ``predictions[:3]`` the predictions of some; iteration gives
-    the rows.
+    ``predictions[3]`` is one row as a dict, and ``predictions[:3]`` a subset; iteration yields the rows.
 
     Attributes:
         names: name of each sequence.
         classes: class names by class number; for a regression, the measurement's name.
-        outputs: probabilities or measurements, the mean over a sequence's windows. [sequences, C], float32.
-        windows: how many windows a sequence was read in; 1 if it fits as a whole. [sequences].
-        cut_bases: bases that were not read. [sequences].
-        task: what the outputs mean.
-        max_tokens: longest input of the classifier.
-        notes: what makes a prediction doubtful, see ``inference/quality.py``; empty if nothing does. [sequences].
+        outputs: probabilities or measurements, averaged over windows (and models). [sequences, C], float32.
+        windows: number of windows that each sequence was read in; 1 if it fits. [sequences].
+        cut_bases: bases of each sequence that were not read. [sequences].
+        task: the meaning of the outputs.
+        max_tokens: maximum input length of the classifier, in tokens.
+        notes: reasons to doubt each prediction, see ``inference/quality.py``; empty if there are none. [sequences].
         input_columns: other columns of the input table. [sequences] each.
-        training_data: what the classifier was trained on, if it says.
-        spread: of an ensemble: the standard deviation of the outputs over its models, whose mean ``outputs`` are.
-            [sequences, C].
+        training_data: what the classifier was trained on, if known.
+        spread: for an ensemble, the standard deviation of the outputs over its models. [sequences, C].
     """
 
     names: list[str]
@@ -102,7 +100,7 @@ class Predictions:
         return f"<p>{escape(repr(self))}</p><table><tr>{header}</tr>{rows}</table>"
 
     def to_pandas(self) -> Any:
-        """The columns of :meth:`columns` as a DataFrame whose index are the names.
+        """The columns of :meth:`columns` as a DataFrame indexed by name.
 
         Raises:
             UserError: pandas is not installed.
@@ -111,7 +109,7 @@ class Predictions:
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """The probability of each class, [sequences, C]: they sum to 1 unless a sequence may have several labels.
+        """The probability of each class, [sequences, C]; rows sum to 1 unless a sequence may have several labels.
 
         Raises:
             UserError: for a regression, which has none.
@@ -133,7 +131,7 @@ class Predictions:
 
     @property
     def labels(self) -> list[str]:
-        """The most probable class of each sequence; or, joined by ``;``, all labels more probable than not, ``-`` for none.
+        """The most probable class of each sequence; for multiple labels, those above one half joined by ``;``, or ``-``.
 
         Raises:
             UserError: for a regression, which has none.
@@ -145,9 +143,9 @@ class Predictions:
     def columns(self) -> dict[str, Any]:
         """The predictions as columns of a table: label or value, a probability for each class, and the input's own columns.
 
-        Of an ensemble, also the spread of each: ``spread_<name>``, or ``spread`` of a measurement.
+        An ensemble adds the spread of each output: ``spread_<name>``, or ``spread`` for a measurement.
 
-        A column of the input that is called like one of these is there as ``input_<name>``.
+        An input column with one of these names is renamed ``input_<name>``.
         """
         if self.task == "regression":
             said: dict[str, Any] = {"value": self.values}
@@ -160,10 +158,10 @@ class Predictions:
         return ours | {f"input_{name}" if name in ours else name: values for name, values in self.input_columns.items()}
 
     def counts(self) -> Counter[str]:
-        """What :func:`summary_of` speaks of.
+        """Counts for :func:`summary_of`.
 
-        Sequences read in windows (``long``) and their ``windows``, those ``cut`` and their ``cut_bases``, and how many have
-        which note.
+        Sequences read in windows (``long``) and their ``windows``, truncated ones (``cut``) and their ``cut_bases``, and
+        sequences with each note.
         """
         long, cut = self.windows > 1, self.cut_bases > 0
         return count_notes(self.notes) + Counter(
@@ -174,17 +172,17 @@ class Predictions:
         )
 
     def summary(self) -> str | None:
-        """One line on sequences that did not fit ``max_tokens`` and doubtful ones, for the terminal; None if all is well."""
+        """One line for the terminal on sequences over ``max_tokens`` and doubtful predictions; None if there are none."""
         return summary_of(self.counts(), self.max_tokens, self.training_data)
 
 
 def summary_of(counts: Mapping[str, int], max_tokens: int, training_data: Mapping[str, Any] | None) -> str | None:
-    """One line on sequences that did not fit and doubtful ones, for the terminal; None if all is well.
+    """One line for the terminal on sequences over ``max_tokens`` and doubtful predictions; None if there are none.
 
     Args:
-        counts: see :meth:`Predictions.counts`; those of several predictions may be added up.
-        max_tokens: longest input of the classifier.
-        training_data: what it was trained on, if it says.
+        counts: see :meth:`Predictions.counts`; they may be summed over several predictions.
+        max_tokens: maximum input length of the classifier, in tokens.
+        training_data: what it was trained on, if known.
     """
     lines = []
     if counts.get("long"):
@@ -213,28 +211,28 @@ def predict(
     few_shapes: bool = False,
     title: str | None = None,
 ) -> Predictions:
-    """Class probabilities of sequences or pairs, or their measurements.
+    """Predict the class probabilities or measurements of sequences or pairs.
 
-    Pairs have the token types that the model was trained with.
+    Pairs get the token types that the model was trained with.
 
     Args:
         model: a classifier.
-        sequences: what to classify.
-        ensemble: further models; outputs are the mean over all, and their spread is told. What else is said of a sequence
-            (windows, notes) is that of ``model``.
-        max_tokens: longest input of the classifier, in tokens, special tokens included; by default as in training.
-        long: what to do with longer ones; see :func:`~dnabert2_jax.data.encoding.encode_sequences`.
+        sequences: the sequences or pairs.
+        ensemble: further models; outputs are the mean over all models, and their spread is given. Windows and notes are
+            those of ``model``.
+        max_tokens: maximum input length in tokens, special tokens included; by default as in training.
+        long: what to do with longer sequences; see :func:`~dnabert2_jax.data.encoding.encode_sequences`.
         overlap: minimum window overlap as a fraction of a window.
         reverse_complement: average over both strands; the same as two views.
-        views: average over so many readings of each sequence, see :mod:`dnabert2_jax.inference.views`; ``windows`` and
+        views: average over this many views of each sequence, see :mod:`dnabert2_jax.inference.views`; ``windows`` and
             ``cut_bases`` are those of the first.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        few_shapes: for a part of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
-        title: shows progress.
+        batch_tokens: tokens per batch; by default 4,096 on a CPU, 65,536 per device elsewhere.
+        few_shapes: for chunks of a long job, see :func:`~dnabert2_jax.data.packing.pack`.
+        title: title of a progress bar; None shows none.
 
     Raises:
-        UserError: not a classifier, models that do not predict the same, pairs for one trained on single sequences or the
-            other way around, an option out of range, a long pair that may not be cut, or out of memory.
+        UserError: not a classifier, models with different outputs, pairs for a model trained on single sequences or vice
+            versa, an option out of range, a long pair that may not be truncated, or out of memory.
     """
     models = [model, *ensemble]
     check_ensemble(models)
@@ -248,14 +246,14 @@ def predict(
 
 
 def check_ensemble(models: Sequence[InferenceModel], task: str = "prediction") -> None:
-    """Check before the work that some models, or a single one, are classifiers of the same classes.
+    """Check in advance that one or more models are classifiers of the same classes.
 
     Args:
         models: at least one.
-        task: what they are for, for messages.
+        task: their purpose, for messages.
 
     Raises:
-        UserError: one is not, or differs from the first.
+        UserError: a model is not a classifier, or differs from the first.
     """
     for model in models:
         model.need("classifier", task, "train one with `dnabert2 finetune`")
@@ -284,7 +282,7 @@ def _predict(
     few_shapes: bool,
     title: str | None,
 ) -> Predictions:
-    """What one model says."""
+    """Predictions of one model."""
     training_data = model.provenance.get("training_data")
     _check_pairs(model, sequences, training_data)
     max_tokens = model.head.max_tokens if max_tokens is None else max_tokens

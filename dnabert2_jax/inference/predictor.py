@@ -1,4 +1,4 @@
-"""A network with its parameters, and what it computes for batches: prediction, evaluation and probe features use this."""
+"""A network with its parameters, applied to batches: the basis of prediction, evaluation and probe features."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,8 +32,8 @@ from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
 
 SlotPooling = Literal["mean", "cls", "max", "head"]
-"""How a sequence's tokens become one vector: mean or maximum over its own tokens, the hidden state of its [CLS], or whatever
-the linear layer of the classification head reads."""
+"""How a sequence's tokens become one vector: mean or maximum over its own tokens, the hidden state of its [CLS], or the
+input of the classification head's linear layer."""
 
 Compiled = Callable[..., jax.Array]
 
@@ -42,7 +42,7 @@ Rowwise = Callable[..., Any]
 
 
 def _shared(make: Callable[["Forward"], Compiled]) -> property:
-    """A property that is made once for all instances that are equal."""
+    """A property computed once for all equal instances."""
     return property(lru_cache(make))
 
 
@@ -50,15 +50,15 @@ def _shared(make: Callable[["Forward"], Compiled]) -> property:
 class Forward:
     """The forward passes of a network as jitted functions of parameters and tokens; they hold no parameters.
 
-    Two that are equal share what they compile.
+    Equal instances share their compiled functions.
 
     Attributes:
         config: sizes of the encoder.
         compute: precision and attention backend.
-        classes: C, outputs of the classification head; 0 where there is none.
+        classes: C, outputs of the classification head; 0 if there is none.
         head: how a classifier reads a sequence, and what its outputs mean.
-        lora: settings of an adapter that the parameters hold beside the encoder (``"adapter"``).
-        by_rows: divides a function of (parameters, batch) over the rows of a batch, where several devices share them; see
+        lora: settings of the adapter, if the parameters hold one (``"adapter"``) next to the encoder.
+        by_rows: splits a function of (parameters, batch) by rows among several devices; see
             :class:`~dnabert2_jax.parallel.layout.Layout`.
     """
 
@@ -71,17 +71,17 @@ class Forward:
 
     @property
     def classifier(self) -> Network[SequenceClassifier]:
-        """The network that the parameters of a classifier of sequences belong to."""
+        """The network of a sequence classifier."""
         return sequence_classifier(self.config, self.classes, self.compute, self.head.pooling)
 
     @property
     def network(self) -> Classifier:
-        """The network that the parameters of any fine-tuned model belong to."""
+        """The network of any fine-tuned model."""
         return classifier_of(self.config, self.classes, self.head, self.compute)
 
     @cached_property
     def encoder(self) -> Network[Encoder]:
-        """The network that ``params["encoder"]`` belongs to."""
+        """The network of ``params["encoder"]``."""
         return Network(lambda rngs: Encoder(self.config, rngs, self.compute))
 
     @_shared
@@ -151,7 +151,7 @@ class Forward:
         return self._compiled(weighted_means)
 
     def divided(self, function: Rowwise) -> Rowwise:
-        """A function of the parameters and of arrays with rows, to be called inside jit, on each device's rows."""
+        """``function``, split by rows among the devices; to be called inside jit."""
         return self.by_rows(function) if self.by_rows else function
 
     def _compiled(self, function: Rowwise) -> Compiled:
@@ -160,11 +160,11 @@ class Forward:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network that owns its parameters. One on other parameters, ``Predictor(forward, params)``, compiles nothing again.
+    """A network with its parameters; one with other parameters, ``Predictor(forward, params)``, does not recompile.
 
     Attributes:
-        forward: what it computes.
-        params: its parameters, on every device that shares the rows: ``{"encoder", "mlm"}``,
+        forward: the forward passes.
+        params: the parameters, on every device that shares the rows: ``{"encoder", "mlm"}``,
             ``{"encoder", "pooler", "classifier"}``, ``{"encoder", "bases", "classifier"}``, or
             ``{"encoder"}`` alone for hidden states and their means.
     """
@@ -174,12 +174,12 @@ class Predictor:
 
     @classmethod
     def on_local_devices(cls, forward: Forward, params: Tree, devices: int | None = None) -> "Predictor":
-        """One whose devices share the rows of every batch.
+        """A predictor that splits the rows of every batch among devices.
 
         Args:
-            forward: what it computes, on one device.
-            params: its parameters.
-            devices: how many of this process's devices to use; by default :func:`default_devices`.
+            forward: the forward passes, on one device.
+            params: the parameters.
+            devices: number of this process's devices to use; by default :func:`default_devices`.
         """
         devices = devices or default_devices()
         if devices == 1:
@@ -189,11 +189,11 @@ class Predictor:
 
     @property
     def params_on_one(self) -> Tree:
-        """The parameters on the first device, for functions that do not divide their rows."""
+        """The parameters on the first device, for functions that do not split their rows."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), self.params)
 
     def class_outputs(self, batches: Batches, title: str | None = None) -> NDArray[np.float32]:
-        """What a classifier says about every encoded row, [rows, C], or its bases, [rows, L, C]; a ``title`` shows progress.
+        """Outputs of a classifier for every encoded row, [rows, C], or for its bases, [rows, L, C].
 
         Raises:
             UserError: out of memory on the device.
@@ -221,7 +221,7 @@ class Predictor:
         return run_batches(lambda batch: self.forward.hidden_states(self.params, batch.tokens), batches, title)
 
     def token_probabilities(self, tokens: TokenBatch, positions: HostOrDevice) -> NDArray[np.float32]:
-        """The MLM head's probabilities at some positions [B, K] of a batch, [B, K, V].
+        """The MLM head's probabilities at the given positions [B, K] of a batch, [B, K, V].
 
         Raises:
             UserError: out of memory on the device.
@@ -237,10 +237,10 @@ def pool_slots(hidden: jax.Array, tokens: TokenBatch, slots: int, pooling: Liter
         hidden: hidden states, [B, T, D].
         tokens: the batch.
         slots: P, slots of a row.
-        pooling: over the slot's tokens without [CLS] and [SEP]; [UNK] stands for a base and counts.
+        pooling: over the slot's tokens without [CLS] and [SEP]; [UNK] counts, since it stands for a base.
 
     Returns:
-        [B, P, D]; unused slots carry no meaning.
+        [B, P, D]; the values of unused slots are meaningless.
     """
     batch = len(hidden)
     if pooling == "mean":
@@ -253,18 +253,18 @@ def pool_slots(hidden: jax.Array, tokens: TokenBatch, slots: int, pooling: Liter
 
 
 def default_devices() -> int:
-    """How many devices share the rows of a batch: all accelerators of this process.
+    """The number of devices that share the rows of a batch: all accelerators of this process.
 
-    The CPU counts once, however many devices JAX divides it into: XLA uses all cores for one.
+    The CPU counts as one, regardless of how many devices JAX divides it into: XLA uses all cores for one.
     """
     return 1 if jax.default_backend() == "cpu" else jax.local_device_count()
 
 
 def default_batch_tokens(devices: int | None = None) -> int:
-    """Tokens of a batch: what fills each device without crowding its memory at 117 million parameters.
+    """Tokens per batch: enough to keep each device busy, with memory to spare at 117 million parameters.
 
     Args:
-        devices: how many share its rows; by default :func:`default_devices`.
+        devices: number of devices that share its rows; by default :func:`default_devices`.
     """
     return (4096 if jax.default_backend() == "cpu" else 65_536) * (devices or default_devices())
 
@@ -272,12 +272,12 @@ def default_batch_tokens(devices: int | None = None) -> int:
 def run_batches(
     function: Callable[[EncodedBatch], jax.Array], batches: Batches, title: str | None
 ) -> Iterator[tuple[EncodedBatch, NDArray[Any]]]:
-    """Each batch with what ``function`` makes of it, on the host; the device is always one batch ahead.
+    """Each batch with its result of ``function``, on the host; the device is always one batch ahead.
 
     Args:
         function: dispatches the work and returns without waiting.
         batches: the batches.
-        title: shows progress in sequences; None shows nothing.
+        title: title of a progress bar that counts sequences; None shows none.
 
     Raises:
         UserError: out of memory on the device.
@@ -305,7 +305,7 @@ def _one_ahead(
 def _by_row(
     batches: Batches, shape: tuple[int, ...], function: Callable[[EncodedBatch], jax.Array], title: str | None
 ) -> NDArray[np.float32]:
-    """Results of all encoded rows in their order, [rows, *shape], whichever batch each was in."""
+    """Results of all encoded rows in their original order, ``[rows, *shape]``."""
     results = np.empty((len(batches.encoded), *shape), np.float32)
     for batch, values in run_batches(function, batches, title):
         used = batch.rows >= 0

@@ -1,4 +1,4 @@
-"""Sequences whose predictions deserve doubt: very short, mostly unknown, or of lengths that training did not have."""
+"""Sequences whose predictions are doubtful: very short, mostly unknown, or outside the range of training lengths."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,19 +11,19 @@ from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, UNK
 
 SHORT_BASES = 10
-"""A sequence of fewer bases is too short: a handful of tokens at most."""
+"""Sequences with fewer bases are too short: they have a handful of tokens at most."""
 
 TOO_SHORT, MOSTLY_UNK = "too_short", "mostly_unk"
 SHORTER, LONGER = "shorter_than_training", "longer_than_training"
 
 
 def notes_on(sequences: Sequences, encoded: EncodedSequences, training_data: Mapping[str, Any] | None) -> list[str]:
-    """What is doubtful about each sequence (or pair), joined by ``;``; empty if nothing is.
+    """Reasons to doubt the prediction for each sequence (or pair), joined by ``;``; empty if there are none.
 
     Args:
         sequences: the sequences.
         encoded: the same as token rows.
-        training_data: from the model's provenance; None if the model does not say, and lengths are not compared.
+        training_data: from the model's provenance; if None, lengths are not checked.
     """
     first_rows = np.cumsum(encoded.windows) - encoded.windows
     unknown = np.add.reduceat([np.count_nonzero(ids == UNK) for ids in encoded.input_ids], first_rows)
@@ -46,7 +46,7 @@ def notes_on(sequences: Sequences, encoded: EncodedSequences, training_data: Map
 
 
 def count_notes(notes: list[str]) -> Counter[str]:
-    """How many sequences have which note."""
+    """The number of sequences with each note."""
     return Counter(note for own in notes for note in own.split(";") if note)
 
 

@@ -1,8 +1,8 @@
-"""Which model, with which settings, made a file of predictions or embeddings.
+"""The record of the model and settings that produced a file of predictions or embeddings.
 
-Every output says so. npz files have it as the array ``record``, HDF5 as an attribute ``record``, parquet as schema metadata
-``record``, each holding JSON text, and a JSON file under the key ``record``. Text tables have no place for it, nor have
-files of windows and intervals: beside ``NAME`` lies ``NAME.json``.
+Every output has one. npz files store it as the array ``record``, HDF5 as an attribute ``record``, Parquet as schema metadata
+``record``, each holding JSON text, and JSON files under the key ``record``. For text tables, which cannot hold it, and for
+files of windows and intervals, ``NAME.json`` is written next to ``NAME``.
 """
 
 import json
@@ -24,16 +24,16 @@ Record = Mapping[str, Any]
 
 
 def make_record(model: InferenceModel, command: str, **settings: Any) -> Record:
-    """The record of an output: it is the same whenever the output is.
+    """The record of an output; equal outputs have equal records.
 
     Args:
-        model: what made it.
+        model: the model that made it.
         command: ``predict``, ``embed``, ...
         settings: what the output depends on besides the model; JSON-ready.
 
     Returns:
-        ``command``, ``model`` (its directory), ``model_sha256`` (of its parameters as they were used; an adapter's are
-        merged into its base), ``tokenizer_sha256``, ``settings`` and ``dnabert2_jax``, the version.
+        ``command``, ``model`` (its directory), ``model_sha256`` (of its parameters as used, with an adapter merged into its
+        base), ``tokenizer_sha256``, ``settings`` and ``dnabert2_jax``, the version.
     """
     compute = model.predictor.forward.compute
     return {
@@ -45,7 +45,7 @@ def make_record(model: InferenceModel, command: str, **settings: Any) -> Record:
 
 
 def make_ensemble_record(models: Sequence[InferenceModel], command: str, **settings: Any) -> Record:
-    """As :func:`make_record`, of several models: what identifies those after the first is under ``ensemble``."""
+    """As :func:`make_record`, for several models; those after the first are identified under ``ensemble``."""
     record, others = make_record(models[0], command, **settings), [_identity(model) for model in models[1:]]
     return {**record, **({"ensemble": others} if others else {})}
 
@@ -64,5 +64,5 @@ def record_text(record: Record) -> str:
 
 
 def save_record_beside(path: Path, record: Record) -> Path:
-    """Write ``NAME.json`` beside a text table called ``NAME``."""
+    """Write ``NAME.json`` next to a text table called ``NAME``."""
     return write_json(path.with_name(f"{path.name}.json"), record)

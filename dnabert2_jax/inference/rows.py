@@ -1,4 +1,4 @@
-"""A table of results that is written as it is computed, in the order of the input; its job can be killed and resumed."""
+"""A table of results, written in input order as it is computed; a killed job can be resumed."""
 
 import sys
 from collections import Counter
@@ -19,18 +19,18 @@ _TEXT_BYTES, _BINARY_BYTES = 11, 4
 
 
 def expected_bytes(path: Path, rows: int, numbers: int) -> int:
-    """About how large a file will be.
+    """The approximate size of a file in bytes.
 
     Args:
         path: its suffix is the format.
-        rows: rows, such as sequences or windows.
-        numbers: of a row, besides its name and coordinates.
+        rows: number of rows, such as sequences or windows.
+        numbers: numbers per row, besides its name and coordinates.
     """
     return rows * (40 + numbers * (_BINARY_BYTES if path.suffix in (".parquet", ".h5", ".npz") else _TEXT_BYTES))
 
 
 def check_size(path: Path, rows: int, width: int) -> None:
-    """Check before the work that ``rows`` embeddings fit in a file's format.
+    """Check in advance that ``rows`` embeddings fit in a file's format.
 
     Raises:
         UserError: an npz file of more than 2 GB, which would have to be in memory.
@@ -47,9 +47,9 @@ class RowWriter:
     """Appends parts to a table; make it with :func:`writing_rows`.
 
     Attributes:
-        parts: how many have been written, those of an earlier process included.
-        rows: what the parts have in rows of the input.
-        counts: the sum of what was counted while they were computed.
+        parts: number of parts written, including those of an earlier process.
+        rows: rows of the input that the parts cover.
+        counts: counts summed over the parts.
     """
 
     def __init__(self, format_: Format, unfinished: Unfinished | None) -> None:
@@ -60,11 +60,11 @@ class RowWriter:
         self.counts: Counter[str] = Counter(state.get("counts", {}))
 
     def write(self, columns: Columns, rows: int, counts: Mapping[str, int] | None = None) -> None:
-        """Write the next part; it stays whatever happens to this process.
+        """Write the next part, which is kept if this process is killed.
 
         Args:
             columns: the part.
-            rows: what it has in rows of the input.
+            rows: rows of the input that it covers.
             counts: what to add to :attr:`counts`.
         """
         encoded = self._format.encode(columns, self.parts == 0)
@@ -82,19 +82,19 @@ class RowWriter:
 def writing_rows(
     path: Path, record: Record, job: Mapping[str, Any], *, beside: bool = False, force: bool = False
 ) -> Iterator[RowWriter]:
-    """A table that appears under its name when the block ends without an error.
+    """A writer for a table that appears under its name when the block ends without an error.
 
-    Until then its parts are beside it (:mod:`dnabert2_jax.storage.unfinished`), and the same job continues after them.
+    Until then its parts are kept next to it (:mod:`dnabert2_jax.storage.unfinished`), and the same job resumes after them.
 
     Args:
-        path: the file; its suffix is the format. ``-`` is standard output, where TSV goes part by part.
-        record: what makes it; goes into the file, or where the format has no place for it, beside it.
+        path: the file; its suffix is the format. ``-`` writes TSV to standard output, part by part.
+        record: how it is made; stored in the file, or next to it if the format cannot hold it.
         job: what its content depends on besides the record, JSON-ready.
-        beside: write the record beside the file whatever the format.
-        force: what another job has left there may be discarded.
+        beside: write the record next to the file regardless of the format.
+        force: discard what another job has left there.
 
     Raises:
-        UserError: it cannot be written, or as :func:`~dnabert2_jax.storage.unfinished.resuming`.
+        UserError: it cannot be written, or as for :func:`~dnabert2_jax.storage.unfinished.resuming`.
     """
     if str(path) == STANDARD_STREAM:
         yield RowWriter(FORMATS[".tsv"], None)

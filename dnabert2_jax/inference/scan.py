@@ -1,8 +1,8 @@
-"""What to compute something for, chunk by chunk: whole sequences of a file, or windows over every record.
+"""Inputs in chunks: whole sequences of a file, or windows over its records.
 
-Only one record and one chunk are in memory, whatever the size of the file, and a chunk depends on the input and the size of
-a batch only, so that a job that resumes, or does a share of the work, computes the same numbers. Coordinates are those of
-the file: from 0, the end not included, as in BED.
+Only one record and one chunk are in memory at a time, regardless of the size of the file. Chunks depend only on the input
+and the batch size, so a job that resumes, or does a share of the work, computes the same numbers. Coordinates are those of
+the file: from 0, end excluded, as in BED.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,17 +30,17 @@ from dnabert2_jax.storage.paths import as_path
 _BATCHES_A_CHUNK = 8
 _BASES_A_TOKEN = 5
 _MOST_NUMBERS = 2**26
-"""Of a chunk of embeddings by token or base: 256 MiB."""
+"""Maximum numbers in a chunk of embeddings by token or base: 256 MiB."""
 
 
 class Chunk(NamedTuple):
     """Some consecutive sequences, or windows.
 
     Attributes:
-        sequences: their letters; the names of windows are those of their records.
-        starts: first base of each window within its record, from 0; None of whole sequences. [windows].
-        ends: the base after its last one; None of whole sequences. [windows].
-        origins: further columns that say where each is from. [windows] each.
+        sequences: the sequences; windows have the names of their records.
+        starts: first base of each window within its record, from 0; None for whole sequences. [windows].
+        ends: one past its last base; None for whole sequences. [windows].
+        origins: further columns on the origin of each window. [windows] each.
     """
 
     sequences: Sequences
@@ -49,31 +49,31 @@ class Chunk(NamedTuple):
     origins: Mapping[str, list[str]] = MappingProxyType({})
 
     def coordinates(self) -> dict[str, Any]:
-        """The first columns of every table of windows; none of whole sequences."""
+        """The leading columns of a table of windows; empty for whole sequences."""
         if self.starts is None:
             return {}
         return {"name": self.sequences.names, "start": self.starts, "end": self.ends, **self.origins}
 
 
 class Source(Protocol):
-    """What to compute something for, in chunks that fit into memory."""
+    """Inputs in chunks that fit in memory."""
 
     @property
     def rows(self) -> int:
-        """How many sequences, windows or intervals there are."""
+        """Number of sequences, windows or intervals."""
         ...
 
     @property
     def bases(self) -> int:
-        """Bases of the file, or of the intervals."""
+        """Total bases of the file or intervals."""
         ...
 
     def summary(self) -> str:
-        """One line about them, for the terminal."""
+        """One line about the inputs, for the terminal."""
         ...
 
     def chunks(self, bases: int) -> Iterator[Chunk]:
-        """All of them in order, in chunks of at least ``bases`` bases (the last one may have fewer)."""
+        """All inputs in order, in chunks of at least ``bases`` bases (the last one may have fewer)."""
         ...
 
 
@@ -89,33 +89,33 @@ class WholeSequences:
 
     @property
     def rows(self) -> int:
-        """Sequences, or pairs."""
+        """Number of sequences or pairs."""
         return self.file.rows
 
     @property
     def bases(self) -> int:
-        """Bases of all of them."""
+        """Total bases."""
         return self.file.letters.bases
 
     def summary(self) -> str:
-        """One line about them, for the terminal."""
+        """One line about the inputs, for the terminal."""
         return self.file.summary()
 
     def chunks(self, bases: int) -> Iterator[Chunk]:
-        """All of them in the order of the file, in chunks of at least ``bases`` bases (the last one may have fewer)."""
+        """All sequences in file order, in chunks of at least ``bases`` bases (the last one may have fewer)."""
         return map(Chunk, self.file.chunks(bases))
 
 
 @dataclass(frozen=True)
 class Share:
-    """The chunks that a job computes, of all chunks of a source.
+    """The chunks of a source that a job computes.
 
     Attributes:
         source: the source.
-        bases: least bases of a chunk.
+        bases: minimum bases per chunk.
         first: number of the first chunk, from 0.
-        end: the number after the last one; None for all that follow.
-        rows: rows of these chunks.
+        end: one past the number of the last chunk; None for all that follow.
+        rows: total rows of these chunks.
     """
 
     source: Source
@@ -126,21 +126,21 @@ class Share:
 
     @property
     def few_shapes(self) -> bool:
-        """Whether the source is more than one chunk, so that chunks should share the shapes of their batches."""
+        """Whether the source has several chunks, which should then share batch shapes."""
         return self.source.bases > self.bases
 
     def chunks(self, skip: int = 0) -> Iterator[Chunk]:
-        """The chunks, without the first ``skip`` of them."""
+        """The chunks after the first ``skip``."""
         return islice(self.source.chunks(self.bases), self.first + skip, self.end)
 
 
 def share_of(source: Source, bases: int, shard: Shard | None) -> Share:
-    """All chunks, or one of several shares of nearly the same size: consecutive ones, so that shares are joined end to end.
+    """All chunks, or one of several nearly equal shares of consecutive chunks, whose results can be concatenated.
 
     Args:
         source: the source.
-        bases: least bases of a chunk.
-        shard: which of how many shares.
+        bases: minimum bases per chunk.
+        shard: the share and the number of shares; None for all chunks.
 
     Raises:
         UserError: there are fewer chunks than shares.
@@ -169,10 +169,10 @@ class Scan:
         step: bases from one start to the next.
         sequence_column: a table's column of sequences.
         name_column: a table's column of names.
-        duplicate_names: what happens to records of one name.
-        records: sequences in the file.
-        windows: windows over all of them.
-        letters: what the letters policy saw and changed.
+        duplicate_names: what to do with records that share a name.
+        records: number of sequences in the file.
+        windows: number of windows over all sequences.
+        letters: letter counts and changes of the letters policy.
     """
 
     path: Path
@@ -187,12 +187,12 @@ class Scan:
 
     @property
     def rows(self) -> int:
-        """Windows over all records."""
+        """Number of windows over all records."""
         return self.windows
 
     @property
     def bases(self) -> int:
-        """Bases of the file."""
+        """Total bases of the file."""
         return self.letters.bases
 
     def summary(self) -> str:
@@ -204,7 +204,7 @@ class Scan:
         return "; ".join([counts, *read.changes(), windows])
 
     def chunks(self, bases: int) -> Iterator[Chunk]:
-        """All windows in the order of the file, in chunks of at least ``bases`` bases (the last one may have fewer)."""
+        """All windows in file order, in chunks of at least ``bases`` bases (the last one may have fewer)."""
         names: list[str] = []
         letters: list[str] = []
         starts: list[int] = []
@@ -235,7 +235,7 @@ class Scan:
 
 
 def starts_of_windows(bases: int, window: int, step: int) -> range:
-    """First bases of the windows of a sequence: up to the first window that reaches its end."""
+    """Start positions of the windows of a sequence, up to the first window that reaches its end."""
     return range(0, step * (1 + max(0, -(-(bases - window) // step))), step)
 
 
@@ -253,7 +253,7 @@ def plan_scan(
     Args:
         path: FASTA, or a table of sequences, not pairs.
         window: bases of a window, at least 1.
-        step: bases from one start to the next, at most a window; by default a window, so that they do not overlap.
+        step: bases from one start to the next, at most ``window``, the default, so that windows do not overlap.
         sequence_column: a table's column of sequences.
         name_column: a table's column of names.
         duplicate_names: as for :func:`dnabert2_jax.data.reading.read_sequences`.
@@ -272,7 +272,7 @@ def plan_scan(
 
 
 def checked_step(window: int, step: int | None) -> int:
-    """Bases from one window to the next, by default a window.
+    """Bases from one window to the next, after checks; by default ``window``.
 
     Raises:
         UserError: a window or step out of range.
@@ -299,12 +299,12 @@ def predict_chunks(
     batch_tokens: int | None = None,
     few_shapes: bool = True,
 ) -> Iterator[tuple[Chunk, Predictions]]:
-    """What a classifier says about the sequences of each chunk.
+    """Predictions of a classifier for each chunk.
 
     Options are those of :func:`~dnabert2_jax.inference.prediction.predict`.
 
     Raises:
-        UserError: as :func:`~dnabert2_jax.inference.prediction.predict`.
+        UserError: as for :func:`~dnabert2_jax.inference.prediction.predict`.
     """
     for chunk in chunks:
         predictions = predict(
@@ -330,13 +330,13 @@ def embed_chunks(
     batch_tokens: int | None = None,
     few_shapes: bool = True,
 ) -> Iterator[tuple[Chunk, Embeddings]]:
-    """The embeddings of the sequences of each chunk.
+    """Embeddings of each chunk.
 
     Args:
         model: any model.
         chunks: the chunks.
         pooling: as for :func:`~dnabert2_jax.inference.embedding.embed`.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
+        batch_tokens: tokens per batch; by default 4,096 on a CPU, 65,536 per device elsewhere.
         few_shapes: whether there are many chunks, see :func:`~dnabert2_jax.data.packing.pack`.
 
     Raises:
@@ -347,11 +347,11 @@ def embed_chunks(
 
 
 def bases_of_a_chunk(batch_tokens: int | None, numbers_a_base: int = 0) -> int:
-    """Bases to have in memory at a time: what fills a few batches of ``batch_tokens`` tokens.
+    """Bases to keep in memory at a time: enough for a few batches of ``batch_tokens`` tokens.
 
     Args:
-        batch_tokens: tokens of a batch.
-        numbers_a_base: numbers that are computed for each base and kept until they are written.
+        batch_tokens: tokens per batch.
+        numbers_a_base: numbers computed for each base and kept until they are written.
     """
     bases = _BATCHES_A_CHUNK * _BASES_A_TOKEN * (batch_tokens or default_batch_tokens())
     return min(bases, max(1, _MOST_NUMBERS // numbers_a_base)) if numbers_a_base else bases

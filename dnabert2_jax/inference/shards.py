@@ -1,4 +1,4 @@
-"""The shares of a job that several processes computed (``--shard 2/8``), joined end to end in the order of the input."""
+"""Merge the shares of a job computed by several processes (``--shard 2/8``), in input order."""
 
 import importlib
 import json
@@ -29,10 +29,10 @@ class Shards:
     """The complete shares of a file; make it with :func:`find_shards`.
 
     Attributes:
-        out: the file that they become.
-        files: one for each share, in their order.
-        record: what made them.
-        beside: whether their records lie beside them.
+        out: the merged file.
+        files: one per share, in order.
+        record: how they were made.
+        beside: whether their records are in files next to them.
     """
 
     out: Path
@@ -41,7 +41,7 @@ class Shards:
     beside: bool
 
     def merge(self) -> None:
-        """Write the whole file; the shares stay.
+        """Write the merged file; the shares are kept.
 
         Raises:
             UserError: it cannot be written, or tables have different columns.
@@ -71,13 +71,13 @@ class Shards:
 
 
 def find_shards(out: Path) -> Shards:
-    """The shares of a file, which lie beside it as ``NAME.2-of-8.csv``.
+    """Find the shares of a file, next to it as ``NAME.2-of-8.csv``.
 
     Args:
-        out: the file that they become.
+        out: the merged file.
 
     Raises:
-        UserError: there are none, one is missing or unfinished, or they are not of one job.
+        UserError: there are none, one is missing or unfinished, or they are from different jobs.
     """
     check_output(out, tuple(FORMATS))
     named = re.compile(re.escape(out.stem) + r"\.(\d+)-of-(\d+)" + re.escape(out.suffix))
@@ -108,7 +108,7 @@ def find_shards(out: Path) -> Shards:
 
 
 def _record(file: Path, beside: Path) -> dict[str, Any]:
-    """What made a share."""
+    """The record of a share."""
     if beside.exists():
         text = beside.read_text(encoding="utf-8")
     elif file.suffix == ".parquet":
@@ -126,7 +126,7 @@ def _record(file: Path, beside: Path) -> dict[str, Any]:
 
 
 def _parts(file: Path) -> Iterator[Columns]:
-    """The columns of a share, some rows at a time; of arrays one after the other."""
+    """The columns of a share, some rows at a time; for HDF5, one column after another."""
     if file.suffix == ".parquet":
         for batch in importlib.import_module("pyarrow.parquet").ParquetFile(file).iter_batches(_ROWS_AT_ONCE):
             yield {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}

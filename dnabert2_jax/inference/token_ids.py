@@ -1,4 +1,4 @@
-"""A model's outputs for token ids that somebody else made: arrays in, arrays out, with the original's conventions."""
+"""A model's outputs for given token ids: arrays in, arrays out, in the conventions of the original model."""
 
 from functools import partial
 from typing import Any, Literal
@@ -16,8 +16,8 @@ from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.types import TokenBatch, Tree
 
 Output = Literal["hidden_states", "mlm_logits", "pooled", "class_logits"]
-"""Hidden states of the last block [B, T, D], zeros at padding as the original has them; MLM logits of every position
-[B, T, V]; what the classification head reads [B, D]; logits of the classes [B, C]."""
+"""Hidden states of the last block [B, T, D], zero at padding as in the original; MLM logits at every position [B, T, V]; the
+input of the classification head [B, D]; class logits [B, C]."""
 
 _NEEDS: dict[Output, tuple[Literal["masked_lm", "classifier"], str, str]] = {
     "mlm_logits": ("masked_lm", "an MLM head", "load a pretrained model"),
@@ -46,7 +46,7 @@ class TokenIdOutputs:
         """One of the outputs for a batch from :func:`token_batch`.
 
         Raises:
-            UserError: the model has no head that gives it, or out of memory.
+            UserError: the model lacks the head for it, or out of memory.
         """
         if output in _NEEDS:
             self._model.need(*_NEEDS[output])
@@ -72,16 +72,16 @@ def _without_padding(hidden: jax.Array, tokens: TokenBatch) -> jax.Array:
 def token_batch(
     config: EncoderConfig, input_ids: ArrayLike, attention_mask: ArrayLike | None, token_type_ids: ArrayLike | None
 ) -> TokenBatch:
-    """A batch of the three arrays that the original takes.
+    """A batch from the three input arrays of the original model.
 
     Args:
         config: sizes of the encoder.
         input_ids: token ids, [B, T].
-        attention_mask: 1 at tokens, 0 at padding, [B, T]; no padding if left out.
-        token_type_ids: 0 for the first sequence of a pair, 1 for the second, [B, T]; zeros if left out.
+        attention_mask: 1 at tokens, 0 at padding, [B, T]; no padding if omitted.
+        token_type_ids: 0 for the first sequence of a pair, 1 for the second, [B, T]; zeros if omitted.
 
     Raises:
-        UserError: not integers, of another shape, or out of range.
+        UserError: an array is not of integers, has a different shape, or is out of range.
     """
     ids = _integers("input_ids", input_ids, config.vocab_size)
     if ids.ndim != 2 or not ids.size:

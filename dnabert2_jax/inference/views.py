@@ -1,7 +1,7 @@
-"""Views of a row: readings of the same bases whose predictions are averaged.
+"""Views of a row: the same bases read in different ways, to average predictions (test-time augmentation).
 
-The first is the row as it is, the second its reverse complement, and the others, on either strand in turn, are segmentations
-into other tokens. Averaging over them takes away what depends on a strand or on where tokens happen to end.
+The first view is the row as given, the second its reverse complement; further views alternate between the strands and use
+other tokenizations. Averaging removes effects of the strand and of token boundaries.
 """
 
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.dropout import BpeDropout
 
 DROPOUT = 0.1
-"""Share of merges that a segmentation leaves out, as Provilkov et al. (2020) recommend."""
+"""Fraction of merges to drop, as Provilkov et al. (2020) recommend."""
 
 _SEED = 0
 _STRANDS = 2
 
 
 def views_of(sequences: Sequences, tokenizer: Tokenizer, count: int) -> Iterator[tuple[Sequences, Tokenizer]]:
-    """What to read, and what to read it with. A row has the same views in any company.
+    """The sequences and tokenizer of each view; the views of a row do not depend on other rows.
 
     Args:
         sequences: the rows.
-        tokenizer: the model's.
-        count: views of a row, at least 1.
+        tokenizer: the model's tokenizer.
+        count: views per row, at least 1.
 
     Raises:
-        UserError: fewer than one, or more than two for a tokenizer that merges nothing.
+        UserError: fewer than one, or more than two for a tokenizer without merges.
     """
     if count < 1:
         raise UserError(f"views {count} is out of range; a row is read once or more")
@@ -38,14 +38,14 @@ def views_of(sequences: Sequences, tokenizer: Tokenizer, count: int) -> Iterator
 
 
 def other_segmentation(tokenizer: Tokenizer, number: int) -> BpeDropout:
-    """A tokenizer that reads the same bases as other tokens: merges are left out at random, as decided by the bases.
+    """A tokenizer that segments bases differently: it drops random merges, as determined by the bases.
 
     Args:
-        tokenizer: the model's.
-        number: which of all segmentations.
+        tokenizer: the model's tokenizer.
+        number: the number of the segmentation.
 
     Raises:
-        UserError: the tokenizer merges nothing.
+        UserError: the tokenizer has no merges.
     """
     if not isinstance(tokenizer, BpeTokenizer):
         raise UserError(

@@ -13,18 +13,18 @@ class LabelMetrics(TypedDict):
     """Scores of one label.
 
     Attributes:
-        bases: bases that have it.
+        bases: bases with the label.
         predicted: bases predicted to have it.
-        f1: of bases; None if no base has it, in truth or by prediction.
-        auprc: area under the precision-recall curve of bases (average precision); None if all bases have it or none.
-        top_k: of the k bases with the highest probability, the fraction that has the label, where k bases have it (top-k
-            accuracy, as in SpliceAI; Jaganathan et al. 2019). Of ties at the k-th place, the expected fraction. None if no
-            base has it.
-        segments: maximal runs of bases that have it.
-        predicted_segments: the same of predictions.
-        segment_f1: F1 of segments, where a predicted segment is correct if it and a true one share more than half of the
-            bases that either has; no two can share the same then. None if there are none.
-        exact_f1: the same, where both ends must be correct to the base.
+        f1: F1 of bases; None if no base has the label, in truth or by prediction.
+        auprc: area under the precision-recall curve of bases (average precision); None if all bases have the label or none.
+        top_k: top-k accuracy (as in SpliceAI; Jaganathan et al. 2019): of the k bases with the highest probability, the
+            fraction with the label, where k is the number of bases with the label. In expectation over ties at the k-th
+            place. None if k is 0.
+        segments: maximal runs of bases with the label.
+        predicted_segments: maximal runs of bases predicted to have it.
+        segment_f1: F1 of segments; a predicted segment is correct if its overlap with a true one is more than half of their
+            union, so that no two match the same one. None if there are no segments.
+        exact_f1: the same, but both ends must be exact.
     """
 
     bases: int
@@ -39,9 +39,9 @@ class LabelMetrics(TypedDict):
 
 
 class BaseMetrics(TypedDict):
-    """Scores of labels at every base; the class ``background``, where there is one, is not a label.
+    """Scores of labels at every base; the class ``background``, if there is one, is not a label.
 
-    Where a base has one class, the most probable one is predicted; where it may have several labels, those of a probability
+    If a base has one class, the most probable one is predicted; if it may have several labels, those with a probability
     above one half.
 
     Attributes:
@@ -50,11 +50,11 @@ class BaseMetrics(TypedDict):
         mcc: Matthews correlation coefficient of bases over all classes (Gorodkin 2004); with several labels, its mean over
             labels. 0 if undefined.
         accuracy: fraction of bases predicted correctly; with several labels, of all decisions.
-        loss: mean cross-entropy in nats of a base; with several labels, the mean over labels of the binary one.
+        loss: mean cross-entropy per base, in nats; with several labels, the binary cross-entropy, averaged over labels.
         n: number of bases.
         classes: names of the outputs.
         by_label: the scores of each label.
-        collapsed: the same is predicted for every base, although labels differ.
+        collapsed: every base has the same prediction, although labels differ.
     """
 
     auprc: float | None
@@ -72,18 +72,18 @@ class BaseMetrics(TypedDict):
 
 
 class Segments(NamedTuple):
-    """Runs of positions, in order: the first position, and the one after the last. [n] each."""
+    """Runs of positions, in order: the first position, and one past the last. [n] each."""
 
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
 
 def joined(rows: NDArray[Any], breaks: NDArray[np.bool_]) -> NDArray[Any]:
-    """Rows [rows, L, ...] one after the other; between rows that are not adjacent is a position that does not count.
+    """Concatenate rows [rows, L, ...], with a position that does not count between rows that are not adjacent.
 
     Args:
-        rows: labels (of which -1 does not count), or outputs.
-        breaks: whether a row does not continue the one before it. [rows].
+        rows: labels (-1 does not count) or outputs.
+        breaks: whether each row does not continue the previous one. [rows].
 
     Returns:
         [positions, ...].
@@ -99,8 +99,8 @@ def base_metrics(
     """Score the probabilities of bases against their labels.
 
     Args:
-        labels: of the bases along the contigs: class numbers [positions], of which 0 is the background, or 0 and 1 for each
-            label [positions, C]. A position where they are -1 does not count, and ends a segment.
+        labels: of the bases along the contigs: class numbers [positions], where 0 is the background, or 0 and 1 for each
+            label [positions, C]. A position with -1 does not count, and ends a segment.
         probabilities: [positions, C].
         names: of the C outputs.
         several: whether a base may have several labels.
@@ -194,7 +194,7 @@ def segments_of(mask: NDArray[np.bool_]) -> Segments:
 
 
 def matching_segments(truth: Segments, prediction: Segments) -> tuple[int, int]:
-    """Predicted segments that share more than half of the union with a true one, and those that are equal to one."""
+    """Counts of predicted segments that share more than half of the union with a true one, and that equal one."""
     first = np.searchsorted(truth.ends, prediction.starts, "right")
     counts = np.searchsorted(truth.starts, prediction.ends, "left") - first
     of_prediction = np.repeat(np.arange(len(counts)), counts)

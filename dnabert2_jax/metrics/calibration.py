@@ -64,7 +64,7 @@ def fit_temperature(labels: NDArray[Any], probabilities: NDArray[np.floating]) -
         probabilities: at a temperature of 1. [rows, C].
 
     Raises:
-        UserError: there is none, because the table is predicted without an error, or no better than by chance.
+        UserError: there is none, because all predictions are correct, or no better than chance.
     """
     from scipy.optimize import minimize_scalar  # slow to import
 

@@ -58,9 +58,9 @@ def confidence_intervals(task: TaskKind, labels: NDArray[Any], outputs: NDArray[
 
 
 def base_intervals(labels: NDArray[Any], outputs: NDArray[np.floating], *, several: bool) -> Intervals:
-    """The interval of the mean F1 of bases over labels, ``macro_f1``, where windows are drawn instead of rows.
+    """The interval of ``macro_f1``, the mean F1 of bases over labels, with windows resampled instead of rows.
 
-    Neighboring windows are not independent of each other, so that the interval is a little too narrow.
+    Neighboring windows are not independent, so the interval is slightly too narrow.
 
     Args:
         labels: as for :func:`~dnabert2_jax.metrics.bases.base_metrics`, by window. [rows, L] or [rows, L, C].
@@ -85,7 +85,7 @@ def base_intervals(labels: NDArray[Any], outputs: NDArray[np.floating], *, sever
 
 
 def _percentiles(parts: Sequence[Mapping[str, Weights]]) -> Intervals:
-    """Intervals of what was computed for all resamples, some at a time."""
+    """Intervals of scores, from parts that hold some of the resamples each."""
     tail = 100 * (1 - LEVEL) / 2
     scores = {}
     for name in parts[0]:

@@ -1,6 +1,7 @@
 """Scores of classifiers and regressions, computed with scikit-learn; JSON-ready.
 
-Importing scikit-learn takes longer than importing jax, so functions that need it import it, here and in other modules.
+Importing scikit-learn takes longer than importing jax, so it is imported only in the functions that need it, here and in
+other modules.
 """
 
 import json

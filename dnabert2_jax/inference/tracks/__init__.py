@@ -1,1 +1,1 @@
-"""Tracks for genome browsers: what a model says along a genome, as bigWig, bedGraph or BED."""
+"""Tracks for genome browsers: a model's predictions along a genome, as bigWig, bedGraph or BED."""

@@ -1,8 +1,8 @@
-"""A masked language model along a genome: how probable each base is, given everything around its token.
+"""Tracks of a masked language model: the probability of each base, given everything around its token.
 
-Windows are read with the bases beside them, every eighth token of a window is masked, and eight passes mask each once. The
-model predicts pieces; the probability of a letter at a place within a token is the share of the pieces of the token's length
-that have it there. So the tokens' boundaries stay those of the genome's sequence.
+Windows are read with flanking bases. Each of eight passes masks every eighth token, so that every token is masked once. The
+model predicts pieces; the probability of a letter at a position of a token is the probability of the pieces with that letter
+there, among the pieces of the token's length. Token boundaries thus stay those of the genome's sequence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,8 @@ from dnabert2_jax.types import TokenBatch
 
 PASSES = 8
 HALO = 64
-"""Bases that are read on each side of a window. A sequence that is cut anywhere has the tokens of the whole again after a
-few bases (at most 35 in 4,000 cuts of human DNA, with the released tokenizer); where 64 are not enough, twice as many are
-read."""
+"""Bases read on each side of a window. Within a few bases of a cut, the tokens are those of the whole sequence again (at
+most 35 bases in 4,000 cuts of human DNA, with the released tokenizer); if 64 bases are not enough, more are read."""
 
 CHANNELS: dict[TrackValues, tuple[str, ...]] = {
     "auto": ("logp", "entropy"),
@@ -42,21 +41,21 @@ CHANNELS: dict[TrackValues, tuple[str, ...]] = {
     "entropy": ("entropy",),
     "logo": tuple(BASES),
 }
-"""The tracks that each choice of values gives."""
+"""The tracks for each choice of values."""
 
 _LETTER = np.full(256, -1, np.int8)
 _LETTER[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))
 
 
 class _Window(NamedTuple):
-    """A window of an interval, with its surroundings as tokens; all on the interval's own strand.
+    """A window of an interval, with its flanks as tokens, on the interval's strand.
 
     Attributes:
-        interval: where it lies.
+        interval: its interval.
         start: its first base in the contig, from 0.
-        end: the base after its last one.
-        letters: its letters and those beside it.
-        core: the place of its own first base in ``letters``.
+        end: one past its last base.
+        letters: its letters and those of its flanks.
+        core: index in ``letters`` of its own first base.
         ids: tokens of ``letters``.
     """
 
@@ -69,10 +68,10 @@ class _Window(NamedTuple):
 
 
 class BaseProbabilities:
-    """From probabilities of pieces to probabilities of bases.
+    """Converts probabilities of pieces to probabilities of bases.
 
     Args:
-        tokenizer: of byte pairs.
+        tokenizer: a byte-pair tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -84,16 +83,16 @@ class BaseProbabilities:
         }
 
     def _table(self, numbers: list[int], pieces: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Pieces of one length, and for each, at each of its bases, which letter it has: [pieces, length x 4]."""
+        """Pieces of one length, and the one-hot letters of their bases, [pieces, length x 4]."""
         letters = np.array([_LETTER[np.frombuffer(pieces[n].encode(), np.uint8)] for n in numbers])
         return np.array(numbers), np.eye(len(BASES))[letters].reshape(len(numbers), -1)
 
     def __call__(self, ids: NDArray[np.int32], probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities of A, C, G and T at the bases of tokens.
+        """Probabilities of A, C, G and T at each base of the tokens.
 
         Args:
-            ids: pieces of DNA. [n].
-            probabilities: of every piece of the vocabulary in the place of each. [n, V].
+            ids: the tokens, pieces of DNA. [n].
+            probabilities: of every piece of the vocabulary at each token. [n, V].
 
         Returns:
             [bases of all n tokens, 4]; each row sums to 1. Rows are NaN where no piece of the length has a probability above
@@ -115,17 +114,17 @@ class BaseProbabilities:
 
 @dataclass
 class BaseTrack:
-    """The bases of a genome through a masked language model; iterate for its values.
+    """Values of a masked language model at every base; iterate to compute them.
 
     Bases in tokens of [UNK] (N and other codes) have no value.
 
     Attributes:
         model: a masked language model with a byte-pair tokenizer.
-        stretches: what to cover.
-        window: bases of a window; the halo is read besides.
+        stretches: the stretches to cover.
+        window: bases per window, not counting the halo.
         values: what to compute.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        title: shows progress.
+        batch_tokens: tokens per batch; by default 4,096 on a CPU, 65,536 per device elsewhere.
+        title: title of a progress bar; None shows none.
 
     Raises:
         UserError: another kind of model or tokenizer, or a window without bases.
@@ -155,7 +154,7 @@ class BaseTrack:
 
     @property
     def windows(self) -> int:
-        """Windows over all stretches."""
+        """Number of windows over all stretches."""
         return sum(len(starts_of_windows(i.end - i.start, self.window, self.window)) for i in self.stretches)
 
     def __iter__(self) -> Iterator[Piece]:
@@ -174,7 +173,7 @@ class BaseTrack:
                     bar.advance(len(windows))
 
     def probabilities(self, windows: Sequence[_Window]) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Of each window the places of its scored bases, from its first one, and the probabilities there, [places, 4]."""
+        """For each window: positions of its scored bases, from its start, and the probabilities there, [positions, 4]."""
         parts: dict[int, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {n: [] for n in range(len(windows))}
         rows = [(n, masked) for n, window in enumerate(windows) for masked in _passes(window)]
         rows.sort(key=lambda row: -len(windows[row[0]].ids))  # so that rows of a batch have about the same length
@@ -207,7 +206,7 @@ class BaseTrack:
             yield chunk
 
     def _window(self, interval: Interval, start: int, end: int) -> _Window:
-        """A window with enough bases beside it that its tokens are those of the whole contig."""
+        """A window with enough flanking bases that its tokens are those of the whole contig."""
         letters = letters_of(self.stretches.reference, interval, start, end, LetterCounts())
         if not set(letters) & set(BASES):  # a gap of the assembly, where no base has a value
             return _Window(interval, start, end, letters, 0, np.empty(0, np.int32))
@@ -227,7 +226,7 @@ class BaseTrack:
         return _Window(interval, start, end, letters, last - end if interval.reverse else start - first, ids)
 
     def _tokens_inside(self, window: _Window) -> list[tuple[int, int]]:
-        """Place, from the window's first base, and id of each token that shares a base with the window itself."""
+        """Position, from the window's start, and id of each token that overlaps the window."""
         lengths = self.model.tokenizer.token_bases(window.ids)
         ends = np.cumsum(lengths) - window.core
         inside = (ends > 0) & (ends - lengths < window.end - window.start)
@@ -265,7 +264,7 @@ class BaseTrack:
 
 
 def _passes(window: _Window) -> list[NDArray[np.int64]]:
-    """Which tokens each pass masks: every eighth, those of unknown bases left out."""
+    """The tokens that each pass masks: every eighth, except unknown bases."""
     masked = [np.arange(first, len(window.ids), PASSES) for first in range(PASSES)]
     known = [own[window.ids[own] != UNK] for own in masked]
     return [own for own in known if len(own)]
@@ -274,7 +273,7 @@ def _passes(window: _Window) -> list[NDArray[np.int64]]:
 def _in_order(
     parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """What the passes found, by place."""
+    """The results of all passes, by position."""
     if not parts:
         return np.empty(0, np.int64), np.empty((0, len(BASES)))
     places = np.concatenate([places for places, _ in parts])
@@ -283,7 +282,7 @@ def _in_order(
 
 
 def _values(letters: str, places: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Every channel at the scored bases, [places] each."""
+    """Every channel at the scored bases, [positions] each."""
     own = _LETTER[np.frombuffer(letters.encode(), np.uint8)][places]
     tiny = np.finfo(np.float64).tiny
     logs = np.log2(np.maximum(probabilities, tiny))

@@ -1,4 +1,4 @@
-"""A classifier along a genome: the value of a bin is the mean of what it says about the windows that cover the bin."""
+"""Tracks of a classifier: the value of a bin is the mean prediction of the windows that cover it."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from dnabert2_jax.progress import ProgressBar
 
 @dataclass(frozen=True)
 class _Bins:
-    """Sums over the windows of one interval, whose bins of ``step`` bases begin where it does (on its own strand)."""
+    """Sums over the windows of one interval, in bins of ``step`` bases from its start (on its strand)."""
 
     interval: Interval
     edges: NDArray[np.int64]
@@ -57,22 +57,22 @@ class _Bins:
 
 @dataclass
 class ClassTrack:
-    """The classes of a classifier (or its measurement) in bins; iterate once.
+    """Predictions of a classifier or regression in bins; iterate once.
 
-    A window of which less than half is A, C, G and T is not scored, and a bin without a scored window has no value.
+    Windows with more unknown letters than A, C, G and T are not scored, and bins without a scored window have no value.
 
     Attributes:
         model: a classifier.
-        stretches: what to cover.
-        window: bases of a window, a multiple of ``step``.
-        step: bases of a bin, and from one window to the next.
-        max_tokens: longest input of the classifier, in tokens; by default as in training.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        title: shows progress.
-        unscored: windows that were left out, once the track is computed.
+        stretches: the stretches to cover.
+        window: bases per window, a multiple of ``step``.
+        step: bases per bin, and from one window to the next.
+        max_tokens: maximum input length in tokens; by default as in training.
+        batch_tokens: tokens per batch; by default 4,096 on a CPU, 65,536 per device elsewhere.
+        title: title of a progress bar; None shows none.
+        unscored: number of windows that were not scored, once the track has been computed.
 
     Raises:
-        UserError: not a classifier, or a window that is no multiple of the step.
+        UserError: not a classifier, or a window that is not a multiple of the step.
     """
 
     model: InferenceModel
@@ -99,11 +99,11 @@ class ClassTrack:
 
     @property
     def windows(self) -> int:
-        """Windows over all stretches."""
+        """Number of windows over all stretches."""
         return sum(len(starts_of_windows(i.end - i.start, self.window, self.step)) for i in self.stretches)
 
     def __iter__(self) -> Iterator[Piece]:
-        """One piece for each stretch, in their order.
+        """One piece per stretch, in order.
 
         Raises:
             UserError: out of memory.
@@ -124,7 +124,7 @@ class ClassTrack:
             yield bins.finish()
 
     def _chunks(self) -> Iterator[list[tuple[Interval, int, int, str]]]:
-        """Windows to score, in chunks that fit into memory."""
+        """Windows to score, in chunks that fit in memory."""
         self.unscored = 0
         most, rows, size = bases_of_a_chunk(self.batch_tokens), list[tuple[Interval, int, int, str]](), 0
         for interval in self.stretches:

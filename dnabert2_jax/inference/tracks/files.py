@@ -1,6 +1,6 @@
-"""A track as a directory: one bigWig, bedGraph or BED file for each channel and strand, and a record of what made them.
+"""A track as a directory: a bigWig, bedGraph or BED file per channel and strand, and a record of how they were made.
 
-Files are called ``CHANNEL.plus.bw`` and ``CHANNEL.minus.bw``. A stretch without a value is absent from them, never 0.
+Files are called ``CHANNEL.plus.bw`` and ``CHANNEL.minus.bw``. Stretches without a value are omitted, not written as 0.
 """
 
 import re
@@ -31,32 +31,32 @@ _SUFFIXES: dict[TrackFormat, str] = {"bigwig": ".bw", "bedgraph": ".bedgraph", "
 
 
 class Track(Protocol):
-    """Values along a genome, computed while they are iterated."""
+    """Values along a genome, computed on iteration."""
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the values of a place."""
+        """Names of the values at each position."""
         ...
 
     @property
     def stretches(self) -> Stretches:
-        """What is covered."""
+        """The stretches that are covered."""
         ...
 
     def __iter__(self) -> Iterator[Piece]: ...
 
 
 def check_format(file_format: TrackFormat, threshold: float | None, *, probabilities: bool) -> None:
-    """Check before the work that a track can be written.
+    """Check in advance that a track can be written.
 
     Args:
-        file_format: of the files.
-        threshold: smallest probability of a bin in a BED file.
+        file_format: the format of the files.
+        threshold: minimum probability of a bin in a BED file.
         probabilities: whether the values are probabilities of classes.
 
     Raises:
-        UserError: a threshold where there is none or one out of range, a format that cannot hold the values, or pybigtools
-            is not installed.
+        UserError: a threshold that is out of range or not for this format, a format that cannot hold the values, or
+            pybigtools is not installed.
     """
     if file_format == "bed" and not probabilities:
         raise UserError(
@@ -81,23 +81,23 @@ def save_track(
     logo_genome: str | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Compute a track and write its directory, whole or not at all.
+    """Compute a track and write its directory atomically.
 
     Args:
         path: the directory.
         track: the values.
-        file_format: of the files.
-        record: what made them, see :mod:`dnabert2_jax.inference.record`.
-        threshold: smallest probability in a BED file.
-        segments: in a BED file, join bases to segments by these rules, instead of listing bins.
+        file_format: the format of the files.
+        record: how they were made, see :mod:`dnabert2_jax.inference.record`.
+        threshold: minimum probability in a BED file.
+        segments: in a BED file, join bases into segments by these rules instead of listing bins.
         logo_genome: also write a UCSC hub (``hub.txt``) that draws four channels as letters, over this assembly.
-        force: replace a directory of tracks that is there.
+        force: replace an existing directory of tracks.
 
     Returns:
-        The files, below ``path``.
+        The files in ``path``.
 
     Raises:
-        UserError: it cannot be written, no base had a value, or as the track.
+        UserError: it cannot be written, no base had a value, or as for the track.
     """
     with atomic_directory(path, may_replace=replacing(TRACK, "a directory of tracks", force=force)) as new:
         texts = _write_texts(new, track, file_format, threshold, segments)
@@ -113,14 +113,14 @@ def save_track(
 
 
 def file_stem(channel: str) -> str:
-    """A class name as part of a file's name: whatever is not a letter, a digit, ``.``, ``-`` or ``_`` becomes ``_``."""
+    """A class name as part of a file name; characters other than letters, digits, ``.``, ``-`` and ``_`` become ``_``."""
     return re.sub(r"[^\w.-]", "_", channel)
 
 
 def _write_texts(
     folder: Path, track: Track, file_format: TrackFormat, threshold: float, rules: SegmentRules | None
 ) -> list[Path]:
-    """The values as text, a file for each channel and strand that has any; bigWig files are made from bedGraph."""
+    """Write the values as text, a file for each channel and strand that has any; bigWig files are made from bedGraph."""
     stems = [file_stem(name) for name in track.channels]
     stems = [f"{stem}_{n}" if stems.count(stem) > 1 else stem for n, stem in enumerate(stems)]
     suffix = ".bedgraph" if file_format == "bigwig" else _SUFFIXES[file_format]
@@ -160,7 +160,7 @@ def _bed(piece: Piece, channel: int, name: str, threshold: float) -> Iterator[st
 
 
 def _to_bigwig(bedgraph: Path, lengths: Mapping[str, int]) -> Path:
-    """Replace a bedGraph file by a bigWig file of the same values."""
+    """Replace a bedGraph file with a bigWig file of the same values."""
     path = bedgraph.with_suffix(".bw")
     covered = 0
 
@@ -174,7 +174,7 @@ def _to_bigwig(bedgraph: Path, lengths: Mapping[str, int]) -> Path:
 
     library = _pybigtools()
     library.open(str(path), "w").write(dict(lengths), values())
-    # The library reports what goes wrong (such as a full disk) on standard error only, so what it wrote is counted.
+    # The library reports failures (such as a full disk) only on standard error, so the bases it wrote are counted.
     if not path.is_file() or _bases_of(library, path) != covered:
         raise OSError(f"the bigWig file {path.name} is incomplete; is the disk full?")
     bedgraph.unlink()

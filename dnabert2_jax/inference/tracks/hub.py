@@ -16,7 +16,7 @@ _MOST_BITS = 2
 
 
 def write_hub(folder: Path, files: Sequence[str], genome: str) -> Path:
-    """Write ``hub.txt``, a whole hub in one file, beside the bigWig files that it names.
+    """Write ``hub.txt``, a whole hub in one file, next to the bigWig files that it lists.
 
     Args:
         folder: where the files are.
@@ -24,7 +24,7 @@ def write_hub(folder: Path, files: Sequence[str], genome: str) -> Path:
         genome: the assembly's name at UCSC, such as ``hg38``.
 
     Returns:
-        The hub's file.
+        The path of the hub's file.
     """
     stanzas = [
         {

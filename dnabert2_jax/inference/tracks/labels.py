@@ -1,7 +1,7 @@
-"""A model that labels every base along a genome: the probability of each label at each base.
+"""Tracks of a model that labels every base: the probability of each label at each base.
 
-Windows are read with bases beside them, which are context and not written, so that each base is written once and has context
-on both sides, except at the ends of contigs.
+Windows are read with flanking context that is not written, so that each base is written once, with context on both sides
+except at the ends of contigs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,23 +25,23 @@ from dnabert2_jax.inference.tracks.stretches import Piece, Stretches
 from dnabert2_jax.progress import ProgressBar
 
 CONTEXT = 8
-"""A window's share of bases that are read as context on each side, as one in so many."""
+"""One in this many bases of a window is context, on each side."""
 
 LEAST_CONTEXT = 64
-"""Bases of context on each side at least: so many make the tokens of a window those of the whole contig."""
+"""Minimum bases of context on each side, enough for the tokens of a window to be those of the whole contig."""
 
 _KNOWN = np.isin(np.arange(256), np.frombuffer(BASES.encode(), np.uint8))
 
 
 class _Window(NamedTuple):
-    """What is read for one stretch of bases, on the interval's own strand.
+    """A stretch of bases to be written and its context, on the interval's strand.
 
     Attributes:
-        interval: where it lies.
+        interval: its interval.
         start: first base to be written, in the contig, from 0.
-        end: the base after the last one.
+        end: one past the last base.
         letters: the letters of the stretch and of its context.
-        core: the place in ``letters`` of the first base to be written.
+        core: index in ``letters`` of the first base to be written.
     """
 
     interval: Interval
@@ -53,16 +53,16 @@ class _Window(NamedTuple):
 
 @dataclass
 class LabelTrack:
-    """Labels at every base of a genome; iterate for the probabilities.
+    """Probabilities of labels at every base; iterate to compute them.
 
     Bases that are not A, C, G or T have no value.
 
     Attributes:
         model: a model that labels every base.
-        stretches: what to cover.
-        window: bases that are read at a time, context included; by default as in training.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        title: shows progress.
+        stretches: the stretches to cover.
+        window: bases per window, context included; by default as in training.
+        batch_tokens: tokens per batch; by default 4,096 on a CPU, 65,536 per device elsewhere.
+        title: title of a progress bar; None shows none.
 
     Raises:
         UserError: another kind of model, or a window that is all context.
@@ -99,7 +99,7 @@ class LabelTrack:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The labels; the background is what they leave."""
+        """The labels, without the background class."""
         return self.model.labels[self._first :]
 
     @property
@@ -108,7 +108,7 @@ class LabelTrack:
 
     @property
     def windows(self) -> int:
-        """Windows over all stretches."""
+        """Number of windows over all stretches."""
         return sum(len(starts_of_windows(i.end - i.start, self.written, self.written)) for i in self.stretches)
 
     def __iter__(self) -> Iterator[Piece]:
@@ -125,7 +125,7 @@ class LabelTrack:
                     bar.advance(len(windows))
 
     def _chunks(self) -> Iterator[list[_Window]]:
-        """Windows in chunks that fit into memory."""
+        """Windows in chunks that fit in memory."""
         chunk, size, most = list[_Window](), 0, bases_of_a_chunk(self.batch_tokens)
         for interval in self.stretches:
             for start, end in windows_of(interval, self.written, self.written):
@@ -144,7 +144,7 @@ class LabelTrack:
         return _Window(interval, start, end, letters, last - end if interval.reverse else start - first)
 
     def _pieces(self, windows: Sequence[_Window]) -> Iterator[Piece]:
-        """The values of some windows, of those that have any."""
+        """The values of the windows that have any."""
         known = [_KNOWN[np.frombuffer(w.letters.encode(), np.uint8)][w.core :][: w.end - w.start] for w in windows]
         scored = [n for n, own in enumerate(known) if own.any()]
         if not scored:

@@ -1,4 +1,4 @@
-"""From probabilities of bases to segments: runs of bases with a high probability, as lines of a BED file."""
+"""Segments, runs of bases with a high probability, as lines of a BED file."""
 
 import re
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from dnabert2_jax.inference.tracks.stretches import Piece
 
 @dataclass(frozen=True)
 class SegmentRules:
-    """What makes a segment.
+    """Rules that define segments.
 
     Attributes:
-        threshold: smallest probability of its bases.
-        merge: segments that are at most so many bases apart become one.
-        min_length: shorter ones are left out, after merging; in bases.
+        threshold: bases with at least this probability form segments.
+        merge: segments at most this many bases apart become one.
+        min_length: minimum length in bases, after merging; shorter segments are dropped.
 
     Raises:
         UserError: a rule out of range.
@@ -38,7 +38,7 @@ class SegmentRules:
 
 @dataclass
 class _Open:
-    """A segment that the next bases may continue; sums are of all bases of the contig before a place."""
+    """A segment that the next bases may extend; sums are cumulative over the contig."""
 
     start: int
     end: int
@@ -49,12 +49,12 @@ class _Open:
 
 
 class Segments:
-    """The segments of one channel on one strand, found while pieces come in the order of the genome.
+    """The segments of one channel on one strand, found as pieces arrive in genome order.
 
     Args:
         channel: number of the channel in the pieces.
         name: of the channel; white space becomes ``_``.
-        rules: what makes a segment.
+        rules: the rules that define segments.
     """
 
     def __init__(self, channel: int, name: str, rules: SegmentRules) -> None:
@@ -64,14 +64,14 @@ class Segments:
         self._sum, self._bases = 0.0, 0
 
     def add(self, piece: Piece) -> Iterator[str]:
-        """The segments that are complete once a piece is known, as lines: BED6, score 1,000 times the mean probability."""
+        """Add a piece and yield the segments it completes as BED6 lines; scores are 1,000 times the mean probability."""
         if (piece.contig, piece.strand) != (self._contig, self._strand):
             yield from self.finish()
             self._contig, self._strand, self._sum, self._bases = piece.contig, piece.strand, 0.0, 0
         values = piece.values[:, self._channel].astype(np.float64)
         sums = self._sum + np.concatenate([[0.0], np.cumsum(values)])
         high = values >= self._rules.threshold
-        joins = np.zeros(len(high) + 1, bool)  # whether a place continues a run of the place before it
+        joins = np.zeros(len(high) + 1, bool)  # whether a position continues the run of the one before it
         joins[1:-1] = high[1:] & high[:-1] & (piece.starts[1:] == piece.ends[:-1])
         firsts, lasts = np.flatnonzero(high & ~joins[:-1]), np.flatnonzero(high & ~joins[1:])
         for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):

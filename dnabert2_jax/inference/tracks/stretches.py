@@ -1,4 +1,4 @@
-"""The stretches of a genome that a track covers: intervals in the order of the genome, without overlaps on a strand."""
+"""The stretches of a genome that a track covers: intervals in genome order, without overlaps on a strand."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class Piece(NamedTuple):
     """Some consecutive values of a track.
 
     Attributes:
-        contig: as the FASTA file calls it.
+        contig: its name in the FASTA file.
         strand: ``+`` or ``-``.
         starts: first base of each value's stretch in the contig, from 0, ascending. [n].
-        ends: the base after its last one; a stretch ends before the next one begins. [n].
+        ends: one past its last base; stretches do not overlap. [n].
         values: one number for each channel of the track. [n, channels].
     """
 
@@ -34,14 +34,14 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Stretches:
-    """What a track covers; make it with :func:`plan_stretches`.
+    """The stretches that a track covers; make it with :func:`plan_stretches`.
 
     Attributes:
         reference: the genome.
-        intervals: by strand, then in the order of the genome's contigs and bases; their strand is ``+`` or ``-``.
-        letters: what the letters policy saw and changed, each strand for itself.
+        intervals: ordered by strand, contig (as in the genome) and start; their strand is ``+`` or ``-``.
+        letters: letter counts and changes of the letters policy, each strand counted separately.
         notes: what was skipped, merged, or read under another name.
-        source: where they are from, for messages.
+        source: their origin, for messages.
     """
 
     reference: Reference
@@ -55,16 +55,16 @@ class Stretches:
 
     @property
     def strands(self) -> tuple[str, ...]:
-        """Those that occur, ``+`` first."""
+        """The strands that occur, ``+`` first."""
         return tuple(dict.fromkeys(interval.strand for interval in self.intervals))
 
     @property
     def bases(self) -> int:
-        """Bases of all intervals, each strand for itself."""
+        """Total bases of all intervals, each strand counted separately."""
         return sum(interval.end - interval.start for interval in self.intervals)
 
     def summary(self) -> str:
-        """One line about them, for the terminal."""
+        """One line about the stretches, for the terminal."""
         read = Sequences(self.source, [], [], None, self.letters, notes=self.notes)
         plural = "es" * (len(self.intervals) != 1)
         counts = (
@@ -77,7 +77,7 @@ def plan_stretches(intervals: Intervals, strand: TrackStrand) -> Stretches:
     """Read all intervals, put them in order, merge those that overlap, and check every letter.
 
     Args:
-        intervals: a BED file or regions; where it has neither, the whole genome.
+        intervals: a BED file or regions; if neither, the whole genome is covered.
         strand: which strands to read; see :data:`~dnabert2_jax.config.inference.TrackStrand`.
 
     Raises:
@@ -105,7 +105,7 @@ def plan_stretches(intervals: Intervals, strand: TrackStrand) -> Stretches:
 
 
 def _disjoint(intervals: Iterable[Interval], strand: str, reference: Reference) -> list[Interval]:
-    """Intervals in the genome's order, read on one strand; each is joined to those that it overlaps."""
+    """Intervals in genome order, read on one strand, with overlapping ones merged."""
     order = {name: number for number, name in enumerate(reference.lengths)}
     disjoint: list[Interval] = []
     for interval in sorted(intervals, key=lambda i: (order[i.contig], i.start, i.end)):

@@ -22,16 +22,16 @@ from dnabert2_jax.inference.tracks.stretches import Piece, plan_stretches
 
 @dataclass(frozen=True, repr=False)
 class TrackScores:
-    """Values along a genome, one row for each scored bin or base, by strand and then in the order of the genome.
+    """Values along a genome, one row per scored bin or base, ordered by strand and then by position.
 
-    ``track["promoter"]`` is a channel. What was not scored is not there.
+    ``track["promoter"]`` is a channel. What was not scored is omitted.
 
     Attributes:
         channels: classes; or ``logp``, ``entropy``, ``A``, ``C``, ``G``, ``T``.
-        contigs: as the FASTA file calls them. [rows].
+        contigs: their names in the FASTA file. [rows].
         strands: ``+`` or ``-``. [rows].
         starts: first base of each row, from 0. [rows].
-        ends: the base after its last one. [rows].
+        ends: one past its last base. [rows].
         values: float32 [rows, channels].
     """
 
@@ -80,7 +80,7 @@ class TrackScores:
 
 
 DEFAULT_WINDOW = 512
-"""Bases that a model of sequences reads at a time."""
+"""Default bases per window, for models other than those that label every base."""
 
 
 def iterate_track(
@@ -96,19 +96,19 @@ def iterate_track(
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
 ) -> Iterator[TrackScores]:
-    """Values along a genome as they are computed: of a classifier those of one stretch at a time, else of some windows.
+    """Values along a genome as they are computed: one stretch at a time for a classifier, otherwise one window.
 
     Args:
         model: any model; a masked language model needs byte pairs.
         fasta: the genome, plain or bgzip.
         regions: stretches as written in genome browsers.
-        bed: or intervals. Where there is neither, the whole genome is covered.
-        window: bases that the model reads at a time; by default 512, and of a model of labels those of its training.
-        step: of a classifier, bases of a bin.
+        bed: or a BED file of intervals. If neither is given, the whole genome is covered.
+        window: bases per window; by default 512, or for a model that labels every base, as in its training.
+        step: for a classifier, bases per bin.
         strand: the strand to read.
-        values: of a masked language model, what to compute.
-        max_tokens: of a classifier, its longest input.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
+        values: for a masked language model, what to compute.
+        max_tokens: for a classifier, its longest input in tokens.
+        batch_tokens: tokens per batch; by default 4,096 on a CPU, 65,536 per device elsewhere.
 
     Raises:
         UserError: pysam is not installed, an interval that cannot be used, an option out of range, or out of memory.
@@ -128,7 +128,7 @@ def iterate_track(
 
 
 def joined(parts: Sequence[TrackScores]) -> TrackScores:
-    """Parts of a track as one.
+    """Concatenate parts of a track.
 
     Raises:
         UserError: there are none, because nothing was scored.
