@@ -42,6 +42,7 @@ from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
 from dnabert2_jax.variants.spans import Ids
 
 FLANK = 256
+MOST_SLOTS = 1024
 
 
 class CountingScorer(VariantScorer):
@@ -59,22 +60,32 @@ class HostSide(VariantScorer):
 
     @cached_property
     def _log_p(self) -> NDArray[np.float32]:
-        return np.log(np.random.default_rng(0).dirichlet(np.ones(self._model.tokenizer.vocab_size), 64)).astype(np.float32)
+        size = self._model.tokenizer.vocab_size
+        return np.log(np.random.default_rng(0).dirichlet(np.ones(size), MOST_SLOTS)).astype(np.float32)
+
+    @cached_property
+    def _states(self) -> NDArray[np.float64]:
+        strands_and_alleles = 4
+        return np.random.default_rng(0).normal(
+            size=(strands_and_alleles * self.alleles_at_once, self._model.config.hidden_size)
+        )
 
     def _masked_groups(self, inputs: list[Ids]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         for _ in self._batches(inputs):
             pass
-        masks = np.array([np.count_nonzero(ids == MASK) for ids in inputs])
-        for count in np.unique(masks):
+        starts = np.cumsum([0, *map(len, inputs[:-1])])
+        masks = np.add.reduceat(np.concatenate(inputs) == MASK, starts, dtype=int)
+        for count in np.unique(masks).tolist():
             numbers = np.flatnonzero(masks == count)
-            for at in range(0, len(numbers), 64):
-                group = numbers[at : at + 64]
-                yield group, np.broadcast_to(self._log_p[:count], (len(group), count, self._log_p.shape[1]))
+            rows = min(64, MOST_SLOTS // count)
+            for at in range(0, len(numbers), rows):
+                group = numbers[at : at + rows]
+                yield group, self._log_p[: len(group) * count].reshape(len(group), count, -1)
 
     def _weighted_means(self, inputs: list[Ids], weights: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         for _ in self._batches(inputs):
             pass
-        return np.random.default_rng(0).normal(size=(len(inputs), self._model.config.hidden_size))
+        return self._states[: len(inputs)]
 
 
 def random_model(fasta: Path) -> InferenceModel:

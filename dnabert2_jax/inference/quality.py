@@ -26,23 +26,21 @@ def notes_on(sequences: Sequences, encoded: EncodedSequences, training_data: Map
         training_data: from the model's provenance; if None, lengths are not checked.
     """
     first_rows = np.cumsum(encoded.windows) - encoded.windows
-    unknown = np.add.reduceat([np.count_nonzero(ids == UNK) for ids in encoded.input_ids], first_rows)
-    known = np.add.reduceat([np.count_nonzero(ids >= NUM_SPECIAL) for ids in encoded.input_ids], first_rows)
+    ids = np.concatenate(encoded.input_ids)
+    first_tokens = (np.cumsum(encoded.lengths) - encoded.lengths)[first_rows]
+    unknown, known = (np.add.reduceat(kind, first_tokens, dtype=int) for kind in (ids == UNK, ids >= NUM_SPECIAL))
+    bases = np.array(sequences.row_bases())
     shortest, longest = (training_data[end] for end in ("shortest", "longest")) if training_data else (0, np.inf)
-    tests = zip(sequences.row_bases(), unknown, known, strict=True)
-    return [
-        ";".join(
-            note
-            for note, applies in (
-                (TOO_SHORT, bases < SHORT_BASES),
-                (MOSTLY_UNK, unk > dna),
-                (SHORTER, bases < shortest),
-                (LONGER, bases > longest),
-            )
-            if applies
-        )
-        for bases, unk, dna in tests
-    ]
+    applies = {
+        TOO_SHORT: bases < SHORT_BASES,
+        MOSTLY_UNK: unknown > known,
+        SHORTER: bases < shortest,
+        LONGER: bases > longest,
+    }
+    notes = [""] * len(bases)
+    for row in np.flatnonzero(np.any(list(applies.values()), axis=0)).tolist():
+        notes[row] = ";".join(note for note, rows in applies.items() if rows[row])
+    return notes
 
 
 def count_notes(notes: list[str]) -> Counter[str]:

@@ -16,7 +16,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK
+from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SEP, SPECIAL_TOKENS, UNK
 from dnabert2_jax.tokenizer.tokenizer_json import write_tokenizer_json
 
 MODEL_FILE = "tokenizer.model"
@@ -25,10 +25,13 @@ FIRST_MERGE = NUM_SPECIAL + len(BASES)
 _UNKNOWN = "N"
 """What every character that is not a base is encoded as: no piece has this letter, so nothing merges with it."""
 
+_END = "|"
+"""What follows each sequence of a batch; within a sequence it would be unknown."""
+
 _WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """Unicode's White_Space property, on which the released tokenizer splits; Python's ``\\s`` has four more characters."""
 
-_NO_BASE = re.compile(f"[^{BASES}{_WHITE_SPACE}]")
+_NO_BASE = re.compile(f"[^{BASES}{_UNKNOWN}{_WHITE_SPACE}]")
 
 _PARTS_A_THREAD = 4
 
@@ -123,8 +126,11 @@ class BpeTokenizer(Tokenizer):
             return list(chain.from_iterable(pool.map(self._rows, parts)))
 
     def _rows(self, sequences: Sequence[str]) -> list[NDArray[np.int32]]:
-        encode = self._encoding.encode_ordinary
-        return [np.array(encode(_NO_BASE.sub(_UNKNOWN, sequence)), np.int32) for sequence in sequences]
+        # One call for all sequences takes two thirds of the time if they are short.
+        text = "".join([_NO_BASE.sub(_UNKNOWN, sequence) + _END for sequence in sequences])
+        ids = self._encoding.encode_to_numpy(text, allowed_special="all").astype(np.int32)
+        ends = np.flatnonzero(ids == SEP).tolist()
+        return [ids[start:end] for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids back to sequence: [UNK] becomes N, the other special tokens are skipped.
@@ -153,7 +159,8 @@ def _encoding(pieces: Sequence[str]) -> tiktoken.Encoding:
     unknown = {_UNKNOWN.encode(): UNK}
 
     def of(ranks: dict[bytes, int]) -> tiktoken.Encoding:
-        return tiktoken.Encoding("DNA", pat_str=f"[{BASES}{_UNKNOWN}]+", mergeable_ranks=ranks | unknown, special_tokens={})
+        known = f"[{BASES}{_UNKNOWN}]+"
+        return tiktoken.Encoding("DNA", pat_str=known, mergeable_ranks=ranks | unknown, special_tokens={_END: SEP})
 
     # `tiktoken` looks a whole text up first, so a text that is a piece gets its id even if no merges lead to it. Such pieces
     # are left out; a letter after the text keeps it from being looked up here.

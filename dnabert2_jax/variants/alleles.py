@@ -32,7 +32,8 @@ LONGEST_REPEAT = 1024
 """Maximum distance in bases between equivalent representations of an indel."""
 
 _ALLELE = re.compile("[ACGTNRYSWKMBDHV]*", re.IGNORECASE)
-_UNKNOWN = re.compile(f"[^{BASES}]")
+_KNOWN = bytes(code if code in BASES.encode() else ord("N") for code in bytes(range(256)).upper())
+"""What each character is read as."""
 
 
 class Genome(Protocol):
@@ -150,7 +151,7 @@ def _differ(ref: str, found: str) -> bool:
 
 def known_letters(text: str) -> str:
     """Upper case, with N for everything that is not A, C, G or T."""
-    return _UNKNOWN.sub("N", text.upper())
+    return text.encode("latin-1", "replace").translate(_KNOWN).decode("ascii")
 
 
 def place(genome: Genome, allele: Allele, flank: int, max_span: int) -> Window | Status:
@@ -206,7 +207,10 @@ def trimmed(position: int, ref: str, alt: str) -> tuple[int, str, str]:
 
 def _common(a: str, b: str) -> int:
     """Length of the common prefix."""
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    shorter, length = min(len(a), len(b)), 0
+    while length < shorter and a[length] == b[length]:
+        length += 1
+    return length
 
 
 def shifts(before: str, inserted: str, after: str) -> tuple[int, int]:

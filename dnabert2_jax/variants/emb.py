@@ -63,10 +63,9 @@ def _base_weights(inputs: list[Ids], variants: NDArray[np.int64], tokenizer: Tok
     after = np.cumsum(counts)
     before = after - counts
     ends = np.cumsum(lengths)
-    ends -= np.repeat(ends[after - 1] - np.add.reduceat(lengths, before), counts)
-    starts = ends - lengths
-    first, behind = np.repeat(variants, counts, axis=0).T
-    left = np.minimum(ends, first) - np.maximum(starts, first - EMBEDDED_BASES)
-    right = np.minimum(ends, behind + EMBEDDED_BASES) - np.maximum(starts, behind)
-    weights = (np.maximum(left, 0) + np.maximum(right, 0)).astype(np.float32)
+    ends -= np.repeat(ends[before], counts)  # a row begins with [CLS], which has no bases
+    first, behind = np.repeat(variants.T, counts, axis=1)
+    flanking = np.clip(ends, first - EMBEDDED_BASES, first) + np.clip(ends, behind, behind + EMBEDDED_BASES)
+    weights = np.diff(flanking, prepend=0).astype(np.float32)  # from the end of the token before to its own
+    weights[before] = 0
     return [weights[begin:end] for begin, end in zip(before.tolist(), after.tolist(), strict=True)]

@@ -32,14 +32,14 @@ class Graph(NamedTuple):
         sizes: number of nodes of each string, one more than its bases. [strings].
         sources: node where a piece begins. [edges].
         targets: node where it ends. [edges].
-        columns: index of the piece in :class:`DnaPieces`. [edges].
+        pieces: id of the piece. [edges].
     """
 
     starts: Numbers
     sizes: Numbers
     sources: Numbers
     targets: Numbers
-    columns: Numbers
+    pieces: Numbers
 
 
 class DnaPieces:
@@ -58,41 +58,57 @@ class DnaPieces:
         self.ids = np.array(sorted(known, key=lambda number: len(tokenizer.pieces[number])), np.int64)
         lengths = tokenizer.piece_lengths[self.ids].astype(np.int64)
         self.lengths, self._first_of_length = np.unique(lengths, return_index=True)
-        # A trie of the pieces: node 0 is a dead end, node 1 the root; letters other than bases lead to the dead end.
-        children: list[list[int]] = [[0] * _LETTERS, [0] * _LETTERS]
-        spelled = [_NONE, _NONE]
-        for column, number in enumerate(self.ids):
-            node = 1
+        # A trie of the pieces, as one array: the child of a node for each letter is at node + letter. The first node is a
+        # dead end, to which letters other than bases lead, the second one is the root.
+        children = [_DEAD_END] * 2 * _LETTERS
+        spelled = {}
+        for number in self.ids.tolist():
+            node = _ROOT
             for letter in _letters(tokenizer.pieces[number]).tolist():
-                if not children[node][letter]:
-                    children[node][letter] = len(children)
-                    children.append([0] * _LETTERS)
-                    spelled.append(_NONE)
-                node = children[node][letter]
-            spelled[node] = column
-        self._children, self._spelled = np.array(children), np.array(spelled)
+                if children[node + letter] == _DEAD_END:
+                    children[node + letter] = len(children)
+                    children += [_DEAD_END] * _LETTERS
+                node = children[node + letter]
+            spelled[node] = number
+        self._children = np.array(children)
+        self._spelled = np.array([spelled.get(node, _NONE) for node in range(len(children))])
 
     def graph(self, strings: Sequence[str]) -> Graph:
         """The graph of all pieces within some strings of upper-case letters."""
         sizes = np.array([len(string) + 1 for string in strings], np.int64)
         letters = _letters("N".join(strings) + "N" * (1 + int(self.lengths[-1])))
         at = np.arange(sizes.sum())
-        node = np.ones_like(at)
-        edges = []
+        node = np.full_like(at, _ROOT)
+        paths = []
         for length in range(1, int(self.lengths[-1]) + 1):
-            node = self._children[node, letters[at + length - 1]]
-            at, node = at[node > 0], node[node > 0]
-            if not len(at):
+            node = self._children[node + letters[at + (length - 1)]]
+            alive = node.nonzero()[0]
+            if not len(alive):
                 break
-            column = self._spelled[node]
-            is_piece = column != _NONE
-            edges.append((at[is_piece], at[is_piece] + length, column[is_piece]))
-        sources, targets, columns = (np.concatenate(part) for part in zip(*edges, strict=True))
-        return Graph(np.cumsum(sizes) - sizes, sizes, sources, targets, columns)
+            at, node = at[alive], node[alive]
+            paths.append((at, at + length, node))
+        sources, targets, node = (np.concatenate(part) for part in zip(*paths, strict=True))
+        pieces = self._spelled[node]
+        edges = np.flatnonzero(pieces != _NONE)
+        return Graph(np.cumsum(sizes) - sizes, sizes, sources[edges], targets[edges], pieces[edges])
 
-    def masses(self, weights: Floats) -> Floats:
-        """The sum of weights [..., P] over the pieces of each length. [..., lengths]."""
-        return np.add.reduceat(weights, self._first_of_length, axis=-1)
+    def masses(self, log_p: NDArray[np.floating]) -> tuple[Floats, Floats]:
+        """The total weights of the pieces of each length, relative to that of the most probable piece.
+
+        Args:
+            log_p: log-probabilities of all ids at each of b slots of some inputs. [R, b, V].
+
+        Returns:
+            The largest log-probability of a piece at each slot, [R, b], and the total weights, [R, b, lengths].
+        """
+        most, totals = np.empty(log_p.shape[:2]), np.empty((*log_p.shape[:2], len(self.lengths)))
+        rows = max(1, _AT_ONCE // (log_p.shape[1] * len(self.ids)))
+        for at in range(0, len(log_p), rows):
+            own = np.take(log_p[at : at + rows], self.ids, axis=-1).astype(np.float64)
+            most[at : at + rows] = own.max(-1)
+            own -= most[at : at + rows, :, None]
+            totals[at : at + rows] = np.add.reduceat(np.exp(own, out=own), self._first_of_length, axis=-1)
+        return most, totals
 
 
 def log_ratios(log_p: NDArray[np.floating], rows: NDArray[np.integer], strings: Sequence[str], pieces: DnaPieces) -> Floats:
@@ -105,16 +121,14 @@ def log_ratios(log_p: NDArray[np.floating], rows: NDArray[np.integer], strings: 
         strings: upper-case A, C, G and T.
         pieces: the tokenizer's DNA pieces.
     """
-    own = np.take(log_p, pieces.ids, axis=-1)
-    weights = np.subtract(own, own.max(-1, keepdims=True), dtype=np.float64)
-    np.exp(weights, out=weights)  # in place: with a large vocabulary this is most of the work
+    most, masses = pieces.masses(log_p)
     graph = pieces.graph(strings)
     # The strings of a site have at most two lengths: Z is computed once per length.
     longest = int(graph.sizes.max())
     asked, place = np.unique(rows * longest + graph.sizes - 1, return_inverse=True)
-    log_z = _log_totals(pieces.masses(weights)[asked // longest], asked % longest, pieces.lengths)[place]
+    log_z = _log_totals(masses[asked // longest], asked % longest, pieces.lengths)[place]
     with np.errstate(invalid="ignore"):
-        return np.where(np.isneginf(log_z), np.nan, _log_sums(weights, rows, graph) - log_z)
+        return np.where(np.isneginf(log_z), np.nan, _log_sums(log_p, most, rows, graph) - log_z)
 
 
 def log_mean(log_ratios: Floats) -> Floats:
@@ -125,17 +139,18 @@ def log_mean(log_ratios: Floats) -> Floats:
         return top + np.log(np.nanmean(np.exp(log_ratios - top), axis=0))
 
 
-def _log_sums(weights: Floats, rows: NDArray[np.integer], graph: Graph) -> Floats:
-    """The logarithm of F_b of each string."""
-    slots = weights.shape[1]
+def _log_sums(log_p: NDArray[np.floating], most: Floats, rows: NDArray[np.integer], graph: Graph) -> Floats:
+    """The logarithm of F_b of each string, relative to the most probable piece of each slot."""
+    slots = log_p.shape[1]
     string = np.repeat(np.arange(len(rows)), graph.sizes)  # of each node
     bases_left = np.repeat(graph.starts + graph.sizes - 1, graph.sizes) - np.arange(len(string))
     row = rows[string[graph.sources]]
+    at = row * (slots * log_p.shape[2]) + graph.pieces
     sums: Floats = np.zeros(len(string))  # over all paths to a node
     sums[graph.starts] = 1
     scale = np.zeros(len(rows))
     for slot in range(slots):
-        ways = sums[graph.sources] * weights[row, slot, graph.columns]
+        ways = sums[graph.sources] * np.exp(log_p.take(at + slot * log_p.shape[2]) - most[row, slot])
         sums = np.bincount(graph.targets, ways, len(string)).astype(np.float64, copy=False)
         # Each later slot needs a base. Paths that cannot reach the end must not determine the scale.
         sums[bases_left < slots - 1 - slot] = 0
@@ -155,20 +170,20 @@ def _log_totals(masses: Floats, wanted: Numbers, lengths: Numbers) -> Floats:
         lengths: lengths of the pieces.
     """
     slots = masses.shape[1]
-    total = np.zeros((len(masses), 1 + int(wanted.max())))
-    total[:, 0] = 1
+    total = np.zeros((1 + int(wanted.max()), len(masses)))
+    total[0] = 1
     scale = np.zeros(len(masses))
-    place = np.arange(total.shape[1])
-    for slot in range(slots):
+    place = np.arange(len(total))[:, None]
+    for slot, own in enumerate(np.moveaxis(masses, 0, -1).copy()):  # [lengths, rows]
         before, total = total, np.zeros_like(total)
-        for number, length in enumerate(lengths[lengths < len(place)].tolist()):
-            total[:, length:] += before[:, :-length] * masses[:, slot, number, None]
-        total[place > (wanted - (slots - 1 - slot))[:, None]] = 0
-        top = total.max(1)
+        for length, mass in zip(lengths[lengths < len(total)].tolist(), own, strict=False):
+            total[length:] += before[:-length] * mass
+        total[place > wanted - (slots - 1 - slot)] = 0
+        top = total.max(0)
         top[top == 0] = 1
-        total, scale = total / top[:, None], scale + np.log(top)
+        total, scale = total / top, scale + np.log(top)
     with np.errstate(divide="ignore"):
-        return scale + np.log(total[np.arange(len(masses)), wanted])
+        return scale + np.log(total[wanted, np.arange(len(scale))])
 
 
 def _letters(text: str) -> NDArray[np.uint8]:
@@ -177,6 +192,10 @@ def _letters(text: str) -> NDArray[np.uint8]:
 
 
 _NONE = -1
+_AT_ONCE = 2**16
+"""Weights to compute at a time, so that they stay in the processor's cache: with many pieces they are most of the work."""
+
 _LETTERS = len(BASES) + 1
+_DEAD_END, _ROOT = 0, _LETTERS
 _NUMBER_OF_LETTER = np.full(256, len(BASES), np.uint8)
 _NUMBER_OF_LETTER[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))

@@ -44,8 +44,9 @@ def annotated(raw: bytes, scores: Sequence[AlleleScores], fields: Sequence[Field
     columns = body.split(b"\t", _INFO + 1)
     entries = [f"{STATUS_KEY}={','.join(own.status for own in scores)}"]
     for field in fields:
-        if any(field.column in own.values for own in scores):
-            entries.append(f"{field.key}={','.join(_text(own.values.get(field.column)) for own in scores)}")
+        values = [own.values.get(field.column) for own in scores]
+        if values.count(None) < len(values):
+            entries.append(f"{field.key}={','.join(map(_text, values))}")
     ours = ";".join(entries).encode()
     columns[_INFO] = ours if columns[_INFO] == b"." else columns[_INFO] + b";" + ours
     return b"\t".join(columns) + raw[len(body) :]

@@ -111,7 +111,7 @@ def parse_vcf_line(raw: bytes, source: str, line: int) -> Record:
         raise UserError(
             f"{source}, line {line:,}: {len(fields)} columns; a record has {_VCF_COLUMNS} or more, separated by tabs"
         )
-    contig, position, name, ref, alts = (field.decode("latin-1") for field in fields[:5])
+    contig, position, name, ref, alts = b"\t".join(fields[:5]).decode("latin-1").split("\t")
     return Record(line, contig, _position(position, source, line), name, _allele(ref), _alternatives(alts), raw)
 
 

@@ -33,6 +33,8 @@ from dnabert2_jax.variants.spans import Ids
 from dnabert2_jax.variants.splice import SpliceLabels, splice_scores
 from dnabert2_jax.variants.windows import OneStrand, spans_of_views
 
+_LN_4 = float(np.log(4))
+
 _SMALLEST_P = 2.0**-24
 """Probabilities are clipped to this distance from 0 and 1, the resolution of float32."""
 
@@ -180,7 +182,7 @@ class VariantScorer:
             for one, span in islice(spans, len(self._signs)):
                 if span is None or max(map(len, span.strings)) > self._options.max_span:
                     status = "too_long"
-                elif any("N" in string for string in span.strings):
+                elif "N" in "".join(span.strings):
                     status = "n_in_span"
                 else:
                     strands.append(OneStrand(one, span))
@@ -322,7 +324,7 @@ def _log_ratio(one: OneStrand, log_p: NDArray[np.float64]) -> float:
     """The length-corrected log-likelihood ratio of ALT and REF, from the ln P of all alleles, [alleles]."""
     alt, ref = one.view.alt, one.view.ref
     more_bases = len(one.span.strings[alt]) - len(one.span.strings[ref])
-    return float(log_p[alt] - log_p[ref] + more_bases * np.log(4))
+    return float(log_p[alt] - log_p[ref] + more_bases * _LN_4)
 
 
 def _token_counts(one: OneStrand) -> str:

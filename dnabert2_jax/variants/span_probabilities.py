@@ -32,10 +32,11 @@ def span_log_probabilities(spans: Sequence[Span], pieces: DnaPieces, masked: Mas
     inputs: dict[bytes, Ids] = {}
     numbers: dict[bytes, int] = {}
     needed: list[tuple[int, int, int]] = []
+    masks = np.full(max(max(span.counts) for span in asked), MASK, np.int32)
     for number, span in enumerate(asked):
         counts = span.counts
         for nth, count in enumerate(range(min(counts), max(counts) + 1)):
-            ids = span.row(np.full(count, MASK, np.int32))
+            ids = span.row(masks[:count])
             key = ids.tobytes()
             inputs.setdefault(key, ids)
             needed.append((numbers.setdefault(key, len(numbers)), number, nth))

@@ -108,8 +108,8 @@ def find_spans(
         if not good:
             found.append(None)
             continue
-        strings = tuple(text[bases : len(text) - bases_after] for text in own)
-        tokens = tuple(row[skip : len(row) - keep] for row in ids)
+        strings = tuple([text[bases : len(text) - bases_after] for text in own])
+        tokens = tuple([row[skip : len(row) - keep] for row in ids])
         found.append(Span(window[: begin + skip], window[end - keep :], strings, tokens))
     return found
 

@@ -63,6 +63,12 @@ def test_a_raw_batch_equals_single_calls(tokenizer: Tokenizer, sequences: list[s
     assert all(row.dtype == np.int32 for row in batch)
 
 
+def test_what_separates_the_sequences_of_a_batch_is_unknown_within_one(tokenizer: Tokenizer):
+    batch = tokenizer.encode_raw_batch(["", "ACGT|ACGT", "|", "AC GT", ""])
+    unknown = [tokenizer.encode_raw("ACGTNACGT"), [UNK], [*tokenizer.encode_raw("AC"), *tokenizer.encode_raw("GT")]]
+    assert [row.tolist() for row in batch] == [[], *unknown, []]
+
+
 @given(st.lists(dna, max_size=3))
 def test_the_ids_are_those_of_sentencepiece(tokenizer: Tokenizer, sequences: list[str]):
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer._content)

@@ -174,20 +174,24 @@ class BaseTrack:
 
     def probabilities(self, windows: Sequence[_Window]) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """For each window: positions of its scored bases, from its start, and the probabilities there, [positions, 4]."""
-        parts: dict[int, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {n: [] for n in range(len(windows))}
         rows = [(n, masked) for n, window in enumerate(windows) for masked in _passes(window)]
         rows.sort(key=lambda row: -len(windows[row[0]].ids))  # so that rows of a batch have about the same length
+        bases = np.array([window.end - window.start for window in windows])
+        firsts = np.cumsum(bases) - bases
+        values = np.full((int(bases.sum()), len(BASES)), np.nan)  # at the bases of all windows
+        begins = list(map(self._begins, windows))
         for group, outputs in self._run(windows, rows):
-            for (n, masked), probabilities in zip(group, outputs, strict=True):
-                window = windows[n]
-                ids = window.ids[masked]
-                lengths = self.model.tokenizer.token_bases(window.ids)
-                begins = (np.cumsum(lengths) - lengths)[masked] - window.core
-                places = np.concatenate([np.arange(b, b + k) for b, k in zip(begins, lengths[masked], strict=True)])
-                found = self._to_bases(ids, probabilities[: len(masked)])
-                inside = (places >= 0) & (places < window.end - window.start) & np.isfinite(found).all(1)
-                parts[n].append((places[inside], found[inside]))
-        return [_in_order(part) for part in parts.values()]
+            counts = [len(masked) for _, masked in group]
+            ids = np.concatenate([windows[n].ids[masked] for n, masked in group])
+            found = self._to_bases(ids, outputs[np.arange(outputs.shape[1]) < np.array(counts)[:, None]])
+            lengths = self.model.tokenizer.token_bases(ids)
+            starts = np.concatenate([begins[n][masked] for n, masked in group])
+            places = np.arange(len(found)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+            window = np.repeat(np.repeat([n for n, _ in group], counts), lengths)
+            inside = (places >= 0) & (places < bases[window])
+            values[(firsts[window] + places)[inside]] = found[inside]
+        scored = [np.flatnonzero(own) for own in np.split(np.isfinite(values).all(1), firsts[1:])]
+        return [(own, values[first + own]) for own, first in zip(scored, firsts.tolist(), strict=True)]
 
     @cached_property
     def _to_bases(self) -> BaseProbabilities:
@@ -227,10 +231,15 @@ class BaseTrack:
 
     def _tokens_inside(self, window: _Window) -> list[tuple[int, int]]:
         """Position, from the window's start, and id of each token that overlaps the window."""
+        begins = self._begins(window)
+        ends = begins + self.model.tokenizer.token_bases(window.ids)
+        inside = (ends > 0) & (begins < window.end - window.start)
+        return list(zip(begins[inside].tolist(), window.ids[inside].tolist(), strict=True))
+
+    def _begins(self, window: _Window) -> NDArray[np.int64]:
+        """Position of each token's first base, from the window's start. [tokens]."""
         lengths = self.model.tokenizer.token_bases(window.ids)
-        ends = np.cumsum(lengths) - window.core
-        inside = (ends > 0) & (ends - lengths < window.end - window.start)
-        return list(zip((ends - lengths)[inside].tolist(), window.ids[inside].tolist(), strict=True))
+        return np.cumsum(lengths) - lengths - window.core
 
     def _run(
         self, windows: Sequence[_Window], rows: Sequence[tuple[int, NDArray[np.int64]]]
@@ -268,17 +277,6 @@ def _passes(window: _Window) -> list[NDArray[np.int64]]:
     masked = [np.arange(first, len(window.ids), PASSES) for first in range(PASSES)]
     known = [own[window.ids[own] != UNK] for own in masked]
     return [own for own in known if len(own)]
-
-
-def _in_order(
-    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The results of all passes, by position."""
-    if not parts:
-        return np.empty(0, np.int64), np.empty((0, len(BASES)))
-    places = np.concatenate([places for places, _ in parts])
-    order = np.argsort(places)
-    return places[order], np.concatenate([found for _, found in parts])[order]
 
 
 def _values(letters: str, places: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
