@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from aot import compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
 from aot.chips import CHIPS, GPUS
 
-from benchmarks.attention_cpu_child import memory
-from benchmarks.attention_shares import shares
+from attention_cpu_child import memory
+from attention_shares import shares
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.genome.fasta import read_fasta

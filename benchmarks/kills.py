@@ -31,7 +31,8 @@ from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.paths import as_path, file_system
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.emulators import SCHEMES, Store, free_port, kill_at_request, point_at
-from tests.helpers import pretrain_content, run_cli, start_cli, tiny_corpus, tiny_model, write_run
+from tests.helpers import pretrain_content, tiny_corpus, tiny_model, write_run
+from tests.processes import run_cli, start_cli
 
 STEPS = 600
 KINDS = ("in the first compile", "in a step", "in a save")
