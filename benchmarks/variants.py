@@ -76,7 +76,7 @@ class HostSide(VariantScorer):
         starts = np.cumsum([0, *map(len, inputs[:-1])])
         masks = np.add.reduceat(np.concatenate(inputs) == MASK, starts, dtype=int)
         for count in np.unique(masks).tolist():
-            numbers = np.flatnonzero(masks == count)
+            numbers = np.flatnonzero(masks == count).astype(np.int32)
             rows = min(64, MOST_SLOTS // count)
             for at in range(0, len(numbers), rows):
                 group = numbers[at : at + rows]
