@@ -44,10 +44,9 @@ class SequenceFile:
 
     def summary(self) -> str:
         """A line about what was read and changed, for the terminal."""
-        source = self.reading.source
         unit = ("pair" if self.pairs else "sequence") + "s" * (self.rows != 1)
-        changes = Sequences(source, [], [], None, self.letters, notes=self.notes).changes()
-        return "; ".join([f"{source}: {self.rows:,} {unit}, {self.letters.bases:,} bases", *changes])
+        counts = f"{self.reading.source}: {self.rows:,} {unit}, {self.letters.bases:,} bases"
+        return "; ".join([counts, *self.letters.changes(), *self.notes])
 
     def chunks(self, bases: int) -> Iterator[Sequences]:
         """All sequences in file order, in chunks of at least ``bases`` bases (the last one may have fewer)."""

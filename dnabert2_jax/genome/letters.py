@@ -59,6 +59,11 @@ class LetterCounts:
         self.lower_case += other.lower_case
         self.ambiguous.update(other.ambiguous)
 
+    def changes(self) -> list[str]:
+        """What the letters policy changed, for the terminal; often empty."""
+        changed = [f"{self.lower_case:,} lower-case letters upper-cased"] if self.lower_case else []
+        return changed + ([f"{self.ambiguous.total():,} ambiguity codes read as [UNK]"] if self.ambiguous else [])
+
 
 def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[NDArray[np.uint8], LetterCounts]:
     """Apply the letters policy to one sequence.

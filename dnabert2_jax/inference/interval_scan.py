@@ -51,11 +51,10 @@ class IntervalScan:
 
     def summary(self) -> str:
         """One line about the intervals and their windows, for the terminal."""
-        read = Sequences(self.intervals.source, [], [], None, self.letters, notes=self.notes)
         plural = "s" * (self.count != 1)
         counts = f"{self.intervals.source}: {self.count:,} interval{plural}, {self.letters.bases:,} bases"
         places = f"{self.windows:,} windows of {self.window:,} bases, one every {self.step:,}" if self.window else ""
-        return "; ".join(filter(None, [counts, *read.changes(), places]))
+        return "; ".join(filter(None, [counts, *self.letters.changes(), *self.notes, places]))
 
     def chunks(self, bases: int) -> Iterator[Chunk]:
         """All windows, in the order of the intervals, in chunks of at least ``bases`` bases (the last may have fewer).

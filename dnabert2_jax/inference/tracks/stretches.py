@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.config.inference import TrackStrand
 from dnabert2_jax.data.intervals import Interval, Intervals, check_letters
-from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.genome.reference import Reference
 
@@ -65,12 +64,11 @@ class Stretches:
 
     def summary(self) -> str:
         """One line about the stretches, for the terminal."""
-        read = Sequences(self.source, [], [], None, self.letters, notes=self.notes)
         plural = "es" * (len(self.intervals) != 1)
         counts = (
             f"{self.source}: {len(self.intervals):,} stretch{plural}, {self.bases:,} bases on {' and '.join(self.strands)}"
         )
-        return "; ".join([counts, *read.changes()])
+        return "; ".join([counts, *self.letters.changes(), *self.notes])
 
 
 def plan_stretches(intervals: Intervals, strand: TrackStrand) -> Stretches:
