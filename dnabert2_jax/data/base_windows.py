@@ -15,15 +15,13 @@ from dnabert2_jax.data.intervals import Interval, letters_of
 from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.data.splits import SPLITS
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.genome.letters import BASES, LetterCounts
+from dnabert2_jax.genome.letters import BASES, LetterCounts, base_codes
 from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.tokenizer.base import Tokenizer, worthwhile_threads
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import RowBases
 
 _OTHER, _NONE = len(BASES), -1
-_CODES = np.full(256, _OTHER, np.int8)
-_CODES[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))
 
 
 class Place(NamedTuple):
@@ -92,7 +90,8 @@ def encode_bases(sequences: Sequence[str], tokenizer: Tokenizer, width: int) -> 
     rows = [with_template(ids) for ids in raw]
     letters = np.full((len(sequences), width), _NONE, np.int8)
     for row, sequence in zip(letters, sequences, strict=True):
-        row[: len(sequence)] = _CODES[np.frombuffer(sequence.encode(), np.uint8)]
+        codes = base_codes(sequence)
+        row[: len(sequence)] = np.where(codes < 0, _OTHER, codes)
     return EncodedBases(rows, np.array([len(row) for row in rows], np.int32), letters, tokenizer)
 
 

@@ -13,15 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.draws import hash64
-from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.genome.letters import base_codes
 
 KMER = 12
 """Bases per k-mer: unrelated sequences of a few hundred bases share hardly any."""
 
 _BANDS, _ROWS = 128, 2  # P(found) = 1 - (1 - similarity^2)^128: 0.9997 at 0.25
-
-_CODE = np.full(256, 255, np.uint8)
-_CODE[np.frombuffer(BASES.encode(), np.uint8)] = range(4)
 
 Kmers = NDArray[np.uint64]
 """Sorted codes of a sequence's distinct k-mers."""
@@ -88,11 +85,11 @@ def jaccard(a: Kmers, b: Kmers) -> float:
 
 
 def _kmers(sequence: str) -> Kmers:
-    codes = _CODE[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+    codes = base_codes(sequence)
     if len(codes) < KMER:
         return np.empty(0, np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(codes, KMER)
-    windows = windows[(windows < 4).all(1)].astype(np.uint64)
+    windows = windows[(windows >= 0).all(1)].astype(np.uint64)
     powers = np.uint64(4) ** np.arange(KMER, dtype=np.uint64)
     return np.minimum(windows @ powers, (np.uint64(3) - windows) @ powers[::-1])
 

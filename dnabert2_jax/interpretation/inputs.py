@@ -95,11 +95,6 @@ def groups(sequences: Sequences, batch_tokens: int | None) -> Iterator[range]:
         yield range(first, len(sequences))
 
 
-def known_bases(letters: str) -> NDArray[np.int64]:
-    """The index in ``ACGT`` of each base, -1 if it is unknown. [L]."""
-    return np.array([BASES.find(letter) for letter in letters])
-
-
 def mutants(letters: str, site: int) -> tuple[str, str, str, str]:
     """A sequence with A, C, G and T at a site; one of them is the sequence itself."""
     a, c, g, t = (letters[:site] + base + letters[site + 1 :] for base in BASES)

@@ -16,11 +16,11 @@ from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.genome.letters import BASES, base_codes
 from dnabert2_jax.inference.masked_rows import log_probabilities_of_groups
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
-from dnabert2_jax.interpretation.inputs import groups, known_bases, mutants, tokens_of
+from dnabert2_jax.interpretation.inputs import groups, mutants, tokens_of
 from dnabert2_jax.interpretation.target import Target, choose_target
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.tokenizer.base import worthwhile_threads
@@ -61,7 +61,7 @@ class MutationScores:
     @property
     def contributions(self) -> NDArray[np.float32]:
         """The scores of the sequence's own bases. [L]."""
-        bases = known_bases(self.sequence)
+        bases = base_codes(self.sequence)
         return np.where(bases < 0, np.float32(np.nan), self.scores[np.arange(len(bases)), bases])
 
 
@@ -114,7 +114,7 @@ def ism(
 
 def _target_values(target: Target, sequences: Sequence[str], batch_tokens: int) -> list[NDArray[np.float32]]:
     """The value f of all mutants, [L, 4] for each sequence."""
-    sites = [np.flatnonzero(known_bases(letters) >= 0).tolist() for letters in sequences]
+    sites = [np.flatnonzero(base_codes(letters) >= 0).tolist() for letters in sequences]
     texts = [[mutants(letters, at) for at in own] for letters, own in zip(sequences, sites, strict=True)]
     rows = {text: n for n, text in enumerate(dict.fromkeys(text for own in texts for four in own for text in four))}
     ids = [with_template(raw) for raw in _encoded(target.model, list(rows))]
@@ -150,7 +150,7 @@ def _masked_lm_values(model: InferenceModel, sequences: Sequence[str], batch_tok
 
 def spans_of_sites(model: InferenceModel, letters: str) -> dict[int, Span]:
     """The span of the four alleles at each site, except spans with unknown bases and those that are too long."""
-    sites = np.flatnonzero(known_bases(letters) >= 0).tolist()
+    sites = np.flatnonzero(base_codes(letters) >= 0).tolist()
     views = [View(letters[:site], tuple(BASES), letters[site + 1 :], BASES.index(letters[site]), 0) for site in sites]
     found = {}
     for site, span in zip(sites, spans_of_views(views, model.tokenizer), strict=True):
