@@ -3,9 +3,7 @@
 BED counts from 0 and excludes the end; a region is written as in genome browsers and samtools, from 1 with the end included.
 """
 
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from dnabert2_jax.data.sequences import clean_sequence, reverse_complement
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.genome.reference import Reference
+from dnabert2_jax.storage.compressed import DAMAGED_GZIP, open_plain_or_gzip
 
 NAME_COLUMN = 4
 """The column of a BED file that names its intervals, from 1."""
@@ -231,14 +230,12 @@ def text_lines(path: Path, kind: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} {state}; give a {kind} file, plain or gzip")
     number = 0
     try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if compressed else path.open("rb") as lines:
+        with open_plain_or_gzip(path) as lines:
             for number, raw in enumerate(lines, start=1):
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, line {number}: not text; give a {kind} file, plain or gzip") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED_GZIP as error:
         raise UserError(
             f"{path}: the compressed file is damaged or cut short ({error}); download or compress it again"
         ) from error

@@ -2,21 +2,19 @@
 
 import codecs
 import csv
-import gzip
 import importlib
 import io
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from operator import ne
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, TextIO
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.compressed import DAMAGED_GZIP, open_plain_or_gzip
 
-_GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"  # every .xlsx file is a zip archive
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _DECLARED_SEPARATOR = re.compile(r"sep=(.)(?=[\r\n])", re.IGNORECASE)
@@ -99,39 +97,34 @@ class TableRows:
     def _raw(self, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
         """The fields as the file has them."""
         try:
-            with self._path.open("rb") as file:
-                compressed = file.read(2) == _GZIP
-            with self._opened(compressed) as file:
+            with open_plain_or_gzip(self._path) as file:
                 start = file.read(4)
             if start == _OLD_EXCEL:
                 raise UserError(
                     f"{self._source}: this is a workbook of Excel 97-2003, which is not read; save it as .xlsx or CSV"
                 )
             if start == _ZIP:
-                with self._opened(compressed) as file:
+                with open_plain_or_gzip(self._path) as file:
                     book = _workbook(file.read(), self._source)
                 notes.extend(book.notes)
                 yield from book.records
             else:
                 encoding = "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
                 notes.extend(["UTF-16 text"] * (encoding == "utf-16"))
-                yield from self._decoded(compressed, encoding, notes)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                yield from self._decoded(encoding, notes)
+        except DAMAGED_GZIP as error:
             raise UserError(f"{self._source}: damaged gzip file ({error}); copy or download it again") from error
         except OSError as error:
             raise UserError(
                 f"{self._source}: cannot be read ({error.strerror}); give the path of a CSV, TSV or Excel file"
             ) from error
 
-    def _opened(self, compressed: bool) -> BinaryIO:
-        return cast(BinaryIO, gzip.open(self._path)) if compressed else self._path.open("rb")
-
-    def _decoded(self, compressed: bool, encoding: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+    def _decoded(self, encoding: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
         try:
-            with io.TextIOWrapper(self._opened(compressed), encoding, newline="") as text:
+            with io.TextIOWrapper(open_plain_or_gzip(self._path), encoding, newline="") as text:
                 yield from _split(text, self._source, notes)
         except UnicodeDecodeError as error:
-            with self._opened(compressed) as file:
+            with open_plain_or_gzip(self._path) as file:
                 data, name, place = file.read(), "UTF-16" if encoding == "utf-16" else "UTF-8", ""
             try:
                 data.decode(encoding)
