@@ -6,7 +6,6 @@ import importlib
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from operator import ne
 from pathlib import Path
@@ -25,30 +24,15 @@ _LONGEST_FIELD = 2**31 - 1
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A file as fields without surrounding white space.
-
-    Attributes:
-        records: the line on which each record starts (the row, in a workbook) and its fields, header first.
-        notes: assumptions made while reading.
-    """
-
-    records: list[tuple[int, list[str]]]
-    notes: tuple[str, ...] = ()
-
-
-def read_rows(path: Path, source: str) -> Rows:
-    """Read a whole table into memory; see :class:`TableRows`."""
-    rows = TableRows(path, source)
-    return Rows(list(rows), rows.notes)
+NumberedRow = tuple[int, list[str]]
+"""The line on which a row starts (in a workbook, its number) and its fields."""
 
 
 class TableRows:
     """The rows of a table, one in memory at a time (except for a workbook).
 
-    Each iteration reads the file from the beginning and yields the line on which each row starts and its fields, header
-    first. Blank lines and remnants of spreadsheets are skipped: rows without any value, columns on the right without a name
+    Each iteration reads the file from the beginning and yields its rows, header first, with fields without surrounding white
+    space. Blank lines and remnants of spreadsheets are skipped: rows without any value, columns on the right without a name
     or values, and a first line ``sep=;``, which declares the separator.
 
     Args:
@@ -69,7 +53,7 @@ class TableRows:
         self._path, self._source = path, source
         self.notes = ()
 
-    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+    def __iter__(self) -> Iterator[NumberedRow]:
         notes: list[str] = []
         spaces = empty = 0
         width = cut = None
@@ -94,7 +78,7 @@ class TableRows:
             notes.append(f"a value of exactly {_EXCEL_CELL:,} letters in line {cut}, where Excel cuts: check it")
         self.notes = tuple(notes)
 
-    def _raw(self, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+    def _raw(self, notes: list[str]) -> Iterator[NumberedRow]:
         """The fields as the file has them."""
         try:
             with open_plain_or_gzip(self._path) as file:
@@ -105,9 +89,8 @@ class TableRows:
                 )
             if start == _ZIP:
                 with open_plain_or_gzip(self._path) as file:
-                    book = _workbook(file.read(), self._source)
-                notes.extend(book.notes)
-                yield from book.records
+                    content = file.read()
+                yield from _workbook(content, self._source, notes)
             else:
                 encoding = "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
                 notes.extend(["UTF-16 text"] * (encoding == "utf-16"))
@@ -119,7 +102,7 @@ class TableRows:
                 f"{self._source}: cannot be read ({error.strerror}); give the path of a CSV, TSV or Excel file"
             ) from error
 
-    def _decoded(self, encoding: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+    def _decoded(self, encoding: str, notes: list[str]) -> Iterator[NumberedRow]:
         try:
             with io.TextIOWrapper(open_plain_or_gzip(self._path), encoding, newline="") as text:
                 yield from _split(text, self._source, notes)
@@ -138,7 +121,7 @@ def _counted(number: int, unit: str) -> str:
     return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
-def _split(text: TextIO, source: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+def _split(text: TextIO, source: str, notes: list[str]) -> Iterator[NumberedRow]:
     """The rows of a CSV or TSV file, each with the line it starts on."""
     head = [text.readline()]
     if declared := _DECLARED_SEPARATOR.match(head[0]):
@@ -167,7 +150,7 @@ def _split(text: TextIO, source: str, notes: list[str]) -> Iterator[tuple[int, l
         line = reader.line_num + 1
 
 
-def _workbook(data: bytes, source: str) -> Rows:
+def _workbook(data: bytes, source: str, notes: list[str]) -> list[NumberedRow]:
     """The first sheet of an Excel workbook that is not empty."""
     try:
         openpyxl = importlib.import_module("openpyxl")
@@ -183,14 +166,15 @@ def _workbook(data: bytes, source: str) -> Rows:
         raise UserError(f"{source}: this Excel workbook cannot be read ({error}); save the table as CSV") from error
     filled = [(title, rows) for title, rows in sheets if rows]
     if not filled:
-        return Rows([])
-    title, records = filled[0]
-    width = len(records[0][1])
-    padded = [(row, fields + [""] * (width - len(fields))) for row, fields in records]
-    return Rows(padded, (f"sheet {title!r} of {len(filled)} read",) if len(filled) > 1 else ())
+        return []
+    title, rows = filled[0]
+    if len(filled) > 1:
+        notes.append(f"sheet {title!r} of {len(filled)} read")
+    width = len(rows[0][1])
+    return [(number, fields + [""] * (width - len(fields))) for number, fields in rows]
 
 
-def _filled(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, list[str]]]:
+def _filled(rows: Iterator[tuple[Any, ...]]) -> Iterator[NumberedRow]:
     """Row number and fields of the nonempty rows, without trailing empty cells."""
     for number, values in enumerate(rows, start=1):
         fields = ["" if value is None else str(value) for value in values]
