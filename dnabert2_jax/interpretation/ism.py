@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.data.streaming import in_chunks
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES, base_codes
 from dnabert2_jax.inference.masked_rows import log_probabilities_of_groups
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
-from dnabert2_jax.interpretation.inputs import groups, mutants, tokens_of
+from dnabert2_jax.interpretation.inputs import mutants, tokens_of
 from dnabert2_jax.interpretation.target import Target, choose_target
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.tokenizer.base import worthwhile_threads
@@ -34,6 +35,9 @@ from dnabert2_jax.variants.windows import spans_of_views
 
 LONGEST_SPAN = 64
 """Maximum bases of the span between the tokens shared by the four alleles of a site; beyond it, a site has no value."""
+
+_BATCHES_A_GROUP = 8
+"""The mutants of several sequences are computed together, enough to fill about this many batches."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,15 @@ def ism(
     tokens_of(model, sequences, max_tokens)
     tokens = batch_tokens or default_batch_tokens()
     results: list[MutationScores] = []
+    named = zip(sequences.names, sequences.sequences, strict=True)
     with ProgressBar(title, sum(map(len, sequences.sequences))) as bar:
-        for group in groups(sequences, tokens):
-            letters = [sequences.sequences[n] for n in group]
+        # Three mutants per base and a few bases per token: the tokens of a sequence's mutants are about its bases squared.
+        for group in in_chunks(named, lambda one: len(one[1]) ** 2, _BATCHES_A_GROUP * tokens):
+            names, letters = zip(*group, strict=True)
             found = _masked_lm_values(model, letters, tokens) if chosen is None else _target_values(chosen, letters, tokens)
             results += [
-                MutationScores(sequences.names[n], own, unit, values)
-                for n, own, values in zip(group, letters, found, strict=True)
+                MutationScores(name, own, unit, values)
+                for name, own, values in zip(names, letters, found, strict=True)
             ]
             bar.advance(sum(map(len, letters)))
     return results
