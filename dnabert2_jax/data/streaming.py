@@ -13,7 +13,6 @@ from dnabert2_jax.data.records import Row
 from dnabert2_jax.data.sequences import Sequences, given_sequences
 from dnabert2_jax.genome.letters import LetterCounts
 
-
 Item = TypeVar("Item")
 
 

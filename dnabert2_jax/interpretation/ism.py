@@ -111,8 +111,7 @@ def ism(
             names, letters = zip(*group, strict=True)
             found = _masked_lm_values(model, letters, tokens) if chosen is None else _target_values(chosen, letters, tokens)
             results += [
-                MutationScores(name, own, unit, values)
-                for name, own, values in zip(names, letters, found, strict=True)
+                MutationScores(name, own, unit, values) for name, own, values in zip(names, letters, found, strict=True)
             ]
             bar.advance(sum(map(len, letters)))
     return results
