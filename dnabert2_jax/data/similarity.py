@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from dnabert2_jax.draws import hash64
 from dnabert2_jax.genome.letters import base_codes
@@ -35,16 +37,9 @@ def similar_groups(
         progress: called after every row.
 
     Returns:
-        For each row, the number of the first row in its group. [rows].
+        As :func:`connected`. [rows].
     """
-    group = np.arange(len(rows))
-
-    def root(row: int) -> int:
-        while group[row] != row:
-            group[row] = group[group[row]]
-            row = int(group[row])
-        return row
-
+    links: list[tuple[int, int]] = []
     sets: list[Kmers] = []
     representatives: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, sequences in enumerate(rows):
@@ -56,13 +51,19 @@ def similar_groups(
                 if other not in compared:
                     compared[other] = jaccard(sets[other], sets[row]) >= similarity
                 if compared[other]:
-                    first, second = sorted((root(other), root(row)))
-                    group[second] = first
+                    links.append((other, row))
                     break
             else:
                 known.append(row)
         progress()
-    return np.array([root(row) for row in range(len(rows))], np.int64)
+    return connected(links, len(rows))
+
+
+def connected(links: Sequence[tuple[int, int]], rows: int) -> NDArray[np.int64]:
+    """Group numbers of some rows, from 0: rows that are linked, directly or through others, are in one group. [rows]."""
+    ends = np.array(links, np.int64).reshape(-1, 2).T
+    _, groups = connected_components(coo_matrix((np.ones(len(links)), (ends[0], ends[1])), (rows, rows)), directed=False)
+    return np.asarray(groups, np.int64)
 
 
 def canonical_kmers(sequences: Sequence[str]) -> Kmers:
