@@ -122,8 +122,7 @@ def sweep_picture(sweep: Sweep, theme: Theme = LIGHT) -> Figure:
             axis.set_xscale("log")
         axis.plot(places, scores, "o", color=theme.colors[0], alpha=0.7, ms=5)
         axis.plot(places[:1], scores[:1], "o", color=theme.colors[1], ms=8)
-        axis.set_xlabel(name)
-        axis.set_ylabel(f"dev {sweep.score_name}")
+        axis.set(xlabel=name, ylabel=f"dev {sweep.score_name}")
     return figure
 
 
