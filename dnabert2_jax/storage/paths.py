@@ -170,7 +170,7 @@ _ADVICE = (
     ("FileNotFound|404", "there is no such object; check the name"),
     (
         "503|SlowDown|500|502|504|429|InternalError",
-        "the store does not serve requests now; rerun later",
+        "the store is not serving requests; rerun later",
     ),
     ("Timeout|timed out|Connect|Connection|Disconnected|Payload", "the store does not answer; check the network and rerun"),
 )
