@@ -108,7 +108,7 @@ def variants(
         from dnabert2_jax.reports.variants import variants_page
 
         alleles = read_back(written[0], [field for field in job.scorer.fields if is_score(field.column)])
-        written.append(write_page(page, variants_page(alleles, record).html()))
+        written.append(write_page(page, variants_page(alleles, record)))
     for path in written:
         print_saved(path)
 
@@ -167,4 +167,4 @@ def evaluate_variants(
         from dnabert2_jax.reports.page import write_page
         from dnabert2_jax.reports.variants import agreement_page
 
-        print_saved(write_page(page, agreement_page(scored, found, {"table": table, **measured}).html()))
+        print_saved(write_page(page, agreement_page(scored, found, {"table": table, **measured})))

@@ -102,7 +102,7 @@ def write_sweep(file: Path, sweep: Sweep) -> Path:
         [(f"{best.dev[sweep.score]:.4f}", f"best dev {sweep.score_name}"), (str(best.number), _settings(best))],
         ["The best of many dev scores is optimistic by selection; rely on the test score, and look at it only once."],
     )
-    return write_page(file, page.html())
+    return write_page(file, page)
 
 
 def sweep_picture(sweep: Sweep, theme: Theme = LIGHT) -> Figure:
