@@ -114,12 +114,12 @@ def plan_intervals(intervals: Intervals, window: int | None = None, step: int | 
         UserError: a window or step is out of range, an interval or letter cannot be used, or there are no intervals.
     """
     step = None if window is None else checked_step(window, step)
-    letters, notes = LetterCounts(), list[str]()
+    letters = LetterCounts()
     count = windows = longest = 0
-    for interval in intervals.checked(notes.extend):
+    for interval in intervals:
         count += 1
         bases = interval.end - interval.start
         longest = max(longest, bases)
         windows += 1 if window is None or step is None else len(starts_of_windows(bases, window, step))
         check_letters(intervals.reference, interval, letters)
-    return IntervalScan(intervals, window, step, count, windows, longest, letters, tuple(notes))
+    return IntervalScan(intervals, window, step, count, windows, longest, letters, intervals.notes)

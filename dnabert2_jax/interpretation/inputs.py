@@ -63,9 +63,8 @@ def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
     Raises:
         UserError: an invalid interval or letter, or no intervals.
     """
-    notes: list[str] = []
     letters = LetterCounts()
-    found = list(intervals.checked(notes.extend))
+    found = list(intervals)
     texts = [letters_of(intervals.reference, each, each.start, each.end, letters) for each in found]
     names = [f"{each.contig}:{each.start + 1:,}-{each.end:,}{' (-)' if each.reverse else ''}" for each in found]
     places = {
@@ -75,7 +74,7 @@ def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
         "strands": [each.strand for each in found],
         "intervals": [each.name for each in found],
     }
-    return Sequences(intervals.source, names, texts, None, letters, notes=tuple(notes)), places
+    return Sequences(intervals.source, names, texts, None, letters, notes=intervals.notes), places
 
 
 def mutants(letters: str, site: int) -> tuple[str, str, str, str]:

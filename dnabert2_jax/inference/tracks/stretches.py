@@ -81,11 +81,11 @@ def plan_stretches(intervals: Intervals, strand: TrackStrand) -> Stretches:
     Raises:
         UserError: an interval or a letter that cannot be used, or there are no intervals.
     """
-    reference, notes = intervals.reference, list[str]()
+    reference = intervals.reference
     if intervals.bed is None and not intervals.regions:
         found = [Interval(name, 0, bases, name, ".") for name, bases in reference.lengths.items()]
     else:
-        found = list(intervals.checked(notes.extend))
+        found = list(intervals)
     wanted = {"both": ("+", "-"), "bed": ("+", "-"), "+": ("+",), "-": ("-",)}[strand]
     kept: list[Interval] = []
     merged = 0
@@ -94,6 +94,7 @@ def plan_stretches(intervals: Intervals, strand: TrackStrand) -> Stretches:
         disjoint = _disjoint(own, each, reference)
         merged += len(own) - len(disjoint)
         kept += disjoint
+    notes = list(intervals.notes)
     if merged:
         notes.append(f"overlapping intervals merged: {merged:,} into others, since a track has one value at a base")
     letters = LetterCounts()
