@@ -119,15 +119,15 @@ class BucketError(OSError):
 
 
 @contextmanager
-def asking(path: Path) -> Iterator[None]:
-    """Requests about a place in a bucket; whatever a client library raises becomes one kind of error.
+def asking(path: Path) -> Iterator[Any]:
+    """The file system for requests about a place in a bucket; what a client library raises becomes one kind of error.
 
     Raises:
         FileExistsError: there is such an object already.
         BucketError: anything else that went wrong with the bucket.
     """
     try:
-        yield
+        yield file_system(os.fspath(path).partition(":")[0])
     except (BucketError, FileExistsError):
         raise
     except Exception as error:
