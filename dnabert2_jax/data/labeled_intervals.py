@@ -49,4 +49,4 @@ def read_labeled_intervals(
     notes = (*intervals.notes, *missing.finish(len(labels) + missing.count))
     if label_map:
         labels = mapped_labels(labels, lines, label_map, str(bed))
-    return Table(str(bed), names, sequences, None, letters, labels, lines, (), notes=notes)
+    return Table(str(bed), names, sequences, None, letters, labels, lines, notes=notes)

@@ -144,7 +144,6 @@ def read_table(
         letters,
         labels,
         lines,
-        tuple(name for at, name in enumerate(header.names) if at not in (*columns, label_at)),
         notes=(*records.notes, *notes, *skipped),
     )
 

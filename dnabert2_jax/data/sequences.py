@@ -73,12 +73,10 @@ class Table(Sequences):
     Attributes:
         labels: labels as written.
         lines: line of the file on which each row starts, from 1.
-        ignored_columns: columns of the file that were not used.
     """
 
     labels: list[str]
     lines: list[int]
-    ignored_columns: tuple[str, ...]
 
     @property
     def path(self) -> Path:
