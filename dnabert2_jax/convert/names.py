@@ -232,7 +232,7 @@ def _their_names(row: Row, layers: int) -> list[str]:
 
 def their_shapes(rows: Iterable[Row], ours: Mapping[str, tuple[int, ...]], layers: int) -> dict[str, tuple[int, ...]]:
     """Shape of each of their tensors by name, from the shapes of our arrays by path."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for row in rows:
         one = ours[row.ours][1:] if "{n}" in row.theirs else ours[row.ours]
         shapes |= dict.fromkeys(_their_names(row, layers), one[::-1] if row.transposed else one)
