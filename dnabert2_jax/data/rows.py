@@ -75,7 +75,7 @@ class TableRows:
         if empty:
             notes.append(f"{_counted(empty, 'row')} without values skipped")
         if cut is not None:
-            notes.append(f"a value of exactly {_EXCEL_CELL:,} letters in line {cut}, where Excel cuts: check it")
+            notes.append(f"a value of exactly {_EXCEL_CELL:,} letters in line {cut}, where Excel truncates text: check it")
         self.notes = tuple(notes)
 
     def _raw(self, notes: list[str]) -> Iterator[NumberedRow]:

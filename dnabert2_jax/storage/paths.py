@@ -90,7 +90,7 @@ def file_system(scheme: str) -> Any:
     """
     import fsspec
 
-    # Two hosts share a run, so a listing from a while ago is of no use.
+    # Two hosts share a run, so a cached listing may be stale.
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme == "gs":
         import aiohttp

@@ -342,7 +342,7 @@ def test_a_cell_that_excel_may_have_cut_is_pointed_out(tmp_path):
     longest = 32_767  # characters, says Microsoft's page "Excel specifications and limits"
     tables = [read_table(write(tmp_path, f"sequence,label\nAC,0\n{'A' * n},1\n")) for n in (longest - 1, longest)]
     assert tables[0].notes == ()
-    assert tables[1].notes == ("a value of exactly 32,767 letters in line 3, where Excel cuts: check it",)
+    assert tables[1].notes == ("a value of exactly 32,767 letters in line 3, where Excel truncates text: check it",)
 
 
 @pytest.mark.parametrize(
