@@ -26,7 +26,7 @@ from rich.table import Table
 from torch_worker import torch_worker
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, named_size
+from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, PrecisionOption, named_size
 from dnabert2_jax.data.batches import Batches, BatchPlan
 from dnabert2_jax.data.encoding import EncodedRows, encode_sequences
 from dnabert2_jax.data.packing import pack, padded_width, slots_of_row
@@ -71,7 +71,7 @@ def torch_process(python: Path, config: EncoderConfig, batches: Batches) -> Iter
             yield seconds
 
 
-def random_model(size: str, sequences: list[str], precision: str) -> InferenceModel:
+def random_model(size: str, sequences: list[str], precision: PrecisionOption) -> InferenceModel:
     tokenizer = train_bpe(sequences, vocab_size=4096)
     config = named_size(size, tokenizer.vocab_size)
     params = masked_lm(config).init(0)
@@ -118,7 +118,7 @@ def main() -> None:
         return time.perf_counter() - start
 
     with ExitStack() as stack:
-        run_once = {way: partial(seconds, way) for way in ways}
+        run_once: dict[str, Callable[[], float]] = {way: partial(seconds, way) for way in ways}
         if args.torch:
             ways[PYTORCH] = ways[FILE_ORDER]
             run_once[PYTORCH] = stack.enter_context(torch_process(args.torch, model.config, ways[FILE_ORDER]))

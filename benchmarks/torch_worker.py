@@ -31,14 +31,15 @@ def torch_worker(
         environment: its environment variables; by default those of this process.
     """
     sizes = {name: getattr(config, name) for name in _SIZES}
-    command = [python, Path(__file__).with_name(script), stored, json.dumps(sizes), *options]
+    command: list[str | Path] = [python, Path(__file__).with_name(script), stored, json.dumps(sizes), *options]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        said, heard = process.stdin, process.stdout
+        assert said is not None
+        assert heard is not None
 
         def seconds() -> float:
-            print("go", file=process.stdin, flush=True)
-            return float(process.stdout.readline())
+            print("go", file=said, flush=True)
+            return float(heard.readline())
 
         yield seconds
-        process.stdin.close()
+        said.close()
