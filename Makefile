@@ -19,7 +19,7 @@ COVERAGE := --cov=dnabert2_jax --cov-report=term:skip-covered --cov-fail-under=9
 # last and wins.
 HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1$(if $(GLIBC_TUNABLES),:$(GLIBC_TUNABLES))
 
-# Tests start many commands; without bytecode on disk, each of them would compile the package anew.
+# Tests start many commands; without bytecode on disk, each of them would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

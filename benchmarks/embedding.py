@@ -11,7 +11,6 @@ torch and multimolecule, PyTorch takes its turn with an encoder of the same size
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from torch_worker import torch_worker
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, PrecisionOption, named_size
@@ -64,29 +64,11 @@ def padded(rows: EncodedRows, order: np.ndarray, rows_per_batch: int) -> Batches
 @contextmanager
 def torch_process(python: Path, config: EncoderConfig, batches: Batches) -> Iterator[Callable[[], float]]:
     """A function that has PyTorch embed the batches once, in its own process, and returns the seconds."""
-    sizes = {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "intermediate_size": config.intermediate_size,
-    }
-    worker = Path(__file__).with_name("embedding_torch.py")
     with tempfile.NamedTemporaryFile(suffix=".npz") as stored:
         np.savez(stored, *[batch.tokens.input_ids for batch in batches])
         stored.flush()
-        command: list[str | Path] = [python, worker, stored.name, json.dumps(sizes)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            said, heard = process.stdin, process.stdout
-            assert said is not None
-            assert heard is not None
-
-            def seconds() -> float:
-                print("go", file=said, flush=True)
-                return float(heard.readline())
-
+        with torch_worker(python, "embedding_torch.py", config, stored.name) as seconds:
             yield seconds
-            said.close()
 
 
 def random_model(size: str, sequences: list[str], precision: PrecisionOption) -> InferenceModel:

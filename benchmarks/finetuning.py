@@ -17,11 +17,10 @@ The memory of gradients and optimizer state is printed below the speeds.
 import argparse
 import json
 import os
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from torch_worker import torch_worker
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.artifacts.model import load_model
@@ -105,27 +105,6 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-@contextmanager
-def torch_process(python: Path, config: EncoderConfig, stored: str, precision: str, *, huge_pages: bool) -> Iterator[Round]:
-    """PyTorch in its own process, which waits while the others take their turns."""
-    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    sizes = {name: getattr(config, name) for name in names}
-    worker = Path(__file__).with_name("finetuning_torch.py")
-    command: list[str | Path] = [python, worker, stored, json.dumps(sizes), precision]
-    environment = {name: value for name, value in os.environ.items() if huge_pages or name != TUNABLES}
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        said, heard = process.stdin, process.stdout
-        assert said is not None
-        assert heard is not None
-
-        def seconds() -> float:
-            print("go", file=said, flush=True)
-            return float(heard.readline())
-
-        yield seconds
-        said.close()
-
-
 def tokens_of(batches: Sequence[ClassificationBatch]) -> tuple[int, int]:
     """(real tokens, positions)."""
     return (
@@ -173,9 +152,12 @@ def main() -> None:
         if args.torch:
             stored = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".npz"))
             real, positions = _store_padded(stored.name, encoded, args.batch_size, args.steps)
+            environment = {name: value for name, value in os.environ.items() if args.torch_huge_pages or name != TUNABLES}
             for precision in ("float32", "bfloat16"):
-                process = torch_process(args.torch, config, stored.name, precision, huge_pages=args.torch_huge_pages)
-                one = stack.enter_context(process)
+                worker = torch_worker(
+                    args.torch, "finetuning_torch.py", config, stored.name, precision, environment=environment
+                )
+                one = stack.enter_context(worker)
                 name = f"PyTorch {precision}"
                 ways[name] = (one, real, 1 - real / positions)
                 first_s[name] = one()

@@ -163,7 +163,7 @@ def attention_speed(record: Record, *, tiny: bool, out: Path) -> None:
             row: dict[str, Any] = {"way": name, "tokens": tokens, "rows": rows}
             try:
                 forward, both = (seconds(call, 2 if tiny else 10) for call in way(inputs(rows, tokens)))
-            except Exception as error:  # out of memory, not supported, not installed: the others go on
+            except Exception as error:  # out of memory, not supported, not installed: the others continue
                 record(**row, error=_first_line(error))
                 continue
             record(**row, forward_tflops=flops / forward / 1e12, both_ways_tflops=3.5 * flops / both / 1e12)
@@ -236,7 +236,7 @@ def pretraining(record: Record, *, tiny: bool, out: Path) -> None:
             record(rows=rows, error=_first_line(error))
             continue
         first = time.perf_counter() - began
-        state, _ = jax.block_until_ready(job.step(state, {}, batch))  # in case a state from a step compiles anew
+        state, _ = jax.block_until_ready(job.step(state, {}, batch))  # in case a state from a step compiles again
         steps = 3 if tiny else 20
         began = time.perf_counter()
         for _ in range(steps):

@@ -46,7 +46,7 @@ def main() -> None:
                         result |= {"loss": loss, "gradients": max(gradients.values())}
                     results.append(result)
             except UserError as error:
-                print(f"{name}: {backend} does not serve here: {error}")
+                print(f"{name}: {backend} is not available here: {error}")
     columns = (*OUTPUTS, "loss", "gradients")
     table = Table("case", "attention", "precision", *columns)
     for result in results:

@@ -31,19 +31,7 @@ _HOMES = {
     "pretrain": "dnabert2_jax.recipes.pretraining",
 }
 
-__all__ = [
-    "DNABERT2",
-    "FinetuneRun",
-    "PerBaseRun",
-    "PretrainRun",
-    "SpliceLabels",
-    "Tokenizer",
-    "UserError",
-    "__version__",
-    "finetune",
-    "load_run",
-    "pretrain",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

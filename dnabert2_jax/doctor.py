@@ -17,9 +17,10 @@ from dnabert2_jax.convert.opening import local_path, open_adapter, open_model
 from dnabert2_jax.draws import hash64
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.inference.predictor import Forward
 from dnabert2_jax.kernels.attention import BACKENDS, explain_choice
 from dnabert2_jax.modeling.compute import Compute
-from dnabert2_jax.modeling.models import Classifier, MaskedLM, Network, classifier_of, count_parameters, masked_lm
+from dnabert2_jax.modeling.models import count_parameters
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import TokenBatch, Tree
 from dnabert2_jax.version import installed_optional_versions, installed_versions
@@ -107,10 +108,4 @@ def _fixed_row(model: SavedModel) -> TokenBatch:
 
 
 def _hidden_states(model: SavedModel, params: Tree, batch: TokenBatch, attention: str) -> NDArray[np.float32]:
-    compute = Compute("float32", attention)
-    network: Network[MaskedLM] | Classifier = (
-        masked_lm(model.config, compute)
-        if model.kind == "masked_lm"
-        else classifier_of(model.config, len(model.labels), model.head, compute)
-    )
-    return np.asarray(jax.jit(lambda p, b: network.bind(p).hidden_states(b))(params, batch))
+    return np.asarray(Forward(model.config, Compute("float32", attention)).hidden_states(params, batch))

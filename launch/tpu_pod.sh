@@ -91,7 +91,7 @@ while true; do
                 *ActiveState=active* | *ActiveState=activating* | *ActiveState=deactivating*) ;; # it runs, or saves
                 unreachable) ;;                                                                 # preempted, or the network
                 # 2: what only its user can fix; 200 to 243: systemd could not even start it
-                *ExecMainStatus=2*) die "the run cannot go on: see its message above; the slice is still up" ;;
+                *ExecMainStatus=2*) die "the run cannot continue: see its message above; the slice is still up" ;;
                 *) # it has finished, or failed, or was told to stop, or has not been started yet
                     if on 0 "$finished"; then
                         release

@@ -198,10 +198,10 @@ class _Accountant:
             self.account = Account()
             results.append((self.charge(self.module.computations[branch], runs), self.account))
         self.account = kept
-        cycles, dearest = max(results, key=lambda result: result[0])
-        kept.costs += dearest.costs
-        kept.kernels += dearest.kernels
-        kept.collectives += dearest.collectives
+        cycles, costliest = max(results, key=lambda result: result[0])
+        kept.costs += costliest.costs
+        kept.kernels += costliest.kernels
+        kept.collectives += costliest.collectives
         return cycles
 
     def _charge_kernel(self, computation: Computation, instruction: Instruction, runs: int) -> float:

@@ -146,9 +146,9 @@ def _by_bytes_lines(account: Account) -> list[str]:
     total = sum(cost.total for cost in account.charged_by_bytes)
     lines = [f"without an estimate, charged by bytes: {_millions(total)} cycles"] if groups else []
     for opcode, costs in groups.items():
-        dearest = costs[0]
+        costliest = costs[0]
         lines.append(
-            f"  {len(costs)} x {opcode}: {_millions(sum(c.total for c in costs))}; largest {dearest.name} "
-            f"{_millions(dearest.total)} {dearest.source}".rstrip()
+            f"  {len(costs)} x {opcode}: {_millions(sum(c.total for c in costs))}; largest {costliest.name} "
+            f"{_millions(costliest.total)} {costliest.source}".rstrip()
         )
     return lines

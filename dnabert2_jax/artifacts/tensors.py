@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
@@ -14,33 +15,25 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.types import Tree
 
 
-def flatten_tree(tree: Tree, prefix: str = "") -> dict[str, NDArray[Any]]:
+def flatten_tree(tree: Tree) -> dict[str, NDArray[Any]]:
     """A nested dict of arrays as ``{"encoder.embeddings.word": array}``: on the host, contiguous, sorted by path.
 
     Raises:
         ValueError: a key contains a ".", so the path could not be split again.
     """
     flat: dict[str, NDArray[Any]] = {}
-    for key, value in sorted(tree.items()):
-        if "." in key:
-            raise ValueError(f"parameter name {prefix + key!r} contains a '.'")
-        if isinstance(value, dict):
-            flat.update(flatten_tree(value, f"{prefix}{key}."))
-        else:
-            # safetensors writes the memory as it is, whatever the strides.
-            flat[prefix + key] = np.asarray(value, order="C")
+    for keys, value in sorted(flatten_dict(tree).items()):  # type: ignore[no-untyped-call]
+        path = ".".join(keys)
+        if path.count(".") >= len(keys):
+            raise ValueError(f"parameter name {path!r} contains a '.'")
+        # safetensors writes the memory as it is, whatever the strides.
+        flat[path] = np.asarray(value, order="C")
     return flat
 
 
 def unflatten_tree(tensors: Mapping[str, NDArray[Any]]) -> Tree:
     """The inverse of :func:`flatten_tree`."""
-    tree: Tree = {}
-    for path, value in tensors.items():
-        *parents, leaf = path.split(".")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[leaf] = value
+    tree: Tree = unflatten_dict(dict(tensors), sep=".")  # type: ignore[no-untyped-call]
     return tree
 
 

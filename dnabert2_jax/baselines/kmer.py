@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from dnabert2_jax.data.labels import Labels
 from dnabert2_jax.data.sequences import Table
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.genome.letters import base_codes
 from dnabert2_jax.metrics.scores import classification_metrics
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 INVERSE_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 """Values of scikit-learn's ``C`` that are tried, strongest penalty first."""
 
-_CODE = np.full(256, -1, np.int64)
-_CODE[np.frombuffer(b"ACGT", np.uint8)] = range(4)
 _ROWS_AT_ONCE = 512
 
 
@@ -43,7 +42,7 @@ def kmer_counts(sequences: Sequence[str], k_max: int) -> NDArray[np.float32]:
     for start in range(0, len(sequences), _ROWS_AT_ONCE):
         rows = sequences[start : start + _ROWS_AT_ONCE]
         # All rows in one array, each followed by a separator: a k-mer across it is as invalid as one with an N.
-        base = _CODE[np.frombuffer("".join(f"{row}-" for row in rows).encode("ascii"), np.uint8)]
+        base = base_codes("".join(f"{row}-" for row in rows)).astype(np.int64)
         row_of_base = np.repeat(np.arange(len(rows)), [len(row) + 1 for row in rows])
         code, valid = np.zeros_like(base), np.ones(len(base), bool)
         columns = []

@@ -54,7 +54,7 @@ def adapters_list(
     from dnabert2_jax.artifacts.adapter import find_adapters
     from dnabert2_jax.convert.opening import open_adapter
     from dnabert2_jax.data.labels import saved_labels
-    from dnabert2_jax.metrics.tasks import metrics_for
+    from dnabert2_jax.metrics.tasks import TASK_METRICS
     from dnabert2_jax.modeling.models import count_parameters
 
     problems = []
@@ -71,7 +71,7 @@ def adapters_list(
         size = sum(file.stat().st_size for file in found.iterdir())
         print(f"  base     {adapter.base.path}")
         print(f"  LoRA     rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}")
-        print(f"  for      {labels.what}" + (f"; dev {metrics_for(labels).brief(dev)}" if dev else ""))
+        print(f"  for      {labels.what}" + (f"; dev {TASK_METRICS[labels.head.task].brief(dev)}" if dev else ""))
         print(f"  size     {count_parameters(adapter.params):,} parameters with the heads, {size / 1e6:,.2f} MB")
     if problems:
         raise UserError("; ".join(problems))

@@ -205,7 +205,7 @@ def _explain(
         save_pictures(output.plot, results, output.plot_format)
         print_saved(output.plot)
     if output.page is not None:
-        print_saved(write_page(output.page, explanation_page(method, results, record, places).html()))
+        print_saved(write_page(output.page, explanation_page(method, results, record, places)))
     if len(results) > MOST_PICTURES and (output.plot or output.page):
         remark(f"pictures show the first {MOST_PICTURES} sequences")
     if modisco is not None:

@@ -27,6 +27,7 @@ from dnabert2_jax.storage.overwriting import refuse_overwriting
 if TYPE_CHECKING:
     import dnabert2_jax.inference.scan
     from dnabert2_jax.inference.model import InferenceModel
+    from dnabert2_jax.inference.record import Record
     from dnabert2_jax.inference.rows import RowWriter
 
 
@@ -74,14 +75,14 @@ class Input(options.Input):
         share = {} if self.part is None else {"shard": str(self.part)}
         return {**super().record(), **windows, **share}
 
-    def job(self, source: "dnabert2_jax.inference.scan.Source", bases: int) -> dict[str, Any]:
+    def job(self, share: "dnabert2_jax.inference.scan.Share") -> dict[str, Any]:
         """What the rows depend on besides the record, to tell whether a job can be resumed."""
         from dnabert2_jax.inference.scan import WholeSequences
         from dnabert2_jax.storage.copies import local_copy
         from dnabert2_jax.storage.hashes import file_sha256
 
-        if str(self.data) == STANDARD_STREAM and isinstance(source, WholeSequences):
-            content: Any = file_sha256(source.file.path)
+        if str(self.data) == STANDARD_STREAM and isinstance(share.source, WholeSequences):
+            content: Any = file_sha256(share.source.file.path)
         else:
             files = [local_copy(path).stat() for path in (self.data, self.fasta, self.bed) if path]
             content = [[file.st_size, file.st_mtime_ns] for file in files]
@@ -89,8 +90,23 @@ class Input(options.Input):
             "content": content,
             "columns": [self.sequence_column, self.name_column],
             "records": [self.bad_records, self.duplicate_names],
-            "bases_at_once": bases,
+            "bases_at_once": share.bases,
         }
+
+    @contextmanager
+    def writing(
+        self, title: str, share: "dnabert2_jax.inference.scan.Share", out: Path, record: "Record", *, force: bool
+    ) -> "Iterator[tuple[RowWriter, ProgressBar]]":
+        """The writer of the rows of a share, after what an earlier process of this job has written, and a progress bar."""
+        from dnabert2_jax.inference.rows import writing_rows
+
+        with (
+            writing_rows(out, record, self.job(share), beside=self.has_places, force=force) as writer,
+            ProgressBar(title, share.rows, writer.rows) as bar,
+        ):
+            if writer.parts:
+                remark(f"resuming after {writer.rows:,} rows written by an earlier process of this job")
+            yield writer, bar
 
     @contextmanager
     def opened(self) -> "Iterator[dnabert2_jax.inference.scan.Source]":
@@ -150,7 +166,7 @@ def predict(
     from dnabert2_jax.inference.prediction import summary_of
     from dnabert2_jax.inference.quality import doubts_in
     from dnabert2_jax.inference.record import make_ensemble_record
-    from dnabert2_jax.inference.rows import expected_bytes, writing_rows
+    from dnabert2_jax.inference.rows import expected_bytes
     from dnabert2_jax.inference.scan import bases_of_a_chunk, predict_chunks, share_of
     from dnabert2_jax.storage.unfinished import check_destinations
 
@@ -173,12 +189,7 @@ def predict(
         remark(f"{rows.summary()}; about {size / 1e6:,.1f} MB to write")
         _remark_on_long(rows, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
         share = share_of(rows, bases_of_a_chunk(batch_tokens), source.part)
-        job = source.job(rows, share.bases)
-        with (
-            writing_rows(out, record, job, beside=source.has_places, force=force) as writer,
-            ProgressBar("predicting", share.rows, writer.rows) as bar,
-        ):
-            _remark_on_resumption(writer)
+        with source.writing("predicting", share, out, record, force=force) as (writer, bar):
             chunks, few_shapes = share.chunks(writer.parts), share.few_shapes
             for chunk, predictions in predict_chunks(
                 opened, chunks, ensemble=ensemble, **how, batch_tokens=batch_tokens, few_shapes=few_shapes
@@ -222,7 +233,7 @@ def embed(
     from dnabert2_jax.inference.formats import ARRAY_SUFFIXES, EMBEDDING_SUFFIXES
     from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.inference.record import make_record
-    from dnabert2_jax.inference.rows import check_size, expected_bytes, writing_rows
+    from dnabert2_jax.inference.rows import check_size, expected_bytes
     from dnabert2_jax.inference.scan import bases_of_a_chunk, embed_chunks, share_of
     from dnabert2_jax.storage.unfinished import check_destinations
 
@@ -242,12 +253,7 @@ def embed(
         _remark_on_long(rows, opened, "embedded whole")
         share = share_of(rows, bases_of_a_chunk(batch_tokens, width if pooling in PER_TOKEN else 0), source.part)
         check_size(out, vectors * share.rows // rows.rows, width)
-        job = source.job(rows, share.bases)
-        with (
-            writing_rows(out, record, job, beside=source.has_places, force=force) as writer,
-            ProgressBar("embedding", share.rows, writer.rows) as bar,
-        ):
-            _remark_on_resumption(writer)
+        with source.writing("embedding", share, out, record, force=force) as (writer, bar):
             chunks, few_shapes = share.chunks(writer.parts), share.few_shapes
             for chunk, embeddings in embed_chunks(opened, chunks, pooling, batch_tokens=batch_tokens, few_shapes=few_shapes):
                 found = embeddings.arrays(opened.tokenizer) if out.suffix in ARRAY_SUFFIXES else embeddings.columns()
@@ -314,12 +320,6 @@ def fill_mask(
     ]
     print_table(records, console)
     print_saved(out)
-
-
-def _remark_on_resumption(writer: "RowWriter") -> None:
-    """Report that an earlier process has done part of the work."""
-    if writer.parts:
-        remark(f"resuming after {writer.rows:,} rows written by an earlier process of this job")
 
 
 def _remark_on_long(source: "dnabert2_jax.inference.scan.Source", model: "InferenceModel", what: str) -> None:

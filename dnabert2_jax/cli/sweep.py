@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from typer import Option
 
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.options import Config, Set, local_path
+from dnabert2_jax.cli.output import print_table
 
 
 @app.command(
@@ -37,10 +35,6 @@ def sweep(
 
     choices = [Choice.parse(text) for text in search]
     found = run_sweep(config, set_ or (), choices, workdir, trials=trials, seed=seed, keep_models=keep_models)
-    rows = found.rows()
-    grid = Table(*rows[0], box=box.SIMPLE)
-    for row in rows[:10]:
-        grid.add_row(*row.values())
-    Console(highlight=False).print(grid)
+    print_table(found.rows()[:10])
     print(f"saved {workdir / PAGE}")
     print(f"saved {workdir / BEST}")

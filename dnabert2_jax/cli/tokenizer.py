@@ -117,10 +117,8 @@ def tokenizer_encode(
             raise UserError(f"{source}, {name}: {error}") from error
         pieces = " ".join(loaded.pieces[token] for token in ids)
         print(f"{name}\t{len(letters)}\t{len(ids)}\t{' '.join(map(str, ids))}\t{pieces}")
-    if counts.lower_case:
-        remark(f"{counts.lower_case:,} lower-case letters upper-cased")
-    if counts.ambiguous:
-        remark(f"{sum(counts.ambiguous.values()):,} ambiguity codes read as [UNK]")
+    for change in counts.changes():
+        remark(change)
 
 
 @tokenizer.command("info", epilog="Example: dnabert2 tokenizer info runs/tokenizer")

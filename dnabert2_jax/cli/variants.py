@@ -8,7 +8,7 @@ from typer import Option
 
 from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
-from dnabert2_jax.cli.output import print_saved, print_table
+from dnabert2_jax.cli.output import check_page, print_saved, print_table
 from dnabert2_jax.config.inference import RefMismatch, Strands, VariantScore
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import console, remark
@@ -64,7 +64,6 @@ def variants(
     """
     from dnabert2_jax.genome.reference import Reference
     from dnabert2_jax.inference.model import InferenceModel
-    from dnabert2_jax.inference.output import check_output
     from dnabert2_jax.inference.record import make_record
     from dnabert2_jax.modeling.compute import resolve_compute
     from dnabert2_jax.storage.unfinished import check_destinations
@@ -78,13 +77,9 @@ def variants(
 
     source = open_variants(variants)
     check_outputs(source, out, table)
-    if page is not None:
-        check_output(page, (".html",))
-        refuse_overwriting(page, force=force)
-        if out is None and table is not None and table.suffix not in TABLE_SUFFIXES:
-            raise UserError(
-                f"--page {page} reads what was written: add --out, or make the table {', '.join(TABLE_SUFFIXES)}"
-            )
+    check_page(page, force=force)
+    if page is not None and out is None and table is not None and table.suffix not in TABLE_SUFFIXES:
+        raise UserError(f"--page {page} reads what was written: add --out, or make the table {', '.join(TABLE_SUFFIXES)}")
     written = [path for path in (out, table) if path is not None]
     check_destinations(written, force=force)
     opened = InferenceModel.load(model, resolve_compute(precision, attention), base)
@@ -113,7 +108,7 @@ def variants(
         from dnabert2_jax.reports.variants import variants_page
 
         alleles = read_back(written[0], [field for field in job.scorer.fields if is_score(field.column)])
-        written.append(write_page(page, variants_page(alleles, record).html()))
+        written.append(write_page(page, variants_page(alleles, record)))
     for path in written:
         print_saved(path)
 
@@ -153,9 +148,7 @@ def evaluate_variants(
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
-    if page is not None:
-        check_output(page, (".html",))
-        refuse_overwriting(page, force=force)
+    check_page(page, force=force)
     scored = read_scored(open_variants(table), effect=effect, label=label, positive=positive)
     remark(f"{table}: {len(scored.records):,} alleles; {scored.left_out:,} without a score or a measurement left out")
     if fasta is not None:
@@ -174,4 +167,4 @@ def evaluate_variants(
         from dnabert2_jax.reports.page import write_page
         from dnabert2_jax.reports.variants import agreement_page
 
-        print_saved(write_page(page, agreement_page(scored, found, {"table": table, **measured}).html()))
+        print_saved(write_page(page, agreement_page(scored, found, {"table": table, **measured})))

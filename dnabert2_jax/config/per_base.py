@@ -50,7 +50,7 @@ class PerBaseData:
         if both := [name for name in self.dev_contigs if name in self.test_contigs]:
             raise ValueError(f"{both[0]} is in dev_contigs and in test_contigs; leave it in one of them")
         if self.stranded and self.reverse_complement:
-            raise ValueError("reverse_complement is without effect if stranded, which reads both strands; leave it out")
+            raise ValueError("reverse_complement has no effect with stranded, which reads both strands; leave it out")
         return self
 
 

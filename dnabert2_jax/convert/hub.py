@@ -62,7 +62,7 @@ def fetch(name: str | os.PathLike[str]) -> Snapshot:
 
     Raises:
         UserError: the name has another form; huggingface_hub is not installed; there is no such repository or revision, it
-            wants permission, or it is neither reachable nor in the cache.
+            requires permission, or it is neither reachable nor in the cache.
     """
     name = os.fspath(name)
     match = _NAME.fullmatch(name.removeprefix(PREFIX))

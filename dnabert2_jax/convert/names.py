@@ -6,7 +6,7 @@ to the word embeddings: it has no path of its own here, and a copy in the file m
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,7 +154,7 @@ def from_theirs(tensors: Tensors, config: EncoderConfig, kind: ModelKind, num_la
             f"and configuration belong to different models{_hint(given)}"
         )
     shapes = our_shapes(config, kind, num_labels)
-    expected = {name: _their_shape(row, shapes[row.ours]) for row in TABLE[kind] for name in _their_names(row, layers)}
+    expected = their_shapes(TABLE[kind], shapes, layers)
     optional = {DECODER: expected[WORD]} if kind == "masked_lm" else {}
     wanted = expected | {name: shape for name, shape in optional.items() if name in given}
     problems = differences(wanted, {name: tensors.shapes[stored] for name, stored in given.items()})
@@ -163,18 +163,7 @@ def from_theirs(tensors: Tensors, config: EncoderConfig, kind: ModelKind, num_la
             f"{source}: not the tensors of a {kind} of the sizes in config.json: {'; '.join(problems)}{_hint(given)}"
         )
 
-    flat: dict[str, NDArray[np.float32]] = {}
-    for row in TABLE[kind]:
-        flat[row.ours] = np.empty(shapes[row.ours], np.float32)
-        targets = flat[row.ours] if "{n}" in row.theirs else flat[row.ours][None]
-        for name, target in zip(_their_names(row, layers), targets, strict=True):
-            tensor = tensors.read(given[name])
-            if tensor.dtype not in _DTYPES:
-                problems.append(f"{name} is {tensor.dtype}, accepted are {', '.join(map(str, _DTYPES))}")
-                continue
-            target[...] = tensor.T if row.transposed else tensor
-            if bad := target.size - np.count_nonzero(np.isfinite(target)):
-                problems.append(f"{name} holds {bad} values of {target.size} that are NaN or infinite")
+    flat, problems = read_rows(TABLE[kind], shapes, layers, lambda name: tensors.read(given[name]))
     if DECODER in given and not problems and not np.array_equal(tensors.read(given[DECODER]), flat[ENCODER[0].ours]):
         problems.append(f"{DECODER} differs from {WORD}, to which DNABERT-2 ties it")
     if problems:
@@ -196,9 +185,40 @@ def differences(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple
 
 def to_theirs(params: Tree, kind: ModelKind) -> dict[str, NDArray[Any]]:
     """The original's tensors of a parameter tree (or of gradients): contiguous arrays by name, the tied decoder once."""
-    flat = flatten_tree(params)
+    return write_rows(TABLE[kind], flatten_tree(params))
+
+
+def read_rows(
+    rows: Iterable[Row], shapes: Mapping[str, tuple[int, ...]], layers: int, read: Callable[[str], NDArray[Any]]
+) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+    """Our arrays of some rows, and what is wrong with the values of theirs, in words.
+
+    Args:
+        rows: the rows.
+        shapes: shapes of our arrays, by path.
+        layers: N.
+        read: reads a tensor by their name; its shape has been checked.
+    """
+    flat: dict[str, NDArray[np.float32]] = {}
+    problems = []
+    for row in rows:
+        flat[row.ours] = np.empty(shapes[row.ours], np.float32)
+        targets = flat[row.ours] if "{n}" in row.theirs else flat[row.ours][None]
+        for name, target in zip(_their_names(row, layers), targets, strict=True):
+            tensor = read(name)
+            if tensor.dtype not in _DTYPES:
+                problems.append(f"{name} is {tensor.dtype}, accepted are {', '.join(map(str, _DTYPES))}")
+                continue
+            target[...] = tensor.T if row.transposed else tensor
+            if bad := target.size - np.count_nonzero(np.isfinite(target)):
+                problems.append(f"{name} holds {bad} values of {target.size} that are NaN or infinite")
+    return flat, problems
+
+
+def write_rows(rows: Iterable[Row], flat: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Their tensors of some rows, contiguous, by name; the inverse of :func:`read_rows`."""
     theirs: dict[str, NDArray[Any]] = {}
-    for row in TABLE[kind]:
+    for row in rows:
         ours = flat[row.ours]
         slices = ours if "{n}" in row.theirs else ours[None]
         for name, tensor in zip(_their_names(row, len(slices)), slices, strict=True):
@@ -210,9 +230,13 @@ def _their_names(row: Row, layers: int) -> list[str]:
     return [row.theirs.format(n=n) for n in range(layers)] if "{n}" in row.theirs else [row.theirs]
 
 
-def _their_shape(row: Row, ours: tuple[int, ...]) -> tuple[int, ...]:
-    one = ours[1:] if "{n}" in row.theirs else ours
-    return one[::-1] if row.transposed else one
+def their_shapes(rows: Iterable[Row], ours: Mapping[str, tuple[int, ...]], layers: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each of their tensors by name, from the shapes of our arrays by path."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for row in rows:
+        one = ours[row.ours][1:] if "{n}" in row.theirs else ours[row.ours]
+        shapes |= dict.fromkeys(_their_names(row, layers), one[::-1] if row.transposed else one)
+    return shapes
 
 
 def _hint(names: Iterable[str]) -> str:

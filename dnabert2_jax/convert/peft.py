@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import safe_open
 
@@ -19,7 +18,7 @@ from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import flatten_tree, tree_sha256, unflatten_tree, write_tensors
 from dnabert2_jax.config.model import HeadConfig, LoraConfig, LoraTarget
-from dnabert2_jax.convert.names import CLASSIFIER, ENCODER, differences
+from dnabert2_jax.convert.names import CLASSIFIER, ENCODER, Row, differences, read_rows, their_shapes, write_rows
 from dnabert2_jax.convert.weights import open_safetensors
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.lora import target_shape
@@ -28,7 +27,6 @@ from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.overwriting import replacing
-from dnabert2_jax.types import Tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -43,6 +41,16 @@ MODULES: dict[LoraTarget, str] = {
     if row.ours == f"encoder.layers.{target}.kernel"
 }
 """The original's module of each target; ``{n}`` is the number of the layer."""
+
+TABLE = (
+    *(
+        Row(f"{_PREFIX}{module}.lora_{matrix}.weight", f"adapter.{target}.{matrix}", transposed=True)
+        for target, module in MODULES.items()
+        for matrix in ("A", "B")
+    ),
+    *(row._replace(theirs=f"{_PREFIX}{row.theirs}") for row in CLASSIFIER),
+)
+"""PEFT's names of an adapter's tensors; an adapter need not have all of them."""
 
 _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alpha_pattern", "layer_replication")
 """Options that change what the matrices mean; an adapter that uses one is refused."""
@@ -73,14 +81,8 @@ def save_peft(directory: Path, adapter: SavedAdapter, *, force: bool = False) ->
         raise UserError(
             f"{adapter.path}: its classifier reads means over tokens, which the original's and PEFT's layout lacks"
         )
-    tensors: dict[str, NDArray[Any]] = {}
-    for target, pair in adapter.params["adapter"].items():
-        for n, (a, b) in enumerate(zip(pair["A"], pair["B"], strict=True)):
-            a_name, b_name = _names(target, n)
-            tensors[a_name], tensors[b_name] = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
-    heads = flatten_tree({name: part for name, part in adapter.params.items() if name != "adapter"})
-    for row in CLASSIFIER:
-        tensors[_PREFIX + row.theirs] = np.ascontiguousarray(heads[row.ours].T if row.transposed else heads[row.ours])
+    flat = flatten_tree(adapter.params)
+    tensors = write_rows([row for row in TABLE if row.ours in flat], flat)
     settings = {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS",
@@ -123,30 +125,24 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
     if not path.is_file():
         raise UserError(f"{directory} holds no {WEIGHTS}; save the adapter with PEFT's save_pretrained()")
     file = open_safetensors(path)
-    targets = tuple(target for target in MODULES if _names(target, 0)[0] in file.shapes)
+    first = {target: f"{_PREFIX}{module}.lora_A.weight".format(n=0) for target, module in MODULES.items()}
+    targets = tuple(target for target, name in first.items() if name in file.shapes)
     if not targets:
         raise UserError(
-            f"{path}: holds no LoRA matrices of DNABERT-2; expected names like {_names('Wqkv', 0)[0]}, found "
+            f"{path}: holds no LoRA matrices of DNABERT-2; expected names like {first['Wqkv']}, found "
             f"{', '.join(list(file.shapes)[:3]) or 'none'}, ..."
         )
     lora = _lora(directory / CONFIG, settings, targets)
-    heads = _heads(path, file.shapes, base)
-    expected = _shapes(base, lora) | heads
-    if problems := differences(expected, file.shapes):
+    shapes, layers = _shapes(base, lora) | _heads(path, file.shapes, base), base.config.num_hidden_layers
+    rows = [row for row in TABLE if row.ours in shapes]
+    if problems := differences(their_shapes(rows, shapes, layers), file.shapes):
         raise UserError(f"{path}: not an adapter for {base.path} at rank {lora.rank}: {'; '.join(problems)}")
-    tensors = {name: file.read(name).astype(np.float32) for name in expected}
-    if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
-        raise UserError(f"{path}: {', '.join(broken)} hold NaN or infinity; go back to an intact checkpoint")
-
-    adapter: Tree = {}
-    for target in targets:
-        pairs = [_names(target, n) for n in range(base.config.num_hidden_layers)]
-        adapter[target] = {
-            part: np.stack([tensors[pair[index]].T for pair in pairs]) for index, part in enumerate(("A", "B"))
-        }
-    given = {row.ours: tensors[_PREFIX + row.theirs] for row in CLASSIFIER if _PREFIX + row.theirs in heads}
-    flat = {row.ours: given[row.ours].T if row.transposed else given[row.ours] for row in CLASSIFIER if row.ours in given}
-    own = unflatten_tree(flat)
+    flat, problems = read_rows(rows, shapes, layers, lambda name: file.read(name).astype(np.float32))
+    if problems:
+        raise UserError(f"{path}: {'; '.join(problems)}; go back to an intact checkpoint")
+    params = unflatten_tree(flat)
+    if "pooler" not in params:
+        params["pooler"] = base.params["pooler"]
     metadata = _metadata(path)
     provenance = make_provenance(
         command or ["load_peft", str(directory)],
@@ -156,18 +152,12 @@ def load_peft(directory: Path, base: SavedModel, command: Sequence[str] = ()) ->
     )
     return SavedAdapter(
         base=base,
-        params={"adapter": adapter, "pooler": own.get("pooler") or base.params["pooler"], "classifier": own["classifier"]},
+        params=params,
         lora=lora,
-        labels=_labels(metadata, heads[f"{_PREFIX}classifier.bias"][0]),
+        labels=_labels(metadata, shapes["classifier.bias"][0]),
         head=HeadConfig(**{name: metadata[name] for name in _OF_THE_HEAD if name in metadata}),
         provenance=provenance,
     )
-
-
-def _names(target: LoraTarget, n: int) -> tuple[str, str]:
-    """PEFT's names of A and B."""
-    module = _PREFIX + MODULES[target].format(n=n)
-    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -202,27 +192,26 @@ def _lora(path: Path, settings: Mapping[str, Any], targets: tuple[LoraTarget, ..
 
 
 def _shapes(base: SavedModel, lora: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the matrices of an adapter, by path."""
     shapes: dict[str, tuple[int, ...]] = {}
     for target in lora.targets:
         inputs, outputs = target_shape(base.config, target)
-        for n in range(base.config.num_hidden_layers):
-            a, b = _names(target, n)
-            shapes[a], shapes[b] = (lora.rank, inputs), (outputs, lora.rank)
+        shapes[f"adapter.{target}.A"] = (base.config.num_hidden_layers, inputs, lora.rank)
+        shapes[f"adapter.{target}.B"] = (base.config.num_hidden_layers, lora.rank, outputs)
     return shapes
 
 
 def _heads(path: Path, found: Mapping[str, tuple[int, ...]], base: SavedModel) -> dict[str, tuple[int, ...]]:
-    """Shapes of the heads' tensors that the file must hold: the classifier, and the pooler unless the base has one."""
+    """Shapes, by path, of the heads that the file must hold: the classifier, and the pooler unless the base has one."""
     name, hidden = f"{_PREFIX}classifier.weight", base.config.hidden_size
     if name not in found:
         raise UserError(f"{path}: holds no {name}; train with task_type 'SEQ_CLS', whose adapters keep the classifier")
     classes = found[name][0] if found[name] else 0
     if classes < 2:
         raise UserError(f"{path}: {name} has the shape {found[name]}; a classifier needs at least two classes")
-    shapes: dict[str, tuple[int, ...]] = {name: (classes, hidden), f"{_PREFIX}classifier.bias": (classes,)}
-    pooler = {f"{_PREFIX}bert.pooler.dense.weight": (hidden, hidden), f"{_PREFIX}bert.pooler.dense.bias": (hidden,)}
-    if any(part in found for part in pooler):
-        return shapes | pooler
+    shapes: dict[str, tuple[int, ...]] = {"classifier.kernel": (hidden, classes), "classifier.bias": (classes,)}
+    if any(part.startswith(f"{_PREFIX}bert.pooler.dense.") for part in found):
+        return shapes | {"pooler.dense.kernel": (hidden, hidden), "pooler.dense.bias": (hidden,)}
     if "pooler" not in base.params:
         raise UserError(
             f"{path}: holds no pooler, and neither does {base.path}; train with modules_to_save=['pooler', "

@@ -77,15 +77,15 @@ def read_annotation(
 
 
 def _read_bed(path: Path, reference: Reference, bad_records: BadRecordPolicy) -> tuple[list[Interval], tuple[str, ...]]:
-    notes: list[str] = []
-    features = list(Intervals(reference, path, bad_records=bad_records).checked(notes.extend))
+    intervals = Intervals(reference, path, bad_records=bad_records)
+    features = list(intervals)
     for feature in features:
         if feature.name == ".":
             raise UserError(
                 f"{path}: {feature.contig}:{feature.start + 1}-{feature.end} has no label; write it into column 4, as in "
                 "chr1, 1000, 2000, gene, 0, +"
             )
-    return features, tuple(notes)
+    return features, intervals.notes
 
 
 def _read_gff(
@@ -116,7 +116,7 @@ def _read_gff(
     present = {feature.name for feature in features}
     if missing := [label for label in wanted if label not in present]:
         raise UserError(_lacking(path, missing[0], sorted(others | present)))
-    return features, (*notes, *places.renamed())
+    return features, (*notes, *places.notes)
 
 
 def _feature(fields: Sequence[str], places: Intervals, where: str) -> Interval:

@@ -5,7 +5,6 @@ from typing import TypedDict
 import numpy as np
 
 from dnabert2_jax.data.base_windows import EncodedWindows, WindowSplits
-from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.data.splits import SPLITS
 
 
@@ -59,7 +58,7 @@ def windows_report(splits: WindowSplits) -> WindowsReport:
         for label, bases in found["train"]["label_counts"].items()
         if not bases
     ]
-    changes = Sequences(splits.source, [], [], None, splits.letters, notes=splits.notes).changes()
+    changes = [*splits.letters.changes(), *splits.notes]
     return WindowsReport(source=splits.source, splits=found, changes=changes, notes=notes)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,38 +15,20 @@ from dnabert2_jax.data.intervals import Interval, letters_of
 from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.data.splits import SPLITS
 from dnabert2_jax.errors import UserError, nearest
-from dnabert2_jax.genome.letters import BASES, LetterCounts
+from dnabert2_jax.genome.letters import BASES, LetterCounts, base_codes
 from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.tokenizer.base import Tokenizer, worthwhile_threads
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.types import RowBases
 
 _OTHER, _NONE = len(BASES), -1
-_CODES = np.full(256, _OTHER, np.int8)
-_CODES[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))
 
 
-class Place(NamedTuple):
-    """The position of a window.
-
-    Attributes:
-        contig: its name in the FASTA file.
-        start: first base, from 0, on the plus strand.
-        end: one past the last base.
-        strand: the strand that is read.
-    """
-
-    contig: str
-    start: int
-    end: int
-    strand: str
-
-
-def _continues(before: Place, after: Place) -> bool:
+def _continues(before: Interval, after: Interval) -> bool:
     """Whether a window directly follows another one in reading order."""
     if (before.contig, before.strand) != (after.contig, after.strand):
         return False
-    return after.end == before.start if before.strand == "-" else after.start == before.end
+    return after.end == before.start if before.reverse else after.start == before.end
 
 
 @dataclass(frozen=True)
@@ -92,7 +74,8 @@ def encode_bases(sequences: Sequence[str], tokenizer: Tokenizer, width: int) -> 
     rows = [with_template(ids) for ids in raw]
     letters = np.full((len(sequences), width), _NONE, np.int8)
     for row, sequence in zip(letters, sequences, strict=True):
-        row[: len(sequence)] = _CODES[np.frombuffer(sequence.encode(), np.uint8)]
+        codes = base_codes(sequence)
+        row[: len(sequence)] = np.where(codes < 0, _OTHER, codes)
     return EncodedBases(rows, np.array([len(row) for row in rows], np.int32), letters, tokenizer)
 
 
@@ -102,11 +85,11 @@ class EncodedWindows(EncodedBases):
 
     Attributes:
         labels: class numbers [rows, L], or 0 and 1 for each label [rows, L, C]; -1 where a base does not count.
-        windows: their positions.
+        windows: their places, which have no names; the strand is the one that is read.
     """
 
     labels: NDArray[np.int8]
-    windows: tuple[Place, ...]
+    windows: tuple[Interval, ...]
 
     def targets_of(self, labels: NDArray[Any], rows: NDArray[np.integer]) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Labels [B, L] as int32 or [B, L, C] as float32, and weights [B, L]: 1 where a base counts."""
@@ -202,7 +185,7 @@ def load_windows(
     encoded: dict[str, EncodedWindows] = {}
     turned: EncodedWindows | None = None
     for split in SPLITS:
-        found: list[tuple[Place, str]] = []
+        found: list[tuple[Interval, str]] = []
         for contig in contigs[split]:
             windows = _windows_of(reference, contig, window, letters)
             known = [(place, sequence) for place, sequence in windows if 2 * _known_letters(sequence) >= len(sequence)]
@@ -236,11 +219,11 @@ def load_windows(
     )
 
 
-def _windows_of(reference: Reference, contig: str, window: int, letters: LetterCounts) -> list[tuple[Place, str]]:
+def _windows_of(reference: Reference, contig: str, window: int, letters: LetterCounts) -> list[tuple[Interval, str]]:
     """The windows of a contig on the plus strand, with their letters."""
     bases = reference.lengths[contig]
-    places = [Place(contig, start, min(start + window, bases), "+") for start in range(0, bases, window)]
-    return [(place, letters_of(reference, Interval(*place[:3], ".", "+"), *place[1:3], letters)) for place in places]
+    places = [Interval(contig, start, min(start + window, bases), ".", "+") for start in range(0, bases, window)]
+    return [(place, letters_of(reference, place, place.start, place.end, letters)) for place in places]
 
 
 def _known_letters(sequence: str) -> int:
@@ -272,7 +255,7 @@ def _split_contigs(reference: Reference, dev: Sequence[str], test: Sequence[str]
 
 
 def _encode(
-    windows: Iterable[tuple[Place, str]],
+    windows: Iterable[tuple[Interval, str]],
     by_contig: Mapping[tuple[str, str], NDArray[np.int8]],
     tokenizer: Tokenizer,
     width: int,
@@ -280,14 +263,14 @@ def _encode(
     """Encode windows, given by their plus-strand letters; contigs without labels by strand have those of ``+``."""
     places, sequences = zip(*windows, strict=True)
     read = [
-        reverse_complement(sequence) if place.strand == "-" else sequence
+        reverse_complement(sequence) if place.reverse else sequence
         for place, sequence in zip(places, sequences, strict=True)
     ]
     encoded = encode_bases(read, tokenizer, width)
     some = next(iter(by_contig.values()))
     labels = np.full((len(places), width, *some.shape[1:]), NOT_COUNTED, np.int8)
-    for row, (contig, start, end, strand) in zip(labels, places, strict=True):
-        own = by_contig.get((contig, strand), by_contig[contig, "+"])[start:end]
-        row[: end - start] = own[::-1] if strand == "-" else own
+    for row, place in zip(labels, places, strict=True):
+        own = by_contig.get((place.contig, place.strand), by_contig[place.contig, "+"])[place.start : place.end]
+        row[: len(own)] = own[::-1] if place.reverse else own
     labels[(encoded.letters < 0) | (encoded.letters == _OTHER)] = NOT_COUNTED
     return EncodedWindows(**vars(encoded), labels=labels, windows=tuple(places))

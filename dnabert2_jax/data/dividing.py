@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from dnabert2_jax.config.inference import DivideBy
 from dnabert2_jax.data.columns import Header
 from dnabert2_jax.data.reading import read_sequences
-from dnabert2_jax.data.rows import read_rows
-from dnabert2_jax.data.similarity import similar_groups
+from dnabert2_jax.data.rows import TableRows
+from dnabert2_jax.data.similarity import connected, similar_groups
 from dnabert2_jax.data.splits import SPLITS
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.progress import ProgressBar
@@ -32,6 +30,7 @@ RECORD = "split.json"
 
 _CONTIG_COLUMNS = ("contig", "chrom", "chromosome", "chr", "seqname", "seqid")
 _LABEL_COLUMNS = ("label", "labels", "class", "target")
+_MOST_LABELS = 10
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def divide_table(
     if min(fractions) < 0 or not np.isclose(sum(fractions), 1):
         raise UserError(f"fractions {fractions} of train, dev and test do not add up to 1; give three such as 0.8,0.1,0.1")
     sequences = read_sequences(table, sequence_column=sequence_column)
-    (_, names), *rows = read_rows(table, str(table)).records
+    (_, names), *rows = TableRows(local_copy(table), str(table))
     if len(rows) != len(sequences):
         raise UserError(f"{table}: this is not a table; give one with a header and a column of sequences, as CSV or TSV")
     keys: list[Any] = sequences.keys()
@@ -97,7 +96,7 @@ def divide_table(
         values = keys
     else:
         values = _column_values(str(table), names, [fields for _, fields in rows], by, group_column)
-    groups = connected(values, keys)
+    groups = _whole_groups(values, keys)
     chosen = deal(groups, fractions, seed)
     label_at = next((at for at, name in enumerate(names) if name.casefold() in _LABEL_COLUMNS), None)
     labels = [fields[label_at] for _, fields in rows] if label_at is not None else []
@@ -118,18 +117,15 @@ def divide_table(
     )
 
 
-def connected(values: list[Any], keys: list[Any]) -> NDArray[np.int64]:
+def _whole_groups(values: list[Any], keys: list[Any]) -> NDArray[np.int64]:
     """Group numbers [rows], from 0: rows that share a value or key, directly or through other rows, are in one group."""
-    count = len(values)
     first: dict[tuple[str, Any], int] = {}
     links = [
         (row, first.setdefault((kind, value), row))
         for kind, column in (("value", values), ("key", keys))
         for row, value in enumerate(column)
     ]
-    ends = np.array(links).T
-    _, groups = connected_components(coo_matrix((np.ones(len(links)), (ends[0], ends[1])), (count, count)), directed=False)
-    return np.asarray(groups, np.int64)
+    return connected(links, len(values))
 
 
 def deal(groups: NDArray[np.int64], fractions: tuple[float, float, float], seed: int) -> NDArray[np.int64]:
@@ -186,9 +182,9 @@ def _column_values(source: str, names: list[str], rows: list[list[str]], by: Div
     return [match[1] for match in contigs if match]
 
 
-def _label_counts(labels: list[str], chosen: NDArray[np.int64], most: int = 10) -> dict[str, dict[str, int]]:
+def _label_counts(labels: list[str], chosen: NDArray[np.int64]) -> dict[str, dict[str, int]]:
     names = sorted(set(labels))
-    if not 1 < len(names) <= most:
+    if not 1 < len(names) <= _MOST_LABELS:
         return {}
     counts = [Counter(label for label, table in zip(labels, chosen, strict=True) if table == number) for number in range(3)]
     return {name: {label: counts[number][label] for label in names} for number, name in enumerate(SPLITS)}

@@ -3,10 +3,8 @@
 BED counts from 0 and excludes the end; a region is written as in genome browsers and samtools, from 1 with the end included.
 """
 
-import gzip
 import re
-import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +15,7 @@ from dnabert2_jax.data.sequences import clean_sequence, reverse_complement
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.genome.reference import Reference
+from dnabert2_jax.storage.compressed import DAMAGED_GZIP, open_plain_or_gzip
 
 NAME_COLUMN = 4
 """The column of a BED file that names its intervals, from 1."""
@@ -70,6 +69,7 @@ class Intervals:
     bad_records: BadRecordPolicy | None = None
     name_column: int = NAME_COLUMN
     _renamed: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _skipped: list[str] = field(default_factory=list, init=False, repr=False)
 
     @property
     def source(self) -> str:
@@ -77,36 +77,28 @@ class Intervals:
         return " ".join([*([str(self.bed)] if self.bed else []), *self.regions])
 
     def __iter__(self) -> Iterator[Interval]:
-        return self.checked(lambda notes: None)
+        return (interval for _, interval in self.numbered())
 
-    def checked(self, report: Callable[[tuple[str, ...]], None]) -> Iterator[Interval]:
-        """All usable intervals in their order.
-
-        Args:
-            report: called once at the end with notes on what was skipped or read under another name.
+    def numbered(self) -> Iterator[tuple[int, Interval]]:
+        """All usable intervals in their order, each with its line in the BED file, 0 for a region.
 
         Raises:
             UserError: an interval cannot be used, and is not to be skipped (the message names all of them); or there are
                 none.
         """
-        for _, interval in self.numbered(report):
-            yield interval
-
-    def numbered(self, report: Callable[[tuple[str, ...]], None]) -> Iterator[tuple[int, Interval]]:
-        """As :meth:`checked`, each with its line in the BED file, 0 for a region."""
-        notes: tuple[str, ...] = ()
         if self.bed is not None:
-            notes = yield from self._of_bed(self.bed)
+            yield from self._of_bed(self.bed)
         for region in self.regions:
             yield 0, self._of_region(region)
-        report((*notes, *self.renamed()))
 
-    def renamed(self) -> tuple[str, ...]:
-        """A note on contigs that were read under other names, if there are any."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was skipped or read under another name, once an iteration has finished."""
         pairs = [f"{given} as {found}" for given, found in self._renamed.items()]
-        return (f"contigs read under the names of {self.reference.path}: {', '.join(pairs)}",) if pairs else ()
+        renamed = [f"contigs read under the names of {self.reference.path}: {', '.join(pairs)}"] if pairs else []
+        return (*self._skipped, *renamed)
 
-    def _of_bed(self, path: Path) -> Generator[tuple[int, Interval], None, tuple[str, ...]]:
+    def _of_bed(self, path: Path) -> Iterator[tuple[int, Interval]]:
         bad, lines = BadRecords(str(path), self.bad_records), 0
         for number, line in text_lines(path, "BED"):
             if _NOT_AN_INTERVAL.match(line):
@@ -120,7 +112,7 @@ class Intervals:
                 yield number, interval
         if not lines:
             raise UserError(f"{path}: no intervals; a line is contig, start and end, separated by tabs")
-        return bad.finish(lines)
+        self._skipped[:] = bad.finish(lines)
 
     def _parse(self, line: str, where: str) -> Interval:
         fields = line.split("\t") if "\t" in line else line.split()
@@ -150,7 +142,7 @@ class Intervals:
         return self.place(match[1], start - 1, end, text, ".", f"--region {text}")
 
     def place(self, given: str, start: int, end: int, name: str, strand: str, where: str) -> Interval:
-        """An interval under the reference's name of its contig; other names are noted for :meth:`checked`.
+        """An interval under the reference's name of its contig; other names are noted in :attr:`notes`.
 
         Args:
             given: name of the contig.
@@ -231,14 +223,12 @@ def text_lines(path: Path, kind: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} {state}; give a {kind} file, plain or gzip")
     number = 0
     try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if compressed else path.open("rb") as lines:
+        with open_plain_or_gzip(path) as lines:
             for number, raw in enumerate(lines, start=1):
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, line {number}: not text; give a {kind} file, plain or gzip") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED_GZIP as error:
         raise UserError(
             f"{path}: the compressed file is damaged or cut short ({error}); download or compress it again"
         ) from error

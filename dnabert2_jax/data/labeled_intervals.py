@@ -33,10 +33,10 @@ def read_labeled_intervals(
     Raises:
         UserError: an interval or letter cannot be used, a label is missing or not in the map, or there are no intervals.
     """
-    intervals, letters, notes = Intervals(reference, bed, (), bad_records, label_column), LetterCounts(), list[str]()
+    intervals, letters = Intervals(reference, bed, (), bad_records, label_column), LetterCounts()
     names, sequences, labels, lines = list[str](), list[str](), list[str](), list[int]()
     missing = BadRecords(str(bed), bad_records)
-    for line, interval in intervals.numbered(notes.extend):
+    for line, interval in intervals.numbered():
         if interval.name == ".":
             missing.add(
                 UserError(f"{bed}, line {line}: column {label_column} holds no label; fill it in or remove the line")
@@ -46,7 +46,7 @@ def read_labeled_intervals(
         sequences.append(letters_of(reference, interval, interval.start, interval.end, letters))
         labels.append(interval.name)
         lines.append(line)
-    notes += missing.finish(len(labels) + missing.count)
+    notes = (*intervals.notes, *missing.finish(len(labels) + missing.count))
     if label_map:
         labels = mapped_labels(labels, lines, label_map, str(bed))
-    return Table(str(bed), names, sequences, None, letters, labels, lines, (), notes=tuple(notes))
+    return Table(str(bed), names, sequences, None, letters, labels, lines, notes=notes)

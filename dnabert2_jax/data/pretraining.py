@@ -165,33 +165,20 @@ def training_batches(
 
 def validation_batches(
     rows: PretrainingRows, batch_size: int, max_rows: int, here: NDArray[np.integer] | None = None
-) -> list[MlmBatch]:
+) -> Iterator[tuple[MlmBatch, NDArray[np.int32]]]:
     """Up to ``max_rows`` held-out rows, spread evenly over the split, in whole batches; the same rows at every evaluation.
 
     If the split has too few rows, the last batch repeats rows with weight 0. ``here``: as in :func:`training_batches`.
+
+    Yields:
+        Each batch, with the species number of each of its rows, [B].
     """
     own = np.arange(batch_size) if here is None else here
-    batches = []
-    for records, real in _validation_records(rows, batch_size, max_rows):
-        batch = rows.batch(records[own])
-        batches.append(batch._replace(masked_weights=np.where((own < real)[:, None], batch.masked_weights, 0)))
-    return batches
-
-
-def validation_species(
-    rows: PretrainingRows, batch_size: int, max_rows: int, here: NDArray[np.integer] | None = None
-) -> list[NDArray[np.int32]]:
-    """Species number of each row of :func:`validation_batches`, [B] per batch."""
-    own = np.arange(batch_size) if here is None else here
-    return [
-        rows.windows.species(records[own]).astype(np.int32) for records, _ in _validation_records(rows, batch_size, max_rows)
-    ]
-
-
-def _validation_records(rows: PretrainingRows, batch_size: int, max_rows: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """The records of each batch, [batch_size], and how many of them are real rather than repeated to fill it."""
     available = rows.windows.epoch_size
     chosen = np.unique(np.linspace(0, available - 1, min(max_rows, available)).astype(np.int64))
     for start in range(0, len(chosen), batch_size):
-        records = chosen[start : start + batch_size]
-        yield np.concatenate([records, np.repeat(records[-1:], batch_size - len(records))]), len(records)
+        real = chosen[start : start + batch_size]
+        records = np.concatenate([real, np.repeat(real[-1:], batch_size - len(real))])[own]
+        batch = rows.batch(records)
+        weights = np.where((own < len(real))[:, None], batch.masked_weights, 0)
+        yield batch._replace(masked_weights=weights), rows.windows.species(records).astype(np.int32)

@@ -5,12 +5,10 @@ a column ``label`` (the layout of GUE, Zhou et al. 2024). Unambiguous deviations
 ``columns``). Every error names the line as an editor shows it, so that it can be fixed there.
 """
 
-import gzip
 import re
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from dnabert2_jax.data.sequences import Sequences, Table, clean_sequence
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.genome.fasta import Layout, read_fasta
 from dnabert2_jax.genome.letters import LetterCounts
+from dnabert2_jax.storage.compressed import DAMAGED_GZIP, open_plain_or_gzip
 from dnabert2_jax.storage.copies import local_copy
 
 _LAYOUTS: dict[str, Layout] = {
@@ -145,7 +144,6 @@ def read_table(
         letters,
         labels,
         lines,
-        tuple(name for at, name in enumerate(header.names) if at not in (*columns, label_at)),
         notes=(*records.notes, *notes, *skipped),
     )
 
@@ -289,12 +287,9 @@ def layout_of(path: Path) -> Layout | None:
     if compression not in (None, ".gz"):
         return "fasta"
     try:
-        with path.open("rb") as file:
+        with open_plain_or_gzip(path) as file:
             head = file.read(64)
-        if head.startswith(b"\x1f\x8b"):
-            with gzip.open(path) as file:
-                head = file.read(64)
-    except (OSError, EOFError, zlib.error):
+    except (OSError, *DAMAGED_GZIP):
         return None  # reading it as a table reports what is wrong with it
     if head.startswith(b"@"):
         return "fastq"

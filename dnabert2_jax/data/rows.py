@@ -2,21 +2,18 @@
 
 import codecs
 import csv
-import gzip
 import importlib
 import io
 import re
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from operator import ne
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, TextIO
 
 from dnabert2_jax.errors import UserError
+from dnabert2_jax.storage.compressed import DAMAGED_GZIP, open_plain_or_gzip
 
-_GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"  # every .xlsx file is a zip archive
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _DECLARED_SEPARATOR = re.compile(r"sep=(.)(?=[\r\n])", re.IGNORECASE)
@@ -27,30 +24,15 @@ _LONGEST_FIELD = 2**31 - 1
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A file as fields without surrounding white space.
-
-    Attributes:
-        records: the line on which each record starts (the row, in a workbook) and its fields, header first.
-        notes: assumptions made while reading.
-    """
-
-    records: list[tuple[int, list[str]]]
-    notes: tuple[str, ...] = ()
-
-
-def read_rows(path: Path, source: str) -> Rows:
-    """Read a whole table into memory; see :class:`TableRows`."""
-    rows = TableRows(path, source)
-    return Rows(list(rows), rows.notes)
+NumberedRow = tuple[int, list[str]]
+"""The line on which a row starts (in a workbook, its number) and its fields."""
 
 
 class TableRows:
     """The rows of a table, one in memory at a time (except for a workbook).
 
-    Each iteration reads the file from the beginning and yields the line on which each row starts and its fields, header
-    first. Blank lines and remnants of spreadsheets are skipped: rows without any value, columns on the right without a name
+    Each iteration reads the file from the beginning and yields its rows, header first, with fields without surrounding white
+    space. Blank lines and remnants of spreadsheets are skipped: rows without any value, columns on the right without a name
     or values, and a first line ``sep=;``, which declares the separator.
 
     Args:
@@ -71,7 +53,7 @@ class TableRows:
         self._path, self._source = path, source
         self.notes = ()
 
-    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+    def __iter__(self) -> Iterator[NumberedRow]:
         notes: list[str] = []
         spaces = empty = 0
         width = cut = None
@@ -93,45 +75,39 @@ class TableRows:
         if empty:
             notes.append(f"{_counted(empty, 'row')} without values skipped")
         if cut is not None:
-            notes.append(f"a value of exactly {_EXCEL_CELL:,} letters in line {cut}, where Excel cuts: check it")
+            notes.append(f"a value of exactly {_EXCEL_CELL:,} letters in line {cut}, where Excel truncates text: check it")
         self.notes = tuple(notes)
 
-    def _raw(self, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+    def _raw(self, notes: list[str]) -> Iterator[NumberedRow]:
         """The fields as the file has them."""
         try:
-            with self._path.open("rb") as file:
-                compressed = file.read(2) == _GZIP
-            with self._opened(compressed) as file:
+            with open_plain_or_gzip(self._path) as file:
                 start = file.read(4)
             if start == _OLD_EXCEL:
                 raise UserError(
                     f"{self._source}: this is a workbook of Excel 97-2003, which is not read; save it as .xlsx or CSV"
                 )
             if start == _ZIP:
-                with self._opened(compressed) as file:
-                    book = _workbook(file.read(), self._source)
-                notes.extend(book.notes)
-                yield from book.records
+                with open_plain_or_gzip(self._path) as file:
+                    content = file.read()
+                yield from _workbook(content, self._source, notes)
             else:
                 encoding = "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
                 notes.extend(["UTF-16 text"] * (encoding == "utf-16"))
-                yield from self._decoded(compressed, encoding, notes)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                yield from self._decoded(encoding, notes)
+        except DAMAGED_GZIP as error:
             raise UserError(f"{self._source}: damaged gzip file ({error}); copy or download it again") from error
         except OSError as error:
             raise UserError(
                 f"{self._source}: cannot be read ({error.strerror}); give the path of a CSV, TSV or Excel file"
             ) from error
 
-    def _opened(self, compressed: bool) -> BinaryIO:
-        return cast(BinaryIO, gzip.open(self._path)) if compressed else self._path.open("rb")
-
-    def _decoded(self, compressed: bool, encoding: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+    def _decoded(self, encoding: str, notes: list[str]) -> Iterator[NumberedRow]:
         try:
-            with io.TextIOWrapper(self._opened(compressed), encoding, newline="") as text:
+            with io.TextIOWrapper(open_plain_or_gzip(self._path), encoding, newline="") as text:
                 yield from _split(text, self._source, notes)
         except UnicodeDecodeError as error:
-            with self._opened(compressed) as file:
+            with open_plain_or_gzip(self._path) as file:
                 data, name, place = file.read(), "UTF-16" if encoding == "utf-16" else "UTF-8", ""
             try:
                 data.decode(encoding)
@@ -145,7 +121,7 @@ def _counted(number: int, unit: str) -> str:
     return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
-def _split(text: TextIO, source: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+def _split(text: TextIO, source: str, notes: list[str]) -> Iterator[NumberedRow]:
     """The rows of a CSV or TSV file, each with the line it starts on."""
     head = [text.readline()]
     if declared := _DECLARED_SEPARATOR.match(head[0]):
@@ -174,7 +150,7 @@ def _split(text: TextIO, source: str, notes: list[str]) -> Iterator[tuple[int, l
         line = reader.line_num + 1
 
 
-def _workbook(data: bytes, source: str) -> Rows:
+def _workbook(data: bytes, source: str, notes: list[str]) -> list[NumberedRow]:
     """The first sheet of an Excel workbook that is not empty."""
     try:
         openpyxl = importlib.import_module("openpyxl")
@@ -190,14 +166,15 @@ def _workbook(data: bytes, source: str) -> Rows:
         raise UserError(f"{source}: this Excel workbook cannot be read ({error}); save the table as CSV") from error
     filled = [(title, rows) for title, rows in sheets if rows]
     if not filled:
-        return Rows([])
-    title, records = filled[0]
-    width = len(records[0][1])
-    padded = [(row, fields + [""] * (width - len(fields))) for row, fields in records]
-    return Rows(padded, (f"sheet {title!r} of {len(filled)} read",) if len(filled) > 1 else ())
+        return []
+    title, rows = filled[0]
+    if len(filled) > 1:
+        notes.append(f"sheet {title!r} of {len(filled)} read")
+    width = len(rows[0][1])
+    return [(number, fields + [""] * (width - len(fields))) for number, fields in rows]
 
 
-def _filled(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, list[str]]]:
+def _filled(rows: Iterator[tuple[Any, ...]]) -> Iterator[NumberedRow]:
     """Row number and fields of the nonempty rows, without trailing empty cells."""
     for number, values in enumerate(rows, start=1):
         fields = ["" if value is None else str(value) for value in values]

@@ -63,10 +63,7 @@ class Sequences:
 
     def changes(self) -> list[str]:
         """What the letters policy changed, and assumptions made, for the terminal; often empty."""
-        changed = [f"{self.letters.lower_case:,} lower-case letters upper-cased"] if self.letters.lower_case else []
-        if ambiguous := sum(self.letters.ambiguous.values()):
-            changed.append(f"{ambiguous:,} ambiguity codes read as [UNK]")
-        return [*changed, *self.notes]
+        return [*self.letters.changes(), *self.notes]
 
 
 @dataclass(frozen=True)
@@ -76,12 +73,10 @@ class Table(Sequences):
     Attributes:
         labels: labels as written.
         lines: line of the file on which each row starts, from 1.
-        ignored_columns: columns of the file that were not used.
     """
 
     labels: list[str]
     lines: list[int]
-    ignored_columns: tuple[str, ...]
 
     @property
     def path(self) -> Path:

@@ -11,17 +11,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from dnabert2_jax.draws import hash64
-from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.genome.letters import base_codes
 
 KMER = 12
 """Bases per k-mer: unrelated sequences of a few hundred bases share hardly any."""
 
 _BANDS, _ROWS = 128, 2  # P(found) = 1 - (1 - similarity^2)^128: 0.9997 at 0.25
-
-_CODE = np.full(256, 255, np.uint8)
-_CODE[np.frombuffer(BASES.encode(), np.uint8)] = range(4)
 
 Kmers = NDArray[np.uint64]
 """Sorted codes of a sequence's distinct k-mers."""
@@ -38,16 +37,9 @@ def similar_groups(
         progress: called after every row.
 
     Returns:
-        For each row, the number of the first row in its group. [rows].
+        As :func:`connected`. [rows].
     """
-    group = np.arange(len(rows))
-
-    def root(row: int) -> int:
-        while group[row] != row:
-            group[row] = group[group[row]]
-            row = int(group[row])
-        return row
-
+    links: list[tuple[int, int]] = []
     sets: list[Kmers] = []
     representatives: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, sequences in enumerate(rows):
@@ -59,13 +51,19 @@ def similar_groups(
                 if other not in compared:
                     compared[other] = jaccard(sets[other], sets[row]) >= similarity
                 if compared[other]:
-                    first, second = sorted((root(other), root(row)))
-                    group[second] = first
+                    links.append((other, row))
                     break
             else:
                 known.append(row)
         progress()
-    return np.array([root(row) for row in range(len(rows))], np.int64)
+    return connected(links, len(rows))
+
+
+def connected(links: Sequence[tuple[int, int]], rows: int) -> NDArray[np.int64]:
+    """Group numbers of some rows, from 0: rows that are linked, directly or through others, are in one group. [rows]."""
+    ends = np.array(links, np.int64).reshape(-1, 2).T
+    _, groups = connected_components(coo_matrix((np.ones(len(links)), (ends[0], ends[1])), (rows, rows)), directed=False)
+    return np.asarray(groups, np.int64)
 
 
 def canonical_kmers(sequences: Sequence[str]) -> Kmers:
@@ -88,11 +86,11 @@ def jaccard(a: Kmers, b: Kmers) -> float:
 
 
 def _kmers(sequence: str) -> Kmers:
-    codes = _CODE[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+    codes = base_codes(sequence)
     if len(codes) < KMER:
         return np.empty(0, np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(codes, KMER)
-    windows = windows[(windows < 4).all(1)].astype(np.uint64)
+    windows = windows[(windows >= 0).all(1)].astype(np.uint64)
     powers = np.uint64(4) ** np.arange(KMER, dtype=np.uint64)
     return np.minimum(windows @ powers, (np.uint64(3) - windows) @ powers[::-1])
 

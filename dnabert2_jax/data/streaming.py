@@ -1,10 +1,10 @@
 """Sequences of a file of any size: read once to check it, and then again in chunks."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dnabert2_jax.config.inference import BadRecordPolicy, DuplicateNames
 from dnabert2_jax.data.bad_records import BadRecords
@@ -12,6 +12,22 @@ from dnabert2_jax.data.reading import SequenceReader, opened_file
 from dnabert2_jax.data.records import Row
 from dnabert2_jax.data.sequences import Sequences, given_sequences
 from dnabert2_jax.genome.letters import LetterCounts
+
+Item = TypeVar("Item")
+
+
+def in_chunks(items: Iterable[Item], size: Callable[[Item], int], least: int) -> Iterator[list[Item]]:
+    """Consecutive items, taken as needed, in chunks whose sizes add up to ``least`` or more (the last may have less)."""
+    chunk: list[Item] = []
+    total = 0
+    for item in items:
+        chunk.append(item)
+        total += size(item)
+        if total >= least:
+            yield chunk
+            chunk, total = [], 0
+    if chunk:
+        yield chunk
 
 
 @dataclass(frozen=True)
@@ -44,23 +60,15 @@ class SequenceFile:
 
     def summary(self) -> str:
         """A line about what was read and changed, for the terminal."""
-        source = self.reading.source
         unit = ("pair" if self.pairs else "sequence") + "s" * (self.rows != 1)
-        changes = Sequences(source, [], [], None, self.letters, notes=self.notes).changes()
-        return "; ".join([f"{source}: {self.rows:,} {unit}, {self.letters.bases:,} bases", *changes])
+        counts = f"{self.reading.source}: {self.rows:,} {unit}, {self.letters.bases:,} bases"
+        return "; ".join([counts, *self.letters.changes(), *self.notes])
 
     def chunks(self, bases: int) -> Iterator[Sequences]:
         """All sequences in file order, in chunks of at least ``bases`` bases (the last one may have fewer)."""
-        rows: list[Row] = []
-        size = 0
-        for row in self.reading.rows(LetterCounts(), BadRecords(self.reading.source, "skip")):
-            rows.append(row)
-            size += row.bases
-            if size >= bases:
-                yield self.reading.gather(rows, LetterCounts())
-                rows, size = [], 0
-        if rows:
-            yield self.reading.gather(rows, LetterCounts())
+        rows = self.reading.rows(LetterCounts(), BadRecords(self.reading.source, "skip"))
+        for chunk in in_chunks(rows, lambda row: row.bases, bases):
+            yield self.reading.gather(chunk, LetterCounts())
 
 
 def given_in_chunks(sequences: Iterable[str] | Mapping[Any, str], bases: int) -> Iterator[Sequences]:
@@ -75,16 +83,8 @@ def given_in_chunks(sequences: Iterable[str] | Mapping[Any, str], bases: int) ->
     """
     named = isinstance(sequences, Mapping)
     pairs = sequences.items() if isinstance(sequences, Mapping) else enumerate(sequences)
-    chunk: dict[Any, str] = {}
-    size = 0
-    for key, text in pairs:
-        chunk[key] = text
-        size += len(text) if isinstance(text, str | bytes) else 0
-        if size >= bases:
-            yield given_sequences(chunk, names=None if named else [str(number + 1) for number in chunk])
-            chunk, size = {}, 0
-    if chunk:
-        yield given_sequences(chunk, names=None if named else [str(number + 1) for number in chunk])
+    for chunk in in_chunks(pairs, lambda pair: len(pair[1]) if isinstance(pair[1], str | bytes) else 0, bases):
+        yield given_sequences(dict(chunk), names=None if named else [str(number + 1) for number, _ in chunk])
 
 
 @contextmanager

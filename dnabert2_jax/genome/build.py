@@ -130,54 +130,45 @@ class _Writer:
 
     def add_species(self, number: int, source: SpeciesSource, parts: Sequence[PackedFasta]) -> Species:
         """Append the contigs of a species, then choose its segments."""
-        info = Species(name=source.name, weight=0.0, held_out=list(source.held_out))
+        names = _contigs_by_name(source, parts)
+        records = np.concatenate([part.records[:, 1] for part in parts])
+        lengths = records[records > 0]
+        whole = -(-lengths // 4) * 4  # every contig starts at a byte
+        starts = self.offset + np.cumsum(whole) - whole
         letters = LetterCounts()
-        offsets: list[IntRows] = []
-        lengths: list[IntRows] = []
         runs: list[IntRows] = []
-        names: dict[str, tuple[Path, int]] = {}
-        for path, part in zip(source.files, parts, strict=True):
-            kept = [length > 0 for length in part.records[:, 1].tolist()]
-            contig = sum(len(column) for column in lengths)
-            for name, record, is_kept in zip(part.names, part.records[:, 0].tolist(), kept, strict=True):
-                if name in names:
-                    raise UserError(
-                        f"{path}, record {record}: species {source.name!r} already has a contig {name!r} "
-                        f"from {names[name][0]}; rename one, or list the file once"
-                    )
-                names[name] = path, contig if is_kept else -1
-                contig += is_kept
-            bases = part.records[kept, 1]
-            whole = -(-bases // 4) * 4  # every contig starts at a byte
-            starts = self.offset + np.cumsum(whole) - whole
-            self.files["contigs.bin"].write(
-                np.stack([starts, bases, np.full_like(bases, number)], 1).astype("<i8").tobytes()
-            )
-            for name, is_kept in zip(part.names, kept, strict=True):
-                if is_kept:
-                    self.files["names.txt"].write(name.encode("ascii") + b"\n")
+        for part in parts:
+            letters.add(part.letters)
+            runs.append(np.add(part.runs, (self.offset, self.offset, 0)))
+            self.offset += 4 * (part.directory / "bases.bin").stat().st_size
             with (part.directory / "bases.bin").open("rb") as packed:
                 shutil.copyfileobj(packed, self.files["bases.bin"], 1 << 20)
-            offsets.append(starts)
-            lengths.append(bases)
-            runs.append(np.add(part.runs, (self.offset, self.offset, 0)))
-            self.offset += int(whole.sum())
-            letters.add(part.letters)
-            info.empty_records += part.empty_records
-            info.short_contigs += part.short_contigs
-            info.short_bases += part.short_bases
-            info.sources.append(Source(str(path), part.sha256))
-        info.contigs, info.bases, info.lower_case = sum(len(column) for column in lengths), letters.bases, letters.lower_case
+        info = Species(
+            name=source.name,
+            weight=0.0,
+            sources=[Source(str(path), part.sha256) for path, part in zip(source.files, parts, strict=True)],
+            held_out=list(source.held_out),
+            contigs=len(lengths),
+            bases=letters.bases,
+            lower_case=letters.lower_case,
+            ambiguous=dict(sorted(letters.ambiguous.items())),
+            empty_records=sum(part.empty_records for part in parts),
+            short_contigs=sum(part.short_contigs for part in parts),
+            short_bases=sum(part.short_bases for part in parts),
+        )
         if not info.contigs:
             raise UserError(
                 f"species {source.name!r}: no contig has min_contig = {self.settings.min_contig} bases "
                 f"({info.short_contigs} are shorter, {info.empty_records} records are empty); "
                 "lower min_contig, or leave the species out"
             )
-        info.ambiguous = dict(sorted(letters.ambiguous.items()))
+        table = np.stack([starts, lengths, np.full_like(lengths, number)], 1)
+        self.files["contigs.bin"].write(table.astype("<i8").tobytes())
+        self.files["names.txt"].write(
+            "".join(f"{name}\n" for name, (_, n) in names.items() if n is not None).encode("ascii")
+        )
         held_out = [_held_out_contig(source, name, names) for name in source.held_out]
-        joined = (np.concatenate(columns) for columns in (offsets, lengths, runs))
-        self._add_segments(info, source, held_out, *joined)
+        self._add_segments(info, source, held_out, starts, lengths, np.concatenate(runs))
         self.contigs += info.contigs
         return info
 
@@ -215,12 +206,27 @@ class _Writer:
         self.files["ambiguous.bin"].write(runs.astype("<i8").tobytes())
 
 
-def _held_out_contig(source: SpeciesSource, name: str, names: dict[str, tuple[Path, int]]) -> int:
+def _contigs_by_name(source: SpeciesSource, parts: Sequence[PackedFasta]) -> dict[str, tuple[Path, int | None]]:
+    """The file of each record of a species by name, and the contig's index within the species; None if it was skipped."""
+    names: dict[str, tuple[Path, int | None]] = {}
+    contigs = 0
+    for path, part in zip(source.files, parts, strict=True):
+        for name, (record, bases) in zip(part.names, part.records.tolist(), strict=True):
+            if name in names:
+                raise UserError(
+                    f"{path}, record {record}: species {source.name!r} already has a contig {name!r} "
+                    f"from {names[name][0]}; rename one, or list the file once"
+                )
+            names[name] = path, contigs if bases else None
+            contigs += bases > 0
+    return names
+
+
+def _held_out_contig(source: SpeciesSource, name: str, names: dict[str, tuple[Path, int | None]]) -> int:
     """Index of a contig within its species."""
-    number = names[name][1] if name in names else None
-    if number is None:
+    if name not in names:
         raise UserError(f"species {source.name!r} has no contig {name!r} to hold out{nearest(name, list(names))}")
-    if number < 0:
+    if (number := names[name][1]) is None:
         raise UserError(f"species {source.name!r}: contig {name!r}, to be held out, is shorter than min_contig")
     return number
 

@@ -28,6 +28,9 @@ _KIND = np.full(256, _FORBIDDEN, np.uint8)
 _KIND[np.frombuffer(b"ACGTacgt", np.uint8)] = _BASE
 _KIND[np.frombuffer((AMBIGUITY_CODES + AMBIGUITY_CODES.lower()).encode(), np.uint8)] = _AMBIGUOUS
 
+_CODE = np.full(256, -1, np.int8)
+_CODE[np.frombuffer(BASES.encode(), np.uint8)] = range(len(BASES))
+
 _REMEDIES = {
     "U": "this looks like RNA: write T for U",
     "-": "this looks like an alignment: remove the gaps",
@@ -58,6 +61,11 @@ class LetterCounts:
         self.bases += other.bases
         self.lower_case += other.lower_case
         self.ambiguous.update(other.ambiguous)
+
+    def changes(self) -> list[str]:
+        """What the letters policy changed, for the terminal; often empty."""
+        changed = [f"{self.lower_case:,} lower-case letters upper-cased"] if self.lower_case else []
+        return changed + ([f"{self.ambiguous.total():,} ambiguity codes read as [UNK]"] if self.ambiguous else [])
 
 
 def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[NDArray[np.uint8], LetterCounts]:
@@ -94,3 +102,8 @@ def clean_letters(sequence: str | bytes, *, source: str, record: str) -> tuple[N
     clean = _UPPER[raw]
     counts.lower_case = int(np.count_nonzero(clean != raw))
     return clean, counts
+
+
+def base_codes(letters: str) -> NDArray[np.int8]:
+    """The index in ``ACGT`` of each letter of clean text, -1 for an IUPAC code or any other symbol. [L]."""
+    return _CODE[np.frombuffer(letters.encode("ascii"), np.uint8)]

@@ -134,7 +134,7 @@ def _what_is_wrong(path: Path) -> str:
     """Why htslib could not index a file, in one line."""
     with path.open("rb") as file:
         if file.read(2) == _GZIP:
-            return "cannot be indexed; is it whole, and does `bgzip -t` accept it? Then compress it again from plain text"
+            return "cannot be indexed; check that it is complete (`bgzip -t`), or compress it again from plain text"
         file.seek(0)
         longest, ended = 0, False  # of this record: longest line; whether a shorter line, its last, was read
         for number, raw in enumerate(file, start=1):
@@ -149,4 +149,4 @@ def _what_is_wrong(path: Path) -> str:
             else:
                 longest = longest or len(line)
                 ended = len(line) < longest or not line
-    return "cannot be indexed; are its names unique, and is there a sequence below each?"
+    return "cannot be indexed; check that its names are unique and that each is followed by a sequence"

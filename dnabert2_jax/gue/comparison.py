@@ -30,7 +30,7 @@ def write_comparison(benchmarks: Benchmarks, file: Path) -> Path:
     Raises:
         UserError: the page cannot be written.
     """
-    return write_page(file, _page(benchmarks).html())
+    return write_page(file, _page(benchmarks))
 
 
 def read_benchmarks(workdirs: Sequence[Path]) -> Benchmarks:

@@ -27,9 +27,8 @@ def write_gue_report(workdir: Path) -> Path:
         UserError: the directory holds no benchmark, a record is damaged, or it is not writable.
     """
     summary = summarize(workdir)
-    document = _page(workdir, summary).html()
     write_json(workdir / SUMMARY_FILE, summary)
-    return write_page(workdir / REPORT_FILE, document)
+    return write_page(workdir / REPORT_FILE, _page(workdir, summary))
 
 
 def _page(workdir: Path, summary: Summary) -> Page:

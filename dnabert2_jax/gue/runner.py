@@ -199,22 +199,9 @@ def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed:
             workdir.with_suffix(".toml"), content, seed=this_seed, model=run.start, tables=tables, overrides=run.overrides
         )
         result = finetune(settings, workdir, baseline=data)
-        attempts.append(
-            {
-                "seed": this_seed,
-                "workdir": workdir.name,
-                "collapsed": result.test["collapsed"],
-                "best_step": result.best_step,
-                "trained_parameters": result.trained_parameters,
-                "seconds": result.seconds,
-                "first_step_seconds": result.first_step_seconds,
-                "dev": result.dev,
-                "test": result.test,
-                "intervals": result.intervals,
-                "clean": result.clean,
-                "run": run_to_dict(settings),
-            }
-        )
+        scored = {name: value for name, value in vars(result).items() if name not in ("model", "adapter")}
+        about = {"seed": this_seed, "workdir": workdir.name, "collapsed": result.test["collapsed"]}
+        attempts.append({**about, **scored, "run": run_to_dict(settings)})
         if not result.test["collapsed"]:
             break
         remark(f"{found.task.name}, seed {this_seed}: every test row was predicted as the same class: the run collapsed")

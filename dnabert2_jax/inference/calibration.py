@@ -19,7 +19,7 @@ from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import Predictor
 from dnabert2_jax.metrics.calibration import Reliability, fit_temperature, reliability, tempered
 from dnabert2_jax.metrics.scores import Scores
-from dnabert2_jax.metrics.tasks import metrics_for
+from dnabert2_jax.metrics.tasks import TASK_METRICS
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def calibrate(
         temperature=temperature,
         table=table.path,
         before=evaluation.scores,
-        after=metrics_for(evaluation.labels).compute(labels, after, evaluation.labels),
+        after=TASK_METRICS[model.head.task].compute(labels, after, model.labels, model.head),
         reliability_before=reliability(labels, probabilities),
         reliability_after=reliability(labels, after),
     )

@@ -10,7 +10,7 @@ from dnabert2_jax.inference.prediction import Predictions, predict
 from dnabert2_jax.metrics.calibration import reliability
 from dnabert2_jax.metrics.intervals import Intervals, confidence_intervals
 from dnabert2_jax.metrics.scores import Scores
-from dnabert2_jax.metrics.tasks import metrics_for
+from dnabert2_jax.metrics.tasks import TASK_METRICS
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Evaluation:
 
     def summary(self) -> str:
         """The main scores, for the terminal."""
-        return f"{metrics_for(self.labels).summary(self.scores, self.intervals)}  ({self.scores['n']:,} rows; 95% intervals)"
+        shown = TASK_METRICS[self.labels.head.task].summary(self.scores, self.intervals)
+        return f"{shown}  ({self.scores['n']:,} rows; 95% intervals)"
 
 
 def evaluate(
@@ -76,7 +77,7 @@ def evaluate(
         batch_tokens=batch_tokens,
         title=title,
     )
-    scores = metrics_for(labels).compute(encoded, predictions.outputs, labels)
+    scores = TASK_METRICS[model.head.task].compute(encoded, predictions.outputs, model.labels, model.head)
     if model.head.task != "regression":
         scores = {**scores, "calibration_error": reliability(encoded, predictions.outputs).error}
     intervals = confidence_intervals(model.head.task, encoded, predictions.outputs)

@@ -51,11 +51,10 @@ class IntervalScan:
 
     def summary(self) -> str:
         """One line about the intervals and their windows, for the terminal."""
-        read = Sequences(self.intervals.source, [], [], None, self.letters, notes=self.notes)
         plural = "s" * (self.count != 1)
         counts = f"{self.intervals.source}: {self.count:,} interval{plural}, {self.letters.bases:,} bases"
         places = f"{self.windows:,} windows of {self.window:,} bases, one every {self.step:,}" if self.window else ""
-        return "; ".join(filter(None, [counts, *read.changes(), places]))
+        return "; ".join(filter(None, [counts, *self.letters.changes(), *self.notes, places]))
 
     def chunks(self, bases: int) -> Iterator[Chunk]:
         """All windows, in the order of the intervals, in chunks of at least ``bases`` bases (the last may have fewer).
@@ -115,12 +114,12 @@ def plan_intervals(intervals: Intervals, window: int | None = None, step: int | 
         UserError: a window or step is out of range, an interval or letter cannot be used, or there are no intervals.
     """
     step = None if window is None else checked_step(window, step)
-    letters, notes = LetterCounts(), list[str]()
+    letters = LetterCounts()
     count = windows = longest = 0
-    for interval in intervals.checked(notes.extend):
+    for interval in intervals:
         count += 1
         bases = interval.end - interval.start
         longest = max(longest, bases)
         windows += 1 if window is None or step is None else len(starts_of_windows(bases, window, step))
         check_letters(intervals.reference, interval, letters)
-    return IntervalScan(intervals, window, step, count, windows, longest, letters, tuple(notes))
+    return IntervalScan(intervals, window, step, count, windows, longest, letters, intervals.notes)

@@ -197,11 +197,10 @@ class Scan:
 
     def summary(self) -> str:
         """One line about the file and its windows, for the terminal."""
-        read = Sequences(str(self.path), [], [], None, self.letters)
         plural = "s" * (self.records != 1)
         counts = f"{self.path}: {self.records:,} sequence{plural}, {self.letters.bases:,} bases"
         windows = f"{self.windows:,} windows of {self.window:,} bases, one every {self.step:,}"
-        return "; ".join([counts, *read.changes(), windows])
+        return "; ".join([counts, *self.letters.changes(), windows])
 
     def chunks(self, bases: int) -> Iterator[Chunk]:
         """All windows in file order, in chunks of at least ``bases`` bases (the last one may have fewer)."""

@@ -15,12 +15,12 @@ from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.genome.letters import BASES, base_codes
 from dnabert2_jax.inference.masked_rows import log_probabilities_at_masks
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.inference.tracks.bases import PASSES, BaseProbabilities
-from dnabert2_jax.interpretation.inputs import Ids, known_bases, mutants, tokens_of
+from dnabert2_jax.interpretation.inputs import Ids, mutants, tokens_of
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.tokenizer.base import worthwhile_threads
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
@@ -81,7 +81,7 @@ def dependency_maps(
     with ProgressBar(title, sum(map(len, sequences.sequences))) as bar:
         for name, letters in zip(sequences.names, sequences.sequences, strict=True):
             values = np.full((len(letters), len(letters)), np.nan, np.float32)
-            own = known_bases(letters)
+            own = base_codes(letters)
             sites = np.flatnonzero(own >= 0).tolist()
             (given,) = log_odds(model, [letters], to_bases, tokens)
             for some in [sites[at : at + SITES_AT_ONCE] for at in range(0, len(sites), SITES_AT_ONCE)]:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.packing import padded_width
 from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import Forward, default_batch_tokens, memory_explained
-from dnabert2_jax.interpretation.inputs import Ids
-from dnabert2_jax.interpretation.target import Target, target_values
+from dnabert2_jax.interpretation.inputs import Ids, tokens_of
+from dnabert2_jax.interpretation.target import Target, choose_target, target_values
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.tokenizer.special import CLS, MASK, PAD, SEP, with_template
 from dnabert2_jax.types import HostOrDevice, TokenBatch, Tree
@@ -65,33 +66,6 @@ class Attributions:
         return missing / abs(difference) if difference else float(missing > 0)
 
 
-def attributions(
-    target: Target, sequences: Sequences, token_ids: Sequence[Ids], sums: "Sequence[PathSums]", *, baseline: bool
-) -> list[Attributions]:
-    """Attributions of some sequences from the sums along their paths; f is taken from the last point.
-
-    Args:
-        target: the differentiated output.
-        sequences: the sequences.
-        token_ids: ids of each sequence, without special tokens.
-        sums: sums along the path to each sequence.
-        baseline: whether the first point is the baseline.
-    """
-    return [
-        Attributions(
-            name,
-            letters,
-            target.unit,
-            ids,
-            target.model.tokenizer.token_bases(ids),
-            own.token_sums.astype(np.float32),
-            value=float(own.values[-1]),
-            baseline_value=float(own.values[0]) if baseline else math.nan,
-        )
-        for name, letters, ids, own in zip(sequences.names, sequences.sequences, token_ids, sums, strict=True)
-    ]
-
-
 class PathPoint(NamedTuple):
     """A point on the path: ``alpha`` is 0 at the baseline and 1 at the sequence; ``weight`` multiplies its gradients."""
 
@@ -99,33 +73,65 @@ class PathPoint(NamedTuple):
     weight: float
 
 
-class PathSums(NamedTuple):
+def attributions(
+    method: str,
+    model: InferenceModel,
+    sequences: Sequences,
+    target: str | None,
+    points: Sequence[PathPoint],
+    max_tokens: int | None,
+    batch_tokens: int | None,
+    title: str | None,
+) -> list[Attributions]:
+    """The contributions of the tokens of some sequences: weighted sums of gradient x step at points of the path to each.
+
+    Args:
+        method: the method that asks, for messages.
+        model: a classifier of single sequences.
+        sequences: single sequences, read whole.
+        target: the class; may be omitted for a regression.
+        points: points of the path; the last one is the sequence, and the first may be the baseline.
+        max_tokens: longest sequence in tokens, special tokens included.
+        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
+        title: label of the progress bar, in points of all sequences.
+
+    Raises:
+        UserError: not a classifier, no such class, a sequence that cannot be explained, or out of memory.
+    """
+    chosen = choose_target(model, target, method)
+    token_ids = tokens_of(model, sequences, max_tokens)
+    sums = _sums_along_path(chosen, token_ids, points, batch_tokens, title)
+    return [
+        Attributions(
+            name,
+            letters,
+            chosen.unit,
+            ids,
+            model.tokenizer.token_bases(ids),
+            own.token_sums.astype(np.float32),
+            value=float(own.values[-1]),
+            baseline_value=float(own.values[0]) if points[0].alpha == 0 else math.nan,
+        )
+        for name, letters, ids, own in zip(sequences.names, sequences.sequences, token_ids, sums, strict=True)
+    ]
+
+
+class _PathSums(NamedTuple):
     """For one sequence, f at each point, [points], and each token's weighted sum of gradient x step, [tokens]."""
 
     values: Floats
     token_sums: Floats
 
 
-def sums_along_path(
+def _sums_along_path(
     target: Target, token_ids: Sequence[Ids], points: Sequence[PathPoint], batch_tokens: int | None, title: str | None
-) -> list[PathSums]:
-    """Values of f and its gradients at some points of the path to each sequence.
-
-    Args:
-        target: the output to differentiate.
-        token_ids: ids of each sequence, without special tokens.
-        points: points of the path.
-        batch_tokens: tokens of a batch; by default 4,096 on a CPU, 65,536 for each device elsewhere.
-        title: label of the progress bar, in points of all sequences.
-
-    Raises:
-        UserError: out of memory.
-    """
+) -> list[_PathSums]:
+    """Values of f and its gradients at some points of the path to each sequence."""
     tokens_at_once = batch_tokens or default_batch_tokens()
     forward, params = target.model.predictor.forward, target.model.predictor.params
     # At the released model size, activations of a few thousand tokens take gigabytes unless the blocks recompute them.
     forward = replace(forward, compute=replace(forward.compute, remat="full"))
-    results = [PathSums(np.zeros(len(points)), np.zeros(len(ids))) for ids in token_ids]
+    results = [_PathSums(np.zeros(len(points)), np.zeros(len(ids))) for ids in token_ids]
     widths = np.array([padded_width(len(ids) + 2) for ids in token_ids])
     with ProgressBar(title, len(token_ids) * len(points)) as bar, memory_explained():
         for width in np.unique(widths).tolist():

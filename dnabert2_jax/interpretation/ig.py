@@ -8,9 +8,7 @@ import numpy as np
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, attributions, sums_along_path
-from dnabert2_jax.interpretation.inputs import tokens_of
-from dnabert2_jax.interpretation.target import choose_target
+from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, attributions
 
 POINTS = 64
 """Default number of points; the sum is then exact for polynomials of degree 127."""
@@ -46,14 +44,12 @@ def integrated_gradients(
     Raises:
         UserError: not a classifier, no such class, no points, a sequence that cannot be explained, or out of memory.
     """
-    chosen = choose_target(model, target, "ig")
-    token_ids = tokens_of(model, sequences, max_tokens)
     if points < 1:
         raise UserError(f"--points {points}: the sum needs at least 1 point")
     nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
     inner = [PathPoint((1 + node) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
-    sums = sums_along_path(chosen, token_ids, [PathPoint(0, 0), *inner, PathPoint(1, 0)], batch_tokens, title)
-    return attributions(chosen, sequences, token_ids, sums, baseline=True)
+    path = [PathPoint(0, 0), *inner, PathPoint(1, 0)]
+    return attributions("ig", model, sequences, target, path, max_tokens, batch_tokens, title)
 
 
 def incomplete(results: list[Attributions]) -> str | None:

@@ -1,6 +1,5 @@
-"""Checks of the input sequences for all methods, and groups of sequences that fill batches."""
+"""Input sequences for all methods: checked, read from intervals, mutated."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,9 @@ from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES, LetterCounts
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.inference.predictor import default_batch_tokens
 from dnabert2_jax.tokenizer.base import worthwhile_threads
 
 Ids = NDArray[np.int32]
-
-_BATCHES_A_GROUP = 8
 
 
 def tokens_of(model: InferenceModel, sequences: Sequences, max_tokens: int | None) -> list[Ids]:
@@ -67,9 +63,8 @@ def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
     Raises:
         UserError: an invalid interval or letter, or no intervals.
     """
-    notes: list[str] = []
     letters = LetterCounts()
-    found = list(intervals.checked(notes.extend))
+    found = list(intervals)
     texts = [letters_of(intervals.reference, each, each.start, each.end, letters) for each in found]
     names = [f"{each.contig}:{each.start + 1:,}-{each.end:,}{' (-)' if each.reverse else ''}" for each in found]
     places = {
@@ -79,25 +74,7 @@ def read_intervals(intervals: Intervals) -> tuple[Sequences, dict[str, Any]]:
         "strands": [each.strand for each in found],
         "intervals": [each.name for each in found],
     }
-    return Sequences(intervals.source, names, texts, None, letters, notes=tuple(notes)), places
-
-
-def groups(sequences: Sequences, batch_tokens: int | None) -> Iterator[range]:
-    """Ranges of consecutive sequences whose mutants fill a few batches."""
-    most = _BATCHES_A_GROUP * (batch_tokens or default_batch_tokens())
-    first, size = 0, 0
-    for n, letters in enumerate(sequences.sequences):
-        size += len(letters) ** 2  # three mutants per base, a few bases per token
-        if size >= most:
-            yield range(first, n + 1)
-            first, size = n + 1, 0
-    if first < len(sequences):
-        yield range(first, len(sequences))
-
-
-def known_bases(letters: str) -> NDArray[np.int64]:
-    """The index in ``ACGT`` of each base, -1 if it is unknown. [L]."""
-    return np.array([BASES.find(letter) for letter in letters])
+    return Sequences(intervals.source, names, texts, None, letters, notes=intervals.notes), places
 
 
 def mutants(letters: str, site: int) -> tuple[str, str, str, str]:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from dnabert2_jax.data.encoding import EncodedRows
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.data.streaming import in_chunks
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.genome.letters import BASES, base_codes
 from dnabert2_jax.inference.masked_rows import log_probabilities_of_groups
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens, run_batches
-from dnabert2_jax.interpretation.inputs import groups, known_bases, mutants, tokens_of
+from dnabert2_jax.interpretation.inputs import mutants, tokens_of
 from dnabert2_jax.interpretation.target import Target, choose_target
 from dnabert2_jax.progress import ProgressBar
 from dnabert2_jax.tokenizer.base import worthwhile_threads
@@ -34,6 +35,9 @@ from dnabert2_jax.variants.windows import spans_of_views
 
 LONGEST_SPAN = 64
 """Maximum bases of the span between the tokens shared by the four alleles of a site; beyond it, a site has no value."""
+
+_BATCHES_A_GROUP = 8
+"""The mutants of several sequences are computed together, enough to fill about this many batches."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class MutationScores:
     @property
     def contributions(self) -> NDArray[np.float32]:
         """The scores of the sequence's own bases. [L]."""
-        bases = known_bases(self.sequence)
+        bases = base_codes(self.sequence)
         return np.where(bases < 0, np.float32(np.nan), self.scores[np.arange(len(bases)), bases])
 
 
@@ -100,13 +104,14 @@ def ism(
     tokens_of(model, sequences, max_tokens)
     tokens = batch_tokens or default_batch_tokens()
     results: list[MutationScores] = []
+    named = zip(sequences.names, sequences.sequences, strict=True)
     with ProgressBar(title, sum(map(len, sequences.sequences))) as bar:
-        for group in groups(sequences, tokens):
-            letters = [sequences.sequences[n] for n in group]
+        # Three mutants per base and a few bases per token: the tokens of a sequence's mutants are about its bases squared.
+        for group in in_chunks(named, lambda one: len(one[1]) ** 2, _BATCHES_A_GROUP * tokens):
+            names, letters = zip(*group, strict=True)
             found = _masked_lm_values(model, letters, tokens) if chosen is None else _target_values(chosen, letters, tokens)
             results += [
-                MutationScores(sequences.names[n], own, unit, values)
-                for n, own, values in zip(group, letters, found, strict=True)
+                MutationScores(name, own, unit, values) for name, own, values in zip(names, letters, found, strict=True)
             ]
             bar.advance(sum(map(len, letters)))
     return results
@@ -114,7 +119,7 @@ def ism(
 
 def _target_values(target: Target, sequences: Sequence[str], batch_tokens: int) -> list[NDArray[np.float32]]:
     """The value f of all mutants, [L, 4] for each sequence."""
-    sites = [np.flatnonzero(known_bases(letters) >= 0).tolist() for letters in sequences]
+    sites = [np.flatnonzero(base_codes(letters) >= 0).tolist() for letters in sequences]
     texts = [[mutants(letters, at) for at in own] for letters, own in zip(sequences, sites, strict=True)]
     rows = {text: n for n, text in enumerate(dict.fromkeys(text for own in texts for four in own for text in four))}
     ids = [with_template(raw) for raw in _encoded(target.model, list(rows))]
@@ -150,7 +155,7 @@ def _masked_lm_values(model: InferenceModel, sequences: Sequence[str], batch_tok
 
 def spans_of_sites(model: InferenceModel, letters: str) -> dict[int, Span]:
     """The span of the four alleles at each site, except spans with unknown bases and those that are too long."""
-    sites = np.flatnonzero(known_bases(letters) >= 0).tolist()
+    sites = np.flatnonzero(base_codes(letters) >= 0).tolist()
     views = [View(letters[:site], tuple(BASES), letters[site + 1 :], BASES.index(letters[site]), 0) for site in sites]
     found = {}
     for site, span in zip(sites, spans_of_views(views, model.tokenizer), strict=True):

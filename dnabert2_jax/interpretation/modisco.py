@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.genome.letters import BASES, base_codes
 from dnabert2_jax.interpretation.gradients import Attributions
-from dnabert2_jax.interpretation.inputs import known_bases
 from dnabert2_jax.interpretation.ism import MutationScores
 from dnabert2_jax.storage.directories import atomic_directory
 from dnabert2_jax.storage.overwriting import replacing
@@ -67,5 +66,5 @@ def _hypothetical(result: MutationScores | Attributions) -> NDArray[np.float32]:
 
 def _one_hot(letters: str) -> NDArray[np.float32]:
     """[L, 4]; zeros at unknown bases."""
-    bases = known_bases(letters)
+    bases = base_codes(letters)
     return np.where((bases >= 0)[:, None], np.eye(len(BASES), dtype=np.float32)[bases], np.float32(0))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.output import check_output
@@ -71,35 +72,30 @@ def save_explanations(path: Path, results: Explanations, record: Record, places:
 
 def arrays_of(results: Explanations) -> dict[str, Any]:
     """The arrays of the results themselves, by name."""
-    arrays: dict[str, Any] = {}
-    for n, result in enumerate(results):
-        if isinstance(result, AttentionMaps):
-            arrays[f"attention_{n}"] = result.weights
-            arrays |= {"layers": np.array(result.layers), "heads": np.array(result.heads)}
-        elif isinstance(result, DependencyMap):
-            arrays[f"dependency_{n}"] = result.values
-    bases = [result for result in results if isinstance(result, MutationScores | Attributions)]
-    if bases:
-        arrays["offsets"] = _offsets([len(result.sequence) for result in bases])
-        arrays["contributions"] = np.concatenate([result.contributions for result in bases])
-    mutated = [result for result in results if isinstance(result, MutationScores)]
-    if mutated:
-        arrays["values"] = np.concatenate([result.values for result in mutated])
-        arrays["scores"] = np.concatenate([result.scores for result in mutated])
-    tokens = [result for result in results if isinstance(result, Attributions | AttentionMaps)]
-    if tokens:
-        arrays["token_offsets"] = _offsets([len(result.token_ids) for result in tokens])
-        arrays["token_ids"] = np.concatenate([result.token_ids for result in tokens])
-        arrays["token_bases"] = np.concatenate([result.token_bases for result in tokens])
-    attributed = [result for result in results if isinstance(result, Attributions)]
-    if attributed:
-        arrays["token_values"] = np.concatenate([result.token_values for result in attributed])
-        arrays["value"] = np.array([result.value for result in attributed])
-        if not np.isnan(attributed[0].baseline_value):
-            arrays["baseline_value"] = np.array([result.baseline_value for result in attributed])
-            arrays["completeness_error"] = np.array([result.completeness_error for result in attributed])
-    return arrays
 
+    def values(name: str) -> list[Any]:
+        return [getattr(result, name) for result in results]
 
-def _offsets(counts: list[int]) -> Any:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    def joined(*names: str) -> dict[str, Any]:
+        return {name: np.concatenate(values(name)) for name in names}
+
+    def offsets(name: str) -> NDArray[np.int64]:
+        return np.cumsum([0, *map(len, values(name))], dtype=np.int64)
+
+    first = results[0]
+    if isinstance(first, DependencyMap):
+        return {f"dependency_{n}": own for n, own in enumerate(values("values"))}
+    if isinstance(first, MutationScores):
+        return {"offsets": offsets("sequence"), **joined("contributions", "values", "scores")}
+    tokens = {"token_offsets": offsets("token_ids"), **joined("token_ids", "token_bases")}
+    if isinstance(first, AttentionMaps):
+        maps = {f"attention_{n}": own for n, own in enumerate(values("weights"))}
+        return {**maps, "layers": np.array(first.layers), "heads": np.array(first.heads), **tokens}
+    summed = ("value",) if np.isnan(first.baseline_value) else ("value", "baseline_value", "completeness_error")
+    return {
+        "offsets": offsets("sequence"),
+        **joined("contributions"),
+        **tokens,
+        **joined("token_values"),
+        **{name: np.array(values(name)) for name in summed},
+    }

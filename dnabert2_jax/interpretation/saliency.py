@@ -5,9 +5,7 @@ A first-order estimate of what :mod:`~dnabert2_jax.interpretation.ig` integrates
 
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.inference.model import InferenceModel
-from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, attributions, sums_along_path
-from dnabert2_jax.interpretation.inputs import tokens_of
-from dnabert2_jax.interpretation.target import choose_target
+from dnabert2_jax.interpretation.gradients import Attributions, PathPoint, attributions
 
 
 def saliency(
@@ -23,7 +21,4 @@ def saliency(
 
     Arguments, result and errors are those of :func:`~dnabert2_jax.interpretation.ig.integrated_gradients`.
     """
-    chosen = choose_target(model, target, "saliency")
-    token_ids = tokens_of(model, sequences, max_tokens)
-    sums = sums_along_path(chosen, token_ids, [PathPoint(1, 1)], batch_tokens, title)
-    return attributions(chosen, sequences, token_ids, sums, baseline=False)
+    return attributions("saliency", model, sequences, target, [PathPoint(1, 1)], max_tokens, batch_tokens, title)

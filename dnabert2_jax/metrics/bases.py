@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.metrics.scores import LEFT_OF_ONE, SMALLEST, check_finite, mean_of_known
+from dnabert2_jax.metrics.scores import LEFT_OF_ONE, SMALLEST, check_finite, confusion_matrix, mcc, mean_of_known
 
 
 class LabelMetrics(TypedDict):
@@ -122,11 +122,12 @@ def base_metrics(
     truth, prediction, given = labels[counts], decided[counts], probabilities[counts].astype(np.float64)
     if several:
         of_truth = np.where(truth == 1, np.maximum(given, SMALLEST), np.maximum(1 - given, LEFT_OF_ONE))
-        mcc = float(np.mean([_mcc(truth[:, c], prediction[:, c].astype(np.int64), 2) for c in range(len(names))]))
+        of_labels = [mcc(confusion_matrix(truth[:, c], prediction[:, c], 2)) for c in range(len(names))]
+        correlation = float(np.mean(of_labels))
         collapsed = bool((prediction == prediction[0]).all() and (truth != truth[0]).any())
     else:
         of_truth = np.maximum(given[np.arange(len(truth)), truth], SMALLEST)
-        mcc = _mcc(truth, prediction, len(names))
+        correlation = mcc(confusion_matrix(truth, prediction, len(names)))
         collapsed = bool((prediction == prediction[0]).all() and (truth != prediction[0]).any())
     return BaseMetrics(
         auprc=mean_of_known([scores["auprc"] for scores in by_label.values()]),
@@ -134,7 +135,7 @@ def base_metrics(
         segment_f1=mean_of_known([scores["segment_f1"] for scores in by_label.values()]),
         exact_f1=mean_of_known([scores["exact_f1"] for scores in by_label.values()]),
         macro_f1=mean_of_known([scores["f1"] for scores in by_label.values()]) or 0.0,
-        mcc=mcc,
+        mcc=correlation,
         accuracy=float((truth == prediction).mean()),
         loss=float(-np.log(of_truth).mean()),
         n=int(np.count_nonzero(counts)),
@@ -203,11 +204,3 @@ def matching_segments(truth: Segments, prediction: Segments) -> tuple[int, int]:
     shared = np.minimum(ends, prediction.ends[of_prediction]) - np.maximum(starts, prediction.starts[of_prediction])
     union = np.maximum(ends, prediction.ends[of_prediction]) - np.minimum(starts, prediction.starts[of_prediction])
     return int(np.count_nonzero(2 * shared > union)), int(np.count_nonzero(shared == union))
-
-
-def _mcc(truth: NDArray[Any], prediction: NDArray[Any], classes: int) -> float:
-    pairs = np.bincount(truth.astype(np.int64) * classes + prediction, minlength=classes * classes)
-    matrix = pairs.reshape(classes, classes).astype(np.float64)
-    labeled, predicted, total = matrix.sum(1), matrix.sum(0), matrix.sum()
-    scale = (total**2 - (labeled**2).sum()) * (total**2 - (predicted**2).sum())
-    return float((matrix.trace() * total - labeled @ predicted) / np.sqrt(scale)) if scale > 0 else 0.0

@@ -41,6 +41,8 @@ class Intervals(TypedDict):
     scores: dict[str, tuple[float, float]]
 
 
+# An undefined score is 0 / 0, which is NaN.
+@np.errstate(divide="ignore", invalid="ignore")
 def confidence_intervals(task: TaskKind, labels: NDArray[Any], outputs: NDArray[np.floating]) -> Intervals:
     """Intervals of a task's scores on one table.
 
@@ -57,6 +59,7 @@ def confidence_intervals(task: TaskKind, labels: NDArray[Any], outputs: NDArray[
     )
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def base_intervals(labels: NDArray[Any], outputs: NDArray[np.floating], *, several: bool) -> Intervals:
     """The interval of ``macro_f1``, the mean F1 of bases over labels, with windows resampled instead of rows.
 
@@ -77,10 +80,8 @@ def base_intervals(labels: NDArray[Any], outputs: NDArray[np.floating], *, sever
     parts = []
     for weights in _resamples(len(labels)):
         right, labeled, predicted = weights @ counts
-        with np.errstate(divide="ignore", invalid="ignore"):
-            of_label = 2 * right / (labeled + predicted)  # NaN for a label that does not occur
-        occurring = np.isfinite(of_label).sum(1)
-        parts.append({"macro_f1": np.where(occurring > 0, np.nansum(of_label, axis=1) / np.maximum(occurring, 1), np.nan)})
+        of_label = 2 * right / (labeled + predicted)  # NaN for a label that does not occur
+        parts.append({"macro_f1": _mean_of_defined(of_label, axis=1)})
     return _percentiles(parts)
 
 
@@ -111,40 +112,40 @@ def _of_classes(labels: NDArray[Any], probabilities: NDArray[np.float64], weight
     truth, prediction = labels[:, None] == classes, probabilities.argmax(1)[:, None] == classes
     right, labeled, predicted = (weights @ part.astype(np.float64) for part in (truth & prediction, truth, prediction))
     rows, correct = weights.sum(1), right.sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Gorodkin's R_K; 0 where it is undefined, as in the scores.
-        covariance = correct * rows - (labeled * predicted).sum(1)
-        scale = np.sqrt((rows**2 - (labeled**2).sum(1)) * (rows**2 - (predicted**2).sum(1)))
-        mcc = np.where(scale > 0, covariance / scale, 0.0)
-        of_class = 2 * right / (labeled + predicted)  # NaN for a class that does not occur
+    # Gorodkin's R_K; 0 where it is undefined, as in the scores.
+    covariance = correct * rows - (labeled * predicted).sum(1)
+    scale = np.sqrt((rows**2 - (labeled**2).sum(1)) * (rows**2 - (predicted**2).sum(1)))
+    mcc = np.where(scale > 0, covariance / scale, 0.0)
+    of_class = 2 * right / (labeled + predicted)  # NaN for a class that does not occur
     areas = np.stack([_auroc(truth[:, c], probabilities[:, c], weights) for c in classes[1 if len(classes) == 2 else 0 :]])
-    return {"mcc": mcc, "macro_f1": np.nanmean(of_class, axis=1), "accuracy": correct / rows, "auroc": areas.mean(0)}
+    return {"mcc": mcc, "macro_f1": _mean_of_defined(of_class, axis=1), "accuracy": correct / rows, "auroc": areas.mean(0)}
 
 
 def _of_labels(labels: NDArray[Any], probabilities: NDArray[np.float64], weights: Weights) -> Mapping[str, Weights]:
     truth, prediction = labels > 0, probabilities > 0.5
     right, labeled, predicted = (weights @ part.astype(np.float64) for part in (truth & prediction, truth, prediction))
     rows, decisions = weights.sum(1), truth.size
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.sqrt(labeled * (rows[:, None] - labeled) * predicted * (rows[:, None] - predicted))
-        mcc = np.where(scale > 0, (right * rows[:, None] - labeled * predicted) / scale, 0.0)
-        of_label = np.where(labeled + predicted > 0, 2 * right / (labeled + predicted), np.nan)
-        occurring = np.isfinite(of_label).sum(1)
-        macro = np.where(occurring > 0, np.nansum(of_label, axis=1) / occurring, 0.0)
-        micro = 2 * right.sum(1) / (labeled.sum(1) + predicted.sum(1))
-        areas = np.stack([_auroc(truth[:, c], probabilities[:, c], weights) for c in range(truth.shape[1])])
-        defined = np.isfinite(areas).sum(0)
-        auroc = np.where(defined > 0, np.nansum(areas, axis=0) / defined, np.nan)
+    scale = np.sqrt(labeled * (rows[:, None] - labeled) * predicted * (rows[:, None] - predicted))
+    mcc = np.where(scale > 0, (right * rows[:, None] - labeled * predicted) / scale, 0.0)
+    of_label = 2 * right / (labeled + predicted)  # NaN for a label that does not occur
+    macro = np.nan_to_num(_mean_of_defined(of_label, axis=1), nan=0.0)
+    micro = 2 * right.sum(1) / (labeled.sum(1) + predicted.sum(1))
+    areas = np.stack([_auroc(truth[:, c], probabilities[:, c], weights) for c in range(truth.shape[1])])
     accuracy = weights @ (truth == prediction).sum(1) / decisions
+    auroc = _mean_of_defined(areas, axis=0)
     return {"mcc": mcc.mean(1), "macro_f1": macro, "micro_f1": micro, "accuracy": accuracy, "auroc": auroc}
+
+
+def _mean_of_defined(scores: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """The mean of the scores that are not NaN; NaN where all are."""
+    return np.asarray(np.nansum(scores, axis=axis) / np.isfinite(scores).sum(axis))
 
 
 def _of_measurements(labels: NDArray[Any], values: NDArray[np.float64], weights: Weights) -> Mapping[str, Weights]:
     truth, prediction = labels.reshape(-1).astype(np.float64), values[:, 0]
     mean = weights / weights.sum(1, keepdims=True)
     square = mean @ np.square(prediction - truth)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = 1 - square / (mean @ np.square(truth) - np.square(mean @ truth))
+    r2 = 1 - square / (mean @ np.square(truth) - np.square(mean @ truth))
     return {
         "spearman": _correlation(ranks(truth), ranks(prediction), mean),
         "pearson": _correlation(truth, prediction, mean),
@@ -157,8 +158,7 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64], mean: Weights) 
     x, y = x - x.mean(), y - y.mean()  # for numerical precision only
     mean_x, mean_y = mean @ x, mean @ y
     spread = (mean @ x**2 - mean_x**2) * (mean @ y**2 - mean_y**2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(spread > 0, (mean @ (x * y) - mean_x * mean_y) / np.sqrt(spread), 0.0)
+    return np.where(spread > 0, (mean @ (x * y) - mean_x * mean_y) / np.sqrt(spread), 0.0)
 
 
 def _auroc(positive: NDArray[np.bool_], score: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:
@@ -169,5 +169,4 @@ def _auroc(positive: NDArray[np.bool_], score: NDArray[np.float64], weights: Wei
     above = np.add.reduceat(sorted_weights * positive[order], firsts, axis=1)
     below = np.add.reduceat(sorted_weights * ~positive[order], firsts, axis=1)
     pairs = (above * (np.cumsum(below, axis=1) - below / 2)).sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(pairs / (above.sum(1) * below.sum(1)))
+    return np.asarray(pairs / (above.sum(1) * below.sum(1)))

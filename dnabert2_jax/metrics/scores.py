@@ -66,7 +66,7 @@ def classification_metrics(
         UserError: a probability is not finite.
         ValueError: the shapes do not match, or there are no rows.
     """
-    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
+    from sklearn.metrics import f1_score, roc_auc_score
 
     probabilities = np.asarray(probabilities, np.float64)
     num_classes = len(names)
@@ -75,7 +75,7 @@ def classification_metrics(
     check_finite("probabilities", probabilities)
     predictions = probabilities.argmax(axis=1)
     of_labels = np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST)
-    matrix = confusion_matrix(labels, predictions, labels=range(num_classes))
+    matrix = confusion_matrix(labels, predictions, num_classes)
     label_counts, predicted_counts = matrix.sum(axis=1), matrix.sum(axis=0)
 
     auroc, undefined = None, None
@@ -87,9 +87,9 @@ def classification_metrics(
         auroc = float(roc_auc_score(labels, probabilities, multi_class="ovr", average="macro", labels=range(num_classes)))
 
     return ClassificationMetrics(
-        mcc=_mcc(labels, predictions),
+        mcc=mcc(matrix),
         macro_f1=float(f1_score(labels, predictions, average="macro", zero_division=0)),
-        accuracy=float(accuracy_score(labels, predictions)),
+        accuracy=float((predictions == labels).mean()),
         loss=float(-np.log(of_labels).mean()),
         auroc=auroc,
         auroc_undefined=undefined,
@@ -194,7 +194,7 @@ def multi_label_metrics(
         by_label[name] = {
             "rows": int(has.sum()),
             "predicted": int(says.sum()),
-            "mcc": _mcc(has, says),
+            "mcc": mcc(confusion_matrix(has, says, 2)),
             "f1": float(f1_score(has, says, zero_division=0)) if has.any() or says.any() else None,
             "auroc": float(roc_auc_score(has, probabilities[:, c])) if defined else None,
             "auprc": float(average_precision_score(has, probabilities[:, c])) if defined else None,
@@ -280,12 +280,24 @@ Scores = Mapping[str, Any]
 """Scores on one table for any task: one of the three types above, or those of bases (``metrics/bases.py``)."""
 
 
-def _mcc(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
-    from sklearn.metrics import matthews_corrcoef
+def confusion_matrix(labels: NDArray[Any], predictions: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """How often each class is predicted where each is true: rows are labels, columns are predictions. [C, C].
 
-    # Only one class everywhere: scikit-learn also returns 0, but warns about the confusion matrix.
-    same = np.array_equal(labels, predictions) and len(np.unique(labels)) == 1
-    return 0.0 if same else float(matthews_corrcoef(labels, predictions))
+    Args:
+        labels: class numbers, or booleans for two classes. [n].
+        predictions: likewise. [n].
+        classes: C.
+    """
+    pairs = np.bincount(labels.astype(np.int64) * classes + predictions, minlength=classes * classes)
+    return pairs.reshape(classes, classes)
+
+
+def mcc(matrix: NDArray[np.int64]) -> float:
+    """Matthews correlation coefficient of a confusion matrix [C, C] (Gorodkin 2004); 0 if undefined."""
+    counts = matrix.astype(np.float64)
+    labeled, predicted, total = counts.sum(1), counts.sum(0), counts.sum()
+    scale = (total**2 - (labeled**2).sum()) * (total**2 - (predicted**2).sum())
+    return float((counts.trace() * total - labeled @ predicted) / np.sqrt(scale)) if scale > 0 else 0.0
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +13,6 @@ from dnabert2_jax.metrics.intervals import Intervals
 from dnabert2_jax.metrics.scores import Scores, classification_metrics, multi_label_metrics, regression_metrics
 
 
-class Predicted(Protocol):
-    """What a head predicts; implemented by every kind of labels in :mod:`dnabert2_jax.data.labels`."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the C outputs."""
-        ...
-
-    @property
-    def head(self) -> HeadConfig:
-        """The head, with the mean and standard deviation of measurements."""
-        ...
-
-
 @dataclass(frozen=True)
 class TaskMetrics:
     """How a task is scored.
@@ -34,12 +20,12 @@ class TaskMetrics:
     Attributes:
         main: key of the score that selects the best evaluation; higher is better.
         shown: keys of the scores reported for each evaluation, and their display names.
-        compute: maps (encoded labels, outputs [rows, C], their meaning) to scores.
+        compute: maps (encoded labels, outputs [rows, C], names of the C outputs, the head) to scores.
     """
 
     main: str
     shown: Mapping[str, str]
-    compute: Callable[[NDArray[Any], NDArray[np.floating], Predicted], Scores]
+    compute: Callable[[NDArray[Any], NDArray[np.floating], Sequence[str], HeadConfig], Scores]
 
     def brief(self, scores: Scores) -> str:
         """The main score, with its name."""
@@ -71,27 +57,22 @@ TASK_METRICS: dict[TaskKind, TaskMetrics] = {
     "single_label": TaskMetrics(
         main="mcc",
         shown={"mcc": "MCC", "macro_f1": "macro F1", "accuracy": "accuracy", "auroc": "AUROC"},
-        compute=lambda labels, outputs, of: classification_metrics(labels, outputs, of.names),
+        compute=lambda labels, outputs, names, head: classification_metrics(labels, outputs, names),
     ),
     "multi_label": TaskMetrics(
         main="mcc",
         shown={"mcc": "mean MCC", "macro_f1": "macro F1", "micro_f1": "micro F1", "auroc": "AUROC", "auprc": "AUPRC"},
-        compute=lambda labels, outputs, of: multi_label_metrics(labels, outputs, of.names),
+        compute=lambda labels, outputs, names, head: multi_label_metrics(labels, outputs, names),
     ),
     "regression": TaskMetrics(
         main="spearman",
         shown={"spearman": "Spearman", "pearson": "Pearson", "r2": "R²", "rmse": "RMSE"},
-        compute=lambda labels, outputs, of: regression_metrics(labels, outputs[:, 0], deviation=of.head.deviation),
+        compute=lambda labels, outputs, names, head: regression_metrics(labels, outputs[:, 0], deviation=head.deviation),
     ),
     "per_base": TaskMetrics(
         main="auprc",
         shown={"auprc": "AUPRC", "top_k": "top-k", "segment_f1": "segment F1", "macro_f1": "base F1", "mcc": "base MCC"},
-        compute=lambda labels, outputs, of: base_metrics(labels, outputs, of.names, several=of.head.several),
+        compute=lambda labels, outputs, names, head: base_metrics(labels, outputs, names, several=head.several),
     ),
 }
 """By the task's name in a run (``data.task``)."""
-
-
-def metrics_for(predicted: Predicted) -> TaskMetrics:
-    """The metrics of the task to which the given labels belong."""
-    return TASK_METRICS[predicted.head.task]

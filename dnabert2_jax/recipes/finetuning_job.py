@@ -26,7 +26,7 @@ from dnabert2_jax.data.sequences import Table, other_strand
 from dnabert2_jax.data.splits import SPLITS, Splits, load_splits
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.metrics.scores import Scores
-from dnabert2_jax.metrics.tasks import TaskMetrics, metrics_for
+from dnabert2_jax.metrics.tasks import TASK_METRICS, TaskMetrics
 from dnabert2_jax.modeling.compute import Compute, training_compute
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.base_model import load_base
@@ -91,17 +91,16 @@ class FinetuningJob(ABC):
     @property
     def metrics(self) -> TaskMetrics:
         """How predictions are scored."""
-        return metrics_for(self.labels)
+        return TASK_METRICS[self.run.data.task]
 
     def scores(self, rows: LabeledRows, outputs: NDArray[np.floating]) -> Scores:
         """Scores of outputs [rows, C] against the labels of rows."""
-        return self.metrics.compute(rows.labels, outputs, self.labels)
+        return self.metrics.compute(rows.labels, outputs, self.labels.names, self.head)
 
     @property
     def selection(self) -> str:
         """The score on the dev table that selects the evaluation to keep: ``loss``, or the main one of the task."""
-        selection = self.run.training.selection
-        return self.metrics.main if selection == "auto" else selection
+        return selected_score(self.run)
 
     @property
     def lora(self) -> LoraConfig | None:
@@ -199,6 +198,12 @@ class TablesJob(FinetuningJob):
     def measured(self) -> Sequence[LabeledRows]:
         """All rows that must fit into a batch: merges that are left out make rows longer."""
         return [*super().measured, *(self.epochs if self.run.data.bpe_dropout else [])]
+
+
+def selected_score(run: Finetuning) -> str:
+    """The dev score by which evaluations, and the trials of a sweep, are compared: ``loss``, or the main one of the task."""
+    selection = run.training.selection
+    return TASK_METRICS[run.data.task].main if selection == "auto" else selection
 
 
 def prepare(run: FinetuneRun, workdir: Path) -> TablesJob:

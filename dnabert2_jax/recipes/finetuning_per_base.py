@@ -70,7 +70,8 @@ class WindowsJob(FinetuningJob):
     def scores(self, rows: LabeledRows, outputs: NDArray[np.floating]) -> Scores:
         """Scores of outputs [rows, L, C]; adjacent windows are joined, so that segments are whole."""
         assert isinstance(rows, EncodedWindows)
-        return self.metrics.compute(joined(rows.labels, rows.breaks), joined(outputs, rows.breaks), self.labels)
+        along_contigs = joined(rows.labels, rows.breaks), joined(outputs, rows.breaks)
+        return self.metrics.compute(*along_contigs, self.labels.names, self.head)
 
 
 def finetune_per_base(run: PerBaseRun, workdir: Path) -> Finetuned:

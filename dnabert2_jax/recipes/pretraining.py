@@ -17,13 +17,7 @@ from dnabert2_jax.config.loading import run_to_dict
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.convert.opening import files_read
-from dnabert2_jax.data.pretraining import (
-    PretrainingRows,
-    training_batches,
-    unigram_entropy,
-    validation_batches,
-    validation_species,
-)
+from dnabert2_jax.data.pretraining import PretrainingRows, training_batches, unigram_entropy, validation_batches
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus
 from dnabert2_jax.modeling.compute import training_compute
@@ -192,10 +186,9 @@ def _prepare(run: PretrainRun) -> _Job:
         reverse_complement=run.data.reverse_complement,
     )
     validation_rows = train_rows.of_split("validation")
-    evaluation = validation_rows, plan.batch_size, run.data.validation_rows, here
     held_out = [
         layout.batch(batch, plan.batch_size)
-        for batch in zip(validation_batches(*evaluation), validation_species(*evaluation), strict=True)
+        for batch in validation_batches(validation_rows, plan.batch_size, run.data.validation_rows, here)
     ]
     base_hash = tree_sha256(base.params["encoder"]) if base else "random weights"
     identity = {"corpus": corpus.hash, "tokenizer": tokenizer.sha256, "base": base_hash}

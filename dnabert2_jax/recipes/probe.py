@@ -60,7 +60,7 @@ def fit_probe(job: TablesJob) -> Trained:
         fit = _fitter(job, scaler.transform(train), train_labels)
         for step, inverse_penalty in enumerate(INVERSE_PENALTIES, start=1):
             layer = _unscaled(*fit(inverse_penalty), scaler)
-            fitted = job.metrics.compute(train_labels, _outputs(layer, train, job.head), job.labels)
+            fitted = job.metrics.compute(train_labels, _outputs(layer, train, job.head), job.labels.names, job.head)
             scores = job.scores(job.dev, _outputs(layer, dev, job.head))
             accuracy = {"accuracy": fitted["accuracy"]} if "accuracy" in fitted else {}
             log.write(step, loss=fitted["loss"], inverse_penalty=inverse_penalty, **accuracy)

@@ -18,9 +18,9 @@ from dnabert2_jax.config.loading import run_to_dict, to_toml
 from dnabert2_jax.config.per_base import PerBaseRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.extras import optional_package
-from dnabert2_jax.metrics.tasks import TASK_METRICS
 from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.finetuning import finetune
+from dnabert2_jax.recipes.finetuning_job import selected_score
 from dnabert2_jax.reports.run import saved_baseline
 from dnabert2_jax.reports.sweep import Sweep, Trial, write_sweep
 from dnabert2_jax.storage.atomic import write_bytes, write_json
@@ -157,12 +157,6 @@ def sweep(
     swept = Sweep(results, best.number, selected_score(shared), shared.data.task, dev)
     write_sweep(workdir / PAGE, swept)
     return swept
-
-
-def selected_score(run: Finetuning) -> str:
-    """The dev score that trials are compared by: that which selects the best evaluation of each."""
-    selection = run.training.selection
-    return TASK_METRICS[run.data.task].main if selection == "auto" else selection
 
 
 def _check_same_search(file: Path, shared: Finetuning, search: Sequence[Choice], seed: int) -> None:

@@ -35,4 +35,4 @@ def write_calibration(file: Path, calibration: Calibration) -> Path:
             *((f"{bins.error:.4f}", f"calibration error {name}") for name, bins in curves.items()),
         ],
     )
-    return write_page(file, page.html())
+    return write_page(file, page)

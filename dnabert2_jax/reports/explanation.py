@@ -132,7 +132,10 @@ def _facts(result: Explanation) -> list[Block]:
         return []
     pairs = [(result.unit, f"{result.value:.3f}")]
     if not np.isnan(result.baseline_value):
-        pairs += [("of masks alone", f"{result.baseline_value:.3f}"), ("not added up", f"{result.completeness_error:.2%}")]
+        pairs += [
+            ("of the masked sequence", f"{result.baseline_value:.3f}"),
+            ("completeness error", f"{result.completeness_error:.2%}"),
+        ]
     return [Settings(pairs)]
 
 

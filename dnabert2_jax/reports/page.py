@@ -148,10 +148,10 @@ class Page:
         return environment.get_template("page.html").render(page=self)
 
 
-def write_page(file: Path, document: str) -> Path:
+def write_page(file: Path, page: Page) -> Path:
     """Write a page atomically; returns ``file``.
 
     Raises:
         UserError: there is no room, or the directory is not writable.
     """
-    return write_bytes(file, document.encode())
+    return write_bytes(file, page.html().encode())

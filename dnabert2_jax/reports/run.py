@@ -154,7 +154,7 @@ def write_report(workdir: Path, map_method: MapMethod = "auto", picture_format: 
     """
     files = _read_files(workdir, map_method, picture_format)
     page = _finetuning_page(files) if files.run["command"] == "finetune" else _pretraining_page(files)
-    return write_page(workdir / REPORT_FILE, page.html())
+    return write_page(workdir / REPORT_FILE, page)
 
 
 def finetuning_notes(workdir: Path) -> list[str]:

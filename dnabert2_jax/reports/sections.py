@@ -20,7 +20,6 @@ from dnabert2_jax.reports.page import (
     Block,
     Command,
     Heading,
-    Picture,
     Pictures,
     Section,
     Settings,
@@ -31,7 +30,7 @@ from dnabert2_jax.reports.page import (
 from dnabert2_jax.reports.plots.curves import species_curves, species_losses, training_curves
 from dnabert2_jax.reports.plots.embeddings import MapMethod
 from dnabert2_jax.reports.plots.lengths import token_lengths
-from dnabert2_jax.reports.plots.style import DARK, LIGHT, PictureFormat, Theme, png, render
+from dnabert2_jax.reports.plots.style import LIGHT, PictureFormat, Theme, drawn, render
 from dnabert2_jax.storage.paths import explain, make_directory
 from dnabert2_jax.training.goodput import Goodput
 
@@ -299,12 +298,11 @@ def draw_pictures(workdir: Path, drawings: Sequence[Drawing], picture_format: Pi
     try:
         make_directory(folder)
         for name, caption, draw in drawings:
-            figure = draw(LIGHT)
-            light, dark = png(figure), png(draw(DARK))
-            (folder / f"{name}.png").write_bytes(light)
+            picture = drawn(caption, draw)
+            (folder / f"{name}.png").write_bytes(picture.light)
             if picture_format != "png":
-                (folder / f"{name}.{picture_format}").write_bytes(render(figure, picture_format))
-            shown.append(Picture(light, dark, caption))
+                (folder / f"{name}.{picture_format}").write_bytes(render(draw(LIGHT), picture_format))
+            shown.append(picture)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({explain(error) or error.strerror}); make room, or make {workdir} writable"

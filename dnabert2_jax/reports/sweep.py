@@ -102,7 +102,7 @@ def write_sweep(file: Path, sweep: Sweep) -> Path:
         [(f"{best.dev[sweep.score]:.4f}", f"best dev {sweep.score_name}"), (str(best.number), _settings(best))],
         ["The best of many dev scores is optimistic by selection; rely on the test score, and look at it only once."],
     )
-    return write_page(file, page.html())
+    return write_page(file, page)
 
 
 def sweep_picture(sweep: Sweep, theme: Theme = LIGHT) -> Figure:
@@ -122,8 +122,7 @@ def sweep_picture(sweep: Sweep, theme: Theme = LIGHT) -> Figure:
             axis.set_xscale("log")
         axis.plot(places, scores, "o", color=theme.colors[0], alpha=0.7, ms=5)
         axis.plot(places[:1], scores[:1], "o", color=theme.colors[1], ms=8)
-        axis.set_xlabel(name)
-        axis.set_ylabel(f"dev {sweep.score_name}")
+        axis.set(xlabel=name, ylabel=f"dev {sweep.score_name}")
     return figure
 
 

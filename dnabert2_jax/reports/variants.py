@@ -83,7 +83,8 @@ def _by_consequence(alleles: ScoredAlleles, names: Sequence[str]) -> list[Block]
         values = alleles.scores[name]
         groups = [(term, values[(terms == term) & np.isfinite(values)]) for term in most]
         caption = f"{name}: quartiles (bar), median, and the range of 90 % of the alleles (line)"
-        pictures.append(drawn(caption, partial(scores_by_consequence, [group for group in groups if len(group[1])], name)))
+        if scored := [group for group in groups if len(group[1])]:
+            pictures.append(drawn(caption, partial(scores_by_consequence, scored, name)))
         for row, (_, own) in zip(rows, groups, strict=True):
             row.append(f"{np.median(own):.4g}" if len(own) else "")
     note = "The most severe consequence that the file gives for each allele, in Ensembl's order."

@@ -11,6 +11,6 @@ another.
 
 ``paths`` tells the two kinds apart, ``buckets`` makes the requests, ``copies`` keeps local copies of what is read, and
 ``leases`` are locks. ``atomic`` writes single files, ``directories`` whole directories, ``overwriting`` says which of them
-may be replaced, ``manifest`` seals a directory with the hashes of its files, ``hashes`` computes them. Only
-``directories._swap`` assumes that a directory can be renamed.
+may be replaced, ``manifest`` seals a directory with the hashes of its files, ``hashes`` computes them, and
+``compressed`` opens what may be gzip. Only ``directories._swap`` assumes that a directory can be renamed.
 """

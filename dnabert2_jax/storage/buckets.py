@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dnabert2_jax.storage.paths import asking, file_system
+from dnabert2_jax.storage.paths import asking
 
 MANIFEST = "manifest.json"
 """Written last: a directory counts from then on."""
@@ -23,19 +23,15 @@ for _library in ("gcsfs", "s3fs"):  # they print a traceback of what they raise,
     logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 
-def _fs(path: Path) -> Any:
-    return file_system(os.fspath(path).partition(":")[0])
-
-
 def read(path: Path) -> bytes | None:
     """The content of an object, or None if there is none.
 
     Raises:
         BucketError: the bucket cannot be read.
     """
-    with asking(path):
+    with asking(path) as store:
         try:
-            content: bytes = _fs(path).cat_file(os.fspath(path))
+            content: bytes = store.cat_file(os.fspath(path))
         except FileNotFoundError:
             return None
         return content
@@ -47,8 +43,8 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         BucketError: it cannot be written.
     """
-    with asking(path):
-        _fs(path).pipe_file(os.fspath(path), content)
+    with asking(path) as store:
+        store.pipe_file(os.fspath(path), content)
 
 
 def create(path: Path, content: bytes) -> bool:
@@ -59,11 +55,11 @@ def create(path: Path, content: bytes) -> bool:
     Raises:
         BucketError: it cannot be written.
     """
-    with asking(path):
+    with asking(path) as store:
         if read(path) is not None:
             return False
         try:
-            _fs(path).pipe_file(os.fspath(path), content, mode="create")
+            store.pipe_file(os.fspath(path), content, mode="create")
         except FileExistsError:
             return False
         return read(path) == content
@@ -75,9 +71,9 @@ def names(path: Path) -> dict[str, Any]:
     Raises:
         BucketError: the bucket cannot be read.
     """
-    with asking(path):
+    with asking(path) as store:
         prefix = os.fspath(path).partition("://")[2].rstrip("/") + "/"
-        found = _fs(path).find(os.fspath(path), detail=True)
+        found = store.find(os.fspath(path), detail=True)
         return {name.removeprefix(prefix): about for name, about in found.items() if name.startswith(prefix)}
 
 
@@ -87,9 +83,9 @@ def about(path: Path) -> dict[str, Any] | None:
     Raises:
         BucketError: the bucket cannot be read.
     """
-    with asking(path):
+    with asking(path) as store:
         try:
-            found: dict[str, Any] = _fs(path).info(os.fspath(path))
+            found: dict[str, Any] = store.info(os.fspath(path))
         except FileNotFoundError:
             return None
         return found if found["type"] == "file" else None
@@ -101,8 +97,8 @@ def upload(files: Mapping[str, Path], directory: Path) -> None:
     Raises:
         BucketError: one cannot be written.
     """
-    with asking(directory):
-        _fs(directory).put([str(file) for file in files.values()], [f"{directory}/{name}" for name in files])
+    with asking(directory) as store:
+        store.put([str(file) for file in files.values()], [f"{directory}/{name}" for name in files])
 
 
 def download(directory: Path, files: Iterable[str], folder: Path) -> None:
@@ -115,8 +111,8 @@ def download(directory: Path, files: Iterable[str], folder: Path) -> None:
     files = list(files)
     for parent in {(folder / name).parent for name in files}:
         parent.mkdir(parents=True, exist_ok=True)
-    with asking(directory):
-        _fs(directory).get([f"{directory}/{name}" for name in files], [str(folder / name) for name in files])
+    with asking(directory) as store:
+        store.get([f"{directory}/{name}" for name in files], [str(folder / name) for name in files])
 
 
 def remove(directory: Path) -> None:
@@ -134,8 +130,8 @@ def remove_file(path: Path) -> None:
     Raises:
         BucketError: it cannot be deleted.
     """
-    with asking(path):
-        _fs(path).rm([os.fspath(path)])
+    with asking(path) as store:
+        store.rm([os.fspath(path)])
 
 
 def move(source: Path, target: Path) -> None:
@@ -145,19 +141,19 @@ def move(source: Path, target: Path) -> None:
         BucketError: one cannot be copied or deleted.
     """
     for name in sorted(names(source), key=lambda name: name != MANIFEST):
-        with asking(source):
-            _fs(source).cp_file(f"{source}/{name}", f"{target}/{name}")
-            _fs(source).rm([f"{source}/{name}"])
+        with asking(source) as store:
+            store.cp_file(f"{source}/{name}", f"{target}/{name}")
+            store.rm([f"{source}/{name}"])
 
 
 def _remove(directory: Path, files: Iterable[str]) -> None:
     files = list(files)
-    with asking(directory):
+    with asking(directory) as store:
         if MANIFEST in files:
-            _fs(directory).rm([f"{directory}/{MANIFEST}"])
+            store.rm([f"{directory}/{MANIFEST}"])
             files.remove(MANIFEST)
         if files:
-            _fs(directory).rm([f"{directory}/{name}" for name in files])
+            store.rm([f"{directory}/{name}" for name in files])
 
 
 def _next(path: Path) -> Path:
@@ -207,8 +203,8 @@ def _take_over(beside: Path, path: Path) -> None:
     new = names(beside)
     _remove(path, {MANIFEST, *(names(path).keys() - new.keys())} & names(path).keys())
     for name in sorted(new, key=lambda name: name == MANIFEST):
-        with asking(path):
-            _fs(path).cp_file(f"{beside}/{name}", f"{path}/{name}")
+        with asking(path) as store:
+            store.cp_file(f"{beside}/{name}", f"{path}/{name}")
     remove(beside)
 
 

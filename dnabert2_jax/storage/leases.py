@@ -57,14 +57,14 @@ class Lease:
         """Return if this process still holds the lock.
 
         Raises:
-            LeaseLost: it was taken over, after this process had not renewed it for long.
+            LeaseLost: it was taken over, after this process had not renewed it for too long.
             BucketError: the bucket cannot be read.
         """
         owner = _owner(buckets.read(self.path))
         if owner is None or owner.get("id") != self._owner["id"]:
             raise LeaseLost(
-                f"{self.path} was taken over by another run{_named(owner)}, because this one did not reach the bucket for "
-                "long; stop one of the two"
+                f"{self.path} was taken over by another run{_named(owner)}, because this one did not reach the bucket "
+                "for too long; stop one of the two"
             )
 
     def release(self) -> None:

@@ -90,7 +90,7 @@ def file_system(scheme: str) -> Any:
     """
     import fsspec
 
-    # Two hosts share a run, so a listing from a while ago is of no use.
+    # Two hosts share a run, so a cached listing may be stale.
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme == "gs":
         import aiohttp
@@ -119,15 +119,15 @@ class BucketError(OSError):
 
 
 @contextmanager
-def asking(path: Path) -> Iterator[None]:
-    """Requests about a place in a bucket; whatever a client library raises becomes one kind of error.
+def asking(path: Path) -> Iterator[Any]:
+    """The file system for requests about a place in a bucket; what a client library raises becomes one kind of error.
 
     Raises:
         FileExistsError: there is such an object already.
         BucketError: anything else that went wrong with the bucket.
     """
     try:
-        yield
+        yield file_system(os.fspath(path).partition(":")[0])
     except (BucketError, FileExistsError):
         raise
     except Exception as error:
@@ -170,7 +170,7 @@ _ADVICE = (
     ("FileNotFound|404", "there is no such object; check the name"),
     (
         "503|SlowDown|500|502|504|429|InternalError",
-        "the store does not serve requests now; rerun later",
+        "the store is not serving requests; rerun later",
     ),
     ("Timeout|timed out|Connect|Connection|Disconnected|Payload", "the store does not answer; check the network and rerun"),
 )

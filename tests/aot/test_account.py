@@ -212,7 +212,7 @@ def test_loops_inside_loops_multiply():
     assert {cost.name: cost.runs for cost in result.costs if cost.cycles} == {"f.1": 21, "f.2": 3}
 
 
-def test_only_the_dearest_branch_counts():
+def test_only_the_costliest_branch_counts():
     branches = "".join(
         f"\n%branch.{n} (x: f32[512,512]) -> f32[512,512] {{\n  %x = f32[512,512]{{1,0}} parameter(0)\n"
         f"{fusion(f'f.{n}', 'double', cycles)}\n}}\n"

@@ -60,7 +60,7 @@ def test_settings_that_do_not_fit_are_explained(override, expected):
 
 
 def test_settings_that_exclude_each_other_are_explained():
-    with pytest.raises(UserError, match="reverse_complement is without effect if stranded"):
+    with pytest.raises(UserError, match="reverse_complement has no effect with stranded"):
         load_finetuning(None, settings(stranded=True, reverse_complement=True))
     several = load_finetuning(None, [*settings(overlaps="several"), "training.class_weights=balanced"])
     assert several.training.class_weights == "balanced"

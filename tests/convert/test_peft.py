@@ -111,7 +111,7 @@ FIRST = "base_model.model.bert.encoder.layer.0.attention.self.Wqkv.lora_A.weight
     [
         (lambda t: t.pop(FIRST.replace("lora_A", "lora_B")), r"layer\.0\.attention\.self\.Wqkv\.lora_B\.weight is missing"),
         (lambda t: t.update({"base_model.model.other": t[FIRST]}), r"base_model\.model\.other is unknown"),
-        (lambda t: t[FIRST].fill(np.nan), "hold NaN or infinity"),
+        (lambda t: t[FIRST].fill(np.nan), "holds [0-9]+ values of [0-9]+ that are NaN or infinite; go back"),
         (lambda t: [t.pop(name) for name in list(t) if "lora_" in name], "holds no LoRA matrices of DNABERT-2"),
         (lambda t: [t.pop(name) for name in list(t) if "classifier" in name], "holds no .*classifier.weight; train with"),
     ],

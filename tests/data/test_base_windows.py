@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dnabert2_jax.data.annotation import Annotation
 from dnabert2_jax.data.base_labels import BaseLabels, labels_by_contig
 from dnabert2_jax.data.base_report import windows_report
-from dnabert2_jax.data.base_windows import Place, encode_bases, load_windows
+from dnabert2_jax.data.base_windows import encode_bases, load_windows
 from dnabert2_jax.data.by_length import choose_lengths, epoch_batches, evaluation_batches
 from dnabert2_jax.data.intervals import Interval
 from dnabert2_jax.data.sequences import reverse_complement
@@ -82,7 +82,7 @@ def test_labels_are_those_of_the_features_at_each_base(load, stranded):
     strands = "+-" if stranded else "+"
     starts = {"chr1": (0, 64, 128, 192), "chr4": (64, 128), "chr2": (0, 64), "chr3": (0, 64)}
     assert seen == [
-        Place(contig, start, min(start + WINDOW, len(GENOME[contig])), strand)
+        Interval(contig, start, min(start + WINDOW, len(GENOME[contig])), ".", strand)
         for contig in ("chr1", "chr4", "chr2", "chr3")
         for strand in strands
         for start in starts[contig][:: 1 if strand == "+" else -1]
@@ -110,7 +110,7 @@ def test_windows_that_do_not_adjoin_are_told_apart(load):
 def test_joined_windows_are_the_contig_as_its_strand_reads_it(load, strand):
     rows = load(stranded=True).dev
     own = [n for n, place in enumerate(rows.windows) if place.strand == strand]
-    whole = expected_labels(Place("chr2", 0, 100, strand), FEATURES, ["background", "gene"], stranded=True)
+    whole = expected_labels(Interval("chr2", 0, 100, ".", strand), FEATURES, ["background", "gene"], stranded=True)
     places = joined(rows.labels[own], rows.breaks[own])
     assert places[places >= 0].tolist() == [label for label in whole if label >= 0]
     assert np.flatnonzero(rows.breaks).tolist() == [0, 2]

@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 
 import numpy as np
@@ -112,3 +113,10 @@ def test_a_table_with_another_share_of_a_class_is_noted(tmp_path):
         in notes
     )
     assert not any("of its rows" in note for note in divide_table(table, tmp_path / "random").notes)
+
+
+def test_a_compressed_table_in_a_bucket(table, bucket, tmp_path):
+    (bucket / "table.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+    from_bucket = divide_table(bucket / "table.csv.gz", tmp_path / "from_bucket")
+    assert from_bucket.rows == divide_table(table, tmp_path / "from_disk").rows
+    assert read(tmp_path / "from_bucket") == read(tmp_path / "from_disk")

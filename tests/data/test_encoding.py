@@ -116,7 +116,7 @@ def test_a_pair_is_cut_like_one_token_at_a_time_from_the_longer(first, second, m
             return np.ones_like(ids)
 
     sequences, pairs = ["A" * first], ["C" * second]
-    table = Table("pairs.csv", ["1"], sequences, pairs, LetterCounts(), ["0"], [2], ())
+    table = Table("pairs.csv", ["1"], sequences, pairs, LetterCounts(), ["0"], [2])
     encoded = encode_table(table, Letters(), LABELS, max_tokens)
     whole = first + second
     while first + second + 3 > max_tokens:

@@ -27,8 +27,8 @@ def read(reference, tmp_path):
     def read(content, policy=None):
         path = tmp_path / "b.bed"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        notes = []
-        return list(Intervals(reference, path, bad_records=policy).checked(notes.extend)), notes
+        intervals = Intervals(reference, path, bad_records=policy)
+        return list(intervals), list(intervals.notes)
 
     return read
 

@@ -210,9 +210,10 @@ def test_a_finished_run_asks_for_nothing(rows):
 @pytest.mark.parametrize(("batch_size", "wanted"), [(8, 20), (7, 21), (64, 20), (16, 10**6)])
 def test_held_out_rows_are_spread_whole_and_the_same_each_time(corpus, batch_size, wanted):
     held_out = make_rows(corpus, split="validation")
-    batches = validation_batches(held_out, batch_size, wanted)
-    for once, again in zip(batches, validation_batches(held_out, batch_size, wanted), strict=True):
+    pairs = list(validation_batches(held_out, batch_size, wanted))
+    for once, again in zip(pairs, validation_batches(held_out, batch_size, wanted), strict=True):
         assert_equal(once, again)
+    batches = [batch for batch, _ in pairs]
     assert {len(batch.masked_weights) for batch in batches} == {batch_size}
     ids = np.concatenate([unmasked(batch) for batch in batches])
     real = np.concatenate([batch.masked_weights.any(1) for batch in batches])

@@ -53,7 +53,6 @@ def test_dialects_read_the_same(tmp_path, text, pack):
     assert (table.sequences, table.labels, table.lines) == (["ACGT", "GGNA"], ["0", "1"], [2, 3])
     assert table.pairs is None
     assert (table.letters.bases, table.letters.lower_case, dict(table.letters.ambiguous)) == (8, 0, {"N": 1})
-    assert table.ignored_columns == ()
 
 
 def test_pairs(tmp_path):
@@ -62,10 +61,10 @@ def test_pairs(tmp_path):
     assert (table.letters.bases, table.letters.lower_case) == (11, 2)
 
 
-def test_chosen_and_ignored_columns(tmp_path):
+def test_chosen_columns(tmp_path):
     path = write(tmp_path, "id,dna,sequence,class\n7,AC,GG,x\n")
     table = read_table(path, sequence_column="dna", label_column="class")
-    assert (table.sequences, table.labels, table.ignored_columns) == (["AC"], ["x"], ("id", "sequence"))
+    assert (table.sequences, table.labels) == (["AC"], ["x"])
 
 
 def test_lines_are_those_of_an_editor(tmp_path):
@@ -329,7 +328,7 @@ def test_the_separator_that_excel_declares_is_taken_and_lines_keep_their_numbers
 
 def test_columns_without_name_and_values_are_left_out(tmp_path):
     text = "sequence,label,,\nACGT,0,,\nGGNA,1,,\n"
-    assert read_table(write(tmp_path, text)).ignored_columns == ()
+    assert read_table(write(tmp_path, text)).labels == ["0", "1"]
     with pytest.raises(UserError, match=r"line 3: 4 fields, but the header has 2 \(sequence, label\)"):
         read_table(write(tmp_path, text.replace("1,,", "1,,x")))
 
@@ -343,7 +342,7 @@ def test_a_cell_that_excel_may_have_cut_is_pointed_out(tmp_path):
     longest = 32_767  # characters, says Microsoft's page "Excel specifications and limits"
     tables = [read_table(write(tmp_path, f"sequence,label\nAC,0\n{'A' * n},1\n")) for n in (longest - 1, longest)]
     assert tables[0].notes == ()
-    assert tables[1].notes == ("a value of exactly 32,767 letters in line 3, where Excel cuts: check it",)
+    assert tables[1].notes == ("a value of exactly 32,767 letters in line 3, where Excel truncates text: check it",)
 
 
 @pytest.mark.parametrize(

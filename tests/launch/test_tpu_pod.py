@@ -108,7 +108,7 @@ def test_a_run_that_failed_is_started_again_unless_only_its_user_can_help(tmp_pa
     assert result.returncode == 2
     assert done == ["setup", "start"]
     assert "no corpus" in result.stdout
-    assert "the run cannot go on: see its message above; the slice is still up" in result.stderr
+    assert "the run cannot continue: see its message above; the slice is still up" in result.stderr
 
 
 def test_a_bucket_without_hierarchical_namespace_is_refused_before_anything_is_paid_for(tmp_path):

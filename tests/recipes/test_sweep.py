@@ -56,6 +56,15 @@ def test_the_best_trials_model_is_kept_and_a_page_is_written(home, swept):
         assert f"{trial.dev['mcc']:.4f}" in page
 
 
+def test_the_command_prints_whole_names_into_a_pipe(home, config, swept, capsys):
+    from dnabert2_jax.cli.sweep import sweep as command
+
+    command(home / "sweep", list(SEARCH), config, ["seed=3"], trials=2)  # there are as many already
+    printed = capsys.readouterr().out
+    for name in ("optimizer.learning_rate", "training.batch_size", "dev MCC", "test MCC", "seconds"):
+        assert name in printed
+
+
 def test_more_trials_go_on_and_other_settings_are_refused(home, config, swept):
     choices = [Choice.parse(text) for text in SEARCH]
     again = sweep(config, ["seed=3"], choices, home / "sweep", trials=3)

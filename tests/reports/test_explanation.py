@@ -73,7 +73,7 @@ def test_the_page_says_how_well_gradients_add_up_and_how_it_was_made():
     values = np.array([1.0, 2.0], np.float32)
     result = Attributions("s", "ACGTA", "expression", np.array([7, 8]), np.array([3, 2]), values, 4.0, 0.5)
     lines = Page(explanation_page("ig", [result], RECORD, {}).html()).text.split("\n")
-    for expected in ("expression", "4.000", "of masks alone", "0.500", "14.29%", "promoter", "0123456789ab"):
+    for expected in ("expression", "4.000", "of the masked sequence", "0.500", "14.29%", "promoter", "0123456789ab"):
         assert expected in lines
     assert "bed" not in lines
 

@@ -38,4 +38,4 @@ def test_a_row_of_another_width_is_refused():
 
 def test_a_page_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"page\.html could not be written \(No such file"):
-        page.write_page(tmp_path / "absent" / "page.html", "text")
+        page.write_page(tmp_path / "absent" / "page.html", page.Page("title", "subtitle", []))

@@ -56,6 +56,15 @@ def test_by_consequence_the_most_severe_first():
     assert len(blocks(page, Pictures)) == 2
 
 
+def test_a_score_that_only_consequences_that_are_not_shown_have(monkeypatch):
+    monkeypatch.setattr("dnabert2_jax.reports.variants.MOST_CONSEQUENCES", 1)
+    given = alleles(["llr", "splice"], ["intron_variant"] * 30 + ["stop_gained"] * 10)
+    given.scores["splice"][:30] = np.nan
+    page = variants_page(given, RECORD)
+    assert blocks(page, Table)[-1].rows == [["intron_variant", "30", f"{np.nanmedian(given.scores['llr'][:30]):.4g}", ""]]
+    assert len(blocks(page, Pictures)[-1].pictures) == 1
+
+
 def test_a_classifier_with_many_classes(monkeypatch):
     monkeypatch.setattr("dnabert2_jax.reports.variants.MOST_SCORES", 1)
     page = variants_page(alleles(["delta_a", "delta_b", "delta_c"], None), RECORD)

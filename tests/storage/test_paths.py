@@ -85,7 +85,7 @@ def test_another_region_is_one_line(stores, bucket, store):
 @pytest.mark.slow  # the client libraries repeat a request for half a minute
 def test_a_store_that_is_overloaded_is_one_line_after_half_a_minute(store, bucket):
     store.fault = lambda method, path: 503
-    with pytest.raises(UserError, match=r"the store does not serve requests now; rerun later") as error:
+    with pytest.raises(UserError, match=r"the store is not serving requests; rerun later") as error:
         write_bytes(bucket / "x", b"")
     assert "\n" not in str(error.value)
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.config.inference import TrackStrand
 from dnabert2_jax.data.intervals import Interval, Intervals, check_letters
-from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.genome.reference import Reference
 
@@ -65,12 +64,11 @@ class Stretches:
 
     def summary(self) -> str:
         """One line about the stretches, for the terminal."""
-        read = Sequences(self.source, [], [], None, self.letters, notes=self.notes)
         plural = "es" * (len(self.intervals) != 1)
         counts = (
             f"{self.source}: {len(self.intervals):,} stretch{plural}, {self.bases:,} bases on {' and '.join(self.strands)}"
         )
-        return "; ".join([counts, *read.changes()])
+        return "; ".join([counts, *self.letters.changes(), *self.notes])
 
 
 def plan_stretches(intervals: Intervals, strand: TrackStrand) -> Stretches:
@@ -83,11 +81,11 @@ def plan_stretches(intervals: Intervals, strand: TrackStrand) -> Stretches:
     Raises:
         UserError: an interval or a letter that cannot be used, or there are no intervals.
     """
-    reference, notes = intervals.reference, list[str]()
+    reference = intervals.reference
     if intervals.bed is None and not intervals.regions:
         found = [Interval(name, 0, bases, name, ".") for name, bases in reference.lengths.items()]
     else:
-        found = list(intervals.checked(notes.extend))
+        found = list(intervals)
     wanted = {"both": ("+", "-"), "bed": ("+", "-"), "+": ("+",), "-": ("-",)}[strand]
     kept: list[Interval] = []
     merged = 0
@@ -96,6 +94,7 @@ def plan_stretches(intervals: Intervals, strand: TrackStrand) -> Stretches:
         disjoint = _disjoint(own, each, reference)
         merged += len(own) - len(disjoint)
         kept += disjoint
+    notes = list(intervals.notes)
     if merged:
         notes.append(f"overlapping intervals merged: {merged:,} into others, since a track has one value at a base")
     letters = LetterCounts()

@@ -151,8 +151,7 @@ def species_curves(lines: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> 
             clip_on=False,
         )
     axis.margins(x=0, y=0.04)
-    axis.set_xlabel("optimizer step")
-    axis.set_ylabel("held-out loss (nats per masked token)")
+    axis.set(xlabel="optimizer step", ylabel="held-out loss (nats per masked token)")
     axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     low, high = axis.get_ylim()
     ends = np.array([curves[name][-1][1] for name in named])

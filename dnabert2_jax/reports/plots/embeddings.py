@@ -45,8 +45,7 @@ def embedding_map(
         color, marker = theme.marker(number)
         label = display_name(name)
         axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=color, marker=marker, lw=0, alpha=0.65, label=label)
-    axis.set_xlabel(axis_names[0])
-    axis.set_ylabel(axis_names[1])
+    axis.set(xlabel=axis_names[0], ylabel=axis_names[1])
     axis.set_title(f"{title}, {len(points):,} rows", color=theme.ink, fontsize=10, loc="left")
     legend_below(figure, theme, columns=columns)
     return figure

@@ -81,8 +81,7 @@ def attention_picture(result: AttentionMaps, theme: Theme = LIGHT) -> Figure:
     mean = result.weights.mean((0, 1))
     figure, (axis,) = new_figure(theme, 4.6, heights=(1,), grid=False)
     image = _draw_square(axis, mean, theme, first=0 if result.resolution == "token" else 1)
-    axis.set_xlabel(f"{result.resolution} attended to")
-    axis.set_ylabel(f"attending {result.resolution}")
+    axis.set(xlabel=f"{result.resolution} attended to", ylabel=f"attending {result.resolution}")
     _color_bar(figure, [axis], image, f"attention, {_which(result)}", theme)
     _title(axis, result.name, theme)
     return figure
@@ -92,8 +91,7 @@ def dependency_picture(result: DependencyMap, theme: Theme = LIGHT) -> Figure:
     """Which base, down, changes which other one, across."""
     figure, (axis,) = new_figure(theme, 4.6, heights=(1,), grid=False)
     image = _draw_square(axis, result.values, theme, first=1)
-    axis.set_xlabel("base predicted")
-    axis.set_ylabel("base substituted")
+    axis.set(xlabel="base predicted", ylabel="base substituted")
     if len(result.sequence) <= _LABELED_TOKENS:
         places = range(1, len(result.sequence) + 1)
         axis.set_xticks(places, list(result.sequence), fontsize=7)

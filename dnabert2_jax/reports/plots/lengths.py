@@ -31,8 +31,7 @@ def token_lengths(lengths: Mapping[str, Sequence[Sequence[int]]], max_tokens: in
         axis.stairs(share, edges, color=color, lw=1.6, label=name)
     if max_tokens is not None and high > max_tokens:
         axis.axvline(max_tokens, color=theme.ink, lw=1, ls="--", label=f"max_tokens {max_tokens:,}")
-    axis.set_xlabel("tokens per row")
-    axis.set_ylabel("rows" if width == 1 else f"rows in {width} tokens")
+    axis.set(xlabel="tokens per row", ylabel="rows" if width == 1 else f"rows in {width} tokens")
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     legend_inside(axis, theme)

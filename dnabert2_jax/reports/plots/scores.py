@@ -49,8 +49,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], th
     axis.set_xticks(range(size), names, rotation=90 if upright else 0, fontsize=fontsize)
     axis.set_yticks(range(size), names, fontsize=fontsize)
     axis.tick_params(length=0)
-    axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
+    axis.set(xlabel="predicted class", ylabel="true class")
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axis, fraction=0.045, pad=0.03, format=PercentFormatter(1.0))
     bar.outline.set_visible(False)
@@ -114,8 +113,7 @@ def roc_of(named: Sequence[Named], theme: Theme = LIGHT, height: float = WIDTH) 
         false_rate, true_rate, _ = roc_curve(positive, score)
         curves.append((name, float(auc(false_rate, true_rate)), false_rate, true_rate))
     _draw_curves(axis, theme, curves, "AUROC")
-    axis.set_xlabel("false positive rate")
-    axis.set_ylabel("true positive rate")
+    axis.set(xlabel="false positive rate", ylabel="true positive rate")
     return figure
 
 
@@ -139,13 +137,12 @@ def precision_recall_of(named: Sequence[Named], chance: float | None, theme: The
         precision, recall, _ = precision_recall_curve(positive, score)
         curves.append((name, float(average_precision_score(positive, score)), recall, precision))
     _draw_curves(axis, theme, curves, "average precision")
-    axis.set_xlabel("recall")
-    axis.set_ylabel("precision")
+    axis.set(xlabel="recall", ylabel="precision")
     return figure
 
 
 def reliability_diagram(curves: Mapping[str, Reliability], theme: Theme = LIGHT) -> Figure:
-    """The share of right decisions against their probability; dots are as large as their bins hold decisions.
+    """The fraction of correct decisions against their probability; dots are as large as their bins hold decisions.
 
     Args:
         curves: bins of decisions, by name.
@@ -157,11 +154,7 @@ def reliability_diagram(curves: Mapping[str, Reliability], theme: Theme = LIGHT)
         axis.plot(bins.probabilities, bins.shares, color=color, lw=1.2, label=f"{name}: error {bins.error:.3f}")
         axis.scatter(bins.probabilities, bins.shares, s=8 + 120 * bins.counts / bins.counts.sum(), color=color, lw=0)
     legend_below(figure, theme, columns=1)
-    axis.set_xlim(-0.02, 1.02)
-    axis.set_ylim(-0.02, 1.02)
-    axis.set_aspect("equal")
-    axis.set_xlabel("probability")
-    axis.set_ylabel("share that is right")
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="probability", ylabel="fraction correct")
     return figure
 
 
@@ -181,11 +174,8 @@ def measured_against_predicted(
     axis.plot([low, high], [low, high], color=theme.muted, lw=1, ls="--")
     visible = float(np.clip(30 / np.sqrt(len(measured)), 0.08, 0.7))  # crowded dots show as darker areas
     axis.scatter(measured, predicted, s=12, color=theme.colors[0], lw=0, alpha=visible)
-    axis.set_xlim(low - margin, high + margin)
-    axis.set_ylim(low - margin, high + margin)
-    axis.set_aspect("equal")
-    axis.set_xlabel("measured")
-    axis.set_ylabel("predicted")
+    limits = (low - margin, high + margin)
+    axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel="measured", ylabel="predicted")
     return figure
 
 
@@ -210,6 +200,4 @@ def _draw_curves(axis: Axes, theme: Theme, curves: list[tuple[str, float, Any, A
     figure = axis.get_figure(root=True)
     assert figure is not None
     legend_below(figure, theme, columns=1 if len(named) == 1 else 2, title=title)
-    axis.set_xlim(-0.01, 1.01)
-    axis.set_ylim(-0.01, 1.01)
-    axis.set_aspect("equal")
+    axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")

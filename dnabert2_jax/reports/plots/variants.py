@@ -30,8 +30,7 @@ def score_distribution(values: Scores, name: str, theme: Theme = LIGHT) -> Figur
     axis.hist(values, bins=_BINS, range=shown, color=theme.colors[0])
     axis.axvline(float(np.median(values)), color=theme.colors[1], lw=1.2)
     axis.ticklabel_format(axis="x", scilimits=(-2, 4))  # numbers like 0.0012 would run into each other
-    axis.set_xlabel(name)
-    axis.set_ylabel("alleles")
+    axis.set(xlabel=name, ylabel="alleles")
     return figure
 
 
@@ -89,6 +88,5 @@ def effect_against_score(measured: Scores, score: Scores, name: str, theme: Them
     figure, (axis,) = new_figure(theme, WIDTH * 0.8, heights=(1,))
     visible = float(np.clip(30 / np.sqrt(len(measured)), 0.08, 0.7))  # crowded dots show as darker areas
     axis.scatter(score, measured, s=12, color=theme.colors[0], lw=0, alpha=visible)
-    axis.set_xlabel(name)
-    axis.set_ylabel("measured effect")
+    axis.set(xlabel=name, ylabel="measured effect")
     return figure
