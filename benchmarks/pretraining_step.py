@@ -84,7 +84,7 @@ def pretraining_step(
     """
     network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll, run.model.parts))
     layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network.abstract(), network.axes(), config, "bfloat16")
-    layout.check_batch(run.training.batch_size, run.training.accumulate)
+    layout.check_batch(run.training.batch_size, run.training.accumulate, run.data.tokens_per_row)
     optimizer = make_optimizer(run.optimizer, run.training.steps)
     step = make_train_step(mlm_loss(network), optimizer, accumulate=run.training.accumulate, layout=layout)
 
