@@ -15,6 +15,9 @@ from jax.typing import DTypeLike
 from dnabert2_jax.parallel.constraints import positions_here, token_shards
 from dnabert2_jax.platform import PerPlatform
 
+_MAX_ONE_HOT = 2**28
+"""Elements of a matrix of one-hot rows. Where masked tokens x tokens of a long row are more, it is made in parts."""
+
 
 @PerPlatform
 def rows_of(table: jax.Array, ids: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -68,9 +71,17 @@ def _states_at(hidden: jax.Array, positions: jax.Array, tokens: int) -> jax.Arra
 
 
 def _states_at_backward(tokens: int, positions: jax.Array, g: jax.Array) -> tuple[jax.Array, None]:
-    chosen = jax.nn.one_hot(positions, tokens, dtype=g.dtype)
-    sums = jnp.einsum("bpt,bpd->btd", chosen, g, preferred_element_type=jnp.float32, precision=_exact(g.dtype))
-    return sums.astype(g.dtype), None
+    def some(first: jax.Array | int, count: int) -> jax.Array:
+        chosen = jax.nn.one_hot(positions - first, count, dtype=g.dtype)
+        sums = jnp.einsum("bpt,bpd->btd", chosen, g, preferred_element_type=jnp.float32, precision=_exact(g.dtype))
+        return sums.astype(g.dtype)
+
+    parts = -(-positions.size * tokens // _MAX_ONE_HOT)
+    if parts <= 1:
+        return some(0, tokens), None
+    each = -(-tokens // parts)
+    sums = jax.lax.map(lambda part: some(part * each, each), jnp.arange(parts))
+    return jnp.moveaxis(sums, 0, 1).reshape(len(g), -1, g.shape[2])[:, :tokens], None
 
 
 _states_at.defvjp(lambda hidden, positions, tokens: (_states_at(hidden, positions, tokens), positions), _states_at_backward)

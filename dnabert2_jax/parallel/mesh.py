@@ -1,8 +1,9 @@
 """The mesh: four axes of devices, of any sizes, over one slice or several.
 
-Rows of a batch are spread over ``data`` and ``fsdp``, and the tokens of each row over ``sequence``. A step computes with weights that are whole along ``data`` (between
-steps :class:`~dnabert2_jax.config.mesh.MeshOptions` may spread them there), cut along their hidden axis over ``fsdp`` (Zhao
-et al. 2023) and along heads, inner channels or vocabulary over ``tensor`` (Shoeybi et al. 2019).
+Rows of a batch are spread over ``data`` and ``fsdp``, and the tokens of each row over ``sequence``. A step computes with
+weights that are whole along ``data`` (between steps :class:`~dnabert2_jax.config.mesh.MeshOptions` may spread them there)
+and along ``sequence``, cut along their hidden axis over ``fsdp`` (Zhao et al. 2023) and along heads, inner channels or
+vocabulary over ``tensor`` (Shoeybi et al. 2019).
 
 A slice is a set of devices with fast links: a TPU slice with its interconnect (ICI), or the GPUs that NVLink joins, usually
 those of a node. Between slices there is only the data center network (DCN), so that ``fsdp``, ``sequence`` and ``tensor``,
@@ -100,9 +101,9 @@ def arrange_devices(shape: tuple[int, ...], devices: Sequence[Any], slice_of: Sl
     in_slice = len(devices) // len(slices)
     if in_slice % math.prod(inner):
         raise UserError(
-            f"mesh: {_product(*inner)} devices exchange data in every layer and must share a slice (a node of GPUs), but each "
-            f"of the {len(slices)} slices has {in_slice} devices; set mesh.fsdp, mesh.sequence and mesh.tensor so that their "
-            f"product divides {in_slice}"
+            f"mesh: {_product(*inner)} devices exchange data in every layer and must share a slice (a node of GPUs), but "
+            f"each of the {len(slices)} slices has {in_slice} devices; set mesh.fsdp, mesh.sequence and mesh.tensor so that "
+            f"their product divides {in_slice}"
         )
     return np.stack([_arrange_slice((data // len(slices), *inner), slices[number]) for number in sizes], axis=1).reshape(
         shape
