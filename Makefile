@@ -55,6 +55,7 @@ check: $(VENV)/.dev ## lint, format, types, layers, and links inside the reposit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file benchmarks/mypy.ini benchmarks
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_links.py
 

@@ -44,7 +44,7 @@ class Way:
         print(what, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise SystemExit(f"{self._process.args} ended with exit status {self._process.wait()}")
+            raise SystemExit(f"{self._process.args!r} ended with exit status {self._process.wait()}")
         return json.loads(answer)
 
     def close(self) -> None:

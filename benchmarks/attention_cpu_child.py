@@ -50,9 +50,11 @@ def with_jax(shape: dict[str, Any], arrays: list[np.ndarray]) -> Callable[[str],
         return output, vjp(d_output)
 
     def prepare(what: str) -> Prepared:
-        compiled = jax.jit({"forward": forward, "both": both}[what]).lower(*inputs).compile()
-        needs = compiled.memory_analysis().temp_size_in_bytes
-        return Prepared(lambda: jax.block_until_ready(compiled(*inputs)), needs)
+        calls: dict[str, Callable[..., Any]] = {"forward": forward, "both": both}
+        compiled = jax.jit(calls[what]).lower(*inputs).compile()
+        needs = compiled.memory_analysis()
+        assert needs is not None
+        return Prepared(lambda: jax.block_until_ready(compiled(*inputs)), needs.temp_size_in_bytes)
 
     return prepare
 
@@ -61,7 +63,8 @@ def with_torch(shape: dict[str, Any], arrays: list[np.ndarray]) -> Callable[[str
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    def attend(q: Any, k: Any, v: Any, d_output: Any, bias: Any, what: str) -> Any:
+    def attend(arrays: list[Any], bias: Any, what: str) -> Any:
+        q, k, v, d_output = arrays
         if what == "forward":
             with torch.inference_mode():
                 return scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -75,12 +78,12 @@ def with_torch(shape: dict[str, Any], arrays: list[np.ndarray]) -> Callable[[str
 
     inputs = [torch.from_numpy(x).requires_grad_(n < 3) for n, x in enumerate(arrays)]
     for what in ("forward", "both"):  # libraries load on first use, which is not the call's memory
-        attend(*(x[:, :, :16] for x in inputs), dense_bias(16), what)
+        attend([x[:, :, :16] for x in inputs], dense_bias(16), what)
     bias: list[Any] = []  # built by the first call and counted as its memory
 
     def prepare(what: str) -> Prepared:
         def run() -> Any:
-            return attend(*inputs, bias[0], what)
+            return attend(inputs, bias[0], what)
 
         def first() -> Any:
             if not bias:

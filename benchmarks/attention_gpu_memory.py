@@ -42,7 +42,7 @@ def step_memory(gpu: str, compute: Compute, tokens: int) -> Memory:
     """Bytes of one training step with one row of ``tokens`` tokens."""
     on_gpu = jax.sharding.SingleDeviceSharding(gpu_devices(gpu)[0])
 
-    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    def array(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=on_gpu)
 
     network = sequence_classifier(named_size("117m", 4096), 2, compute)

@@ -49,16 +49,19 @@ def measured_bounds(model: InferenceModel, tokens: TokenBatch) -> tuple[np.ndarr
     """S and the largest |score|, [layers, H] each; maximum over rows."""
     found: list[tuple[np.ndarray, np.ndarray]] = []
 
+    def keep(bound: Any, largest: Any) -> None:
+        found.append((np.asarray(bound), np.asarray(largest)))
+
     def probe(inputs: Inputs, *, scale: float, skip: bool) -> Any:
         q, k = inputs.q, inputs.k
         largest = jnp.abs(jnp.einsum("bhqd,bhkd->bhqk", q, k) * scale).max((0, 2, 3))
         bound = score_bound(q, k, inputs.segment_ids, scale).max(0)
-        jax.debug.callback(lambda *layer: found.append(tuple(map(np.asarray, layer))), bound, largest, ordered=True)
+        jax.debug.callback(keep, bound, largest, ordered=True)
         return reference_attention(inputs, scale=scale, skip=skip)
 
     BACKENDS["probe"] = Backend("probe", "bhtd", probe)
-    model = replace(model, compute=Compute(attention="probe"))
-    jax.block_until_ready(model.predictor.forward.hidden_states(model.predictor.params, tokens))
+    forward = replace(model.predictor.forward, compute=Compute(attention="probe"))
+    jax.block_until_ready(forward.hidden_states(model.predictor.params, tokens))
     jax.effects_barrier()
     bounds, largest = zip(*found, strict=True)
     return np.stack(bounds), np.stack(largest)

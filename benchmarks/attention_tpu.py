@@ -36,7 +36,7 @@ def _ranges(batch: int, tokens: int, skip: bool, block: int, other: int) -> Bloc
     bound = jnp.full((batch, HEADS), SCORE_BOUND)
     radius = skip_radius(bound, jnp.asarray(alibi_slopes(HEADS)), tokens) if skip else None
     ranges = block_ranges(jnp.ones((batch, tokens), jnp.int32), radius, HEADS, block, other)
-    return BlockRanges(*map(np.asarray, ranges))
+    return jax.tree.map(np.asarray, ranges)
 
 
 def _visits(ranges: BlockRanges, block: int, other: int) -> tuple[int, int]:
@@ -100,7 +100,8 @@ def flash(batch: int, tokens: int, *, bias: bool, backward: bool) -> TpuReport:
         *([x] if backward else []),
     ]
     reports = []
-    default, large = {}, {"xla_tpu_scoped_vmem_limit_kib": "98304"}
+    default: dict[str, str] = {}
+    large = {"xla_tpu_scoped_vmem_limit_kib": "98304"}
     for block_q, block_k, limit in (
         (256, 512, default),
         (512, 512, default),

@@ -67,9 +67,9 @@ def markov_bits(train: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> dict[i
     """Bits per base by order; of the same bases at every order, those with the longest context to their left."""
     code = np.full(256, 0, np.int64)
     code[np.frombuffer(b"ACGT", np.uint8)] = range(4)
-    train, held_out = code[train], code[held_out]
+    seen_letters, letters = code[train], code[held_out]
     longest = ORDERS[-1]
-    mixed = np.full(held_out[:, longest:].shape, 0.25)
+    mixed = np.full(letters[:, longest:].shape, 0.25)
     bits = {}
     for order in range(longest + 1):
         weights = 4 ** np.arange(order, -1, -1)
@@ -77,8 +77,8 @@ def markov_bits(train: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> dict[i
         def words(rows: NDArray[np.int64], order: int = order, weights: NDArray[np.int64] = weights) -> NDArray[np.int64]:
             return np.lib.stride_tricks.sliding_window_view(rows, order + 1, axis=1) @ weights
 
-        counts = np.bincount(words(train).ravel(), minlength=4 ** (order + 1)).reshape(-1, 4)
-        word = words(held_out)[:, longest - order :]
+        counts = np.bincount(words(seen_letters).ravel(), minlength=4 ** (order + 1)).reshape(-1, 4)
+        word = words(letters)[:, longest - order :]
         total, kinds = counts.sum(1)[word // 4], (counts > 0).sum(1)[word // 4]
         seen = total > 0
         own = counts.reshape(-1)[word]

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aot import compile_for_gpu, compile_for_tpu, gpu_devices, tpu_devices
 from aot.chips import CHIPS, GPUS
+from attention_cpu_child import memory
+from attention_shares import shares
 
-from benchmarks.attention_cpu_child import memory
-from benchmarks.attention_shares import shares
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.genome.fasta import read_fasta
@@ -105,12 +105,14 @@ def on_cpu(config: EncoderConfig, ids: np.ndarray) -> dict[str, Any]:
     if not np.isfinite(embedding).all():
         raise SystemExit("the embedding is not finite")
     linear, attention = flops(config, len(ids))
+    planned = compiled.memory_analysis()
+    assert planned is not None
     figures = {
         "tokens": len(ids),
         "seconds": seconds,
         "cpu_seconds": cpu,
         "peak_bytes": memory("VmHWM") - before,
-        "planned_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "planned_bytes": planned.temp_size_in_bytes,
         "visited_shares": found,
         "flops": linear + attention * float(np.mean(found)),
         "dense_flops": linear + attention,

@@ -19,7 +19,9 @@ import time
 import zipfile
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -47,10 +49,10 @@ def make(size: str, directory: Path) -> None:
     write_pickle(directory / "pickle" / "pytorch_model.bin", load_file(directory / "safetensors" / "model.safetensors"))
 
 
-def write_pickle(path: Path, tensors: dict) -> None:
+def write_pickle(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """The bytes that torch.save writes for a state dict of float32 tensors."""
 
-    def value(x):
+    def value(x: object) -> bytes:
         return pickle.dumps(x, 2)[2:-1]  # without the opcodes PROTO and STOP
 
     program = [b"\x80\x02}("]
@@ -72,7 +74,7 @@ def measured(*words: str | Path) -> dict[str, float]:
     process = subprocess.Popen([sys.executable, "-m", "dnabert2_jax", *map(str, words)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"dnabert2 {' '.join(map(str, words))} ended with status {status}")
+        raise SystemExit(f"dnabert2 {' '.join(map(str, words))} ended with exit code {os.waitstatus_to_exitcode(status)}")
     unit = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds": time.perf_counter() - start,
@@ -98,10 +100,10 @@ def main() -> None:
             raise SystemExit("the directories could not be created")
         cases = {
             "from-hf, model.safetensors": ("from-hf", directory / "safetensors", directory / "model"),
-            "from-hf, pytorch_model.bin": ("from-hf", directory / "pickle", directory / "model"),
+            "from-hf, pytorch_model.bin": ("from-hf", directory / "pickle", directory / "model_of_pickle"),
             "to-hf": ("to-hf", directory / "model", directory / "back"),
         }
-        results = [{"case": case, **measured("convert", *words)} for case, words in cases.items()]
+        results: list[dict[str, Any]] = [{"case": case, **measured("convert", *words)} for case, words in cases.items()]
         same = (directory / "back" / "model.safetensors").read_bytes() == (
             directory / "safetensors" / "model.safetensors"
         ).read_bytes()

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax import sample_data
-from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, named_size
+from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, PrecisionOption, named_size
 from dnabert2_jax.data.batches import Batches, BatchPlan
 from dnabert2_jax.data.encoding import EncodedRows, encode_sequences
 from dnabert2_jax.data.packing import pack, padded_width, slots_of_row
@@ -75,20 +75,21 @@ def torch_process(python: Path, config: EncoderConfig, batches: Batches) -> Iter
     with tempfile.NamedTemporaryFile(suffix=".npz") as stored:
         np.savez(stored, *[batch.tokens.input_ids for batch in batches])
         stored.flush()
-        command = [python, worker, stored.name, json.dumps(sizes)]
+        command: list[str | Path] = [python, worker, stored.name, json.dumps(sizes)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
+            said, heard = process.stdin, process.stdout
+            assert said is not None
+            assert heard is not None
 
             def seconds() -> float:
-                print("go", file=process.stdin, flush=True)
-                return float(process.stdout.readline())
+                print("go", file=said, flush=True)
+                return float(heard.readline())
 
             yield seconds
-            process.stdin.close()
+            said.close()
 
 
-def random_model(size: str, sequences: list[str], precision: str) -> InferenceModel:
+def random_model(size: str, sequences: list[str], precision: PrecisionOption) -> InferenceModel:
     tokenizer = train_bpe(sequences, vocab_size=4096)
     config = named_size(size, tokenizer.vocab_size)
     params = masked_lm(config).init(0)
@@ -135,7 +136,7 @@ def main() -> None:
         return time.perf_counter() - start
 
     with ExitStack() as stack:
-        run_once = {way: partial(seconds, way) for way in ways}
+        run_once: dict[str, Callable[[], float]] = {way: partial(seconds, way) for way in ways}
         if args.torch:
             ways[PYTORCH] = ways[FILE_ORDER]
             run_once[PYTORCH] = stack.enter_context(torch_process(args.torch, model.config, ways[FILE_ORDER]))

@@ -111,18 +111,19 @@ def torch_process(python: Path, config: EncoderConfig, stored: str, precision: s
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     sizes = {name: getattr(config, name) for name in names}
     worker = Path(__file__).with_name("finetuning_torch.py")
-    command = [python, worker, stored, json.dumps(sizes), precision]
+    command: list[str | Path] = [python, worker, stored, json.dumps(sizes), precision]
     environment = {name: value for name, value in os.environ.items() if huge_pages or name != TUNABLES}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        said, heard = process.stdin, process.stdout
+        assert said is not None
+        assert heard is not None
 
         def seconds() -> float:
-            print("go", file=process.stdin, flush=True)
-            return float(process.stdout.readline())
+            print("go", file=said, flush=True)
+            return float(heard.readline())
 
         yield seconds
-        process.stdin.close()
+        said.close()
 
 
 def tokens_of(batches: Sequence[ClassificationBatch]) -> tuple[int, int]:

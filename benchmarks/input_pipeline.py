@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,7 +72,7 @@ def parts(rows: PretrainingRows, masking: MaskingConfig, batch: int, repeats: in
     return {name: 1e6 * value / (repeats * batch) for name, value in seconds.items()}
 
 
-def measure(options: argparse.Namespace, directory: Path) -> dict[str, object]:
+def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     if options.corpus:
         corpus, tokenizer = Corpus.open(options.corpus), Tokenizer.load(options.tokenizer)
     else:
@@ -88,7 +89,8 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, object]:
     batches = training_batches(rows, options.batch_size, 0, 10**9, finish=send)
     for _ in range(4):  # batches prepared before timing starts
         jax.block_until_ready(next(batches)[1].arrays())
-    began, tokens, made, memory = time.perf_counter(), 0, 0, []
+    memory: list[float] = []
+    began, tokens, made = time.perf_counter(), 0, 0
     used = resource.getrusage(resource.RUSAGE_SELF)
     while True:
         real, sent = next(batches)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +32,8 @@ from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.paths import as_path, file_system
 from dnabert2_jax.training.workdir import MetricsLog
 from tests.emulators import SCHEMES, Store, free_port, kill_at_request, point_at
-from tests.helpers import pretrain_content, run_cli, start_cli, tiny_corpus, tiny_model, write_run
+from tests.helpers import pretrain_content, tiny_corpus, tiny_model, write_run
+from tests.processes import run_cli, start_cli
 
 STEPS = 600
 KINDS = ("in the first compile", "in a step", "in a save")
@@ -46,6 +48,10 @@ def last_step(workdir: Path) -> int:
 
 def saving(workdir: Path) -> bool:
     return any(not (path / "manifest.json").exists() for path in (workdir / "checkpoints").glob("step_*"))
+
+
+def saving_after(workdir: Path, step: int) -> bool:
+    return saving(workdir) and last_step(workdir) != step
 
 
 def kill_when(command: list[object], condition: Callable[[], bool]) -> None:
@@ -81,7 +87,7 @@ def disturbed(command: list[object], workdir: Path, rng: random.Random, compilin
 
     for _ in range(10):  # a save takes milliseconds, so a kill may come too late
         before = last_step(workdir)
-        kill_when(command, lambda step=before: saving(workdir) and last_step(workdir) != step)
+        kill_when(command, partial(saving_after, workdir, before))
         if saving(workdir):
             break
     moments[KINDS[2]] = f"at step {last_step(workdir)}" if saving(workdir) else "missed"

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +40,7 @@ def main() -> None:
                     worst = dict.fromkeys(OUTPUTS, 0.0)
                     for _, output, error in case.output_errors(backend, precision):
                         worst[output] = max(worst[output], error)
-                    result = {"case": name, "backend": backend, "precision": precision, **worst}
+                    result: dict[str, Any] = {"case": name, "backend": backend, "precision": precision, **worst}
                     if precision == "float32":
                         loss, gradients = case.gradient_errors(backend)
                         result |= {"loss": loss, "gradients": max(gradients.values())}

@@ -98,7 +98,8 @@ def pretraining_step(
     step = make_train_step(mlm_loss(network), optimizer, accumulate=run.training.accumulate, layout=layout)
 
     params = network.abstract()
-    shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    step_number: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = TrainState(step_number, params, jax.eval_shape(optimizer.init, params))
     state = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,10 @@ def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, t
     return best
 
 
+def in_threads(pool: ThreadPoolExecutor, encode: Callable[[list[str]], object], parts: list[list[str]]) -> list[object]:
+    return list(pool.map(encode, parts))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fasta", nargs="*", type=Path)
@@ -130,18 +135,16 @@ def main() -> None:
         bases = sum(map(len, windows))
         tokens = sum(map(len, tokenizer.encode_raw_batch(windows)))
         with ThreadPoolExecutor(2) as pool:
-            ways = {
-                "1 thread": lambda rows=windows: tokenizer.encode_raw_batch(rows),
-                "2 threads": lambda rows=windows: tokenizer.encode_raw_batch(rows, num_threads=2),
-                "encode_batch": lambda rows=windows: tokenizer.encode_batch(rows),
-                "encode_batch, 1 thread": lambda rows=windows: tokenizer.encode_batch(rows, num_threads=1),
-                "2 Python threads": lambda rows=halves, pool=pool: list(pool.map(tokenizer.encode_raw_batch, rows)),
+            ways: dict[str, Callable[[], object]] = {
+                "1 thread": partial(tokenizer.encode_raw_batch, windows),
+                "2 threads": partial(tokenizer.encode_raw_batch, windows, num_threads=2),
+                "encode_batch": partial(tokenizer.encode_batch, windows),
+                "encode_batch, 1 thread": partial(tokenizer.encode_batch, windows, num_threads=1),
+                "2 Python threads": partial(in_threads, pool, tokenizer.encode_raw_batch, halves),
             }
             if theirs is not None:
                 ways |= {
-                    f"tokenizers.{call}, {threads}": lambda rows=windows, n=threads, call=call: their_ids(
-                        theirs, rows, n, call
-                    )
+                    f"tokenizers.{call}, {threads}": partial(their_ids, theirs, windows, threads, call)
                     for call in ("encode_batch", "encode_batch_fast")
                     for threads in (1, 2)
                 }

@@ -66,7 +66,7 @@ class HostSide(VariantScorer):
             pass
         masks = np.array([np.count_nonzero(ids == MASK) for ids in inputs])
         for count in np.unique(masks):
-            numbers = np.flatnonzero(masks == count)
+            numbers = np.flatnonzero(masks == count).astype(np.int32)
             for at in range(0, len(numbers), 64):
                 group = numbers[at : at + 64]
                 yield group, np.broadcast_to(self._log_p[:count], (len(group), count, self._log_p.shape[1]))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -84,7 +85,7 @@ def tiny_rows(rows: int, seed: int, bases: int = 40) -> list[tuple[str, str]]:
     return [("".join(rng.choice(list("ACGT"), n, p=shares[label])), label) for n, label in zip(lengths, labels, strict=True)]
 
 
-def write_table(path: Path, rows: list[tuple[str, ...]], header: str = "sequence,label") -> Path:
+def write_table(path: Path, rows: Sequence[tuple[str, ...]], header: str = "sequence,label") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "\n".join([header, *(",".join(row) for row in rows)]) + "\n"
     if path.suffix == ".gz":

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # System libraries of macOS may not survive a fork: there, each process starts from nothing.
-_CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _CONTEXT.set_forkserver_preload(
     [
         *(f"dnabert2_jax.{module}" for module in ("cli", "api", "gue.runner", "reports", "variants.scoring")),
@@ -96,6 +97,7 @@ def start_script(code: str, *arguments: object) -> Process:
 def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     process = start_cli(*arguments, cwd=cwd)
     out, errors = process.communicate(timeout=120)
+    assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 

@@ -1,7 +1,7 @@
 """Models with what PyTorch makes of them, and how far ours are from that; for the tests and for benchmarks/parity.py."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.convert.names import from_theirs, to_theirs
-from dnabert2_jax.convert.tensors import Tensors
 from dnabert2_jax.convert.weights import open_safetensors
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
@@ -129,7 +128,7 @@ def load_case(name: str, shared: Path) -> Case:
     return _original(shared / "fixtures" / name.removeprefix("original-"))
 
 
-def _params(settings: dict[str, Any], num_labels: int, readers: dict[Any, Tensors]) -> tuple[EncoderConfig, dict[str, Tree]]:
+def _params(settings: dict[str, Any], num_labels: int, readers: Mapping[Any, Any]) -> tuple[EncoderConfig, dict[str, Tree]]:
     config = EncoderConfig(**{key: settings[key] for key in EncoderConfig.__dataclass_fields__ if key in settings})
     return config, {kind: from_theirs(reader, config, kind, num_labels, Path("weights")) for kind, reader in readers.items()}
 
