@@ -7,13 +7,19 @@ ahead of time (aot, docs/aot.md) and nothing runs. Requires `make aot`; a step t
     JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:8x8 --set model.remat=full model.unroll=1
     JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:16x16 --size 1b --fsdp 16 --tensor 2
     JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --gpus 8
+
+Chips that share the tokens of a row send each other what the scores say, so that a row's time depends on the data. Of these,
+only the memory is known:
+
+    JAX_PLATFORMS=cpu python benchmarks/pretraining_step.py --topology v5e:4x4 --batch 1 --sequence 16 --tokens 4194304 \
+        --set model.remat=full model.unroll=1 model.parts=1
 """
 
 import argparse
 import json
 import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +34,14 @@ from aot import (
     parse_topology,
     tpu_devices,
 )
+from aot.chips import CHIPS
 from jax.sharding import NamedSharding
 
 from dnabert2_jax.config.loading import load_run
 from dnabert2_jax.config.model import EncoderConfig, named_size
 from dnabert2_jax.config.runs import PretrainRun
-from dnabert2_jax.kernels.attention import tracing_for
+from dnabert2_jax.kernels.attention import alibi_slopes, tracing_for
+from dnabert2_jax.kernels.attention.skipping import skip_radius
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.flops import training_flops_per_token
 from dnabert2_jax.modeling.models import masked_lm
@@ -47,6 +55,7 @@ from dnabert2_jax.types import MlmBatch, TokenBatch
 
 VOCABULARY = 4096
 SECONDS_A_DAY = 86_400
+SCORE_BOUND = 10.0
 GPU, GPU_KIND = "H100", "NVIDIA H100"
 GPU_GENERATIONS = {"A100": "8.0", "H100": "9.0"}
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -84,7 +93,7 @@ def pretraining_step(
     """
     network = masked_lm(config, Compute("bfloat16", run.model.attention, run.model.remat, run.model.unroll, run.model.parts))
     layout = make_layout(run.mesh, make_mesh(run.mesh, devices), network.abstract(), network.axes(), config, "bfloat16")
-    layout.check_batch(run.training.batch_size, run.training.accumulate)
+    layout.check_batch(run.training.batch_size, run.training.accumulate, run.data.tokens_per_row)
     optimizer = make_optimizer(run.optimizer, run.training.steps)
     step = make_train_step(mlm_loss(network), optimizer, accumulate=run.training.accumulate, layout=layout)
 
@@ -139,6 +148,27 @@ def on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, 
     return {"estimated_mfu": mfu, "chips": chips, "days": days, "tokens_per_step": tokens, **report.to_json()}
 
 
+def row_on_tpu(run: PretrainRun, config: EncoderConfig, topology: str) -> dict[str, Any]:
+    """Compile for a slice whose chips share the tokens of a row; its memory, and how many tokens each gets from others."""
+    memory, chip = compile_step(run, config, topology).memory, CHIPS[parse_topology(topology)[2]]
+    tokens, heads = run.data.tokens_per_row, config.num_attention_heads
+    radius = skip_radius(jnp.full((1, heads), SCORE_BOUND), jnp.asarray(alibi_slopes(heads)), tokens)
+    figures = {
+        "chips": len(tpu_devices(topology)),
+        "tokens_per_chip": tokens // run.mesh.sequence,
+        "tokens_from_either_side": int(radius.max()),
+        "memory": asdict(memory),
+        "peak": memory.peak,
+    }
+    peak, arguments, hbm = (size / 2**30 for size in (memory.peak, memory.arguments, chip.hbm_bytes))
+    print(f"{topology}: {peak:.2f} of {hbm:.0f} GiB per chip, {arguments:.2f} of them weights, moments and the batch")
+    print(
+        f"{figures['tokens_per_chip']:,} tokens of a row per chip; with scores of at most {SCORE_BOUND:g}, attention needs "
+        f"{figures['tokens_from_either_side']:,} more from either side"
+    )
+    return figures
+
+
 def on_gpus(run: PretrainRun, config: EncoderConfig, count: int) -> dict[str, Any]:
     """Compile for one machine with H100s; gives only the memory, and a lower bound on the time for the arithmetic."""
     compiled = compile_step_for_gpus(run, config, GPU, count)
@@ -156,19 +186,30 @@ def main(arguments: list[str] | None = None) -> None:
     target.add_argument("--gpus", type=int, help="number of H100s in one machine")
     parser.add_argument("--size", choices=("117m", "1b"), default="117m", help="which configs/pretrain_*.toml to use")
     parser.add_argument("--batch", type=int, help="rows per step over all devices (default: the file's)")
+    parser.add_argument("--tokens", type=int, help="tokens per row (default: the file's)")
+    parser.add_argument("--sequence", type=int, help="mesh.sequence (default: the file's)")
     parser.add_argument("--fsdp", type=int, help="mesh.fsdp (default: the file's)")
     parser.add_argument("--tensor", type=int, help="mesh.tensor (default: the file's)")
     parser.add_argument("--set", nargs="+", default=[], metavar="a.b=c", help="other changes to the run")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
 
-    given = {"training.batch_size": options.batch, "mesh.fsdp": options.fsdp, "mesh.tensor": options.tensor}
+    given = {
+        "training.batch_size": options.batch,
+        "data.tokens_per_row": options.tokens,
+        "mesh.sequence": options.sequence,
+        "mesh.fsdp": options.fsdp,
+        "mesh.tensor": options.tensor,
+    }
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None] + options.set
     run = load_run(PretrainRun, CONFIGS / f"pretrain_{options.size}.toml", overrides)
     config = named_size(options.size, VOCABULARY)
 
     began = time.monotonic()
-    figures = on_tpu(run, config, options.topology) if options.topology else on_gpus(run, config, options.gpus)
+    if options.topology:
+        figures = (on_tpu if run.mesh.sequence == 1 else row_on_tpu)(run, config, options.topology)
+    else:
+        figures = on_gpus(run, config, options.gpus)
     print(f"compiled in {time.monotonic() - began:.0f} s")
     if options.json:
         options.json.write_text(json.dumps({"size": options.size, "overrides": overrides, **figures}, indent=1) + "\n")

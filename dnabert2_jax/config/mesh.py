@@ -11,8 +11,10 @@ class MeshOptions:
     """How devices share the work. It affects results only by rounding: a run may resume with another mesh.
 
     Attributes:
-        data: devices along the axis that shards rows; -1 takes all that the other two leave.
+        data: devices along the axis that shards rows; -1 takes all that the others leave.
         fsdp: devices along the axis that shards rows, weights and moments: less memory, more traffic.
+        sequence: devices along the axis that shards the tokens of each row, for rows that are too long for one device; it
+            must divide the tokens per row. Only without fsdp and tensor.
         tensor: devices along the axis that shards heads and inner channels; it must divide the number of heads.
         shard_optimizer: shard Adam's moments over ``data`` (ZeRO stage 1, Rajbhandari et al. 2020), and without fsdp and
             tensor the float32 weights, too: a step gathers them once, those of the blocks in compute precision.
@@ -22,6 +24,7 @@ class MeshOptions:
 
     data: int = Field(default=-1, ge=-1)
     fsdp: int = Field(default=1, ge=1)
+    sequence: int = Field(default=1, ge=1)
     tensor: int = Field(default=1, ge=1)
     shard_optimizer: bool = False
     bfloat16_reduction: bool = False
@@ -29,7 +32,9 @@ class MeshOptions:
     @model_validator(mode="after")
     def _makes_sense(self) -> "MeshOptions":
         if self.data == 0:
-            raise ValueError("data must be a number of devices, or -1 for all that fsdp and tensor leave; found 0")
+            raise ValueError("data must be a number of devices, or -1 for all that the others leave; found 0")
+        if self.sequence > 1 and self.fsdp * self.tensor > 1:
+            raise ValueError("sequence needs fsdp = 1 and tensor = 1; set it to 1, or both of them")
         if self.bfloat16_reduction and self.fsdp * self.tensor > 1:
             raise ValueError("bfloat16_reduction needs fsdp = 1 and tensor = 1; set it to false")
         return self

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dnabert2_jax.parallel.constraints import positions_here
+
 SITE_EMBEDDINGS, SITE_POOLED = 0, 1
 SITES_PER_BLOCK = 8  # block n, counted from 1, has those from 8 n on
 BLOCK_SITES = {"attention": 0, "feed_forward": 1, "Wqkv": 2, "out": 3, "gated_layers": 4, "wo": 5}
@@ -49,12 +51,12 @@ def dropout(
         rate: in [0, 1).
         seeds: one 32-bit seed per row, [B]; None switches dropout off.
         site: number of the dropout site.
-        positions: the position in its row of each token of ``x``, [B, T]; None: ``x`` is whole rows.
+        positions: the position in its row of each token of ``x``, [B, T]; None: ``x`` is whole rows, or this device's share.
     """
     if seeds is None or rate == 0:
         return x
     if positions is None:
-        positions = jnp.arange(x.shape[1])[None]
+        positions = positions_here(x.shape[1])[None]
     return _drop(x, rate, seeds, jnp.asarray(site, jnp.uint32), positions.astype(jnp.uint32))
 
 
@@ -64,7 +66,7 @@ class BlockDropout(NamedTuple):
     Attributes:
         seeds: one per row, [B]; None switches dropout off.
         first_site: of the block, SITES_PER_BLOCK times its number, counted from 1.
-        positions: the position in its row of each token, [B, T]; None: rows are whole.
+        positions: the position in its row of each token, [B, T]; None: rows are whole, or this device's share.
     """
 
     seeds: jax.Array | None

@@ -12,7 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from dnabert2_jax.parallel.constraints import positions_here, token_shards
 from dnabert2_jax.platform import PerPlatform
+
+_MAX_ONE_HOT = 2**28
+"""Elements of a matrix of one-hot rows. Where masked tokens x tokens of a long row are more, it is made in parts."""
 
 
 @PerPlatform
@@ -67,12 +71,42 @@ def _states_at(hidden: jax.Array, positions: jax.Array, tokens: int) -> jax.Arra
 
 
 def _states_at_backward(tokens: int, positions: jax.Array, g: jax.Array) -> tuple[jax.Array, None]:
-    chosen = jax.nn.one_hot(positions, tokens, dtype=g.dtype)
-    sums = jnp.einsum("bpt,bpd->btd", chosen, g, preferred_element_type=jnp.float32, precision=_exact(g.dtype))
-    return sums.astype(g.dtype), None
+    def some(first: jax.Array | int, count: int) -> jax.Array:
+        chosen = jax.nn.one_hot(positions - first, count, dtype=g.dtype)
+        sums = jnp.einsum("bpt,bpd->btd", chosen, g, preferred_element_type=jnp.float32, precision=_exact(g.dtype))
+        return sums.astype(g.dtype)
+
+    parts = -(-positions.size * tokens // _MAX_ONE_HOT)
+    if parts <= 1:
+        return some(0, tokens), None
+    each = -(-tokens // parts)
+    sums = jax.lax.map(lambda part: some(part * each, each), jnp.arange(parts))
+    return jnp.moveaxis(sums, 0, 1).reshape(len(g), -1, g.shape[2])[:, :tokens], None
 
 
 _states_at.defvjp(lambda hidden, positions, tokens: (_states_at(hidden, positions, tokens), positions), _states_at_backward)
+
+
+def states_in_row(hidden: jax.Array, positions: jax.Array) -> jax.Array:
+    """:func:`states_at` where devices may share the tokens of a row: each has T of them and wants K, which may be anywhere.
+
+    Each device looks up what it has of all that are wanted, and receives the sum of what it wants: [B, K, D] of all devices
+    together cross them, and hidden states nobody wants do not.
+
+    Args:
+        hidden: states of this device's tokens, [B, T, D].
+        positions: in the whole row, [B, K].
+    """
+    if token_shards() == 1:
+        return states_at(hidden, positions)
+    wanted = jax.lax.all_gather(positions, "sequence", axis=1, tiled=True)
+    places = wanted - positions_here(hidden.shape[1])[0]
+    here = (places >= 0) & (places < hidden.shape[1])
+    found = jnp.where(here[:, :, None], states_at(hidden, jnp.where(here, places, 0)), 0)
+    share: jax.Array = jax.lax.psum_scatter(  # type: ignore[no-untyped-call]
+        found, "sequence", scatter_dimension=1, tiled=True
+    )
+    return share
 
 
 @PerPlatform

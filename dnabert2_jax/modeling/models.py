@@ -18,7 +18,7 @@ from dnabert2_jax.config.model import EncoderConfig, HeadConfig, HeadPooling, Lo
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.dropout import SITE_POOLED, dropout
 from dnabert2_jax.modeling.encoder import Encoder, EncoderOptions
-from dnabert2_jax.modeling.gather import states_at
+from dnabert2_jax.modeling.gather import states_in_row
 from dnabert2_jax.modeling.heads import BASE_CHANNELS, BaseHead, MlmHead, Pooler, slot_means
 from dnabert2_jax.modeling.layers import Dense
 from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole
@@ -48,7 +48,7 @@ class MaskedLM(nnx.Module):
             float32, [B, K, V].
         """
         chex.assert_shape(positions, (len(tokens.input_ids), None))
-        chosen = states_at(self.encoder(tokens, dropout_seeds=dropout_seeds), positions)
+        chosen = states_in_row(self.encoder(tokens, dropout_seeds=dropout_seeds), positions)
         with self.encoder.compute.products():
             logits = self.mlm(keep_rows_spread(chosen), keep_whole(self.encoder.embeddings.word[...]))
         return keep_rows_spread(logits)

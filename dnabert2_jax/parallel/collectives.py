@@ -1,4 +1,4 @@
-"""Gathers of parameters and sums of gradients over the ``data`` axis, inside a function that each device runs."""
+"""Gathers of parameters over ``data`` and sums over ``data`` and ``sequence``, inside a function that each device runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,20 +34,21 @@ def gather_parameter(shard: jax.Array, spec: P, dtype: Any, stages: Groups) -> j
     return _layer_by_layer(gather, shard.astype(dtype), list(spec).index("data"))
 
 
-def sum_over_data(tree: Any) -> Any:
-    """The sum of every array over ``data``.
+def sum_over_devices(tree: Any, axes: tuple[str, ...] = ("data", "sequence")) -> Any:
+    """The sum of every array over ``axes``.
 
     One device has nothing to add. XLA does remove a sum over one device, but only after it has chosen what to fuse, so that
     the last bits of a step would not be those of a program without a mesh.
     """
-    return tree if jax.lax.axis_size("data") == 1 else jax.lax.psum(tree, "data")  # type: ignore[no-untyped-call]
+    several = tuple(axis for axis in axes if jax.lax.axis_size(axis) > 1)
+    return jax.lax.psum(tree, several) if several else tree  # type: ignore[no-untyped-call]
 
 
 def reduce_gradient(gradient: jax.Array, spec: P, dtype: Any, stages: Groups) -> jax.Array:
-    """The sum of a gradient over ``data``, sent in ``dtype``, returned in float32 and spread like its moments."""
+    """The sum of a gradient over all devices, sent in ``dtype``, returned in float32 and spread like its moments."""
     sent = gradient.astype(dtype)
     if "data" not in spec:
-        total: jax.Array = sum_over_data(sent)
+        total: jax.Array = sum_over_devices(sent)
         return total.astype(jnp.float32)
 
     def scatter(whole: jax.Array, axis: int) -> jax.Array:
@@ -57,7 +58,8 @@ def reduce_gradient(gradient: jax.Array, spec: P, dtype: Any, stages: Groups) ->
             )
         return whole
 
-    return _layer_by_layer(scatter, sent, list(spec).index("data")).astype(jnp.float32)
+    share: jax.Array = sum_over_devices(_layer_by_layer(scatter, sent, list(spec).index("data")), ("sequence",))
+    return share.astype(jnp.float32)
 
 
 def _layer_by_layer(collective: Callable[[jax.Array, int], jax.Array], x: jax.Array, axis: int) -> jax.Array:

@@ -1,6 +1,10 @@
-"""Sharding constraints on what a step computes, in effect only while tracing a step that XLA divides among devices."""
+"""Sharding constraints on what a step computes, in effect only while tracing a step that XLA divides among devices.
+
+And, for a step that is a function of each device, which tokens of a row it has.
+"""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -35,6 +39,17 @@ def row_shards() -> int:
     """Number of devices that the rows of a traced array are spread over; 1 inside a function of each device."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape["data"] * mesh.shape["fsdp"] if is_divided() else 1
+
+
+def token_shards() -> int:
+    """Number of devices that share the tokens of each row, inside a function of each device; 1 elsewhere."""
+    return int(jax.sharding.get_abstract_mesh().shape.get("sequence", 1))
+
+
+def positions_here(tokens: int) -> jax.Array:
+    """The position in its row of each of the ``tokens`` of a row that this device has, int32 [T]."""
+    positions = jnp.arange(tokens)
+    return positions if token_shards() == 1 else positions + tokens * jax.lax.axis_index("sequence")
 
 
 def _constrain(x: jax.Array, spec: P) -> jax.Array:

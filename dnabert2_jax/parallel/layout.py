@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.parallel.collectives import gather_parameter, reduce_gradient, stage_groups, sum_over_data
+from dnabert2_jax.parallel.collectives import gather_parameter, reduce_gradient, stage_groups, sum_over_devices
 from dnabert2_jax.parallel.feeding import SentBatch, send_batch
-from dnabert2_jax.parallel.mesh import ROWS, WHOLE, SliceOf, data_stages, make_mesh, slice_of
+from dnabert2_jax.parallel.mesh import ROWS, TOKENS, WHOLE, SliceOf, data_stages, make_mesh, slice_of
 from dnabert2_jax.parallel.rules import partition_spec, spread_over_data
 from dnabert2_jax.types import Tree
 
@@ -34,7 +34,7 @@ class Layout:
         bfloat16_reduction: see :class:`~dnabert2_jax.config.mesh.MeshOptions`.
         gathered: dtype of each parameter as a step sees it, if parameters are spread over ``data``.
         stages: sizes whose product is ``data``; a scatter over ``data`` runs in these stages, and a gather in reverse.
-        collectives: whether a step's results are added up over ``data``. On a single device they need not be; the compiler
+        collectives: whether a step's results are added up over devices. On a single device they need not be; the compiler
             then sees the plain program.
     """
 
@@ -55,17 +55,22 @@ class Layout:
         """Partition specs as shardings on this mesh."""
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=lambda x: isinstance(x, P))
 
-    def check_batch(self, batch_size: int, accumulate: int) -> None:
-        """Refuse a batch that cannot be divided evenly.
+    def check_batch(self, batch_size: int, accumulate: int, tokens: int) -> None:
+        """Refuse a batch of rows of ``tokens`` tokens that cannot be divided evenly.
 
         Raises:
             UserError: with the numbers.
         """
-        data, fsdp, _ = self.mesh.shape.values()
+        data, fsdp, sequence, _ = self.mesh.shape.values()
         if batch_size % (data * fsdp * accumulate):
             raise UserError(
                 f"training.batch_size {batch_size} is not a multiple of data x fsdp x accumulate = "
                 f"{data} x {fsdp} x {accumulate}; change one of them"
+            )
+        if tokens % sequence:
+            raise UserError(
+                f"data.tokens_per_row {tokens} is not a multiple of mesh.sequence {sequence}: each device takes as many "
+                "tokens of a row; change one of them"
             )
 
     def optimizer_specs(self, optimizer: optax.GradientTransformation, trainable: Tree) -> Any:
@@ -137,8 +142,8 @@ class Layout:
     def add_up(self, function: Callable[..., Any], *, gradients: bool) -> Callable[..., Any]:
         """``function(trainable, frozen, batch)`` summed over the rows of all devices.
 
-        Without fsdp and tensor, each device gathers the parameters and works on its own rows, and the results are added
-        once at the end. With them, XLA divides the work and adds where it must.
+        Without fsdp and tensor, each device gathers the parameters and works on its own rows, or on its own tokens of them,
+        and the results are added once at the end. With them, XLA divides the work and adds where it must.
 
         Args:
             function: sums over the rows of ``batch``.
@@ -173,17 +178,27 @@ class Layout:
                 )
             result = function(trainable, frozen, batch)
             if not gradients:
-                return sum_over_data(result)
+                return sum_over_devices(result)
             reduced = jax.tree.map(lambda g, spec: reduce_gradient(g, spec, sent, stages), result[0], self.moments)
-            return reduced, sum_over_data(result[1])
+            return reduced, sum_over_devices(result[1])
 
-        return jax.shard_map(
-            on_one,
-            mesh=self.mesh,
-            in_specs=(self.params, WHOLE, ROWS),
-            out_specs=(self.moments, WHOLE) if gradients else WHOLE,
-            check_vma=False,
-        )
+        def on_each(trainable: Tree, frozen: Tree, batch: Any) -> Any:
+            batch = jax.tree.map(self._with_whole_shares, batch)
+            spread = jax.tree.map(lambda x: TOKENS if x.ndim > 1 else ROWS, batch)
+            return jax.shard_map(
+                on_one,
+                mesh=self.mesh,
+                in_specs=(self.params, WHOLE, spread),
+                out_specs=(self.moments, WHOLE) if gradients else WHOLE,
+                check_vma=False,
+            )(trainable, frozen, batch)
+
+        return on_each
+
+    def _with_whole_shares(self, x: jax.Array) -> jax.Array:
+        """[B, n, ...] with as many zeros as it takes for devices to share n evenly: masked slots of zeros are unused."""
+        missing = -x.shape[1] % self.mesh.shape["sequence"] if x.ndim > 1 else 0
+        return jnp.pad(x, ((0, 0), (0, missing), *((0, 0) for _ in x.shape[2:]))) if missing else x
 
 
 def make_layout(
@@ -228,7 +243,7 @@ def make_layout(
     gathered = jax.tree.map(
         lambda leaf, names: jnp.dtype(precision if "layers" in names and leaf.ndim > 2 else leaf.dtype), abstract, axes
     )
-    stages = data_stages(list(mesh.devices[:, 0, 0]), slice_of)
+    stages = data_stages(list(mesh.devices[:, 0, 0, 0]), slice_of)
     return Layout(mesh, moments, moments, options.bfloat16_reduction, gathered, stages)
 
 

@@ -1,14 +1,16 @@
-"""The mesh: three axes of devices, of any sizes, over one slice or several.
+"""The mesh: four axes of devices, of any sizes, over one slice or several.
 
-Rows of a batch are spread over ``data`` and ``fsdp``. A step computes with weights that are whole along ``data`` (between
-steps :class:`~dnabert2_jax.config.mesh.MeshOptions` may spread them there), cut along their hidden axis over ``fsdp`` (Zhao
-et al. 2023) and along heads, inner channels or vocabulary over ``tensor`` (Shoeybi et al. 2019).
+Rows of a batch are spread over ``data`` and ``fsdp``, and the tokens of each row over ``sequence``. A step computes with
+weights that are whole along ``data`` (between steps :class:`~dnabert2_jax.config.mesh.MeshOptions` may spread them there)
+and along ``sequence``, cut along their hidden axis over ``fsdp`` (Zhao et al. 2023) and along heads, inner channels or
+vocabulary over ``tensor`` (Shoeybi et al. 2019).
 
 A slice is a set of devices with fast links: a TPU slice with its interconnect (ICI), or the GPUs that NVLink joins, usually
-those of a node. Between slices there is only the data center network (DCN), so that ``fsdp`` and ``tensor``, which exchange
-data in every layer, stay within a slice, and ``data``, which does so once per step, also spans them.
+those of a node. Between slices there is only the data center network (DCN), so that ``fsdp``, ``sequence`` and ``tensor``,
+which exchange data in every layer, stay within a slice, and ``data``, which does so once per step, also spans them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Any
@@ -23,11 +25,14 @@ from numpy.typing import NDArray
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 """Names of the mesh axes. The one with the most traffic is last, because neighboring devices get it."""
 
 ROWS = P(("data", "fsdp"))  # type: ignore[no-untyped-call]
 """How the rows of a batch are spread."""
+
+TOKENS = P(("data", "fsdp"), "sequence")  # type: ignore[no-untyped-call]
+"""How arrays with a row's tokens, or whatever else belongs to places in a row, are spread: [B, T, ...]."""
 
 WHOLE = P()  # type: ignore[no-untyped-call]
 """Replicated on every device."""
@@ -50,21 +55,26 @@ def make_mesh(options: MeshOptions, devices: Sequence[Any] | None = None, slice_
         UserError: the mesh does not match the available devices, or their slices.
     """
     devices = jax.devices() if devices is None else devices
-    inner = options.fsdp * options.tensor
+    inner = options.fsdp * options.sequence * options.tensor
     data = len(devices) // inner if options.data == -1 else options.data
     size, unused = data * inner, len(devices) - data * inner
     if size == 0 or unused < 0 or (unused and (options.data == -1 or jax.process_count() > 1)):
         raise UserError(
-            f"mesh: {options.data} (data) x {options.fsdp} (fsdp) x {options.tensor} (tensor) does not fit the "
+            f"mesh: {_product(options.data, options.fsdp, options.sequence, options.tensor)} does not fit the "
             f"{len(devices)} devices of {jax.process_count()} process(es); the product must equal the number of devices "
             "(data = -1 uses all that remain)"
         )
-    placed = arrange_devices((data, options.fsdp, options.tensor), devices[:size], slice_of)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+    placed = arrange_devices((data, options.fsdp, options.sequence, options.tensor), devices[:size], slice_of)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def arrange_devices(shape: tuple[int, int, int], devices: Sequence[Any], slice_of: SliceOf = slice_of) -> NDArray[Any]:
-    """Devices in the shape of a mesh, so that ``fsdp`` and ``tensor`` stay within a slice.
+def _product(*sizes: int) -> str:
+    """The sizes of the last axes, for messages."""
+    return " x ".join(f"{size} ({axis})" for size, axis in zip(sizes, AXES[-len(sizes) :], strict=True))
+
+
+def arrange_devices(shape: tuple[int, ...], devices: Sequence[Any], slice_of: SliceOf = slice_of) -> NDArray[Any]:
+    """Devices in the shape of a mesh, so that all of its axes but ``data`` stay within a slice.
 
     Along ``data``, each place in a slice is followed by the same place in the other slices. Where a scatter over ``data``
     runs in stages (:func:`data_stages`), the slices are thus its last stage.
@@ -75,10 +85,10 @@ def arrange_devices(shape: tuple[int, int, int], devices: Sequence[Any], slice_o
         slice_of: the slice of each device.
 
     Raises:
-        UserError: slices of different sizes, or of one that ``fsdp`` x ``tensor`` does not divide; or TPU devices that are
+        UserError: slices of different sizes, or of one that the axes but ``data`` do not divide; or TPU devices that are
             not a box.
     """
-    data, fsdp, tensor = shape
+    data, *inner = shape
     slices: dict[int, list[Any]] = {}
     for device in devices:
         slices.setdefault(slice_of(device), []).append(device)
@@ -89,18 +99,18 @@ def arrange_devices(shape: tuple[int, int, int], devices: Sequence[Any], slice_o
             f"{', '.join(f'slice {number} has {size}' for number, size in sizes.items())}; start the run on equal ones"
         )
     in_slice = len(devices) // len(slices)
-    if in_slice % (fsdp * tensor):
+    if in_slice % math.prod(inner):
         raise UserError(
-            f"mesh: {fsdp} (fsdp) x {tensor} (tensor) devices exchange data in every layer and must share a slice (a node "
-            f"of GPUs), but each of the {len(slices)} slices has {in_slice} devices; set mesh.fsdp and mesh.tensor so that "
+            f"mesh: {_product(*inner)} devices exchange data in every layer and must share a slice (a node of GPUs), but "
+            f"each of the {len(slices)} slices has {in_slice} devices; set mesh.fsdp, mesh.sequence and mesh.tensor so that "
             f"their product divides {in_slice}"
         )
-    return np.stack(
-        [_arrange_slice((data // len(slices), fsdp, tensor), slices[number]) for number in sizes], axis=1
-    ).reshape(shape)
+    return np.stack([_arrange_slice((data // len(slices), *inner), slices[number]) for number in sizes], axis=1).reshape(
+        shape
+    )
 
 
-def _arrange_slice(shape: tuple[int, int, int], devices: list[Any]) -> NDArray[Any]:
+def _arrange_slice(shape: tuple[int, ...], devices: list[Any]) -> NDArray[Any]:
     """The devices of one slice in the shape of its part of the mesh, neighbors along the last axes."""
     try:
         # Splitting a side of the slice between two axes is a last resort: it is tried only where nothing else fits.

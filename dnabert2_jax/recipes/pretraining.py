@@ -175,7 +175,7 @@ def _prepare(run: PretrainRun) -> _Job:
 
     network = masked_lm(config, compute)
     layout = make_layout(run.mesh, make_mesh(run.mesh), network.abstract(), network.axes(), config, compute.dtype.name)
-    layout.check_batch(plan.batch_size, plan.accumulate)
+    layout.check_batch(plan.batch_size, plan.accumulate, run.data.tokens_per_row)
     here = layout.rows_here(plan.batch_size)
     train_rows = PretrainingRows(
         corpus,

@@ -10,7 +10,15 @@ import jax
 import pytest
 from aot import tpu_devices
 
-from benchmarks.pretraining_step import CONFIGS, compile_step, compile_step_for_gpus, on_gpus, on_tpu, step_flops
+from benchmarks.pretraining_step import (
+    CONFIGS,
+    compile_step,
+    compile_step_for_gpus,
+    on_gpus,
+    on_tpu,
+    row_on_tpu,
+    step_flops,
+)
 from dnabert2_jax.config.loading import load_run
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
@@ -166,6 +174,21 @@ def test_on_a_gpu_no_sum_of_a_step_depends_on_the_order_of_threads(gpu):
     """A float that is added atomically is rounded in another order in every run, and a resumed run then differs."""
     step = compile_step_for_gpus(a_run(), TINY, gpu, 2)
     assert [name for name in step.atomics if "cas" in name or ".f" in name or ".bf" in name] == []
+
+
+def test_chips_that_share_a_row_need_the_memory_of_their_tokens(capsys):
+    """A chip with a quarter of a row needs little more than for a whole row of a quarter of the length."""
+    each = 2**16
+
+    def memory(rows, shares):
+        sizes = [f"training.batch_size={rows}", f"mesh.sequence={shares}", f"data.tokens_per_row={shares * each}"]
+        figures = row_on_tpu(a_run("model.remat=full", *sizes), TINY, "v5e:2x2")
+        assert (figures["chips"], figures["tokens_per_chip"]) == (CHIPS, each)
+        assert f"{figures['peak'] / 2**30:.2f} of 16 GiB per chip" in capsys.readouterr().out
+        return figures["memory"]["temporaries"]
+
+    shared, alone = memory(1, CHIPS), memory(CHIPS, 1)
+    assert alone < shared < 1.5 * alone
 
 
 def test_a_mesh_that_does_not_fit_is_refused():

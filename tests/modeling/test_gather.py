@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from dnabert2_jax.modeling.gather import rows_of, states_at, values_at
+from dnabert2_jax.modeling.gather import rows_of, states_at, states_in_row, values_at
 from dnabert2_jax.platform import tracing_for
 
 RNG = np.random.default_rng(0)
@@ -28,6 +30,42 @@ CASES = {
     ),
     "values": (lambda dtype: (values_at, normal(ROWS, SLOTS, WIDTH, dtype=dtype), numbers(WIDTH, ROWS, SLOTS), ())),
 }
+
+
+@pytest.mark.parametrize("tokens", [9, 10, 12])
+def test_for_long_rows_the_one_hot_matrix_is_made_in_parts(tokens, monkeypatch):
+    hidden, at = normal(ROWS, tokens, WIDTH), numbers(tokens, ROWS, SLOTS)
+    cotangent = normal(ROWS, SLOTS, WIDTH)
+
+    def gradient():
+        with tracing_for("gpu"):
+            return jax.vjp(lambda x: states_at(x, at), hidden)[1](cotangent)[0]
+
+    whole = gradient()
+    monkeypatch.setattr("dnabert2_jax.modeling.gather._MAX_ONE_HOT", ROWS * SLOTS * 4)  # three parts of three or four tokens
+    np.testing.assert_allclose(gradient(), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_devices_that_share_a_row_each_get_the_states_they_want(platform):
+    """From any device, some of them twice, and the gradients go back."""
+    hidden, at, cotangent = normal(ROWS, TOKENS, WIDTH), numbers(TOKENS, ROWS, 8), normal(ROWS, 8, WIDTH)
+
+    def both(gather):
+        def values_and_gradient(hidden, at, cotangent):
+            values, backward = jax.vjp(lambda x: gather(x, at), hidden)
+            return values, *backward(cotangent)
+
+        return values_and_gradient
+
+    mesh = jax.make_mesh((4,), ("sequence",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    spread = P(None, "sequence")
+    with tracing_for(platform):
+        shared = jax.shard_map(both(states_in_row), mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)
+        found = jax.jit(shared)(hidden, at, cotangent)
+    wanted = both(lambda x, at: jnp.take_along_axis(x, at[:, :, None], axis=1))(hidden, at, cotangent)
+    np.testing.assert_array_equal(found[0], wanted[0])
+    np.testing.assert_allclose(found[1], wanted[1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

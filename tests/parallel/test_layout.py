@@ -68,7 +68,7 @@ def test_moments_are_spread_over_data_where_an_axis_has_room(options):
     assert layers["wo"]["bias"] == layers["feed_forward_norm"]["scale"] == 1  # vectors stay whole
 
 
-@pytest.mark.parametrize("options", [{}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"tensor": 4}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"tensor": 4}, {"sequence": 4}], ids=str)
 def test_a_batch_is_spread_row_by_row(options):
     layout = layout_of(**options)
     batch = mlm_batch([16, 12, 16, 7, 16, 9, 16, 16])
@@ -85,9 +85,13 @@ def test_a_batch_is_spread_row_by_row(options):
 
 def test_batches_that_cannot_be_cut_evenly_are_refused():
     layout = layout_of(fsdp=2)
-    layout.check_batch(32, 4)
+    layout.check_batch(32, 4, 16)
     with pytest.raises(UserError, match=r"batch_size 24 is not a multiple of data x fsdp x accumulate = 4 x 2 x 2"):
-        layout.check_batch(24, 2)
+        layout.check_batch(24, 2, 16)
+    layout = layout_of(sequence=8)
+    layout.check_batch(1, 1, 128)
+    with pytest.raises(UserError, match=r"tokens_per_row 100 is not a multiple of mesh\.sequence 8: .*; change one of them"):
+        layout.check_batch(1, 1, 100)
 
 
 def test_initial_parameters_are_those_of_one_device():
@@ -107,6 +111,6 @@ def test_initial_parameters_are_those_of_one_device():
 def test_rows_are_spread_over_devices_that_hold_whole_parameters(data, rows, devices):
     """One device has a mesh, too."""
     layout = spread_rows(MeshOptions(data=data), rows, {"w": np.zeros(2)})
-    assert layout.mesh.shape == {"data": devices, "fsdp": 1, "tensor": 1}
+    assert layout.mesh.shape == {"data": devices, "fsdp": 1, "sequence": 1, "tensor": 1}
     assert layout.whole
     assert layout.params == layout.moments == {"w": P()}

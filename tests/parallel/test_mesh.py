@@ -10,32 +10,33 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.mesh import AXES, arrange_devices, data_stages, make_mesh, slice_of, slice_sides
 
 
-def mesh_of(data=-1, fsdp=1, tensor=1):
-    return make_mesh(MeshOptions(data=data, fsdp=fsdp, tensor=tensor))
+def mesh_of(**options):
+    return make_mesh(MeshOptions(**options))
 
 
 @pytest.mark.parametrize(
     ("options", "shape"),
     [
-        ({}, (8, 1, 1)),
-        ({"fsdp": 8}, (1, 8, 1)),
-        ({"fsdp": 2, "tensor": 2}, (2, 2, 2)),
-        ({"data": 4}, (4, 1, 1)),  # one process may leave devices unused
-        ({"data": 1, "tensor": 2}, (1, 1, 2)),
+        ({}, (8, 1, 1, 1)),
+        ({"fsdp": 8}, (1, 8, 1, 1)),
+        ({"fsdp": 2, "tensor": 2}, (2, 2, 1, 2)),
+        ({"sequence": 4}, (2, 1, 4, 1)),
+        ({"data": 4}, (4, 1, 1, 1)),  # one process may leave devices unused
+        ({"data": 1, "tensor": 2}, (1, 1, 1, 2)),
     ],
 )
-def test_mesh_has_the_three_axes_with_their_types_written_out(options, shape):
+def test_mesh_has_the_four_axes_with_their_types_written_out(options, shape):
     mesh = mesh_of(**options)
     assert mesh.axis_names == AXES
     assert tuple(mesh.shape.values()) == shape
-    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert mesh.axis_types == (AxisType.Auto,) * 4
     assert len({device.id for device in mesh.devices.flat}) == np.prod(shape)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": 3, "fsdp": 3}, r"3 \(data\) x 3 \(fsdp\) x 1 \(tensor\) does not fit the 8 devices"),
+        ({"data": 3, "fsdp": 3}, r"3 \(data\) x 3 \(fsdp\) x 1 \(sequence\) x 1 \(tensor\) does not fit the 8 devices"),
         ({"fsdp": 3}, r"-1 \(data\) x 3 \(fsdp\)"),
         ({"tensor": 16}, r"x 16 \(tensor\)"),
     ],
@@ -51,6 +52,9 @@ def test_a_mesh_that_does_not_fit_is_refused(options, message):
         ({"data": 0}, "found 0"),
         ({"data": -2}, "greater than or equal to -1"),
         ({"fsdp": 0}, "greater than or equal to 1"),
+        ({"sequence": 0}, "greater than or equal to 1"),
+        ({"sequence": 2, "fsdp": 2}, "sequence needs fsdp = 1 and tensor = 1"),
+        ({"sequence": 2, "tensor": 2}, "sequence needs fsdp = 1 and tensor = 1"),
         ({"fsdp": 2, "bfloat16_reduction": True}, "bfloat16_reduction needs fsdp = 1 and tensor = 1"),
     ],
 )
@@ -110,19 +114,20 @@ def test_collectives_go_along_the_sides_of_a_slice_that_devices_walk_row_by_row(
 @pytest.mark.parametrize(
     ("devices", "shape"),
     [
-        (tpu_slice(16, 16, kind="TPU v6 lite"), (8, 16, 2)),  # configs/pretrain_1b.toml: no side of the slice is 8 or 2
-        (tpu_slice(4, 4, 8, kind="TPU v5"), (4, 16, 2)),
-        (tpu_slice(8, 8), (2, 16, 2)),
-        ([*tpu_slice(8, 8), *tpu_slice(8, 8, number=1)], (4, 16, 2)),
+        (tpu_slice(16, 16, kind="TPU v6 lite"), (8, 16, 1, 2)),  # configs/pretrain_1b.toml: no side of the slice is 8 or 2
+        (tpu_slice(4, 4, 8, kind="TPU v5"), (4, 16, 1, 2)),
+        (tpu_slice(8, 8), (2, 16, 1, 2)),
+        (tpu_slice(8, 8), (2, 1, 16, 2)),
+        ([*tpu_slice(8, 8), *tpu_slice(8, 8, number=1)], (4, 16, 1, 2)),
     ],
-    ids=["v6e:16x16", "v5p:4x4x8", "v5e:8x8", "2 x v5e:8x8"],
+    ids=["v6e:16x16", "v5p:4x4x8", "v5e:8x8", "v5e:8x8 by sequence", "2 x v5e:8x8"],
 )
 def test_devices_that_exchange_data_in_every_layer_are_a_box_of_one_slice(devices, shape):
     placed = arrange_devices(shape, devices)
     assert placed.shape == shape
     assert set(placed.flat) == set(devices)
     assert all(is_a_box(group) for group in placed.reshape(shape[0], -1))
-    assert all(is_a_box(pair) for pair in placed.reshape(-1, shape[2]))  # `tensor` on neighbors
+    assert all(is_a_box(pair) for pair in placed.reshape(-1, shape[3]))  # `tensor` on neighbors
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ def test_devices_that_exchange_data_in_every_layer_are_a_box_of_one_slice(device
 )
 def test_slices_are_the_last_stage_along_data(devices, stages):
     slices = len({slice_of(device) for device in devices})
-    along_data = arrange_devices((len(devices), 1, 1), devices)[:, 0, 0]
+    along_data = arrange_devices((len(devices), 1, 1, 1), devices)[:, 0, 0, 0]
     by_place = along_data.reshape(-1, slices)
     assert all(len({slice_of(device) for device in same_place}) == slices for same_place in by_place)
     assert data_stages(list(along_data)) == stages
@@ -155,12 +160,13 @@ def test_devices_in_another_order_are_one_stage():
 @pytest.mark.parametrize(
     ("devices", "shape", "message"),
     [
-        (gpu_nodes(2), (1, 16, 1), r"16 \(fsdp\) x 1 \(tensor\) .* each of the 2 slices has 8 devices; .* divides 8"),
-        (gpu_nodes(2), (2, 2, 4), None),
-        (gpu_nodes(2)[:12], (12, 1, 1), "slice 0 has 8, slice 1 has 4; start the run on equal ones"),
-        (tpu_slice(2, 2)[:3], (3, 1, 1), r"3 x 1 x 1 = 3 devices .* not a whole box .* mesh\.data=-1"),
+        (gpu_nodes(2), (1, 16, 1, 1), r"16 \(fsdp\) x 1 \(sequence\) .* each of the 2 slices has 8 devices; .* divides 8"),
+        (gpu_nodes(2), (1, 1, 16, 1), r"16 \(sequence\) .* must share a slice .* mesh\.sequence"),
+        (gpu_nodes(2), (2, 2, 1, 4), None),
+        (gpu_nodes(2)[:12], (12, 1, 1, 1), "slice 0 has 8, slice 1 has 4; start the run on equal ones"),
+        (tpu_slice(2, 2)[:3], (3, 1, 1, 1), r"3 x 1 x 1 x 1 = 3 devices .* not a whole box .* mesh\.data=-1"),
     ],
-    ids=["fsdp over nodes", "fits", "unequal nodes", "three of four chips"],
+    ids=["fsdp over nodes", "sequence over nodes", "fits", "unequal nodes", "three of four chips"],
 )
 def test_what_slices_cannot_give_is_refused(devices, shape, message):
     if message is None:

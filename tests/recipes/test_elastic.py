@@ -105,8 +105,23 @@ def test_two_processes_go_on_from_what_eight_devices_of_one_saved(tmp_path, home
     assert result.stdout.count(f"saved {workdir / 'model'}") == 1
     assert result.stderr.count("resuming from step 4 of 6") == 1
     assert len(re.findall("^held-out loss", result.stderr, re.MULTILINE)) == 1
-    assert "mesh of 2 (data) x 1 (fsdp) x 1 (tensor) on 2 of 2 devices" in result.stderr
+    assert "mesh of 2 (data) x 1 (fsdp) x 1 (sequence) x 1 (tensor) on 2 of 2 devices" in result.stderr
     assert not list(workdir.rglob("*.partial"))
+
+
+def test_a_run_goes_on_with_devices_that_share_the_tokens_of_each_row(tmp_path, content, on_eight_devices):
+    workdir = stopped_after(2, on_eight_devices, tmp_path / "run")
+    shared = with_sections(content, {"mesh": {"data": 2, "sequence": 4}})
+    pretrain(parse_run(PretrainRun, shared, "test"), workdir)
+    assert_same_curve(workdir, on_eight_devices)
+
+
+@pytest.mark.slow
+def test_processes_share_the_tokens_of_each_row(tmp_path, home, content, on_eight_devices):
+    workdir = stopped_after(4, on_eight_devices, tmp_path / "run")
+    result = on_two_processes(with_sections(content, {"mesh": {"data": 1, "sequence": 4}}), home, workdir, 2)
+    assert result.returncode == 0, result.stderr
+    assert_same_curve(workdir, on_eight_devices)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ ROWS, STEPS = 16, 3
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, weight_decay=0.01, epsilon=1e-3)
 
 MESHES = {  # and the parts that a batch is cut into
+    "sequence": (MeshOptions(data=2, sequence=4), 2),
     "zero": (MeshOptions(shard_optimizer=True), 2),
     "all": (MeshOptions(fsdp=2, tensor=2), 2),
     "data": (MeshOptions(), 1),
@@ -112,7 +113,7 @@ def alone(network, params):
 
 @pytest.fixture(
     scope="module",
-    params=[*list(MESHES)[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in list(MESHES)[2:])],
+    params=[*list(MESHES)[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in list(MESHES)[3:])],
 )
 def shared(request, network, params):
     options, accumulate = MESHES[request.param]

@@ -60,8 +60,9 @@ def on_four_processes(file, options):
     [
         ({"shard_optimizer": True}, (4, 2), [0, 1] * 4),  # of a scatter's two stages, the last crosses the slices
         ({"fsdp": 2, "tensor": 2, "shard_optimizer": True}, (), [0] * 4 + [1] * 4),  # only `data` crosses them
+        ({"sequence": 4, "shard_optimizer": True}, (2,), [0] * 4 + [1] * 4),
     ],
-    ids=["data", "all"],
+    ids=["data", "all", "sequence"],
 )
 def test_two_slices_of_two_hosts_train_like_one_process(options, stages, slices, tmp_path, network, params):  # noqa: F811
     trained, found_slices, found_stages = on_four_processes(tmp_path / "trained", options)

@@ -17,6 +17,7 @@ from dnabert2_jax.kernels.attention.blocked import blocked_attention
 from dnabert2_jax.kernels.attention.chunked import chunked_attention
 from dnabert2_jax.kernels.attention.kernel import AttentionFunction, Inputs
 from dnabert2_jax.kernels.attention.reference import reference_attention
+from dnabert2_jax.parallel.constraints import token_shards
 from dnabert2_jax.platform import Target, current_target
 
 AUTO = "auto"
@@ -40,11 +41,13 @@ class Call(NamedTuple):
         target: what the call is traced for.
         tokens: tokens per row.
         head_dim: head width.
+        shards: devices that share the tokens of a row, of which ``tokens`` are here.
     """
 
     target: Target
     tokens: int
     head_dim: int
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,10 @@ def _pallas_tpu(inputs: Inputs, *, scale: float, skip: bool) -> tuple[jax.Array,
 
 
 def _not_on_tpu(call: Call) -> str | None:
-    target, _, head_dim = call
-    if target.platform != "tpu":
-        return f"it runs on TPUs, and this is a {target.platform}"
-    if head_dim > _MAX_HEAD_DIM:
-        return f"heads of {head_dim} are wider than {_MAX_HEAD_DIM}"
+    if call.target.platform != "tpu":
+        return f"it runs on TPUs, and this is a {call.target.platform}"
+    if call.head_dim > _MAX_HEAD_DIM:
+        return f"heads of {call.head_dim} are wider than {_MAX_HEAD_DIM}"
     return None
 
 
@@ -124,6 +126,10 @@ def _not_on_hopper(call: Call) -> str | None:
     return reason
 
 
+def _not_in_shards(call: Call) -> str | None:
+    return f"it needs whole rows, and {call.shards} devices share them" if call.shards > 1 else None
+
+
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
@@ -140,12 +146,14 @@ BACKENDS: dict[str, Backend] = {
             "reference",
             "bhtd",
             reference_attention,
+            cannot=_not_in_shards,
             should_not=lambda call: f"{call.tokens} tokens are over {_DENSE_LIMIT}" if call.tokens > _DENSE_LIMIT else None,
         ),
         Backend(
             "chunked",
             "bhtd",
             chunked_attention,
+            cannot=_not_in_shards,
             should_not=lambda call: "'blocked' is faster on a CPU" if call.target.platform == "cpu" else None,
         ),
         Backend("blocked", "bhtd", blocked_attention),
@@ -162,7 +170,7 @@ class Choice(NamedTuple):
 
 def explain_choice(tokens: int, head_dim: int = 64) -> Choice:
     """What ``auto`` selects for rows of ``tokens`` tokens and heads of ``head_dim``, and why it skips earlier backends."""
-    call = Call(current_target(), tokens, head_dim)
+    call = Call(current_target(), tokens, head_dim, token_shards())
     refusals: dict[str, str] = {}
     for backend in BACKENDS.values():
         reason = backend.refuses(call)
@@ -185,7 +193,7 @@ def choose_backend(implementation: str, tokens: int, head_dim: int = 64) -> Back
         hint = nearest(implementation, accepted)
         raise UserError(f"attention backend {implementation!r} is unknown; accepted are {', '.join(accepted)}{hint}")
     backend = BACKENDS[implementation]
-    if reason := backend.cannot(Call(current_target(), tokens, head_dim)):
+    if reason := backend.cannot(Call(current_target(), tokens, head_dim, token_shards())):
         raise UserError(f"attention backend {implementation!r} cannot be used here: {reason}; use 'auto' or another backend")
     return backend
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dnabert2_jax.kernels.attention.kernel import Gradients, Inputs, Kernel, Saved
+from dnabert2_jax.kernels.attention.ring import attend
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 
 BLOCK = 256
@@ -194,4 +195,4 @@ def blocked_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> tup
     Products and sums are float32 regardless of the dtype of q. Without ``skip``, and in rows of up to WIDE blocks, keys are
     visited regardless of their distance.
     """
-    return BlockedKernel(scale, skip)(inputs)
+    return attend(BlockedKernel(scale, skip), inputs)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -84,8 +84,10 @@ class Kernel(ABC):
     scale: float
     skip: bool
 
-    layout: ClassVar[str]
-    """Axis order of q, k, v and the output."""
+    @property
+    @abstractmethod
+    def layout(self) -> str:
+        """Axis order of q, k, v and the output."""
 
     @property
     def saves_bound(self) -> bool:

@@ -47,14 +47,14 @@ def score_bound(q: jax.Array, k: jax.Array, segment_ids: jax.Array, scale: float
     Returns:
         float32 [B, H].
     """
-    real = segment_ids > 0
+    return bound_of_norms(longest_norm(q, segment_ids, layout), longest_norm(k, segment_ids, layout), scale)
 
-    def longest(x: jax.Array) -> jax.Array:
-        x = jax.lax.stop_gradient(x).astype(jnp.float32)
-        squares = jnp.einsum(f"{layout},{layout}->bht", x, x, precision="highest")
-        return jnp.sqrt(jnp.where(real[:, None, :], squares, 0.0).max(axis=-1))
 
-    return bound_of_norms(longest(q), longest(k), scale)
+def longest_norm(x: jax.Array, segment_ids: jax.Array, layout: str) -> jax.Array:
+    """The largest norm of a query or key per row and head, float32 [B, H]; arguments as for :func:`score_bound`."""
+    x = jax.lax.stop_gradient(x).astype(jnp.float32)
+    squares = jnp.einsum(f"{layout},{layout}->bht", x, x, precision="highest")
+    return jnp.sqrt(jnp.where((segment_ids > 0)[:, None, :], squares, 0.0).max(axis=-1))
 
 
 def bound_of_norms(longest_q: jax.Array, longest_k: jax.Array, scale: float) -> jax.Array:
@@ -94,8 +94,8 @@ def block_ranges(segment_ids: jax.Array, radius: jax.Array | None, heads: int, b
     if tokens % block or tokens % other:
         raise ValueError(f"{tokens} tokens are not whole blocks of {block} and of {other}")
 
-    low, high = _number_span(segment_ids, block)
-    other_low, other_high = _number_span(segment_ids, other)
+    low, high = number_span(segment_ids, block)
+    other_low, other_high = number_span(segment_ids, other)
     # Blocks whose index spans do not overlap share no sequence. [B, n, m] booleans, reduced as they are computed.
     meets = (low[:, :, None] <= other_high[:, None, :]) & (other_low[:, None, :] <= high[:, :, None])
     index = jnp.arange(tokens // other, dtype=jnp.int32)
@@ -111,7 +111,7 @@ def block_ranges(segment_ids: jax.Array, radius: jax.Array | None, heads: int, b
     return BlockRanges(jnp.minimum(start, stop), stop)
 
 
-def _number_span(segment_ids: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
+def number_span(segment_ids: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
     """Smallest and largest sequence index in each block, [B, n] each; the span of a padding block overlaps no other."""
     numbers = segment_ids.reshape(segment_ids.shape[0], -1, block)
     largest = np.iinfo(np.int32).max

@@ -16,6 +16,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention.block_sizes import GpuBlocks, GpuPasses, gpu_blocks, hopper_blocks
 from dnabert2_jax.kernels.attention.gpu.tile import GpuInputs, GradientRows
 from dnabert2_jax.kernels.attention.kernel import Gradients, Inputs, Kernel, Saved
+from dnabert2_jax.kernels.attention.ring import attend
 from dnabert2_jax.kernels.attention.skipping import block_ranges, score_bound, skip_radius
 from dnabert2_jax.platform import current_target
 
@@ -30,7 +31,7 @@ def pallas_gpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> 
     """
     target, q = current_target(), inputs.q
     passes = gpu_blocks(q.shape[1], _padded(q.shape[3]), q.dtype.itemsize, target.generation)
-    return GpuKernel(scale, skip, passes, target.interpret)(inputs)
+    return attend(GpuKernel(scale, skip, passes, target.interpret), inputs)
 
 
 def mosaic_gpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> tuple[jax.Array, jax.Array]:
@@ -45,7 +46,7 @@ def mosaic_gpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> 
             "attention backend 'mosaic_gpu' accepts q, k, v all in bfloat16 or all in float16 (Hopper's matrix units would "
             f"round float32 to TF32); found {q.dtype}, {k.dtype}, {v.dtype}; use 'auto' or 'pallas_gpu'"
         )
-    return HopperKernel(scale, skip, hopper_blocks(q.shape[3]), target.interpret)(inputs)
+    return attend(HopperKernel(scale, skip, hopper_blocks(q.shape[3]), target.interpret), inputs)
 
 
 def _padded(head_dim: int) -> int:

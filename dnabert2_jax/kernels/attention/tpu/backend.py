@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.kernels.attention.block_sizes import TpuBlocks, row_fits, tpu_blocks
 from dnabert2_jax.kernels.attention.kernel import Gradients, Inputs, Kernel, Saved
+from dnabert2_jax.kernels.attention.ring import attend
 from dnabert2_jax.kernels.attention.skipping import block_ranges, bound_of_norms, skip_radius
 from dnabert2_jax.kernels.attention.tpu.backward import backward
 from dnabert2_jax.kernels.attention.tpu.forward import SAFE_BOUND, forward
@@ -38,7 +39,8 @@ def pallas_tpu_attention(inputs: Inputs, *, scale: float, skip: bool = True) -> 
             f"found {q.dtype}, {k.dtype}, {v.dtype}"
         )
     target = current_target()
-    return TpuKernel(scale, skip, tpu_blocks(q.shape[3]), vmem_bytes(target.generation), target.interpret)(inputs)
+    kernel = TpuKernel(scale, skip, tpu_blocks(q.shape[3]), vmem_bytes(target.generation), target.interpret)
+    return attend(kernel, inputs)
 
 
 @dataclass(frozen=True)
