@@ -31,7 +31,19 @@ _HOMES = {
     "pretrain": "dnabert2_jax.recipes.pretraining",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "DNABERT2",
+    "FinetuneRun",
+    "PerBaseRun",
+    "PretrainRun",
+    "SpliceLabels",
+    "Tokenizer",
+    "UserError",
+    "__version__",
+    "finetune",
+    "load_run",
+    "pretrain",
+]
 
 
 def __getattr__(name: str) -> Any:
