@@ -13,12 +13,12 @@ from dnabert2_jax.data.records import Row
 from dnabert2_jax.data.sequences import Sequences, given_sequences
 from dnabert2_jax.genome.letters import LetterCounts
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
-def in_chunks(items: Iterable[Item], size: Callable[[Item], int], least: int) -> Iterator[list[Item]]:
+def in_chunks(items: Iterable[T], size: Callable[[T], int], least: int) -> Iterator[list[T]]:
     """Consecutive items, taken as needed, in chunks whose sizes add up to ``least`` or more (the last may have less)."""
-    chunk: list[Item] = []
+    chunk: list[T] = []
     total = 0
     for item in items:
         chunk.append(item)

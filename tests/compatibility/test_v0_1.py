@@ -102,7 +102,7 @@ def test_a_finished_run_is_recognised_and_not_trained_again(name, old):
     kind, _ = RUNS[name]
     effective = run_to_dict(load_run(kind, old / f"{name}.toml"))
     saved = json.loads((old / "finished" / name / "run.json").read_text())
-    later = {"training.skipped_in_a_row", "training.hang_timeout", "training.pooling", "training.focal_gamma"}
+    later = {"training.skipped_in_a_row", "training.hang_timeout", "training.pooling", "training.focal_gamma", "mesh.sequence"}
     later |= {
         "data.sequence_column",
         "data.label_column",
