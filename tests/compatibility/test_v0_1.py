@@ -102,13 +102,11 @@ def test_a_finished_run_is_recognised_and_not_trained_again(name, old):
     kind, _ = RUNS[name]
     effective = run_to_dict(load_run(kind, old / f"{name}.toml"))
     saved = json.loads((old / "finished" / name / "run.json").read_text())
-    later = {"training.skipped_in_a_row", "training.hang_timeout", "training.pooling", "training.focal_gamma", "mesh.sequence"}
-    later |= {
-        "data.sequence_column",
-        "data.label_column",
-        "data.bad_records",
-        "data.bpe_dropout",
-    }  # settings that did not exist then
+    later = {  # settings that did not exist then
+        *("training.skipped_in_a_row", "training.hang_timeout", "training.pooling", "training.focal_gamma"),
+        *("data.sequence_column", "data.label_column", "data.bad_records", "data.bpe_dropout"),
+        "mesh.sequence",
+    }
     new = later - flat_settings(saved).keys()
     assert {k: v for k, v in flat_settings(effective).items() if k not in new} == flat_settings(saved)
 
