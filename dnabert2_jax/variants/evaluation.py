@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dnabert2_jax.data.sequences import reverse_complement
 from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.genome.letters import base_codes
 from dnabert2_jax.genome.reference import Reference
 from dnabert2_jax.metrics.intervals import confidence_intervals
 from dnabert2_jax.metrics.scores import ranks
@@ -26,9 +27,6 @@ _LOWER_IS_WORSE = ("llr", "pll")
 _FEWEST = 10
 _BASES_AT_ONCE = 10_000_000
 _LONGEST_ALLELE = 64
-_DIGITS = np.full(256, -1, np.int8)
-for _letters in (b"ACGT", b"acgt"):
-    _DIGITS[np.frombuffer(_letters, np.uint8)] = np.arange(4)
 
 
 class Agreement(TypedDict, total=False):
@@ -228,7 +226,7 @@ def _on_both_strands(text: str, log_p: NDArray[np.float64], k: int) -> float:
 
 
 def _log_likelihood(text: str, log_p: NDArray[np.float64], k: int) -> float:
-    digits = _DIGITS[np.frombuffer(text.encode(), np.uint8)].astype(np.int64)
+    digits = base_codes(text.upper()).astype(np.int64)
     if (digits < 0).any():
         return math.nan
     return float(log_p.reshape(-1)[_codes(digits, k)].sum())
@@ -238,7 +236,7 @@ def _kmer_counts(reference: Reference, contigs: Sequence[str], k: int) -> NDArra
     """Counts of each k-mer on both strands, [4 ** k]."""
     counts = np.zeros(4**k, np.int64)
     for text in _pieces(reference, contigs, k):
-        digits = _DIGITS[np.frombuffer(text.encode(), np.uint8)].astype(np.int64)
+        digits = base_codes(text.upper()).astype(np.int64)
         known = np.convolve(digits < 0, np.ones(k, np.int64), "valid") == 0
         counts += np.bincount(_codes(np.maximum(digits, 0), k)[known], minlength=4**k)
     # Reverse complement of a k-mer: its digits d in reverse order, each replaced by 3 - d.

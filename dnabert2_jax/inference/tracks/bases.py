@@ -18,7 +18,7 @@ from dnabert2_jax.config.inference import TrackValues
 from dnabert2_jax.data.intervals import Interval, letters_of
 from dnabert2_jax.data.packing import padded_width
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import BASES, LetterCounts
+from dnabert2_jax.genome.letters import BASES, LetterCounts, base_codes
 from dnabert2_jax.inference.interval_scan import windows_of
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
@@ -42,9 +42,6 @@ CHANNELS: dict[TrackValues, tuple[str, ...]] = {
     "logo": tuple(BASES),
 }
 """The tracks for each choice of values."""
-
-_LETTER = np.full(256, -1, np.int8)
-_LETTER[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))
 
 
 class _Window(NamedTuple):
@@ -84,7 +81,7 @@ class BaseProbabilities:
 
     def _table(self, numbers: list[int], pieces: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Pieces of one length, and the one-hot letters of their bases, [pieces, length x 4]."""
-        letters = np.array([_LETTER[np.frombuffer(pieces[n].encode(), np.uint8)] for n in numbers])
+        letters = np.array([base_codes(pieces[n]) for n in numbers])
         return np.array(numbers), np.eye(len(BASES))[letters].reshape(len(numbers), -1)
 
     def __call__(self, ids: NDArray[np.int32], probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -281,7 +278,7 @@ def _passes(window: _Window) -> list[NDArray[np.int64]]:
 
 def _values(letters: str, places: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Every channel at the scored bases, [positions] each."""
-    own = _LETTER[np.frombuffer(letters.encode(), np.uint8)][places]
+    own = base_codes(letters)[places]
     tiny = np.finfo(np.float64).tiny
     logs = np.log2(np.maximum(probabilities, tiny))
     entropy = -(probabilities * logs).sum(1)

@@ -16,7 +16,7 @@ from dnabert2_jax.data.base_windows import encode_bases
 from dnabert2_jax.data.intervals import Interval, letters_of
 from dnabert2_jax.data.packing import one_per_row
 from dnabert2_jax.errors import UserError
-from dnabert2_jax.genome.letters import BASES, LetterCounts
+from dnabert2_jax.genome.letters import LetterCounts, base_codes
 from dnabert2_jax.inference.interval_scan import windows_of
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
@@ -29,8 +29,6 @@ CONTEXT = 8
 
 LEAST_CONTEXT = 64
 """Minimum bases of context on each side, enough for the tokens of a window to be those of the whole contig."""
-
-_KNOWN = np.isin(np.arange(256), np.frombuffer(BASES.encode(), np.uint8))
 
 
 class _Window(NamedTuple):
@@ -145,7 +143,7 @@ class LabelTrack:
 
     def _pieces(self, windows: Sequence[_Window]) -> Iterator[Piece]:
         """The values of the windows that have any."""
-        known = [_KNOWN[np.frombuffer(w.letters.encode(), np.uint8)][w.core :][: w.end - w.start] for w in windows]
+        known = [base_codes(w.letters)[w.core :][: w.end - w.start] >= 0 for w in windows]
         scored = [n for n, own in enumerate(known) if own.any()]
         if not scored:
             return
