@@ -11,6 +11,7 @@ is tiny and the DNA is random. With ``--json``, rows of faults that were tried b
 
 import argparse
 import json
+import math
 import os
 import random
 import re
@@ -36,7 +37,7 @@ from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.paths import as_path, file_system
 from tests.emulators import SCHEMES, Store, free_port, point_at
 from tests.helpers import pretrain_content, tiny_corpus, tiny_model, write_run
-from tests.processes import Process, start_script
+from tests.processes import Process, kill_when, start_script, wait_until
 
 FAULTS = {
     "kill": "`kill -9`",
@@ -52,7 +53,9 @@ CALLS = {"start": 0, "evaluate": 0, "save": 2, "export": 0}
 """The phases, and at which call in a run the fault strikes, from 0."""
 
 STEPS, SAVE_EVERY = 24, 4
-HANG_TIMEOUT = 4
+HANG_TIMEOUT = 8
+"""Seconds, of the runs that hang; others have the default."""
+
 SECONDS_OF_A_REQUEST = 0.3
 FILE_SIZE = 6000
 """Bytes that a file may have on a full disk: room for messages, and for no checkpoint."""
@@ -73,7 +76,7 @@ def marked(function):
     def call(*arguments, **options):
         if next(calls) == int(number):
             Path(mark).touch()
-            threading.Event().wait(float(pause))
+            threading.Event().wait(None if pause == "inf" else float(pause))
         return function(*arguments, **options)
     return call
 
@@ -114,7 +117,8 @@ class Bench:
         for host in range(hosts):
             number = CALLS[phase] if pause is not None and host == 0 else -1
             several = ("--coordinator", place, "--num-processes", hosts, "--process-id", host) if hosts > 1 else ()
-            command = ("pretrain", "--config", self.config, "--workdir", workdir, *several)
+            hangs = ("--set", f"training.hang_timeout={HANG_TIMEOUT}") if pause == math.inf else ()
+            command = ("pretrain", "--config", self.config, "--workdir", workdir, *several, *hangs)
             processes.append(start_script(RUN, self.mark, phase, number, pause or 0, *command))
         return processes
 
@@ -191,11 +195,8 @@ def one(fault: str, phase: str, wanted: str, halfway: Path, bench: Bench) -> dic
         else:
             buckets.upload({name: halfway / name for name in files_below(halfway)}, workdir)
     bench.mark.unlink(missing_ok=True)
-    processes = bench.start(workdir, phase, 10**6 if fault == "hang" else 0.5, hosts)
-    while not bench.mark.exists():
-        if processes[0].poll() is not None:
-            raise SystemExit(f"{name} ended before the fault:\n{processes[0].communicate()[1]}")
-        time.sleep(0.001)
+    processes = bench.start(workdir, phase, math.inf if fault == "hang" else 0.5, hosts)
+    wait_until(processes[0], bench.mark.exists)
     began = time.monotonic()
     strike(fault, processes, workdir, bench)
     ended = ends(processes)
@@ -221,10 +222,7 @@ def half_a_run(bench: Bench) -> Path:
     """The directory, on this machine, of a run that was killed after half of its steps."""
     workdir = bench.home / "halfway"
     [process] = bench.start(workdir)
-    while max(sealed_steps(workdir) if workdir.exists() else [], default=0) < STEPS // 2:
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
+    kill_when(process, lambda: workdir.exists() and max(sealed_steps(workdir), default=0) >= STEPS // 2)
     return workdir
 
 
@@ -278,10 +276,7 @@ def main() -> None:
             file_system("gs").mkdir("faults")
             tiny_model(home / "base")
             tiny_corpus(home)
-            training = {
-                **{"steps": STEPS, "save_every": SAVE_EVERY, "evaluate_every": STEPS // 2, "log_every": 1},
-                "hang_timeout": HANG_TIMEOUT,
-            }
+            training = {"steps": STEPS, "save_every": SAVE_EVERY, "evaluate_every": STEPS // 2, "log_every": 1}
             content = pretrain_content(home / "base", home / "corpus", training=training, mesh={"data": -1})
             config = write_run(home / "run.toml", "pretrain", content)
             bench = Bench(home, as_path("gs://faults"), store, config, random.Random(options.seed))

@@ -143,8 +143,8 @@ class BpeTokenizer(Tokenizer):
 def _joined(sequences: Sequence[str]) -> str:
     """The sequences, each followed by the mark of its end, with one letter for whatever is no base."""
     text = _END.join([*sequences, ""])
-    # Nearly always there are bases only. This check of all at once is many times faster than a search, for which other threads
-    # that make batches would wait.
+    # Nearly always there are bases only. This check of all at once is many times faster than a search, during which other
+    # threads that make batches would wait.
     if len(text.encode("ascii", "replace").translate(None, BASES.encode())) == len(sequences):
         return text
     return "".join([_NO_BASE.sub(_UNKNOWN, sequence) + _END for sequence in sequences])
