@@ -39,7 +39,7 @@ from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import Workdir
 
 MOST_ATTEMPTS = 3
-"""Runs per seed in recommended mode until one does not collapse; a probe does not depend on the seed."""
+"""Runs per seed until one does not collapse, except in parity mode; a probe does not depend on the seed."""
 
 _NEXT_SEED = 1000  # retries use seeds beyond all that can be requested
 
@@ -185,7 +185,7 @@ def _prepared(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_ro
 
 
 def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed: int) -> dict[str, Any]:
-    """Fine-tune; in recommended mode, repeat a collapsed run with another seed, unless it is a probe."""
+    """Fine-tune; except in parity mode, repeat a collapsed run with another seed, unless it is a probe."""
     began = time.monotonic()
     content = preset(found.task, run.mode, longest_row=data["longest_row"], train_rows=data["train_rows"])
     tables = {split: path.resolve() for split, path in found.tables.items()}
