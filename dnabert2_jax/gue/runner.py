@@ -23,6 +23,7 @@ from typing import Any
 
 from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
+from dnabert2_jax.convert.opening import path_from_anywhere
 from dnabert2_jax.errors import UserError, WrongTaskError
 from dnabert2_jax.gue.catalog import Mode
 from dnabert2_jax.gue.discovery import Discovery, FoundTask, discover
@@ -34,7 +35,6 @@ from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.storage.atomic import write_json
-from dnabert2_jax.storage.paths import absolute
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import Workdir
 
@@ -82,9 +82,9 @@ class GueRun:
             UserError: neither of the two ways to start, or a mix of both.
         """
         if self.model is not None and self.size is None and self.tokenizer is None:
-            return {"path": str(absolute(self.model))}
+            return {"path": path_from_anywhere(self.model)}
         if self.model is None and self.size is not None and self.tokenizer is not None:
-            return {"size": self.size, "tokenizer": str(absolute(self.tokenizer))}
+            return {"size": self.size, "tokenizer": path_from_anywhere(self.tokenizer)}
         raise UserError("give either --model (a model directory), or --size and --tokenizer to start from random weights")
 
 
