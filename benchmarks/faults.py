@@ -179,6 +179,7 @@ def strike(fault: str, processes: list[Process], workdir: Path, bench: Bench) ->
         case "slow":
             bench.store.fault = lambda method, path: time.sleep(SECONDS_OF_A_REQUEST)
         case "corrupt":
+            wait_until(processes[0], lambda: len(sealed_steps(workdir)) > 1)  # the one before it is to be used
             processes[0].kill()
             processes[0].communicate()
             damage(workdir)
@@ -195,7 +196,8 @@ def one(fault: str, phase: str, wanted: str, halfway: Path, bench: Bench) -> dic
         else:
             buckets.upload({name: halfway / name for name in files_below(halfway)}, workdir)
     bench.mark.unlink(missing_ok=True)
-    processes = bench.start(workdir, phase, math.inf if fault == "hang" else 0.5, hosts)
+    pause = {"hang": math.inf, "corrupt": 60}.get(fault, 0.5)
+    processes = bench.start(workdir, phase, pause, hosts)
     wait_until(processes[0], bench.mark.exists)
     began = time.monotonic()
     strike(fault, processes, workdir, bench)
