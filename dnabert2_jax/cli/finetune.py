@@ -82,7 +82,8 @@ def finetune(
 @app.command(epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json")
 def evaluate(
     model: Annotated[
-        list[Path], Option(parser=path, help="Directory of a classifier or adapter; repeat it for the mean of several.")
+        list[Path],
+        Option(metavar="DIR", parser=path, help="Directory of a classifier or adapter; repeat it for the mean of several."),
     ],
     out: Annotated[Path, Option(parser=path, help="JSON file for the scores, or - for standard output.")],
     data: Annotated[
@@ -95,10 +96,6 @@ def evaluate(
     bed: Annotated[
         Path | None,
         Option(parser=local_path, help="Intervals of --fasta: label in column 4 or --label-column N, strand in column 6."),
-    ] = None,
-    region: Annotated[
-        list[str] | None,
-        Option(metavar="CONTIG:START-END", help="Only for predict and embed: a region has no label to score against."),
     ] = None,
     base: Base = None,
     batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
@@ -130,11 +127,6 @@ def evaluate(
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
-    if region:
-        raise UserError(
-            f"--region {region[0]}: scores compare predictions with labels, and a region has none; give --bed FILE with "
-            "labels in column 4, or use `dnabert2 predict`"
-        )
     if (data is None) == (fasta is None) or (fasta is None) != (bed is None):
         raise UserError("give either --data TABLE, or --fasta GENOME with --bed FILE, whose column 4 holds the labels")
     classifier, *ensemble = open_ensemble(model, None, base, precision, task="scoring")

@@ -42,8 +42,10 @@ def test_help_explains_every_option_and_has_an_example_that_parses(path, dnabert
     assert command.help
     assert all(option.help for option in command.params)
     assert "Example: dnabert2 " + " ".join(path) in " ".join(out.split())
-    words = shlex.split(command.epilog.partition("Example: dnabert2 ")[2].partition(";")[0])
+    words = shlex.split(command.epilog.partition("Example: dnabert2 ")[2])
     assert words[: len(path)] == list(path)
+    unquoted = [word for word in shlex.split(command.epilog, posix=False) if word[0] != "'"]
+    assert not re.search(r"[][*?;|&<>]", " ".join(unquoted)), "a shell would not pass these on as they are"
     command.make_context(path[-1], words[len(path) :])
 
 
@@ -54,6 +56,7 @@ def test_help_fits_80_columns_and_breaks_no_word(path, dnabert2, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
     assert not re.search(r"\s\.(\s|$)", out)
+    assert not re.search(r"^  --\S+ <list", out, re.MULTILINE)  # an option that may be repeated takes one value each time
     texts = [option.help for option in COMMANDS[path].params] if path else []
     said = " ".join(out.split())
     for text in texts:
