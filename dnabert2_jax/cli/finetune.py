@@ -97,6 +97,7 @@ def evaluate(
         Path | None,
         Option(parser=local_path, help="Intervals of --fasta: label in column 4 or --label-column N, strand in column 6."),
     ] = None,
+    region: Annotated[list[str] | None, Option(hidden=True, help="Of predict and embed; refused with the reason.")] = None,
     base: Base = None,
     batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,
@@ -127,6 +128,11 @@ def evaluate(
 
     check_output(out, (".json",))
     refuse_overwriting(out, force=force)
+    if region:
+        raise UserError(
+            f"--region {region[0]}: scores compare predictions with labels, and a region has none; give --bed FILE with "
+            "labels in column 4, or use `dnabert2 predict`"
+        )
     if (data is None) == (fasta is None) or (fasta is None) != (bed is None):
         raise UserError("give either --data TABLE, or --fasta GENOME with --bed FILE, whose column 4 holds the labels")
     classifier, *ensemble = open_ensemble(model, None, base, precision, task="scoring")
