@@ -5,8 +5,8 @@
 
 The convolutions read one-hot letters: residual layers, nine bases wide, whose dilation doubles from layer to layer, so that
 a base sees 1,024 bases on each side; they have as many channels as make up the encoder's number of parameters. Both train
-on the same windows for as many epochs, with AdamW, and the dev contigs select the epoch. Rerun the command to resume; a run
-that is done is read from disk. Scores are of the test contigs.
+on the same windows for as many epochs, with AdamW, and start from the frequencies of the labels; the dev contigs select the
+epoch. Rerun the command to resume; a run that is done is read from disk. Scores are of the test contigs.
 """
 
 import argparse
@@ -41,10 +41,10 @@ def channels_for(parameters: int) -> int:
     return max(8, round((parameters / (LAYERS * TAPS)) ** 0.5))
 
 
-def init_convolutions(channels: int, classes: int) -> Tree:
-    """Random weights."""
+def init_convolutions(channels: int, bias: np.ndarray) -> Tree:
+    """Random weights, and the bias of the classes."""
     keys = jax.random.split(jax.random.key(0), LAYERS + 2)
-    shapes = [(TAPS, LETTERS, channels), *[(TAPS, channels, channels)] * LAYERS, (1, channels, classes)]
+    shapes = [(TAPS, LETTERS, channels), *[(TAPS, channels, channels)] * LAYERS, (1, channels, len(bias))]
     kernels = [jax.random.normal(key, shape) / np.sqrt(shape[0] * shape[1]) for key, shape in zip(keys, shapes, strict=True)]
     return {
         "first": kernels[0],
@@ -52,7 +52,7 @@ def init_convolutions(channels: int, classes: int) -> Tree:
         "scales": jnp.full((LAYERS, channels), 0.1),
         "biases": jnp.zeros((LAYERS + 1, channels)),
         "last": kernels[-1],
-        "bias": jnp.zeros(classes),
+        "bias": jnp.asarray(bias),
     }
 
 
@@ -76,7 +76,8 @@ def convolutions(params: Tree, letters: jax.Array) -> jax.Array:
 def train_convolutions(job: WindowsJob, parameters: int) -> tuple[Scores, int]:
     """Test scores of the epoch with the best dev AUPRC, and the number of parameters."""
     run, plan = job.run, job.run.training
-    params = init_convolutions(channels_for(parameters), len(job.labels))
+    assert job.class_bias is not None
+    params = init_convolutions(channels_for(parameters), job.class_bias)
     steps = -(-len(job.train) // plan.batch_size)
     total = plan.epochs * steps
     schedule = optax.warmup_cosine_decay_schedule(0, 2e-3, total // 10, total)

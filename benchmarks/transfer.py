@@ -30,23 +30,26 @@ SCRATCH, METHODS = "scratch", ("scratch", "probe", "lora", "full")
 LORA_RATE = 3  # times the learning rate of full fine-tuning
 
 
-def prepared(task: Path, workdir: Path, max_train_rows: int | None) -> tuple[dict[str, str], dict[str, Any]]:
-    """The tables' paths, with the training table capped, and the results of the k-mer regression."""
+def capped_tables(task: Path, workdir: Path, max_train_rows: int | None) -> dict[str, Path]:
+    """The paths of a data set's tables; a training table with more rows is capped, and written to ``workdir``."""
     files = {split: task / f"{split}.csv" for split in ("train", "dev", "test")}
-    splits = load_splits(files["train"], files["dev"], files["test"])
-    train = splits.train
+    train = load_splits(files["train"], files["dev"], files["test"]).train
     if max_train_rows is not None and max_train_rows < len(train):
-        train = train.take(capped_rows(train.labels, max_train_rows))
         files["train"] = workdir / "train.csv"
         workdir.mkdir(parents=True, exist_ok=True)
-        write_table(files["train"], train)
-    probabilities = KmerBaseline().fit(train, splits.dev, splits.labels).predict_proba(splits.test)
+        write_table(files["train"], train.take(capped_rows(train.labels, max_train_rows)))
+    return files
+
+
+def kmer_record(tables: dict[str, Path]) -> dict[str, Any]:
+    """The sizes of a data set, and the k-mer regression's score on its test table."""
+    splits = load_splits(tables["train"], tables["dev"], tables["test"])
+    probabilities = KmerBaseline().fit(splits.train, splits.dev, splits.labels).predict_proba(splits.test)
     kmer = classification_metrics(splits.labels.encode(splits.test), probabilities, splits.labels.names)
-    paths = {split: str(file) for split, file in files.items()}
-    return paths, {"train_rows": len(train), "classes": len(splits.labels.names), "kmer_mcc": kmer["mcc"]}
+    return {"train_rows": len(splits.train), "classes": len(splits.labels.names), "kmer_mcc": kmer["mcc"]}
 
 
-def run_of(method: str, seed: int, tables: dict[str, str], options: argparse.Namespace) -> FinetuneRun:
+def run_of(method: str, seed: int, tables: dict[str, Path], options: argparse.Namespace) -> FinetuneRun:
     """One fine-tuning run."""
     model: dict[str, Any] = {"remat": "full"}
     if method == SCRATCH:
@@ -55,7 +58,8 @@ def run_of(method: str, seed: int, tables: dict[str, str], options: argparse.Nam
         model |= {"path": str(options.model)}
     rate = options.learning_rate * (LORA_RATE if method == "lora" else 1)
     training: dict[str, Any] = {"method": "full" if method == SCRATCH else method, "epochs": options.epochs}
-    content = {"model": model, "data": tables, "optimizer": {"learning_rate": rate}, "training": training}
+    data = {split: str(path) for split, path in tables.items()}
+    content = {"model": model, "data": data, "optimizer": {"learning_rate": rate}, "training": training}
     settings = [f"{name}.{key}={json.dumps(value)}" for name, section in content.items() for key, value in section.items()]
     return load_run(FinetuneRun, None, [f"seed={seed}", *settings, *options.set])
 
@@ -65,7 +69,8 @@ def scores(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for task in options.task:
         name = "/".join(task.parts[-2:])
         workdir = options.workdir / name.replace("/", "_")
-        tables, record = prepared(task, workdir, options.max_train_rows)
+        tables = capped_tables(task, workdir, options.max_train_rows)
+        record = kmer_record(tables)
         for method in options.methods:
             seeds = range(1 if method == "probe" else options.seeds)  # a probe involves no randomness
             results = []

@@ -31,7 +31,7 @@ def run(
         list[str] | None, Option(metavar="NAMES", help="Data sets or globs, as in 'prom/*,tf/0'.", show_default="all")
     ] = None,
     seeds: Annotated[int, Option(min=1, max=1000, help="Runs per data set.")] = 3,
-    mode: Annotated[Mode, Option(help="As the original, or our recommended settings.")] = "recommended",
+    mode: Annotated[Mode, Option(help="As the original, our settings, or those for small encoders.")] = "recommended",
     max_train_rows: Annotated[int | None, Option(min=2, help="Maximum training rows.", show_default="all")] = None,
     keep_models: Annotated[
         bool, Option("--keep-models/--no-keep-models", help="Keep the models (470 MB each for the 117M).")

@@ -67,6 +67,11 @@ def pinned_path(path: StrPath, model: SavedModel) -> Path:
     return Path(f"{PREFIX}{model.provenance['parents']['hub']}") if is_hub_name(path) else as_path(path)
 
 
+def path_from_anywhere(path: StrPath) -> str:
+    """A path to a model for a file that may be read from another directory: absolute, unless it is a name."""
+    return str(path) if is_hub_name(path) or shipped_model(path) else str(absolute(path))
+
+
 def local_path(path: StrPath) -> Path:
     """The directory of a model on this machine; one of the Hub is downloaded.
 

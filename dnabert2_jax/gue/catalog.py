@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 
 Suite = Literal["GUE", "GUE+", "other"]
 Metric = Literal["mcc", "macro_f1"]
-Mode = Literal["parity", "recommended"]
-"""How data sets are run: ``parity`` reproduces the original, ``recommended`` uses our settings; see ``presets.py``."""
+Mode = Literal["parity", "recommended", "small"]
+"""How data sets are run: as the original; by our settings; or by those for encoders of a few million parameters. See
+``presets.py``."""
 
 METRIC_NAMES: dict[str, str] = {"mcc": "MCC", "macro_f1": "macro F1"}
 REFERENCE = "DNABERT-2"

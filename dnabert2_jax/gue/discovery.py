@@ -64,7 +64,7 @@ def discover(data: Path, patterns: Sequence[str] = ()) -> Discovery:
     places: dict[str, list[tuple[Path, dict[str, list[Path]]]]] = {}
     tasks: dict[str, Task] = {}
     for directory, tables in _table_directories(data):
-        task = identify(directory) or Task(directory.resolve().relative_to(data.resolve()).as_posix().replace(" ", "_"))
+        task = identify(directory) or Task(directory.relative_to(data).as_posix().replace(" ", "_"))
         if task.name == ".":
             task = Task(directory.resolve().name.replace(" ", "_"))
         tasks[task.name] = task

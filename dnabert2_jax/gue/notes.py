@@ -20,7 +20,7 @@ def benchmark_notes(summary: Summary) -> Iterable[str]:
         still = sum(task["collapsed_runs"] for task in tasks)
         attempts = sum(len(run["attempts"]) for task in tasks for run in task["runs"])
         probe = any(run["attempts"][-1]["run"]["training"]["method"] == "probe" for task in tasks for run in task["runs"])
-        again = "each was repeated with another seed; " if asked["mode"] == "recommended" and not probe else ""
+        again = "each was repeated with another seed; " if asked["mode"] != "parity" and not probe else ""
         yield (
             f"{collapsed} of {attempts} runs collapsed (every test row predicted as one class): {again}"
             f"{still} of the scores below come from a collapsed run."

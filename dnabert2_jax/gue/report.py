@@ -116,7 +116,7 @@ def _data(tasks: list[TaskSummary]) -> Section:
         Text(
             "Whole tables, before any cap. A repeat has the sequence of an earlier row of its table. The published limit is "
             "the original's maximum length, in its tokens; the rows it truncates are counted with the tokenizer of this "
-            "benchmark's model. Mode recommended truncates nothing."
+            "benchmark's model. Only mode parity truncates."
         ),
         Table.from_records([_data_row(summary) for summary in tasks]),
     ]

@@ -23,6 +23,7 @@ from typing import Any
 
 from dnabert2_jax.artifacts.tensors import tree_sha256
 from dnabert2_jax.config.loading import run_to_dict
+from dnabert2_jax.convert.opening import path_from_anywhere
 from dnabert2_jax.errors import UserError, WrongTaskError
 from dnabert2_jax.gue.catalog import Mode
 from dnabert2_jax.gue.discovery import Discovery, FoundTask, discover
@@ -34,12 +35,11 @@ from dnabert2_jax.progress import remark
 from dnabert2_jax.recipes.base_model import load_base
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.storage.atomic import write_json
-from dnabert2_jax.storage.paths import absolute
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.training.workdir import Workdir
 
 MOST_ATTEMPTS = 3
-"""Runs per seed in recommended mode until one does not collapse; a probe does not depend on the seed."""
+"""Runs per seed until one does not collapse, except in parity mode; a probe does not depend on the seed."""
 
 _NEXT_SEED = 1000  # retries use seeds beyond all that can be requested
 
@@ -82,9 +82,9 @@ class GueRun:
             UserError: neither of the two ways to start, or a mix of both.
         """
         if self.model is not None and self.size is None and self.tokenizer is None:
-            return {"path": str(absolute(self.model))}
+            return {"path": path_from_anywhere(self.model)}
         if self.model is None and self.size is not None and self.tokenizer is not None:
-            return {"size": self.size, "tokenizer": str(absolute(self.tokenizer))}
+            return {"size": self.size, "tokenizer": path_from_anywhere(self.tokenizer)}
         raise UserError("give either --model (a model directory), or --size and --tokenizer to start from random weights")
 
 
@@ -185,7 +185,7 @@ def _prepared(found: FoundTask, tokenizer: Tokenizer, folder: Path, max_train_ro
 
 
 def _run_seed(run: GueRun, found: FoundTask, data: TaskData, folder: Path, seed: int) -> dict[str, Any]:
-    """Fine-tune; in recommended mode, repeat a collapsed run with another seed, unless it is a probe."""
+    """Fine-tune; except in parity mode, repeat a collapsed run with another seed, unless it is a probe."""
     began = time.monotonic()
     content = preset(found.task, run.mode, longest_row=data["longest_row"], train_rows=data["train_rows"])
     tables = {split: path.resolve() for split, path in found.tables.items()}

@@ -107,6 +107,11 @@ class FinetuningJob(ABC):
         """Settings of the adapter, if one is trained."""
         return self.run.lora if self.run.training.method == "lora" else None
 
+    @property
+    def class_bias(self) -> NDArray[np.float32] | None:
+        """The classifier's bias at the start, [C]; None: zeros, as in the original."""
+        return None
+
     @cached_property
     def epochs(self) -> Sequence[LabeledRows]:
         """The training rows as each epoch reads them."""

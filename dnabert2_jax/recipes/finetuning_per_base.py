@@ -28,6 +28,7 @@ from dnabert2_jax.recipes.finetuning_steps import train_by_steps
 from dnabert2_jax.reports import report_per_base
 from dnabert2_jax.storage.copies import local_copy
 from dnabert2_jax.training.goodput import Ledger
+from dnabert2_jax.training.objectives import frequency_logits
 from dnabert2_jax.training.workdir import Workdir
 
 
@@ -62,6 +63,12 @@ class WindowsJob(FinetuningJob):
     def training_data(self) -> dict[str, Any] | None:
         """None: sequences of any length are read in windows."""
         return None
+
+    @property
+    def class_bias(self) -> NDArray[np.float32] | None:
+        """From the frequencies of labels, most of which are rare; zeros where balanced weights make all classes alike."""
+        balanced = self.run.training.class_weights == "balanced"
+        return None if balanced else frequency_logits(self.train.labels, self.labels)
 
     def epoch(self, epoch: int) -> EncodedWindows:
         """The training windows as one epoch reads them: a random half of them from the other strand, if the run asks so."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,7 +72,10 @@ def train_by_steps(job: FinetuningJob, ledger: Ledger) -> Trained:
     total_steps, evaluations = plan.steps(steps_per_epoch), evaluation_steps(plan, steps_per_epoch)
 
     network = classifier_of(job.config, len(job.labels), job.head, job.compute)
-    trainable, frozen = _split_parameters(network.init(run.seed), job)
+    fresh = network.init(run.seed)
+    if job.class_bias is not None:
+        fresh["classifier"]["bias"] = jnp.asarray(job.class_bias)
+    trainable, frozen = _split_parameters(fresh, job)
     layout = spread_rows(run.mesh, plan.batch_size // plan.accumulate, trainable)
     devices = layout.mesh.size
     trainable, frozen = layout.copy(trainable), layout.copy(frozen)

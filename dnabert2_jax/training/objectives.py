@@ -217,6 +217,24 @@ def table_means(labels: Target) -> Callable[[Sums], dict[str, float]]:
     return means
 
 
+def frequency_logits(labels: NDArray[Any], target: Target) -> NDArray[np.float32]:
+    """The bias with which a classifier of features 0 predicts how often each class or label occurs, [C].
+
+    Without it, the first steps learn that most bases have no label, with gradients so large that AdamW scales down what
+    follows for hundreds of steps (Lin et al. 2017, section 4.1, for the same in detectors of objects).
+
+    Args:
+        labels: of the training rows; negative ones do not count. [rows, L], or [rows, L, C] with several labels.
+        target: what is to be predicted.
+    """
+    if target.head.independent:
+        flat = labels.reshape(-1, labels.shape[-1])
+        absent, present = ((flat == value).sum(0) for value in (0, 1))
+        return np.log(np.maximum(present, 1) / np.maximum(absent, 1)).astype(np.float32)
+    counts = np.maximum(np.bincount(labels[labels >= 0], minlength=len(target)), 1)
+    return np.log(counts / counts.sum()).astype(np.float32)
+
+
 def balanced_weights(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
     """Class weights n / (C n_c): every class contributes equally to the loss, and the mean over the table is 1. [C].
 

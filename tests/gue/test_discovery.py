@@ -54,6 +54,13 @@ def test_other_tasks_are_found_too_and_come_last(tmp_path):
     assert [entry.task.suite for entry in discover(tmp_path).found] == ["GUE", "other", "other"]
 
 
+def test_a_link_to_data_elsewhere_is_named_by_where_it_is_linked(tmp_path):
+    task(tmp_path / "elsewhere" / "mine")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert [entry.task.name for entry in discover(tmp_path / "data").found] == ["linked/mine"]
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [

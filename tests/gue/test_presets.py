@@ -59,7 +59,7 @@ def test_a_task_without_published_settings_is_not_cut_in_either_mode():
         assert preset(Task("mine"), mode, longest_row=1001, train_rows=10)["data"]["max_tokens"] == 1008
 
 
-@pytest.mark.parametrize("mode", ["parity", "recommended"])
+@pytest.mark.parametrize("mode", ["parity", "recommended", "small"])
 def test_every_preset_is_a_run_that_the_file_gives_again(tmp_path, mode):
     tables = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
     for task in TASKS.values():
@@ -91,6 +91,16 @@ def test_who_asks_for_epochs_gets_them_where_steps_are_published(tmp_path):
     assert steps() == task.settings.max_steps == 1000
     assert steps("training.epochs=2") == 64
     assert steps("training.epochs=2", "training.max_steps=7") == 7
+
+
+@pytest.mark.parametrize(("name", "rows", "steps"), [("mouse/3", 1904, 5 * 60), ("tf/0", 32378, 2000), ("mine", 100, 5 * 4)])
+def test_small_encoders_learn_faster_for_five_epochs_or_2000_steps(tmp_path, name, rows, steps):
+    content = preset(TASKS.get(name, Task(name)), "small", longest_row=100, train_rows=rows)
+    tables = {split: tmp_path / f"{split}.csv" for split in ("train", "dev", "test")}
+    run = write_run(tmp_path / "run.toml", content, seed=0, model={"path": "m"}, tables=tables, overrides=())
+    assert run.training.steps(-(-rows // 32)) == steps
+    assert (run.optimizer.learning_rate, run.training.pooling, run.training.selection) == (1e-3, "mean", "mcc")
+    assert run.data.max_tokens == 104  # whole rows
 
 
 def test_measurements_are_sent_elsewhere():

@@ -41,6 +41,14 @@ def test_random_weights_are_a_start_like_any_other(home, train):
     assert not (home / "never").exists()
 
 
+@pytest.mark.parametrize("start", [{"model": Path("small")}, {"model": None, "size": "1m", "tokenizer": Path("small")}])
+def test_a_model_that_ships_is_a_start_by_its_name(home, train, start):
+    train()
+    run_gue(benchmark(home, f"shipped_{len(start)}", **start))
+    model = record(home / f"shipped_{len(start)}", "tf/0")["attempts"][0]["run"]["model"]
+    assert "small" in (model["path"], model["tokenizer"])
+
+
 @pytest.mark.parametrize(
     "start",
     [{}, {"size": "1m"}, {"tokenizer": Path("t")}, {"model": Path("m"), "size": "1m", "tokenizer": Path("t")}],

@@ -146,6 +146,17 @@ def test_islands_are_learned_and_the_saved_model_scores_as_the_run_said(method, 
     assert again["loss"] == pytest.approx(result.test["loss"], rel=1e-3)
 
 
+def test_training_starts_from_the_frequencies_of_labels(home, undrawn, tmp_path):
+    one_step = {"training": {"max_steps": 1, "batch_size": 12}, "optimizer": {"learning_rate": 1e-9}}
+    finetune(run_of(home, **one_step), tmp_path / "frequencies")
+    finetune(run_of(home, training={**one_step["training"], "class_weights": "balanced"}), tmp_path / "zeros")
+    first, zeros = (MetricsLog.read(tmp_path / name)[0]["loss"] for name in ("frequencies", "zeros"))
+    share = 6 * ISLAND / 1000
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert first == pytest.approx(entropy, rel=0.02)
+    assert zeros == pytest.approx(np.log(2), rel=0.02)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_frozen_stays(method, home, trained):
     result, base = trained(method), load_model(home / "base")

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dnabert2_jax.data.base_labels import BaseLabels
 from dnabert2_jax.data.base_windows import encode_bases
 from dnabert2_jax.data.by_length import choose_lengths, epoch_batches, evaluation_batches
 from dnabert2_jax.data.encoding import EncodedTable
@@ -17,6 +18,7 @@ from dnabert2_jax.training.objectives import (
     balanced_label_weights,
     balanced_weights,
     classification_loss,
+    frequency_logits,
     masked_lm_means,
     mlm_loss,
     mlm_loss_by_species,
@@ -267,6 +269,15 @@ def test_bases_that_do_not_count_have_no_part_in_loss_and_gradient(several):
         else -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), labels[..., None], -1)[..., 0]
     )
     assert first == pytest.approx((each * weights).sum() / weights.sum(), rel=1e-5)
+
+
+def test_the_bias_of_frequencies_predicts_them():
+    labels = np.array([[0, 0, 0, 1], [0, 0, 2, -1]])
+    bias = frequency_logits(labels, BaseLabels(("background", "donor", "acceptor"), several=False, window=64))
+    np.testing.assert_allclose(jax.nn.softmax(bias), [5 / 7, 1 / 7, 1 / 7], rtol=1e-6)
+    several = np.array([[[0, 1], [0, 1], [1, 1], [-1, -1]]])
+    bias = frequency_logits(several, BaseLabels(("exon", "repeat"), several=True, window=64))
+    np.testing.assert_allclose(jax.nn.sigmoid(bias), [1 / 3, 3 / 4], rtol=1e-6)  # one that is always there: as if not once
 
 
 def test_balanced_weights_of_bases_leave_out_those_that_do_not_count():
