@@ -58,10 +58,14 @@ class Process:
     def poll(self) -> int | None:
         return self.returncode
 
-    def send_signal(self, number: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process.pid is not None
+        return int(self._process.pid)
+
+    def send_signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # it may have ended
-            os.kill(self._process.pid, number)
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

@@ -7,6 +7,7 @@ import pytest
 from etils import epath
 
 from dnabert2_jax.compilation_cache import COMPILED, MAX_BYTES, VARIABLE, keep_compiled_programs, prune
+from dnabert2_jax.storage import buckets
 from tests.helpers import tiny_model
 
 
@@ -47,6 +48,7 @@ def test_the_size_is_limited_by_jax_unless_the_user_says_otherwise(tmp_path):
 
 EVICTION = """
 import os, sys
+from dnabert2_jax.storage import buckets
 from dnabert2_jax.compilation_cache import keep_compiled_programs
 
 directory = keep_compiled_programs()
@@ -113,6 +115,7 @@ def test_the_oldest_programs_of_a_shared_cache_are_pruned(tmp_path):
 # What `dnabert2 pretrain` does before it trains, and one program over both processes.
 SHARED = """
 import sys
+from dnabert2_jax.storage import buckets
 from dnabert2_jax.compilation_cache import keep_compiled_programs, share_compiled_programs
 
 keep_compiled_programs()
@@ -167,6 +170,17 @@ def test_two_processes_share_a_cache_that_outlives_their_machines(tmp_path):
     again, _ = _two_processes(tmp_path / "b", workdir)  # on machines that are new
     assert again == ["18.0", misses, "0", place]
     assert not list(tmp_path.rglob(".cache/**/*-cache"))
+
+
+@pytest.mark.parametrize("store", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+def test_the_cache_of_a_run_in_a_bucket_is_there(bucket, tmp_path):
+    (total, hits, misses, place), (other_total, *_, other_place) = _two_processes(tmp_path / "a", bucket / "run")
+    assert (total, other_total, hits) == ("18.0", "18.0", "0")
+    assert place == other_place
+    assert place.startswith(f"{bucket}/run/{COMPILED}/")
+    assert any(name.endswith("-cache") for name in buckets.names(bucket / "run" / COMPILED))
+    again, _ = _two_processes(tmp_path / "b", bucket / "run")
+    assert again == ["18.0", misses, "0", place]
 
 
 def test_processes_use_the_directory_that_their_user_chose(tmp_path):

@@ -149,15 +149,16 @@ def pretrain(run: PretrainRun, workdir: StrPath, hung: Callable[[str], Any] = _w
         UserError: a path, a setting or the directory cannot be used; training diverged.
         Stopped: SIGTERM or Ctrl-C asked for it; what was done is saved.
     """
-    with Ledger() as ledger:
+    with Ledger() as ledger, Watchdog(as_path(workdir), run.training.hang_timeout, hung) as watchdog:
         job = _prepare(run)
+        watchdog.reached("reading the inputs")
         directory = open_workdir(as_path(workdir), run_to_dict(run))
+        watchdog.reached("opening the run's directory")
         remark(job.summary())
         warn_of_long_warmup(run.optimizer, run.training.steps)
-        with Watchdog(directory.path, run.training.hang_timeout, hung) as watchdog:
-            state, scores = _train(job, directory, ledger, watchdog)
-            watchdog.reached("saving the model")
-            return _save(job, directory, state, scores, ledger)
+        state, scores = _train(job, directory, ledger, watchdog)
+        watchdog.reached("training")
+        return _save(job, directory, state, scores, ledger)
 
 
 def _prepare(run: PretrainRun) -> _Job:

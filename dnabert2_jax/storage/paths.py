@@ -158,8 +158,13 @@ _LIBRARIES = {"fsspec", "gcsfs", "s3fs", "botocore", "aiobotocore", "aiohttp", "
 
 _ADVICE = (
     (
-        "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|wrong region|'[a-z]+-[a-z]+-\\d' is wrong",
+        "PermanentRedirect|Moved Permanently|AuthorizationHeaderMalformed|IllegalLocationConstraint|wrong region|"
+        "'[a-z]+-[a-z]+-\\d' is wrong",
         "the bucket is in another region; set AWS_DEFAULT_REGION to the bucket's",
+    ),
+    (  # the answer to a HEAD request has no body that could say more
+        r"\[Errno 22\] Bad Request",
+        "probably the bucket is in another region, or the credentials have expired; set AWS_DEFAULT_REGION to the bucket's",
     ),
     ("NoCredentials|Anonymous caller|DefaultCredentials|RefreshError|401", "no credentials; log in on this machine"),
     ("PermissionError|Forbidden|AccessDenied|403", "no permission; grant this account reading and writing of its objects"),

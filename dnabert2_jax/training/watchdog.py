@@ -2,10 +2,12 @@
 
 import faulthandler
 import json
+import os
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,7 +15,7 @@ import jax
 
 from dnabert2_jax.parallel.coordination import leave_note, read_notes
 from dnabert2_jax.storage import buckets
-from dnabert2_jax.storage.paths import in_bucket
+from dnabert2_jax.storage.paths import in_bucket, make_directory
 from dnabert2_jax.training.loop import StepEvent
 
 STACKS = "process_{}_stacks.txt"
@@ -36,16 +38,15 @@ class Watchdog:
     first step is done, because compiling takes long. Time during which this process itself was stopped does not count.
 
     Args:
-        directory: each process writes its :data:`STACKS` here if the run hangs.
+        directory: each process writes its :data:`STACKS` here if the run hangs. It may not exist yet, because reading the
+            inputs can already hang; it is then made.
         timeout: seconds; 0 turns the watchdog off.
         hung: called with the reason.
     """
 
     def __init__(self, directory: Path, timeout: float, hung: Callable[[str], Any]) -> None:
         self._directory, self._name = directory, STACKS.format(jax.process_index())
-        self._file = directory / self._name
-        if in_bucket(directory):  # written here, and uploaded where the run hangs
-            self._file = Path(tempfile.mkdtemp(prefix="dnabert2-stacks-")) / self._name
+        self._file, self._made = directory / self._name, False
         self._timeout, self._hung = timeout, hung
         self._look_every = min(_MOST_SECONDS_BETWEEN_LOOKS, timeout / 4)
         self._count, self._point, self._stepped = 0, "the start", False
@@ -54,6 +55,7 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         if self._timeout:
+            self._file = self._place()
             self._thread.start()
         return self
 
@@ -61,6 +63,9 @@ class Watchdog:
         if self._timeout:
             self._over.set()
             self._thread.join()
+            if self._made:
+                with suppress(OSError):  # the run is in it
+                    self._directory.rmdir()
 
     def __call__(self, event: StepEvent) -> None:
         """A step was dispatched; logging, evaluating, and saving follow."""
@@ -78,6 +83,16 @@ class Watchdog:
             yield batch
             self.reached(f"asking for batch {number + 1}")
 
+    def _place(self) -> Path:
+        """The file for the stacks: in the run's directory, or on this machine, to be uploaded where the run hangs."""
+        if not in_bucket(self._directory):
+            self._made = not self._directory.exists()
+            with suppress(OSError):  # reported when the run opens it
+                make_directory(self._directory)
+            if self._directory.is_dir() and os.access(self._directory, os.W_OK):
+                return self._directory / self._name
+        return Path(tempfile.mkdtemp(prefix="dnabert2-stacks-")) / self._name
+
     def _watch(self) -> None:
         with self._file.open("a") as file:
             try:
@@ -89,7 +104,7 @@ class Watchdog:
         # A second run in this directory, although refused, also removes an empty file.
         if not self._file.exists() or not self._file.stat().st_size:
             self._file.unlink(missing_ok=True)
-            if in_bucket(self._directory):
+            if self._file.parent != self._directory:
                 self._file.parent.rmdir()
 
     def _look_until_over(self, file: TextIO) -> None:
@@ -123,9 +138,10 @@ class Watchdog:
     def _explain(self, idle: float) -> None:
         """Say why the run hangs, once the other processes have had the time to write their stacks."""
         message = f"no progress for {idle:.0f} s after {self._point}"
-        files = self._directory / self._name
+        place = self._directory if in_bucket(self._directory) else self._file.parent
+        files = place / self._name
         if jax.process_count() > 1:
-            files = self._directory / STACKS.format("N")
+            files = place / STACKS.format("N")
             leave_note(f"{_STACKS_WANTED}/{jax.process_index()}", "")
             if self._over.wait(2 * self._look_every):
                 return

@@ -22,7 +22,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first
 from dnabert2_jax.progress import remark
 from dnabert2_jax.storage import buckets
-from dnabert2_jax.storage.atomic import NotWritten, flush, partial_name, write_bytes, write_json
+from dnabert2_jax.storage.atomic import NotWritten, flush, write_bytes, write_json
 from dnabert2_jax.storage.paths import as_path, explain, in_bucket, make_directory
 from dnabert2_jax.training.checkpoint_store import nothing_saved
 from dnabert2_jax.training.goodput import GOODPUT_FILE
@@ -42,6 +42,9 @@ _LOGS = re.compile(
     r"|process_\d+_stacks\.txt|.*\.partial"
 )
 """What a run leaves behind if it stopped before saving anything."""
+
+_BEFORE_THE_RUN = re.compile(rf"{re.escape(RUN_FILE)}\.partial|{COMPILED}|process_\d+_stacks\.txt")
+"""What may be there before :data:`RUN_FILE` is."""
 
 FREE = (
     *("mesh.", "training.accumulate", "model.remat", "model.unroll", "model.parts", "model.attention"),
@@ -88,7 +91,7 @@ class Workdir:
                     f"{path}: process {jax.process_index()} does not see the {RUN_FILE} that process 0 wrote there; "
                     "--workdir must be in a bucket or on a file system that all processes share"
                 )
-            elif any(name not in (partial_name(file), COMPILED) for name in _names(path)):
+            elif not all(map(_BEFORE_THE_RUN.fullmatch, _names(path))):
                 raise UserError(f"{path} is not empty and holds no run; choose another --workdir")
             else:
                 write_json(file, run)

@@ -87,6 +87,20 @@ def assert_pretrained(workdir: Path, pretrained: Path) -> None:
     assert {name.partition("/")[0] for name in buckets.names(workdir / "checkpoints")} == {"step_00000020", "step_00000024"}
 
 
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(403, "no permission; grant this account"), (400, "probably the bucket is in another region")],
+)
+def test_a_bucket_without_rights_or_elsewhere_ends_the_command_with_one_line(store, bucket, home, tmp_path, status, says):
+    if status == 400 and store.scheme == "gs":
+        pytest.skip("Google's store has one address for all regions")
+    config = write_run(tmp_path / "run.toml", "pretrain", pretrain_content(home / "base", home / "corpus", training=STEPS))
+    store.fault = lambda method, path: status
+    ended = run_cli("pretrain", "--config", config, "--workdir", bucket / "run", cwd=tmp_path)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
+    assert f"dnabert2: {bucket}/run: cannot be used as a run's directory ({says}" in ended.stderr
+
+
 # Three runs of the command, so one store of the two has to do outside of `make test-all`.
 @pytest.mark.parametrize("store", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_pretraining_killed_in_a_save_and_in_the_export_ends_the_same(store: Store, bucket, home, pretrained, tmp_path):

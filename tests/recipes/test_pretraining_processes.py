@@ -136,6 +136,14 @@ pretraining.PretrainingRows.batch = hang
 """
 
 
+HANGING_START = """
+def hang(path):
+    threading.Event().wait()
+if process == 0:
+    pretraining.Corpus.open = hang
+"""
+
+
 def outcomes_on_two(tmp_path, trouble, **training):
     """A run on two processes in some trouble: (standard error, exit code) of both, and the run's directory."""
     tiny_model(tmp_path / "base")
@@ -170,3 +178,14 @@ def test_a_process_that_hangs_is_named_and_ends_the_run_with_the_stacks_of_both(
         assert f"what each thread was doing is in {workdir / 'process_N_stacks.txt'}" in errors
     assert "in hang" in (workdir / "process_1_stacks.txt").read_text()
     assert "in hang" not in (workdir / "process_0_stacks.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_before_there_is_a_run_is_named_as_well(tmp_path):
+    """The file system with the corpus does not answer."""
+    outcomes, workdir = outcomes_on_two(tmp_path, HANGING_START, steps=2, hang_timeout=5)
+    assert [code for _, code in outcomes] == [1, 1], outcomes
+    for errors, _ in outcomes:
+        assert f"the others wait for process 0 on {socket.gethostname()} (after the start)" in errors
+    assert {path.name for path in workdir.iterdir()} == {f"process_{number}_stacks.txt" for number in range(2)}
+    assert "in hang" in (workdir / "process_0_stacks.txt").read_text()

@@ -80,6 +80,9 @@ def test_another_region_is_one_line(stores, bucket, store):
     with pytest.raises(BucketError, match=r"the bucket is in another region; set AWS_DEFAULT_REGION") as error:
         buckets.write(bucket / "x", b"")
     assert "\n" not in str(error.value)
+    with pytest.raises(BucketError, match=r"probably the bucket is in another region, .*; set AWS_DEFAULT_REGION") as error:
+        buckets.read(bucket / "x")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow  # the client libraries repeat a request for half a minute

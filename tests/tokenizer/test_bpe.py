@@ -67,6 +67,9 @@ def test_what_separates_the_sequences_of_a_batch_is_unknown_within_one(tokenizer
     batch = tokenizer.encode_raw_batch(["", "ACGT|ACGT", "|", "AC GT", ""])
     unknown = [tokenizer.encode_raw("ACGTNACGT"), [UNK], [*tokenizer.encode_raw("AC"), *tokenizer.encode_raw("GT")]]
     assert [row.tolist() for row in batch] == [[], *unknown, []]
+    assert [row.tolist() for row in tokenizer.encode_raw_batch(["|"])] == [[UNK]]
+    assert [row.tolist() for row in tokenizer.encode_raw_batch(["", ""])] == [[], []]
+    assert tokenizer.encode_raw_batch([]) == []
 
 
 @given(st.lists(dna, max_size=3))

@@ -46,6 +46,24 @@ def test_a_second_run_that_is_refused_leaves_the_first_one_its_stacks(tmp_path):
     assert "in stand_still_until" in (tmp_path / "process_0_stacks.txt").read_text()
 
 
+def test_a_directory_that_is_not_there_yet_gets_the_stacks_or_is_removed(tmp_path):
+    reported = threading.Event()
+    with Watchdog(tmp_path / "hung" / "run", 0.2, lambda _: reported.set()):
+        stand_still_until(reported)
+    assert "in stand_still_until" in (tmp_path / "hung" / "run" / "process_0_stacks.txt").read_text()
+    with Watchdog(tmp_path / "fine", 60, lambda _: None):
+        pass
+    assert not (tmp_path / "fine").exists()
+
+
+def test_a_place_that_is_no_directory_is_left_to_the_run_to_report(tmp_path):
+    (tmp_path / "file").write_text("")
+    reported = threading.Event()
+    with Watchdog(tmp_path / "file" / "run", 0.2, lambda _: reported.set()):
+        stand_still_until(reported)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_progress_is_no_reason_to_end(tmp_path):
     reasons = []
     with Watchdog(tmp_path, 0.2, reasons.append) as watchdog:

@@ -1,7 +1,9 @@
 import json
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -99,6 +101,7 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
 
 def test_a_kill_before_the_run_was_written_leaves_a_directory_that_can_be_used(tmp_path):
     (tmp_path / "run.json.partial").write_text('{"command"')
+    (tmp_path / "process_0_stacks.txt").write_text("Thread 0x1")  # it may have hung before
     Workdir(tmp_path, RUN)
     assert json.loads((tmp_path / "run.json").read_text()) == RUN
 
@@ -150,6 +153,34 @@ def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
     with MetricsLog(workdir, 0) as log:
         log.write(1, loss=2.0, phase="train")
         assert MetricsLog.read(tmp_path) == [{"step": 1, "loss": 2.0, "phase": "train"}]
+
+
+def test_lines_are_synced_at_the_interval_and_before_a_checkpoint_counts(tmp_path, monkeypatch):
+    """What gcsfuse would have uploaded: a file as it was at its last fsync."""
+    monkeypatch.setattr("dnabert2_jax.training.workdir.SYNC_SECONDS", 0.2)
+    synced, fsync = {}, os.fsync
+
+    def spy(descriptor):
+        fsync(descriptor)
+        file = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if file.is_file():
+            synced[file.name.partition(".")[0]] = file.read_bytes()
+
+    monkeypatch.setattr("os.fsync", spy)
+    workdir = Workdir(tmp_path, RUN)
+    with MetricsLog(workdir, 0) as log:
+        log.write(1, loss=2.0)
+        time.sleep(0.3)
+        log.write(2, loss=1.0)
+        deadline = time.monotonic() + 20
+        while b'"step": 2' not in synced.get("metrics", b"") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert [json.loads(line)["step"] for line in synced["metrics"].splitlines()] == [1, 2]
+        assert synced["events"]  # TensorBoard's
+        log.write(3, loss=0.5)
+        assert b'"step": 3' not in synced["metrics"]
+        log.sync()
+        assert b'"step": 3' in synced["metrics"]
 
 
 def test_several_lines_of_one_step_stay(tmp_path):
