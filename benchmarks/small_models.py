@@ -82,6 +82,7 @@ ARMS: dict[str, Arm] = {
     "rows of 64 tokens": Arm(("data.tokens_per_row=64", "training.batch_size=64")),
     "rows of 512 tokens": Arm(("data.tokens_per_row=512", "training.batch_size=8")),
     "size 3m": Arm(("model.size=3m",)),
+    "the shipped encoder": Arm(finetuning=("model.path=small_5mer",)),
     "[CLS]": Arm(finetuning=("training.pooling=cls",)),
     "fine-tuning rate 3e-4": Arm(finetuning=("optimizer.learning_rate=3e-4",)),
     "fine-tuning rate 3e-3": Arm(finetuning=("optimizer.learning_rate=3e-3",)),

@@ -23,13 +23,18 @@ def nearest(word: str, accepted: Iterable[str]) -> str:
         word: what the user wrote.
         accepted: the words that would have been valid.
     """
-    close = difflib.get_close_matches(word, list(accepted), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(accepted), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def counted(number: int, unit: str) -> str:
+    """A number of things, such as ``1 row`` or ``2,000 rows``."""
+    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 def listed(names: Sequence[str], most: int) -> str:

@@ -32,7 +32,7 @@ class ProgressBar:
         self._title, self._total, self._done = title, total, done
         self._figures = ""
         self._began, self._done_before, self._timed = time.monotonic(), done, False
-        self._last_line = self._began
+        self._last_line, self._said = self._began, ""
         self._bar: Progress | None = None
         if console.is_terminal and title is not None:
             self._bar = Progress(
@@ -76,7 +76,10 @@ class ProgressBar:
         if self._done_before < self._done < self._total:
             seconds = (self._last_line - self._began) / (self._done - self._done_before) * (self._total - self._done)
             parts.append(f"{timedelta(seconds=round(seconds))} left")
-        console.print("  ".join(part for part in parts if part), soft_wrap=True)
+        line = "  ".join(part for part in parts if part)
+        if line != self._said:
+            console.print(line, soft_wrap=True)
+        self._said = line
 
 
 def remark(text: str) -> None:

@@ -65,6 +65,12 @@ def test_commands_and_their_options_exist(words, monkeypatch):
         assert run.optimizer.warmup(run.training.steps) < run.training.steps / 2  # the learning rate comes down again
 
 
+def test_the_readme_makes_its_directory_of_results_before_a_file_goes_there():
+    made, _, after = shell_blocks(ROOT / "README.md").partition("mkdir -p runs\n")
+    assert "--out runs/" in after
+    assert "--out runs/" not in made
+
+
 def test_commands_of_launch_scripts_are_read():
     assert commands_in("sbatch --nodes=1 \\\n    launch/slurm.sbatch -- dnabert2 pretrain --workdir a\n") == [
         ["dnabert2", "pretrain", "--workdir", "a"]

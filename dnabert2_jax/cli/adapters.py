@@ -86,7 +86,9 @@ def adapters_extract(
     base: Annotated[Path, Option(parser=path, help="The model directory it was trained from.")],
     out: Annotated[Path, Option(parser=path, help="Adapter directory to write.")],
     rank: Annotated[int, Option(min=1, help="Rank of the adapter.")] = 8,
-    target: Annotated[list[str] | None, Option(help="Projection to adapt; repeatable.", show_default="all four")] = None,
+    target: Annotated[
+        list[str] | None, Option(metavar="NAME", help="Projection to adapt; repeatable.", show_default="all four")
+    ] = None,
     max_loss: Annotated[float, Option(min=0, max=1, help="Maximum fraction of the change that may be lost.")] = 0.01,
     force: Force = False,
 ) -> None:

@@ -27,8 +27,7 @@ _DEFAULTS = CorpusConfig()
 
 @corpus.command(
     "build",
-    epilog="Example: dnabert2 corpus build --out runs/corpus yeast=chrI.fa.gz yeast=chrII.fa.gz ecoli=K12.fasta; "
-    "or --config configs/corpus.toml",
+    epilog="Example: dnabert2 corpus build --out runs/corpus yeast=chrI.fa.gz yeast=chrII.fa.gz ecoli=K12.fasta",
 )
 def corpus_build(
     out: Annotated[Path, Option(parser=local_path, help="Corpus directory to create.")],
@@ -120,8 +119,9 @@ def _species_of(arguments: list[str]) -> "list[SpeciesSource]":
     files: dict[str, list[Path]] = {}
     for argument in arguments:
         name, equals, path = argument.rpartition("=")
-        if equals and not name:
-            raise UserError(f"{argument}: the species before '=' has no name; accepted is SPECIES=FASTA or FASTA")
+        if not path or (equals and not name):
+            missing = "species before" if path else "file after"
+            raise UserError(f"{argument}: the {missing} '=' has no name; accepted is SPECIES=FASTA or FASTA")
         files.setdefault(name or Path(path).name.split(".")[0], []).append(as_path(path))
     return [SpeciesSource(name, paths) for name, paths in files.items()]
 

@@ -82,7 +82,8 @@ def finetune(
 @app.command(epilog="Example: dnabert2 evaluate --model runs/promoters/model --data test.csv --out runs/test_scores.json")
 def evaluate(
     model: Annotated[
-        list[Path], Option(parser=path, help="Directory of a classifier or adapter; repeat it for the mean of several.")
+        list[Path],
+        Option(metavar="DIR", parser=path, help="Directory of a classifier or adapter; repeat it for the mean of several."),
     ],
     out: Annotated[Path, Option(parser=path, help="JSON file for the scores, or - for standard output.")],
     data: Annotated[
@@ -96,10 +97,7 @@ def evaluate(
         Path | None,
         Option(parser=local_path, help="Intervals of --fasta: label in column 4 or --label-column N, strand in column 6."),
     ] = None,
-    region: Annotated[
-        list[str] | None,
-        Option(metavar="CONTIG:START-END", help="Only for predict and embed: a region has no label to score against."),
-    ] = None,
+    region: Annotated[list[str] | None, Option(hidden=True, help="Of predict and embed; refused with the reason.")] = None,
     base: Base = None,
     batch_size: Annotated[int, Option(min=1, help="Rows per batch.")] = 64,
     max_tokens: MaxTokens = None,

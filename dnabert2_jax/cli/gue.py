@@ -27,7 +27,9 @@ def run(
     model: Annotated[Path | None, Option(parser=path, help="Model directory to start from.")] = None,
     size: Annotated[str | None, Option(help="Named size, such as 3m, with random weights.")] = None,
     tokenizer: Annotated[Path | None, Option(parser=path, help="Tokenizer directory for --size.")] = None,
-    tasks: Annotated[list[str] | None, Option(help="Data sets or globs, as in 'prom/*,tf/0'.", show_default="all")] = None,
+    tasks: Annotated[
+        list[str] | None, Option(metavar="NAMES", help="Data sets or globs, as in 'prom/*,tf/0'.", show_default="all")
+    ] = None,
     seeds: Annotated[int, Option(min=1, max=1000, help="Runs per data set.")] = 3,
     mode: Annotated[Mode, Option(help="As the original, our settings, or those for small encoders.")] = "recommended",
     max_train_rows: Annotated[int | None, Option(min=2, help="Maximum training rows.", show_default="all")] = None,
@@ -69,7 +71,8 @@ def run(
 )
 def report(
     workdir: Annotated[
-        list[Path], Option(parser=local_path, help="Directory of a benchmark; several are shown side by side.")
+        list[Path],
+        Option(metavar="DIR", parser=local_path, help="Directory of a benchmark; several are shown side by side."),
     ],
     out: Annotated[Path | None, Option(parser=local_path, help="Page for several benchmarks: an .html file.")] = None,
 ) -> None:

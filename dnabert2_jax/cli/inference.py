@@ -1,5 +1,6 @@
 """``dnabert2 predict``, ``embed`` and ``fill-mask``: using a trained model."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from dnabert2_jax.config.inference import (
     Pooling,
     Shard,
 )
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, counted
 from dnabert2_jax.progress import ProgressBar, console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
@@ -186,7 +187,7 @@ def predict(
     record = make_ensemble_record([opened, *ensemble], "predict", **source.record(), **how)
     with source.opened() as rows:
         size = expected_bytes(out, rows.rows, 3 + len(opened.labels) * (2 if ensemble else 1))
-        remark(f"{rows.summary()}; about {size / 1e6:,.1f} MB to write")
+        remark(f"{rows.summary()}; about {_in_bytes(size)} to write")
         _remark_on_long(rows, opened, "averaged over its windows" if long == "windows" else "cut to its first tokens")
         share = share_of(rows, bases_of_a_chunk(batch_tokens), source.part)
         with source.writing("predicting", share, out, record, force=force) as (writer, bar):
@@ -249,7 +250,7 @@ def embed(
     width = opened.config.hidden_size
     with source.opened() as rows:
         vectors = expected_vectors(opened, rows.rows, rows.bases, pooling)
-        remark(f"{rows.summary()}; about {expected_bytes(out, vectors, width) / 1e6:,.1f} MB to write")
+        remark(f"{rows.summary()}; about {_in_bytes(expected_bytes(out, vectors, width))} to write")
         _remark_on_long(rows, opened, "embedded whole")
         share = share_of(rows, bases_of_a_chunk(batch_tokens, width if pooling in PER_TOKEN else 0), source.part)
         check_size(out, vectors * share.rows // rows.rows, width)
@@ -259,7 +260,7 @@ def embed(
                 found = embeddings.arrays(opened.tokenizer) if out.suffix in ARRAY_SUFFIXES else embeddings.columns()
                 writer.write(chunk.coordinates() | found, len(chunk.sequences), {"vectors": len(embeddings.vectors)})
                 bar.advance(len(chunk.sequences))
-    remark(f"{writer.counts['vectors']:,} vectors of {width} numbers, {pooling}")
+    remark(f"{counted(writer.counts['vectors'], 'vector')} of {width} numbers, {pooling}")
     print_saved(out)
 
 
@@ -282,7 +283,8 @@ def merge_shards(
 
 
 @app.command(
-    "fill-mask", epilog="Example: dnabert2 fill-mask --model runs/pretrain/model --out runs/filled.csv TATAAA[MASK]GGCGTACG"
+    "fill-mask",
+    epilog="Example: dnabert2 fill-mask --model runs/pretrain/model --out runs/filled.csv 'TATAAA[MASK]GGCGTACG'",
 )
 def fill_mask(
     sequence: Annotated[str, Argument(help="DNA; each [MASK] stands for one unknown token.")],
@@ -320,6 +322,10 @@ def fill_mask(
     ]
     print_table(records, console)
     print_saved(out)
+
+
+def _in_bytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{math.ceil(size / 1e3)} kB"
 
 
 def _remark_on_long(source: "dnabert2_jax.inference.scan.Source", model: "InferenceModel", what: str) -> None:

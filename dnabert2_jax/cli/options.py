@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def path(text: str) -> Path:
-    """A path on this machine or in a bucket; Typer shows the name of this function as the kind of value."""
+    """A path on this machine or in a bucket."""
     return as_path(text)
 
 
@@ -32,8 +32,6 @@ def local_path(text: str) -> Path:
     return as_path(text)
 
 
-local_path.__name__ = "path"
-
 Config = Annotated[Path | None, Option("--config", parser=path, help="TOML file of the run; see configs/.")]
 Workdir = Annotated[Path, Option("--workdir", parser=path, help="Directory of the run; reuse it to resume.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override one key; repeatable.")]
@@ -43,7 +41,12 @@ Model = Annotated[
 ]
 Models = Annotated[
     list[Path] | None,
-    Option("--model", parser=path, help="Directory of a model or adapter; repeat it for the mean of several models."),
+    Option(
+        "--model",
+        metavar="DIR",
+        parser=path,
+        help="Directory of a model or adapter; repeat it for the mean of several models.",
+    ),
 ]
 Adapter = Annotated[Path | None, Option(parser=path, help="Adapter directory, instead of --model.")]
 Base = Annotated[

@@ -79,10 +79,7 @@ def tokenizer_export(
     print(f"saved {Tokenizer.load(tokenizer).save_hugging_face(out)}")
 
 
-@tokenizer.command(
-    "encode",
-    epilog="Example: dnabert2 tokenizer encode --tokenizer runs/tokenizer ACGTTGCATATA; or --fasta genes.fa > genes.tsv",
-)
+@tokenizer.command("encode", epilog="Example: dnabert2 tokenizer encode --tokenizer runs/tokenizer ACGTTGCATATA")
 def tokenizer_encode(
     tokenizer: Annotated[Path, Option(parser=path, help=_ANY_TOKENIZER)],
     sequence: Annotated[list[str] | None, Argument(metavar="SEQUENCE", help="DNA, in either case.")] = None,

@@ -10,7 +10,7 @@ from dnabert2_jax.cli import options
 from dnabert2_jax.cli.app import app
 from dnabert2_jax.cli.output import check_page, print_saved, print_table
 from dnabert2_jax.config.inference import RefMismatch, Strands, VariantScore
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, counted
 from dnabert2_jax.progress import console, remark
 from dnabert2_jax.storage.overwriting import refuse_overwriting
 
@@ -90,7 +90,7 @@ def variants(
     with Reference(fasta) as reference:
         job = plan_annotation(opened, reference, source, how, ref_mismatch=ref_mismatch)
         remark(
-            f"{variants}: {job.survey.records:,} records, {job.survey.alleles:,} alternative alleles; "
+            f"{variants}: {counted(job.survey.records, 'record')}, {counted(job.survey.alleles, 'alternative allele')}; "
             f"scores {', '.join((*wanted, *(['splice'] if sites else [])))}"
         )
         if renamed := job.survey.renamed():
@@ -150,7 +150,8 @@ def evaluate_variants(
     refuse_overwriting(out, force=force)
     check_page(page, force=force)
     scored = read_scored(open_variants(table), effect=effect, label=label, positive=positive)
-    remark(f"{table}: {len(scored.records):,} alleles; {scored.left_out:,} without a score or a measurement left out")
+    left_out = f"; {scored.left_out:,} without a score or a measurement left out" if scored.left_out else ""
+    remark(f"{table}: {counted(len(scored.records), 'allele')}{left_out}")
     if fasta is not None:
         with Reference(fasta) as reference:
             scored = with_floors(scored, reference)

@@ -62,7 +62,7 @@ def load_hugging_face(directory: Path, command: Sequence[str] = ()) -> SavedMode
     directory = local_copy(directory)
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; name the one with {CONFIG}, {TOKENIZER} and {SAFETENSORS}")
-    if (directory / MANIFEST).is_file():
+    if (directory / MANIFEST).is_file() and (directory / CONFIG).is_file():
         raise UserError(f"{directory} is already a model directory of dnabert2_jax; use it as it is")
     settings = read_settings(directory / CONFIG)
     tokenizer = _read_tokenizer(directory, settings)

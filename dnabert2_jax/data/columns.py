@@ -10,7 +10,7 @@ _LOOKS_LIKE_DNA = re.compile(r"[ACGTN]{8,}", re.IGNORECASE)
 _SYNONYMS = {"sequence": ("seq", "dna", "dnasequence"), "label": ("labels", "class", "target")}
 """Alternative names of the default columns, in normalized form."""
 
-_OPTIONS = (" with --sequence-column", " with --label-column")
+_OPTIONS = ("--sequence-column", "--label-column")
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,24 @@ class Header:
         """
         return self._find(name)[0] is not None
 
-    def column(self, name: str) -> int:
+    def column(self, name: str, option: str = "") -> int:
         """The position of a column.
+
+        Args:
+            name: its name.
+            option: the option that names it, for the message; known for the expected columns.
 
         Raises:
             UserError: no column matches, or more than one does.
         """
         at, _ = self._find(name)
         if at is None:
-            option = dict(zip(self.expected, _OPTIONS, strict=False)).get(name, "")
-            remedy = f"rename a column, or name the one to use{option}{nearest(name, self.names)}"
-            if any(_LOOKS_LIKE_DNA.fullmatch(each) for each in self.names):
+            option = option or dict(zip(self.expected, _OPTIONS, strict=False)).get(name, "")
+            how = f" with {option}" if option else ""
+            remedy = f"rename a column, or name the one to use{how}{nearest(name, self.names)}"
+            if self.names and self.names[0].startswith((">", "@")):
+                remedy = f"this looks like FASTA or FASTQ: give a table with the columns {', '.join(self.expected)}"
+            elif any(_LOOKS_LIKE_DNA.fullmatch(each) for each in self.names):
                 remedy = f"the first line holds a sequence: put the header line {','.join(self.expected)} before it"
             elif len(self.names) < len(self.expected):
                 remedy = "separate the columns by commas, tabs or semicolons"

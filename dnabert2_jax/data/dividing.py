@@ -82,7 +82,8 @@ def divide_table(
         UserError: the table or a column cannot be used, the fractions are invalid, or there are fewer groups than tables.
     """
     if min(fractions) < 0 or not np.isclose(sum(fractions), 1):
-        raise UserError(f"fractions {fractions} of train, dev and test do not add up to 1; give three such as 0.8,0.1,0.1")
+        wrong = "include a negative one" if min(fractions) < 0 else "do not add up to 1"
+        raise UserError(f"fractions {fractions} of train, dev and test {wrong}; give three such as 0.8,0.1,0.1")
     sequences = read_sequences(table, sequence_column=sequence_column)
     (_, names), *rows = TableRows(local_copy(table), str(table))
     if len(rows) != len(sequences):
@@ -164,7 +165,7 @@ def _column_values(source: str, names: list[str], rows: list[list[str]], by: Div
     if column is None:
         column = next((name for name in names if name.casefold() in _CONTIG_COLUMNS), None)
     if column is not None:
-        at = header.column(column)
+        at = header.column(column, "--group-column")
         return [fields[at] for fields in rows]
     if "name" not in names:
         raise UserError(

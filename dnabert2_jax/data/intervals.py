@@ -121,7 +121,7 @@ class Intervals:
         contig, first, last = (text.strip() for text in fields[:3])
         for what, text in (("start", first), ("end", last)):
             if not (text.isascii() and _NUMBER.fullmatch(text)):
-                raise UserError(f"{where}: the {what} {text!r} is not a whole number; BED counts bases from 0")
+                raise UserError(f"{where}: the {what} {text!r} is not a whole number of 0 or more; BED counts bases from 0")
         name = fields[self.name_column - 1].strip() if len(fields) >= self.name_column else "."
         strand = fields[5].strip() if len(fields) > 5 else "."
         if strand not in _STRANDS:

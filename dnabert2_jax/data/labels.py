@@ -263,6 +263,12 @@ class Measurements(Labels):
         return _numbers(table).astype(np.float32)
 
 
+def with_signs_spelled(label: str) -> str:
+    """A label with ``+`` or ``-`` at its end as a word, such as ``coding_plus``, for names that may hold no signs."""
+    words = {"+": "_plus", "-": "_minus"}
+    return label[:-1] + words[label[-1]] if label[-1:] in words else label
+
+
 def learn_labels(task: TaskKind, train: Table) -> Labels:
     """The meaning of the label column in a task's training table.
 

@@ -19,7 +19,7 @@ from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.records import Row, TableOfSequences, TableRecords
 from dnabert2_jax.data.rows import TableRows
 from dnabert2_jax.data.sequences import Sequences, Table, clean_sequence
-from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.errors import UserError, counted, nearest
 from dnabert2_jax.genome.fasta import Layout, read_fasta
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.storage.compressed import DAMAGED_GZIP, open_plain_or_gzip
@@ -217,7 +217,7 @@ class SequenceReader:
 
     def notes(self, numbered: int) -> tuple[str, ...]:
         """Assumptions made, once all rows have been read and some names were numbered."""
-        repeated = f"{numbered:,} repeated name{'s' * (numbered != 1)} numbered"
+        repeated = f"{counted(numbered, 'repeated name')} numbered"
         return (*(self.table.notes if self.table else ()), *([repeated] if numbered else []))
 
     def gather(self, rows: list[Row], letters: LetterCounts, notes: tuple[str, ...] = ()) -> Sequences:

@@ -140,7 +140,7 @@ class TableOfSequences:
         columns = records.header.sequence_columns(sequence_column)
         if name_column is None and records.header.has("name"):
             name_column = "name"
-        name_at = None if name_column is None else records.header.column(name_column)
+        name_at = None if name_column is None else records.header.column(name_column, "--name-column")
         others_at = [at for at in range(len(records.header.names)) if at not in (*columns, name_at)]
         return cls(records, columns, name_at, others_at)
 

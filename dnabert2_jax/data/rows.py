@@ -11,7 +11,7 @@ from operator import ne
 from pathlib import Path
 from typing import Any, TextIO
 
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, counted
 from dnabert2_jax.storage.compressed import DAMAGED_GZIP, open_plain_or_gzip
 
 _ZIP = b"PK\x03\x04"  # every .xlsx file is a zip archive
@@ -71,9 +71,9 @@ class TableRows:
                 cut = line
             yield line, values
         if spaces:
-            notes.append(f"spaces around {_counted(spaces, 'value')} removed")
+            notes.append(f"spaces around {counted(spaces, 'value')} removed")
         if empty:
-            notes.append(f"{_counted(empty, 'row')} without values skipped")
+            notes.append(f"{counted(empty, 'row')} without values skipped")
         if cut is not None:
             notes.append(f"a value of exactly {_EXCEL_CELL:,} letters in line {cut}, where Excel truncates text: check it")
         self.notes = tuple(notes)
@@ -115,10 +115,6 @@ class TableRows:
                 line = data.count(b"\n", 0, found.start) + 1
                 place = f", line {line}: byte 0x{found.object[found.start]:02x}"
             raise UserError(f"{self._source}{place} is not {name}; save the table as UTF-8 text (CSV or TSV)") from error
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 def _split(text: TextIO, source: str, notes: list[str]) -> Iterator[NumberedRow]:

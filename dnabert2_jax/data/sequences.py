@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.data.bad_records import BadRecords
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, counted
 from dnabert2_jax.genome.letters import COMPLEMENTS, LetterCounts, clean_letters
 from dnabert2_jax.storage.paths import as_path
 
@@ -58,8 +58,8 @@ class Sequences:
 
     def summary(self) -> str:
         """A line about what was read and changed, for the terminal."""
-        unit = ("sequence" if self.pairs is None else "pair") + "s" * (len(self) != 1)
-        return "; ".join([f"{self.source}: {len(self):,} {unit}, {self.letters.bases:,} bases", *self.changes()])
+        rows = counted(len(self), "sequence" if self.pairs is None else "pair")
+        return "; ".join([f"{self.source}: {rows}, {self.letters.bases:,} bases", *self.changes()])
 
     def changes(self) -> list[str]:
         """What the letters policy changed, and assumptions made, for the terminal; often empty."""

@@ -11,6 +11,7 @@ from dnabert2_jax.data.bad_records import BadRecords
 from dnabert2_jax.data.reading import SequenceReader, opened_file
 from dnabert2_jax.data.records import Row
 from dnabert2_jax.data.sequences import Sequences, given_sequences
+from dnabert2_jax.errors import counted
 from dnabert2_jax.genome.letters import LetterCounts
 
 T = TypeVar("T")
@@ -60,8 +61,8 @@ class SequenceFile:
 
     def summary(self) -> str:
         """A line about what was read and changed, for the terminal."""
-        unit = ("pair" if self.pairs else "sequence") + "s" * (self.rows != 1)
-        counts = f"{self.reading.source}: {self.rows:,} {unit}, {self.letters.bases:,} bases"
+        rows = counted(self.rows, "pair" if self.pairs else "sequence")
+        counts = f"{self.reading.source}: {rows}, {self.letters.bases:,} bases"
         return "; ".join([counts, *self.letters.changes(), *self.notes])
 
     def chunks(self, bases: int) -> Iterator[Sequences]:

@@ -91,19 +91,19 @@ def build_corpus(
         shelf = out.parent / f".{out.name}.parts"
         try:
             parts = _make_parts(species, shelf, settings.min_contig, processes, progress)
+            with _Writer(directory, settings) as writer:
+                built = [
+                    writer.add_species(number, source, own)
+                    for number, (source, own) in enumerate(zip(species, parts, strict=True))
+                ]
         except BaseException as error:
             with suppress(OSError):
                 shelf.rmdir()  # nothing to resume from
             if isinstance(error, UserError) and shelf.exists():
                 raise UserError(
-                    f"{error}; the files read before it are kept in {shelf} for the next build of {out}, which removes them"
+                    f"{error}; the files read so far are kept in {shelf} for the next build of {out}, which removes them"
                 ) from error
             raise
-        with _Writer(directory, settings) as writer:
-            built = [
-                writer.add_species(number, source, own)
-                for number, (source, own) in enumerate(zip(species, parts, strict=True))
-            ]
         write_manifest(directory, settings, built)
     shutil.rmtree(shelf, ignore_errors=True)
     return Corpus.open(out)

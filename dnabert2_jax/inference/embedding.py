@@ -10,7 +10,7 @@ from dnabert2_jax.config.inference import PER_TOKEN, Pooling
 from dnabert2_jax.data.encoding import encode_sequences
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import Sequences
-from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.errors import UserError, counted, nearest
 from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
@@ -42,7 +42,7 @@ class Embeddings:
 
     def __repr__(self) -> str:
         count, width = self.vectors.shape
-        return f"Embeddings({len(self):,} sequence{'s' * (len(self) != 1)}, {count:,} vectors of {width}, {self.pooling})"
+        return f"Embeddings({counted(len(self), 'sequence')}, {counted(count, 'vector')} of {width}, {self.pooling})"
 
     def to_pandas(self) -> Any:
         """A DataFrame with one row per vector, whose numbers are the columns ``e0``, ``e1``, ...

@@ -11,6 +11,7 @@ import numpy as np
 
 from dnabert2_jax.data.intervals import Interval, Intervals, check_letters, letters_of
 from dnabert2_jax.data.sequences import Sequences
+from dnabert2_jax.errors import counted
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.inference.scan import Chunk, checked_step, starts_of_windows
 
@@ -51,9 +52,10 @@ class IntervalScan:
 
     def summary(self) -> str:
         """One line about the intervals and their windows, for the terminal."""
-        plural = "s" * (self.count != 1)
-        counts = f"{self.intervals.source}: {self.count:,} interval{plural}, {self.letters.bases:,} bases"
-        places = f"{self.windows:,} windows of {self.window:,} bases, one every {self.step:,}" if self.window else ""
+        counts = f"{self.intervals.source}: {counted(self.count, 'interval')}, {self.letters.bases:,} bases"
+        places = (
+            f"{counted(self.windows, 'window')} of {self.window:,} bases, one every {self.step:,}" if self.window else ""
+        )
         return "; ".join(filter(None, [counts, *self.letters.changes(), *self.notes, places]))
 
     def chunks(self, bases: int) -> Iterator[Chunk]:

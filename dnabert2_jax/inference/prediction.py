@@ -15,7 +15,7 @@ from dnabert2_jax.data.encoding import EncodedRows, encode_sequences
 from dnabert2_jax.data.labels import MultiLabelSet
 from dnabert2_jax.data.packing import pack
 from dnabert2_jax.data.sequences import Sequences
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, counted
 from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.inference.predictor import default_batch_tokens
@@ -86,7 +86,7 @@ class Predictions:
 
     def __repr__(self) -> str:
         said = "values" if self.task == "regression" else f"classes {', '.join(self.classes)}"
-        return f"Predictions({len(self):,} sequence{'s' * (len(self) != 1)}, {said})"
+        return f"Predictions({counted(len(self), 'sequence')}, {said})"
 
     def _repr_html_(self) -> str:
         """The first rows as a table, for notebooks."""

@@ -19,7 +19,7 @@ from dnabert2_jax.config.inference import DuplicateNames, LongSequences, Pooling
 from dnabert2_jax.data.reading import stream_sequences
 from dnabert2_jax.data.sequences import Sequences
 from dnabert2_jax.data.streaming import SequenceFile
-from dnabert2_jax.errors import UserError
+from dnabert2_jax.errors import UserError, counted
 from dnabert2_jax.genome.letters import LetterCounts
 from dnabert2_jax.inference.embedding import Embeddings, embed
 from dnabert2_jax.inference.model import InferenceModel
@@ -150,8 +150,8 @@ def share_of(source: Source, bases: int, shard: Shard | None) -> Share:
     sizes = [len(chunk.sequences) for chunk in source.chunks(bases)]
     if len(sizes) < shard.count:
         raise UserError(
-            f"--shard {shard}: {source.summary().partition(';')[0]} are {len(sizes)} parts of several batches, which are "
-            "not divided; use as many shares at most, or smaller --batch-tokens"
+            f"--shard {shard}: {source.summary().partition(';')[0]} make {counted(len(sizes), 'part')} of several batches, "
+            f"fewer than {shard.count} shares; use at most {counted(len(sizes), 'share')}, or smaller --batch-tokens"
         )
     first, end = ((len(sizes) * number) // shard.count for number in (shard.number - 1, shard.number))
     return Share(source, bases, first, end, sum(sizes[first:end]))
@@ -197,9 +197,8 @@ class Scan:
 
     def summary(self) -> str:
         """One line about the file and its windows, for the terminal."""
-        plural = "s" * (self.records != 1)
-        counts = f"{self.path}: {self.records:,} sequence{plural}, {self.letters.bases:,} bases"
-        windows = f"{self.windows:,} windows of {self.window:,} bases, one every {self.step:,}"
+        counts = f"{self.path}: {counted(self.records, 'sequence')}, {self.letters.bases:,} bases"
+        windows = f"{counted(self.windows, 'window')} of {self.window:,} bases, one every {self.step:,}"
         return "; ".join([counts, *self.letters.changes(), windows])
 
     def chunks(self, bases: int) -> Iterator[Chunk]:

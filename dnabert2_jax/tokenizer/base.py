@@ -114,7 +114,7 @@ class Tokenizer(ABC):
             UserError: they cannot be written, or cannot represent this tokenizer.
         """
         raise UserError(
-            f"a {type(self).__name__} cannot be written as tokenizer.json, which has no k-mers; use a byte-pair tokenizer"
+            "a tokenizer of k-mers cannot be written as tokenizer.json, which has none; use a byte-pair tokenizer"
         )
 
     @property

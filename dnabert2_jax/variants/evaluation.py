@@ -275,7 +275,7 @@ def as_rows(found: Sequence[Agreement]) -> list[Mapping[str, str]]:
     for one in found:
         row: dict[str, Any] = {"score": f"-{one['score']}" if one.get("sign") == -1 else one["score"]}
         if "spearman" in one:
-            row |= {"Spearman": f"{one['spearman']:+.3f}", "95 %": _interval(one["spearman_interval"])}
+            row |= {"Spearman": f"{one['spearman']:+.3f}", "95 %": _interval(one["spearman_interval"], "+")}
             row["with the size of the effect"] = f"{one['spearman_size']:+.3f}"
         else:
             row |= {"AUROC": f"{one['auroc']:.3f}", "95 %": _interval(one["auroc_interval"]), "AUPRC": f"{one['auprc']:.3f}"}
@@ -283,5 +283,5 @@ def as_rows(found: Sequence[Agreement]) -> list[Mapping[str, str]]:
     return rows
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+def _interval(interval: tuple[float, float] | None, sign: str = "") -> str:
+    return "" if interval is None else f"{interval[0]:{sign}.3f} to {interval[1]:{sign}.3f}"

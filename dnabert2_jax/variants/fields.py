@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dnabert2_jax.config.inference import Strands, VariantScore
+from dnabert2_jax.data.labels import with_signs_spelled
 from dnabert2_jax.variants.alleles import Status
 
 KEY_PREFIX = "DB2_"
@@ -113,7 +114,6 @@ def _field(column: str, kind: Literal["Float", "Integer", "String"], description
 
 def _keys(labels: Sequence[str]) -> list[str]:
     """Class names as valid parts of INFO keys; names that become equal get the class number as a suffix."""
-    words = [re.sub(r"\+$", "_plus", re.sub("-$", "_minus", label)) for label in labels]
-    words = [re.sub("[^0-9A-Za-z_.]", "_", word) for word in words]
+    words = [re.sub("[^0-9A-Za-z_.]", "_", with_signs_spelled(label)) for label in labels]
     count = Counter(words)
     return [f"{word}_{number}" if count[word] > 1 else word for number, word in enumerate(words)]

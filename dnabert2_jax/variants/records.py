@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnabert2_jax.errors import UserError, nearest
+from dnabert2_jax.errors import UserError, counted, nearest
 from dnabert2_jax.genome.fasta import check_bgzip_end
 from dnabert2_jax.genome.htslib import pysam, quiet_pysam
 
@@ -86,6 +86,8 @@ def open_variants(path: str | Path) -> VariantFile:
         raise UserError(
             f"{path} is not a file; give variants as {', '.join((*VCF_SUFFIXES, *TABLE_SUFFIXES))}: check the path"
         )
+    if not path.stat().st_size:
+        raise UserError(f"{path} is empty; check how it was made")
     if name.endswith(".bcf"):
         pysam()
         return VariantFile(path, "vcf", (), lambda: _read_bcf(path))
@@ -94,7 +96,7 @@ def open_variants(path: str | Path) -> VariantFile:
     if name.endswith(TABLE_SUFFIXES):
         header = next(_rows(path), None)
         if header is None:
-            raise UserError(f"{path} is empty; give a table with the columns chrom, pos, ref and alt")
+            raise UserError(f"{path} is blank; give a table with the columns chrom, pos, ref and alt")
         columns = _columns(path, header[1])
         return VariantFile(path, "table", tuple(header[1]), lambda: _read_table(path, columns))
     raise UserError(f"{path}: accepted are {', '.join((*VCF_SUFFIXES, *TABLE_SUFFIXES))}; rename or convert it")
@@ -109,7 +111,8 @@ def parse_vcf_line(raw: bytes, source: str, line: int) -> Record:
     fields = raw.rstrip(b"\r\n").split(b"\t", _VCF_COLUMNS)
     if len(fields) < _VCF_COLUMNS:
         raise UserError(
-            f"{source}, line {line:,}: {len(fields)} columns; a record has {_VCF_COLUMNS} or more, separated by tabs"
+            f"{source}, line {line:,}: {counted(len(fields), 'column')}; a record has {_VCF_COLUMNS} or more, separated by "
+            "tabs"
         )
     contig, position, name, ref, alts = b"\t".join(fields[:5]).decode("latin-1").split("\t")
     return Record(line, contig, _position(position, source, line), name, _allele(ref), _alternatives(alts), raw)
@@ -137,7 +140,9 @@ def _read_table(path: Path, at: dict[str, int | None]) -> Iterator[Item]:
     width = len(next(rows)[1])
     for line, row in rows:
         if len(row) != width:
-            raise UserError(f"{path}, line {line:,}: {len(row)} columns, but the header has {width}; correct the line")
+            raise UserError(
+                f"{path}, line {line:,}: {counted(len(row), 'column')}, but the header has {width}; correct the line"
+            )
         of = {name: "" if column is None else row[column].strip() for name, column in at.items()}
         yield Record(
             line,

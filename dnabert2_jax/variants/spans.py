@@ -61,11 +61,6 @@ class Stretch(NamedTuple):
     end: int
 
 
-def find_span(windows: Sequence[str], token_ids: Sequence[Ids], tokenizer: Tokenizer) -> Span | None:
-    """The span of the alleles of one window; see :func:`find_spans`."""
-    return find_spans([windows], [token_ids], tokenizer)[0]
-
-
 def find_spans(
     texts: Sequence[Sequence[str]],
     token_ids: Sequence[Sequence[Ids]],

@@ -18,6 +18,11 @@ def test_corpus_info_shows_species_and_finds_damage(tmp_path, dnabert2, refused)
     refused("corpus", "info", tmp_path, words=("is not a corpus",))
 
 
+def test_half_a_description_of_a_species_is_refused(tmp_path, refused):
+    for given, missing in (("=x.fa", "the species before"), ("yeast=", "the file after")):
+        refused("corpus", "build", "--out", tmp_path / "corpus", given, words=(f"{given}: {missing} '=' has no name",))
+
+
 def test_a_species_too_small_to_hold_out_what_was_asked_is_named(tmp_path, dnabert2):
     write_fasta(tmp_path / "tiny.fa", {"a": random_dna(150, 0), "b": random_dna(150, 1)})
     write_fasta(tmp_path / "large.fa", {"a": random_dna(50_000, 0)})

@@ -42,8 +42,10 @@ def test_help_explains_every_option_and_has_an_example_that_parses(path, dnabert
     assert command.help
     assert all(option.help for option in command.params)
     assert "Example: dnabert2 " + " ".join(path) in " ".join(out.split())
-    words = shlex.split(command.epilog.partition("Example: dnabert2 ")[2].partition(";")[0])
+    words = shlex.split(command.epilog.partition("Example: dnabert2 ")[2])
     assert words[: len(path)] == list(path)
+    unquoted = [word for word in shlex.split(command.epilog, posix=False) if word[0] != "'"]
+    assert not re.search(r"[][*?;|&<>]", " ".join(unquoted)), "a shell would not pass these on as they are"
     command.make_context(path[-1], words[len(path) :])
 
 
@@ -54,7 +56,8 @@ def test_help_fits_80_columns_and_breaks_no_word(path, dnabert2, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
     assert not re.search(r"\s\.(\s|$)", out)
-    texts = [option.help for option in COMMANDS[path].params] if path else []
+    assert not re.search(r"^  --\S+ <list", out, re.MULTILINE)  # an option that may be repeated takes one value each time
+    texts = [option.help for option in COMMANDS[path].params if not option.hidden] if path else []
     said = " ".join(out.split())
     for text in texts:
         # a long metavar may stand between two words, but words themselves are whole
@@ -67,6 +70,12 @@ def test_lists_of_commands_say_in_whole_sentences_what_each_does(group, dnabert2
     listed = dnabert2(*group.split(), "--help")[1].partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     assert listed
     assert all(line.endswith(".") and not line.endswith("..") for line in listed)
+
+
+def test_an_option_that_is_always_refused_is_not_listed(dnabert2, refused):
+    assert "--region" not in dnabert2("evaluate", "--help")[1]
+    words = ("--region chr1:1-9", "a region has none", "use `dnabert2 predict`")
+    refused("evaluate", "--model", "small", "--out", "-", "--fasta", "g.fa", "--region", "chr1:1-9", words=words)
 
 
 def test_defaults_are_shown_where_none_stands_for_one(dnabert2):

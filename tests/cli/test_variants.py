@@ -105,7 +105,7 @@ def test_evaluate(home, dnabert2, refused, monkeypatch):
     evaluate = ("evaluate-variants", "--table", "scored.csv", "--effect", "effect", "--out")
     code, out, errors = dnabert2(*evaluate, "agreement.json", "--fasta", "ref.fa")
     assert (code, out) == (0, "saved agreement.json\n")
-    assert f"scored.csv: {len(sites)} alleles; 0 without a score or a measurement left out" in errors
+    assert f"scored.csv: {len(sites)} alleles\n" in errors
     written = json.loads((home / "agreement.json").read_text())
     names = [one["score"] for one in written["scores"]]
     assert names == ["llr", "llr_fwd", "llr_rev", "emb", "base composition", "6-mer frequency"]

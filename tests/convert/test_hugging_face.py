@@ -25,7 +25,7 @@ from dnabert2_jax.tokenizer.training import train_bpe
 from tests import parity
 from tests.convert.helpers import TORCH_FILES, InMemory, Payload, hf_directory, tensors, write_archive, write_legacy
 from tests.genome.helpers import random_dna
-from tests.helpers import tiny_config, tiny_model, tiny_tokenizer
+from tests.helpers import tiny_config, tiny_corpus, tiny_model, tiny_tokenizer
 
 ROWS = parity.inputs(8)["rows"]
 
@@ -269,7 +269,9 @@ def test_a_head_of_one_output_is_a_regression_unless_it_says_otherwise(tmp_path)
 
 def test_directories_in_the_wrong_place(sound, tmp_path, dnabert2):
     tiny_model(tmp_path / "model")
+    corpus = tiny_corpus(tmp_path).path
     for words, message in (
+        (("from-hf", corpus, tmp_path / "out"), f"{corpus / 'config.json'}"),
         (("from-hf", tmp_path / "none", tmp_path / "out"), "is not a directory; name the one with config.json"),
         (("from-hf", tmp_path / "model", tmp_path / "out"), "is already a model directory of dnabert2_jax"),
         (("from-hf", sound, sound), "exists; choose another name, or replace it with --force"),

@@ -80,8 +80,9 @@ def test_large_groups_are_dealt_first():
     ("options", "message"),
     [
         ({"fractions": (0.8, 0.1, 0.2)}, "do not add up to 1"),
+        ({"fractions": (0.9, -0.1, 0.2)}, "include a negative one; give three"),
         ({"by": "group"}, "--by group needs --group-column"),
-        ({"by": "group", "group_column": "cel"}, "no column 'cel'.*did you mean 'cell'"),
+        ({"by": "group", "group_column": "cel"}, "no column 'cel'.*with --group-column \\(did you mean 'cell'"),
         ({"by": "contig", "group_column": "label"}, "there are 1 groups of rows that must stay together"),
     ],
 )

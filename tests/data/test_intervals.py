@@ -68,7 +68,7 @@ def test_contigs_under_other_names_are_read_with_a_remark(read, reference):
     [
         ("chr1\t5", "2 fields; an interval has contig, start and end"),
         ("chr1\tfive\t9", "the start 'five' is not a whole number"),
-        ("chr1\t-5\t9", "the start '-5' is not a whole number"),
+        ("chr1\t-5\t9", "the start '-5' is not a whole number of 0 or more"),
         ("chr1\t1e3\t9", "the start '1e3'"),
         ("chr1\t5\t9.0", "the end '9.0'"),
         ("chr1\t5\t5", "chr1 from 5 to 5 has no bases"),

@@ -106,6 +106,7 @@ def test_what_csv_writes_is_read_back(tmp_path_factory, rows, dialect):
         ("sequence1,label\nACGT,0\n", ["no column 'sequence2'"]),
         ("sequence,sequence1,sequence2,label\nA,A,A,0\n", ["both 'sequence' and 'sequence1'"]),
         ("sequence,label,label\nACGT,0,1\n", ["2 columns are called 'label'"]),
+        (">r1\nACGT\n", ["this looks like FASTA or FASTQ: give a table with the columns sequence, label"]),
         ("sequence|label\nACGT|0\n", ["separate the columns by commas, tabs or semicolons"]),
         ("ACGTACGT,0\nACGTACGA,1\n", ["first line holds a sequence", "sequence,label"]),
         ("sequence,label\nACGT,0\n,1\n", ["line 3", "column 'sequence' is empty"]),
@@ -287,7 +288,9 @@ def test_paths_that_are_no_files(tmp_path):
 
 
 def test_a_column_of_names_that_was_asked_for_must_be_there(tmp_path):
-    with pytest.raises(UserError, match=r"no column 'gene'; the header has 'genes', 'sequence'.*did you mean 'genes'"):
+    with pytest.raises(
+        UserError, match=r"no column 'gene'; the header has 'genes', .*with --name-column.*did you mean 'genes'"
+    ):
         read_sequences(written(tmp_path / "x.csv", "genes,sequence\na,A\n"), name_column="gene")
 
 

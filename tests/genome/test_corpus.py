@@ -179,13 +179,17 @@ def test_a_build_that_fails_in_a_later_file_says_what_it_keeps(tmp_path: Path):
     bad = write_fasta(tmp_path / "b.fa", {"bad": "ACGU" * 50})
     sources = [SpeciesSource("a", [good]), SpeciesSource("b", [bad])]
     kept = re.escape(str(tmp_path / ".corpus.parts"))
-    with pytest.raises(
-        UserError, match=rf"b\.fa, record 1 .*; the files read before it are kept in {kept} for the next build"
-    ):
+    with pytest.raises(UserError, match=rf"b\.fa, record 1 .*; the files read so far are kept in {kept} for the next build"):
         build_corpus(sources, tmp_path / "corpus")
     write_fasta(bad, {"bad": "ACGT" * 50})
     build_corpus(sources, tmp_path / "corpus")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.fa", "b.fa", "corpus"]
+
+
+def test_a_build_that_fails_after_reading_says_what_it_keeps(tmp_path: Path):
+    path = write_fasta(tmp_path / "x.fa", {"short": "ACGT"})
+    with pytest.raises(UserError, match=r"no contig has min_contig.*; the files read so far are kept in"):
+        build_corpus([SpeciesSource("a", [path])], tmp_path / "corpus")
 
 
 def test_only_codes_is_an_error_that_names_the_way_out(make_corpus):

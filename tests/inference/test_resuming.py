@@ -164,7 +164,7 @@ def test_shares_that_cannot_be_joined(dnabert2, refused, mlm_path, fasta, tmp_pa
     succeed(dnabert2, *words, "--shard", "3/3")
     assert "there are shares of 2 and of 3 beside it" in refused("merge-shards", out)
     assert "accepted is NUMBER/COUNT" in refused(*words, "--shard", "0/3")
-    assert "90 sequences, 7,200 bases are 6 parts" in refused(*words, "--shard", "1/9")
+    assert "90 sequences, 7,200 bases make 6 parts of several batches, fewer than" in refused(*words, "--shard", "1/9")
     assert "exists; choose another name" in refused(*words, "--shard", "1/2")
 
 

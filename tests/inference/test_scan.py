@@ -99,7 +99,7 @@ def test_predict_writes_coordinates_as_csv_tsv_bed_and_parquet(dnabert2, classif
         command = ("predict", "--model", classifier_path, "--data", fasta, "--window", 300, "--step", 200, "--out", out)
         code, printed, remarks = dnabert2(*command)
         assert (code, printed) == (0, f"saved {out}\n"), remarks
-        assert "7 windows of 300 bases, one every 200; about 0.0 MB to write" in " ".join(remarks.split())
+        assert "7 windows of 300 bases, one every 200; about 1 kB to write" in " ".join(remarks.split())
         read[suffix] = out
     table = list(csv.DictReader(read["csv"].read_text().splitlines()))
     assert [(row["name"], int(row["start"]), int(row["end"])) for row in table] == windows_of(GENOME, 300, 200)

@@ -214,6 +214,6 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes):
 
 
 def test_no_tokenizer_json_for_kmers(tmp_path: Path):
-    with pytest.raises(UserError, match=r"cannot be written as tokenizer\.json"):
+    with pytest.raises(UserError, match=r"a tokenizer of k-mers cannot be written as tokenizer\.json"):
         KmerTokenizer(6, 6).save_hugging_face(tmp_path)
     assert not list(tmp_path.iterdir())

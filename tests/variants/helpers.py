@@ -12,9 +12,11 @@ from dnabert2_jax.config.model import HeadConfig
 from dnabert2_jax.inference.model import InferenceModel
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import base_classifier, masked_lm, sequence_classifier
+from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.variants.alleles import Allele
 from dnabert2_jax.variants.fields import AlleleScores
 from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
+from dnabert2_jax.variants.spans import Ids, Span, find_spans
 from tests.helpers import tiny_config, tiny_tokenizer
 
 LABELS = ("coding+", "coding-", "none")
@@ -117,3 +119,8 @@ def without_ours(content: bytes) -> bytes:
             line = b"\t".join(columns) + line[len(body) :]
         lines.append(line)
     return b"".join(lines)
+
+
+def find_span(windows: Sequence[str], token_ids: Sequence[Ids], tokenizer: Tokenizer) -> Span | None:
+    """The span of the alleles of one window."""
+    return find_spans([windows], [token_ids], tokenizer)[0]

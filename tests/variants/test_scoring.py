@@ -13,12 +13,12 @@ from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import MASK, NUM_SPECIAL
 from dnabert2_jax.variants.alleles import Allele, place, view
 from dnabert2_jax.variants.scoring import ScoringOptions, VariantScorer
-from dnabert2_jax.variants.spans import find_span
 from tests.variants.helpers import (
     FLANK,
     LABELS,
     Contigs,
     constant_mlm,
+    find_span,
     llr,
     other_base,
     random_mlm,

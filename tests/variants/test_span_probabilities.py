@@ -6,9 +6,10 @@ import pytest
 from dnabert2_jax.tokenizer.special import MASK
 from dnabert2_jax.variants.llr import DnaPieces, log_mean, log_ratios
 from dnabert2_jax.variants.span_probabilities import span_log_probabilities
-from dnabert2_jax.variants.spans import Ids, Span, find_span
+from dnabert2_jax.variants.spans import Ids, Span
 from tests.genome.helpers import random_dna
 from tests.helpers import tiny_tokenizer
+from tests.variants.helpers import find_span
 
 
 def log_p_of(ids: Ids, vocab_size: int) -> np.ndarray:

@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-from dnabert2_jax.variants.spans import find_span
 from tests.helpers import tiny_tokenizer
+from tests.variants.helpers import find_span
 
 DNA = st.text("ACGTN", max_size=30)
 

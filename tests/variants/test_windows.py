@@ -8,9 +8,9 @@ from dnabert2_jax.tokenizer.kmer import KmerTokenizer
 from dnabert2_jax.tokenizer.special import with_template
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.variants.alleles import View
-from dnabert2_jax.variants.spans import find_span
 from dnabert2_jax.variants.windows import spans_of_views
 from tests.genome.helpers import random_dna
+from tests.variants.helpers import find_span
 
 FLANK = st.text("ACGTN", max_size=120) | st.text("AC", max_size=120) | st.integers(0, 120).map(lambda n: "A" * n)
 ALLELES = st.lists(st.text("ACGT", max_size=6), min_size=2, max_size=4)

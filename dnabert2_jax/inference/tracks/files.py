@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from dnabert2_jax.config.inference import TrackFormat
+from dnabert2_jax.data.labels import with_signs_spelled
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.extras import optional_package
 from dnabert2_jax.inference.record import RECORD, Record
@@ -121,7 +122,7 @@ def _write_texts(
     folder: Path, track: Track, file_format: TrackFormat, threshold: float, rules: SegmentRules | None
 ) -> list[Path]:
     """Write the values as text, a file for each channel and strand that has any; bigWig files are made from bedGraph."""
-    stems = [file_stem(name) for name in track.channels]
+    stems = [file_stem(with_signs_spelled(name)) for name in track.channels]
     stems = [f"{stem}_{n}" if stems.count(stem) > 1 else stem for n, stem in enumerate(stems)]
     suffix = ".bedgraph" if file_format == "bigwig" else _SUFFIXES[file_format]
     files: dict[tuple[int, str], TextIO] = {}

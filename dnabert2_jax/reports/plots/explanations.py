@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from dnabert2_jax.errors import counted
 from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.interpretation.attention import AttentionMaps
 from dnabert2_jax.interpretation.dependency import DependencyMap
@@ -171,4 +172,4 @@ def _which(result: AttentionMaps) -> str:
     layers, heads = len(result.layers), len(result.heads)
     if layers == heads == 1:
         return f"layer {result.layers[0]}, head {result.heads[0]}"
-    return f"mean of {layers} layer{'s' * (layers != 1)} x {heads} head{'s' * (heads != 1)}"
+    return f"mean of {counted(layers, 'layer')} x {counted(heads, 'head')}"

@@ -25,7 +25,7 @@ BED = "chr10\t5\t64\tx\t0\t-\nchr2\t10\t50\ty\t0\t+\n"
 class Given:
     """A track whose values are given."""
 
-    def __init__(self, stretches, pieces, channels=("a b", "a/b", "c")):
+    def __init__(self, stretches, pieces, channels=("a b", "a/b", "c+")):
         self.stretches, self.pieces, self.channels = stretches, pieces, channels
 
     def __iter__(self):
@@ -65,7 +65,7 @@ def expected(track, channel, strand):
 
 def test_bigwigs_hold_every_value_as_it_is_and_nothing_else(given, tmp_path):
     saved = save_track(tmp_path / "out", given, "bigwig", {"command": "test"})
-    names = ["a_b_0", "a_b_1", "c"]
+    names = ["a_b_0", "a_b_1", "c_plus"]
     assert sorted(path.name for path in saved) == sorted(f"{name}.{s}.bw" for name in names for s in ("plus", "minus"))
     for channel, name in enumerate(names):
         for strand, word in (("+", "plus"), ("-", "minus")):
@@ -79,7 +79,7 @@ def test_bigwigs_hold_every_value_as_it_is_and_nothing_else(given, tmp_path):
 
 def test_bedgraph_and_bed(given, tmp_path):
     save_track(tmp_path / "graph", given, "bedgraph", {})
-    lines = (tmp_path / "graph" / "c.plus.bedgraph").read_text().splitlines()
+    lines = (tmp_path / "graph" / "c_plus.plus.bedgraph").read_text().splitlines()
     assert lines[:3] == ["chr10\t0\t5\t1e-07", "chr10\t5\t10\t0.33333334", "chr10\t20\t25\t1.0"]
     save_track(tmp_path / "bed", given, "bed", {}, threshold=0.5)
     assert (tmp_path / "bed" / "a_b_0.plus.bed").read_text().splitlines() == [
