@@ -36,8 +36,8 @@ def test_random_weights_are_a_start_like_any_other(home, train):
         run_gue(benchmark(home, "scratch"))
     with pytest.raises(UserError, match=r"training\.method lora needs model\.path"):
         run_gue(replace(scratch, workdir=home / "never", overrides=("training.method=lora",)))
-    with pytest.raises(UserError, match=r"model size '3n' is unknown; .*did you mean '3m'"):
-        run_gue(replace(scratch, workdir=home / "never", size="3n"))
+    with pytest.raises(UserError, match=r"model size '117n' is unknown; .*did you mean '117m'"):
+        run_gue(replace(scratch, workdir=home / "never", size="117n"))
     assert not (home / "never").exists()
 
 
