@@ -32,6 +32,8 @@ _WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000
 """Unicode's White_Space property, on which the released tokenizer splits; Python's ``\\s`` has four more characters."""
 
 _NO_BASE = re.compile(f"[^{BASES}{_UNKNOWN}{_WHITE_SPACE}]")
+_PLAIN = re.compile(f"[{BASES}{_UNKNOWN}]*")
+"""What needs no replacement; finding that out takes less than half as long as replacing nothing."""
 
 _PARTS_A_THREAD = 4
 
@@ -127,7 +129,8 @@ class BpeTokenizer(Tokenizer):
 
     def _rows(self, sequences: Sequence[str]) -> list[NDArray[np.int32]]:
         # One call for all sequences takes two thirds of the time if they are short.
-        text = "".join([_NO_BASE.sub(_UNKNOWN, sequence) + _END for sequence in sequences])
+        plain = [each if _PLAIN.fullmatch(each) else _NO_BASE.sub(_UNKNOWN, each) for each in sequences]
+        text = _END.join([*plain, ""])
         ids = self._encoding.encode_to_numpy(text, allowed_special="all").astype(np.int32)
         ends = np.flatnonzero(ids == SEP).tolist()
         return [ids[start:end] for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)]
