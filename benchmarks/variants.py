@@ -4,8 +4,8 @@
 
 Substitutions are drawn at random from the FASTA file, or from the package's sample data. Each of `llr`, `emb` and both runs
 over all of them, and `embed` over the windows of REF; the first round compiles, then they alternate, and the best rounds are
-reported. "of CPU" counts the time of all threads, the model's included. The last line is the host side of `llr,emb` alone:
-windows, tokens, and the sum over segmentations, with numbers from a generator in place of the model's.
+reported. "of CPU" counts the time of all threads, the model's included. "Host side" is everything but the model: windows,
+tokens, and the sum over segmentations, with numbers from a generator in place of the model's.
 
 Without --model, one of size 1m with random weights and pieces of the sample data is used.
 """
@@ -134,7 +134,8 @@ def print_rates(model: InferenceModel, reference: Reference, alleles: list[Allel
         ",".join(scores): CountingScorer(model, reference, ScoringOptions(scores, FLANK))
         for scores in (("llr",), ("emb",), ("llr", "emb"))
     }
-    scorers["host side"] = HostSide(model, reference, ScoringOptions(("llr", "emb"), FLANK))
+    for scores in (("llr",), ("llr", "emb")):
+        scorers[f"host side of {','.join(scores)}"] = HostSide(model, reference, ScoringOptions(scores, FLANK))
     windows = given_sequences(
         [reference.fetch(one.contig or "", one.position - FLANK, one.position + FLANK + 1) for one in alleles]
     )

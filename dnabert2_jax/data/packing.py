@@ -100,8 +100,8 @@ def one_per_row(rows: EncodedRows, tokens_per_batch: int) -> Batches:
     while at < len(order):
         width = int(widths[order[at]])
         height = max(1, tokens_per_batch // width)
-        members = order[at : at + height]
-        plan.append(BatchPlan(width, min(height, 1 << (len(members) - 1).bit_length()), members[:, None], slots))
+        members = order[at : at + height, None].tolist()
+        plan.append(BatchPlan(width, min(height, 1 << (len(members) - 1).bit_length()), members, slots))
         at += height
     return Batches(rows, plan)
 

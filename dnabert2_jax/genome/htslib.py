@@ -19,13 +19,16 @@ def pysam() -> Any:
 
 
 @contextmanager
-def quiet_pysam() -> Iterator[Any]:
+def quiet_pysam(package: Any = None) -> Iterator[Any]:
     """The pysam package with htslib's messages silenced, because our error messages replace them.
+
+    Args:
+        package: pysam, where it has been imported already.
 
     Raises:
         UserError: it is not installed.
     """
-    package = pysam()
+    package = package or pysam()
     before = package.set_verbosity(0)
     try:
         yield package

@@ -47,6 +47,7 @@ class Reference:
             except (OSError, ValueError, package.SamtoolsError) as error:
                 self.close()
                 raise UserError(f"{self.path}: {_what_is_wrong(self.path)}") from error
+            self._pysam = package
         self.lengths = dict(zip(self._file.references, self._file.lengths, strict=True))
 
     def _open(self, package: Any) -> Any:
@@ -84,7 +85,7 @@ class Reference:
             UserError: the file is shorter than its index says.
         """
         try:
-            with quiet_pysam():
+            with quiet_pysam(self._pysam):
                 letters: str = self._file.fetch(contig, start, end)
         except (OSError, ValueError):
             letters = ""

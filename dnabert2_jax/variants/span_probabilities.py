@@ -32,10 +32,10 @@ def span_log_probabilities(spans: Sequence[Span], pieces: DnaPieces, masked: Mas
     inputs: dict[bytes, Ids] = {}
     numbers: dict[bytes, int] = {}
     needed: list[tuple[int, int, int]] = []
-    masks = np.full(max(max(span.counts) for span in asked), MASK, np.int32)
-    for number, span in enumerate(asked):
-        counts = span.counts
-        for nth, count in enumerate(range(min(counts), max(counts) + 1)):
+    ranges = [range(min(span.counts), max(span.counts) + 1) for span in asked]
+    masks = np.full(max(counts.stop for counts in ranges), MASK, np.int32)
+    for number, (span, counts) in enumerate(zip(asked, ranges, strict=True)):
+        for nth, count in enumerate(counts):
             ids = span.row(masks[:count])
             key = ids.tobytes()
             inputs.setdefault(key, ids)

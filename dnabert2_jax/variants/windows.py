@@ -4,7 +4,7 @@ The alleles of a window differ in a few bases, and their byte pairs soon agree a
 REF, only a stretch around the variant is tokenized, which begins and ends at token boundaries of REF; outside it, the tokens
 are those of REF. This is exact if the first and last tokens of the stretch equal those of REF and do not reach the variant:
 until a merge crosses an end of the stretch, both sides of that end merge as in REF, where no merge crosses it. Otherwise,
-all alleles are tokenized as a whole.
+the stretch is made longer, and in the end all alleles are tokenized as a whole.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,8 @@ from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.variants.alleles import View
 from dnabert2_jax.variants.spans import Ids, Span, Stretch, find_spans
 
-HALO = 24
-"""Bases of a stretch on either side of the variant: after a cut, 99.9 % of sequences have the same tokens again after 17."""
+HALOS = (12, 48)
+"""Bases of a stretch on either side of the variant, to be tried in turn: few stretches need more than the first."""
 
 _WHOLE_AT_ONCE = 16
 """Number of whole windows, which may be long, to compare as one array."""
@@ -51,24 +51,30 @@ def spans_of_views(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | N
         views: the alleles.
         tokenizer: any tokenizer.
     """
-    near = _near_spans(views, tokenizer) if isinstance(tokenizer, BpeTokenizer) else [None] * len(views)
-    windows = [view.windows() for view, span in zip(views, near, strict=True) if span is None]
-    ids = _encoded(chain.from_iterable(windows), tokenizer)
-    found: list[Span | None] = []
-    for at in range(0, len(windows), _WHOLE_AT_ONCE):
-        some = windows[at : at + _WHOLE_AT_ONCE]
-        found += find_spans(some, [[ids[text] for text in own] for own in some], tokenizer)
-    whole = iter(found)
-    return [span or next(whole) for span in near]
+    found: list[Span | None] = [None] * len(views)
+    if isinstance(tokenizer, BpeTokenizer):
+        windows = [view.window(view.ref) for view in views]
+        encoded = _encoded(windows, tokenizer)
+        for halo in HALOS:
+            left = [n for n, span in enumerate(found) if span is None]
+            near = iter(_near_spans([views[n] for n in left], [encoded[windows[n]] for n in left], halo, tokenizer))
+            found = [span or next(near) for span in found]
+    whole = iter(_whole_spans([view for view, span in zip(views, found, strict=True) if span is None], tokenizer))
+    return [span or next(whole) for span in found]
 
 
-def _near_spans(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | None]:
-    """The spans of views whose alleles agree again near the variant; None for other views."""
+def _near_spans(views: Sequence[View], rows: Sequence[Ids], halo: int, tokenizer: Tokenizer) -> list[Span | None]:
+    """The spans of views whose alleles agree again near the variant; None for other views.
+
+    Args:
+        views: the alleles.
+        rows: the ids of REF's window in each view. [tokens] each.
+        halo: bases of the stretch to tokenize on either side of the variant.
+        tokenizer: the tokenizer that produced the ids.
+    """
     if not views:
         return []
-    windows = [view.window(view.ref) for view in views]
-    encoded = _encoded(windows, tokenizer)
-    stretches = _stretches(views, [encoded[window] for window in windows], tokenizer)
+    stretches = _stretches(views, rows, halo, tokenizer)
     known = [(*stretch, view.ref) for view, stretch in zip(views, stretches, strict=True) if stretch]
     near = _encoded((text for _, texts, ref in known for n, text in enumerate(texts) if n != ref), tokenizer)
     ids = [
@@ -79,13 +85,12 @@ def _near_spans(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | None
     return [stretch and next(spans) for stretch in stretches]
 
 
-def _stretches(views: Sequence[View], rows: Sequence[Ids], tokenizer: Tokenizer) -> list[tuple[Stretch, list[str]] | None]:
+def _stretches(
+    views: Sequence[View], rows: Sequence[Ids], halo: int, tokenizer: Tokenizer
+) -> list[tuple[Stretch, list[str]] | None]:
     """The stretch near the variant in each view, and its bases in each allele; None if an end token reaches the variant.
 
-    Args:
-        views: the alleles.
-        rows: the ids of REF's window in each view. [tokens] each.
-        tokenizer: the tokenizer that produced them.
+    The arguments are those of :func:`_near_spans`.
     """
     counts = np.array(list(map(len, rows)))
     sizes = np.array([(len(view.left), len(view.alleles[view.ref]), len(view.right)) for view in views])
@@ -95,15 +100,29 @@ def _stretches(views: Sequence[View], rows: Sequence[Ids], tokenizer: Tokenizer)
     bounds = np.concatenate([[0], np.cumsum(tokenizer.piece_lengths[np.concatenate(rows)])])
     variants = base_starts + sizes[:, 0]
     behind = variants + sizes[:, 1]
-    first = np.maximum(starts, bounds.searchsorted(variants - HALO, "right") - 1)
-    after = np.minimum(ends, bounds.searchsorted(behind + HALO))
+    first = np.maximum(starts, bounds.searchsorted(variants - halo, "right") - 1)
+    after = np.minimum(ends, bounds.searchsorted(behind + halo))
     reaching = (first > starts) & (bounds.take(first + 1, mode="clip") > variants)
     reaching |= (after < ends) & (bounds[after - 1] < behind)
     places = (first - starts, after - starts, bounds[first] - base_starts, bounds[after] - behind, reaching)
     found: list[tuple[Stretch, list[str]] | None] = []
     for view, row, begin, end, before, rest, reaches in zip(views, rows, *(part.tolist() for part in places), strict=True):
-        texts = [] if reaches else [view.left[before:] + allele + view.right[:rest] for allele in view.alleles]
-        found.append((Stretch(row, begin, end), texts) if texts else None)
+        if reaches:
+            found.append(None)
+            continue
+        left, right = view.left[before:], view.right[:rest]
+        found.append((Stretch(row, begin, end), [left + allele + right for allele in view.alleles]))
+    return found
+
+
+def _whole_spans(views: Sequence[View], tokenizer: Tokenizer) -> list[Span | None]:
+    """The spans of views, from the tokens of all alleles' whole windows; None if an allele's window has no tokens."""
+    windows = [view.windows() for view in views]
+    ids = _encoded(chain.from_iterable(windows), tokenizer)
+    found: list[Span | None] = []
+    for at in range(0, len(windows), _WHOLE_AT_ONCE):
+        some = windows[at : at + _WHOLE_AT_ONCE]
+        found += find_spans(some, [[ids[text] for text in own] for own in some], tokenizer)
     return found
 
 

@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.kmer import KmerTokenizer
-from dnabert2_jax.tokenizer.special import with_template
+from dnabert2_jax.tokenizer.special import SPECIAL_TOKENS, with_template
 from dnabert2_jax.tokenizer.training import train_bpe
 from dnabert2_jax.variants.alleles import View
 from dnabert2_jax.variants.windows import spans_of_views
@@ -13,6 +14,7 @@ from tests.genome.helpers import random_dna
 from tests.variants.helpers import find_span
 
 FLANK = st.text("ACGTN", max_size=120) | st.text("AC", max_size=120) | st.integers(0, 120).map(lambda n: "A" * n)
+TWO_LETTERS = st.text("AC", max_size=60)
 ALLELES = st.lists(st.text("ACGT", max_size=6), min_size=2, max_size=4)
 
 
@@ -37,11 +39,25 @@ def check(views, tokenizer) -> None:
 
 
 @hypothesis.settings(max_examples=300)
-@hypothesis.given(views=st.lists(st.tuples(FLANK, ALLELES, FLANK), max_size=3), halo=st.sampled_from([1, 4, 32]))
-def test_as_each_window_is_encoded_by_itself(tokenizer, views, halo):
+@hypothesis.given(
+    views=st.lists(st.tuples(FLANK, ALLELES, FLANK), max_size=3), halos=st.sampled_from([(), (1,), (1, 4, 9), (32,)])
+)
+def test_as_each_window_is_encoded_by_itself(tokenizer, views, halos):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dnabert2_jax.variants.windows.HALO", halo)  # the smaller, the more often stretches do not fit
+        patch.setattr("dnabert2_jax.variants.windows.HALOS", halos)  # the smaller, the more often stretches do not fit
         check([View(left, tuple(alleles), right, len(alleles) - 1, 0) for left, alleles, right in views], tokenizer)
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
+    pieces=st.lists(st.text("AC", min_size=2, max_size=7), unique=True, max_size=40),
+    views=st.lists(st.tuples(TWO_LETTERS, ALLELES, TWO_LETTERS), min_size=1, max_size=3),
+)
+def test_with_any_pieces_in_any_order(pieces, views):
+    tokenizer = BpeTokenizer.from_pieces([*SPECIAL_TOKENS, *BASES, *pieces])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dnabert2_jax.variants.windows.HALOS", (2, 8))
+        check([View(left, tuple(alleles), right, 0, 1) for left, alleles, right in views], tokenizer)
 
 
 def test_far_from_the_variant_nothing_is_encoded_again(tokenizer, monkeypatch):
