@@ -44,7 +44,7 @@ class Arm:
     Attributes:
         pretraining: settings of the encoder's run.
         finetuning: settings of the runs that follow; with no others, the arm reads the encoder of ``base``.
-        tokenizer: ``kmer`` and its length in bases at every base; ``pieces`` and the size of the vocabulary, or ``small``.
+        tokenizer: ``kmer`` and a length, for k-mers at every base; or a model whose byte pairs are read, such as ``small``.
         time: seconds of pretraining, as a factor.
         pretrained: False: random weights.
     """
