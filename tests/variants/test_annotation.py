@@ -148,7 +148,7 @@ def test_odd_files_come_back_byte_by_byte(mlm, reference, shared_dir, tmp_path):
     scorer = VariantScorer(mlm, reference, ScoringOptions(("emb",)))
     spaced = {"VarScan_header.vcf": 21}  # columns separated by spaces are no VCF
     for name, line in spaced.items():
-        with pytest.raises(UserError, match=f"{name}, line {line}: 1 columns; .* separated by tabs"):
+        with pytest.raises(UserError, match=f"{name}, line {line}: 1 column; .* separated by tabs"):
             list(open_variants(shared_dir / ODD / name).items())
     for file in files:
         if file.name in spaced:
