@@ -21,7 +21,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from dnabert2_jax.storage.hashes import file_sha256
 from dnabert2_jax.storage.paths import as_path, file_system
 from tests.emulators import SCHEMES, Store, free_port, point_at
 from tests.helpers import pretrain_content, tiny_corpus, tiny_model, write_run
-from tests.processes import Process, kill_when, start_script, wait_until
+from tests.processes import Process, start_script, wait_until
 
 FAULTS = {
     "kill": "`kill -9`",
@@ -185,10 +187,10 @@ def strike(fault: str, processes: list[Process], workdir: Path, bench: Bench) ->
             damage(workdir)
 
 
-def one(fault: str, phase: str, wanted: str, halfway: Path, bench: Bench) -> dict[str, Any]:
+def one(fault: str, phase: str, wanted: str, halfway: Path, hosts: int, bench: Bench) -> dict[str, Any]:
     """One fault in one phase, and the call after it."""
     name = f"{fault}_{phase}".replace(" ", "_")
-    on_disk, hosts = fault == "full disk", 2 if fault == "lost host" else 1
+    on_disk = fault == "full disk"
     workdir = bench.home / name if on_disk else bench.bucket / name
     if phase == "start":  # a run that resumes
         if on_disk:
@@ -198,7 +200,7 @@ def one(fault: str, phase: str, wanted: str, halfway: Path, bench: Bench) -> dic
     bench.mark.unlink(missing_ok=True)
     pause = {"hang": math.inf, "corrupt": 60}.get(fault, 0.5)
     processes = bench.start(workdir, phase, pause, hosts)
-    wait_until(processes[0], bench.mark.exists)
+    wait_until(processes[0], bench.mark.exists, timeout=600)
     began = time.monotonic()
     strike(fault, processes, workdir, bench)
     ended = ends(processes)
@@ -220,25 +222,31 @@ def one(fault: str, phase: str, wanted: str, halfway: Path, bench: Bench) -> dic
     }
 
 
-def half_a_run(bench: Bench) -> Path:
+def half_a_run(bench: Bench, hosts: int) -> Path:
     """The directory, on this machine, of a run that was killed after half of its steps."""
-    workdir = bench.home / "halfway"
-    [process] = bench.start(workdir)
-    kill_when(process, lambda: workdir.exists() and max(sealed_steps(workdir), default=0) >= STEPS // 2)
+    workdir = bench.home / f"halfway_{hosts}"
+    processes = bench.start(workdir, hosts=hosts)
+    seal = workdir / "checkpoints" / f"step_{STEPS // 2:08d}" / "manifest.json"
+    wait_until(processes[0], seal.exists, timeout=600)
+    for process in processes:
+        process.kill()
+        process.communicate()
     return workdir
 
 
-def try_all(faults: list[str], bench: Bench) -> list[dict[str, Any]]:
-    wanted, rows = {}, []
-    for hosts in {2 if fault == "lost host" else 1 for fault in faults}:
-        wanted[hosts], _ = bench.finish(bench.bucket / f"undisturbed_{hosts}", hosts)
-    halfway = half_a_run(bench)
+def try_all(faults: list[str], bench: Bench) -> Iterator[dict[str, Any]]:
     for fault in faults:
+        hosts = 2 if fault == "lost host" else 1
+        wanted, halfway = undisturbed(hosts, bench)
         for phase in CALLS:
-            row = one(fault, phase, wanted[2 if fault == "lost host" else 1], halfway, bench)
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    return rows
+            yield one(fault, phase, wanted, halfway, hosts, bench)
+
+
+@cache
+def undisturbed(hosts: int, bench: Bench) -> tuple[str, Path]:
+    """The hash of the parameters at the end of a run without faults; and the directory of half a run."""
+    wanted, _ = bench.finish(bench.bucket / f"undisturbed_{hosts}", hosts)
+    return wanted, half_a_run(bench, hosts)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -267,6 +275,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    before = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    rows = [row for row in before if row["fault"] not in options.faults]
     ports = {name: free_port() for name in SCHEMES}
     point_at(ports)
     with tempfile.TemporaryDirectory() as temporary:
@@ -282,13 +292,13 @@ def main() -> None:
             content = pretrain_content(home / "base", home / "corpus", training=training, mesh={"data": -1})
             config = write_run(home / "run.toml", "pretrain", content)
             bench = Bench(home, as_path("gs://faults"), store, config, random.Random(options.seed))
-            rows = try_all(options.faults, bench)
+            for row in try_all(options.faults, bench):
+                print(json.dumps(row), flush=True)
+                rows.append(row)
+                if options.json:
+                    options.json.write_text(json.dumps(rows, indent=1) + "\n")
         finally:
             store.stop()
-    if options.json:
-        before = json.loads(options.json.read_text()) if options.json.exists() else []
-        rows = [row for row in before if row["fault"] not in options.faults] + rows
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
     show(rows)
 
 

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 __version__ = "0.2.0"
 
 _PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "tiktoken", "grain"),
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors", "sentencepiece", "numba", "grain"),
     "scikit-learn",
 )
 _OPTIONAL_PACKAGES = (

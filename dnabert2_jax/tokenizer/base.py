@@ -33,7 +33,7 @@ class Reader(Protocol):
         ...
 
 
-_MOST_THREADS, _BASES_A_THREAD = 8, 50_000
+_MOST_THREADS, _BASES_A_THREAD = 8, 500_000
 
 _ONLY_BASES = re.compile(f"[{BASES}]*")
 

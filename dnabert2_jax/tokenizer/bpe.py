@@ -1,13 +1,14 @@
-"""Byte-pair encoding of DNA: SentencePiece's file with the id layout of the released DNABERT-2, encoded by `tiktoken`."""
+"""Byte-pair encoding of DNA: SentencePiece's file with the id layout of the released DNABERT-2."""
 
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tiktoken
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
@@ -16,22 +17,25 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SEP, SPECIAL_TOKENS, UNK
+from dnabert2_jax.tokenizer.merges import NONE, parts_of
+from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK
 from dnabert2_jax.tokenizer.tokenizer_json import write_tokenizer_json
+
+if TYPE_CHECKING:
+    from dnabert2_jax.tokenizer.encoding import MergeEncoder
 
 MODEL_FILE = "tokenizer.model"
 FIRST_MERGE = NUM_SPECIAL + len(BASES)
 
-_UNKNOWN = "N"
-"""What every character that is not a base is encoded as: no piece has this letter, so nothing merges with it."""
+_WHITE_SPACE = re.compile(r"[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+"""Unicode's White_Space property beyond ASCII; Python's ``\\s`` has four more characters."""
 
-_END = "|"
-"""What follows each sequence of a batch; within a sequence it would be unknown."""
-
-_WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-"""Unicode's White_Space property, on which the released tokenizer splits; Python's ``\\s`` has four more characters."""
-
-_NO_BASE = re.compile(f"[^{BASES}{_UNKNOWN}{_WHITE_SPACE}]")
+_UNKNOWN, _SPACE = len(BASES), len(BASES) + 1
+_CODE_OF_LETTER = bytearray([_UNKNOWN]) * 256
+for _number, _base in enumerate(BASES.encode()):
+    _CODE_OF_LETTER[_base] = _number
+for _space in b"\t\n\v\f\r ":
+    _CODE_OF_LETTER[_space] = _SPACE
 
 _PARTS_A_THREAD = 4
 
@@ -56,8 +60,8 @@ class BpeTokenizer(Tokenizer):
             UserError: not a SentencePiece model, or one of another layout.
         """
         super().__init__(_checked_pieces(model, source)[NUM_SPECIAL:], model)
-        self._texts = (_UNKNOWN,) + ("",) * (NUM_SPECIAL - 1) + self.pieces[NUM_SPECIAL:]
-        self._encoding = _encoding(self.pieces)
+        self._texts = ("N",) + ("",) * (NUM_SPECIAL - 1) + self.pieces[NUM_SPECIAL:]
+        self._merging = ("",) * NUM_SPECIAL + self.pieces[NUM_SPECIAL:]
 
     @classmethod
     def from_pieces(cls, pieces: Sequence[str], *, source: str = "tokenizer") -> "BpeTokenizer":
@@ -89,13 +93,11 @@ class BpeTokenizer(Tokenizer):
     def merges(self) -> list[tuple[str, str] | None]:
         """The two pieces that each id from ``FIRST_MERGE`` on is merged from; None for a piece that no text can produce.
 
-        SentencePiece and `tiktoken` merge any two neighbors whose text is a piece; other programs merge only pairs from a
-        list, and this is that list. It is unambiguous: what happens within a stretch of letters depends only on those
-        letters until a merge crosses one of its ends. So wherever two tokens are adjacent, encoding only their letters
-        passes through the same two tokens, and each piece can come from only one pair.
+        SentencePiece merges any two neighbors whose text is a piece; other programs merge only pairs from a list, and this
+        is that list. It is unambiguous: see :func:`~dnabert2_jax.tokenizer.merges.parts_of`.
         """
-        ranks = {piece: rank for rank, piece in enumerate(self.pieces[FIRST_MERGE:])}
-        return [_last_pair(piece, ranks) for piece in ranks]
+        pairs = self._parts[FIRST_MERGE:].tolist()
+        return [(self.pieces[left], self.pieces[right]) if left != NONE else None for left, right in pairs]
 
     def save_hugging_face(self, directory: str | Path) -> Path:
         """Write ``tokenizer.json`` and ``tokenizer_config.json`` in the layout of the released model.
@@ -126,10 +128,20 @@ class BpeTokenizer(Tokenizer):
             return list(chain.from_iterable(pool.map(self._rows, parts)))
 
     def _rows(self, sequences: Sequence[str]) -> list[NDArray[np.int32]]:
-        # One call for all sequences takes two thirds of the time if they are short.
-        ids = self._encoding.encode_to_numpy(_joined(sequences), allowed_special="all").astype(np.int32)
-        ends = np.flatnonzero(ids == SEP).tolist()
-        return [ids[start:end] for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)]
+        # One call for all sequences: for short ones, the calls would take longer than the encoding.
+        ids, ends = self._encoder.encode(_codes("".join(sequences)), np.cumsum([len(sequence) for sequence in sequences]))
+        stops = ends.tolist()
+        return [ids[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+
+    @cached_property
+    def _parts(self) -> NDArray[np.int32]:
+        return parts_of(self._merging)
+
+    @cached_property
+    def _encoder(self) -> "MergeEncoder":
+        from dnabert2_jax.tokenizer.encoding import MergeEncoder  # imports Numba, which not every command needs
+
+        return MergeEncoder(self._merging, self._parts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids back to sequence: [UNK] becomes N, the other special tokens are skipped.
@@ -140,41 +152,11 @@ class BpeTokenizer(Tokenizer):
         return "".join(self._texts[token] for token in self._checked(ids))
 
 
-def _joined(sequences: Sequence[str]) -> str:
-    """The sequences, each followed by the mark of its end, with one letter for whatever is no base."""
-    text = _END.join([*sequences, ""])
-    # Nearly always there are bases only. This check of all at once is many times faster than a search, during which other
-    # threads that make batches would wait.
-    if len(text.encode("ascii", "replace").translate(None, BASES.encode())) == len(sequences):
-        return text
-    return "".join([_NO_BASE.sub(_UNKNOWN, sequence) + _END for sequence in sequences])
-
-
-def _last_pair(piece: str, ranks: dict[str, int]) -> tuple[str, str] | None:
-    """The last two tokens as byte-pair encoding merges the letters of ``piece``; None if it stops at more than two."""
-    parts = list(piece)
-    while len(parts) > 2:
-        candidates = [(ranks[a + b], at) for at, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]
-        if not candidates:
-            return None
-        _, at = min(candidates)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return parts[0], parts[1]
-
-
-def _encoding(pieces: Sequence[str]) -> tiktoken.Encoding:
-    """Merges neighbors whose text is a piece, lowest id first and from left to right; white space separates."""
-    ids = {piece.encode(): number for number, piece in enumerate(pieces) if number >= NUM_SPECIAL}
-    unknown = {_UNKNOWN.encode(): UNK}
-
-    def of(ranks: dict[bytes, int]) -> tiktoken.Encoding:
-        known = f"[{BASES}{_UNKNOWN}]+"
-        return tiktoken.Encoding("DNA", pat_str=known, mergeable_ranks=ranks | unknown, special_tokens={_END: SEP})
-
-    # `tiktoken` looks a whole text up first, so a text that is a piece gets its id even if no merges lead to it. Such pieces
-    # are left out; a letter after the text keeps it from being looked up here.
-    every = of(ids)
-    return of({piece: number for piece, number in ids.items() if len(every.encode_ordinary(piece.decode() + _UNKNOWN)) == 2})
+def _codes(text: str) -> NDArray[np.uint8]:
+    """The code of each letter: its number among the bases, or one for what is no base, or one for white space."""
+    if not text.isascii():
+        text = _WHITE_SPACE.sub(" ", text)
+    return np.frombuffer(text.encode("ascii", "replace").translate(_CODE_OF_LETTER), np.uint8)
 
 
 def _checked_pieces(model: bytes, source: str) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def test_an_encoded_batch_equals_single_calls(tokenizer: Tokenizer, rows: list[t
 
 
 def test_a_large_batch_takes_all_cores_and_gives_the_same(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
-    sequences = ["".join(map("ACGT".__getitem__, row)) for row in np.random.default_rng(0).integers(4, size=(40, 5000))]
+    sequences = ["".join(map("ACGT".__getitem__, row)) for row in np.random.default_rng(0).integers(4, size=(40, 50_000))]
     threads = []
     raw = type(tokenizer).encode_raw_batch
 

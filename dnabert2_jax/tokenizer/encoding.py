@@ -1,0 +1,269 @@
+"""Byte-pair encoding of DNA in time linear in its length, compiled by Numba.
+
+Byte-pair encoding joins, again and again, the two neighbors that form the piece of the lowest id, leftmost first. Two facts
+make it unnecessary to do that with every text:
+
+1. A text's tokens are the only way to cut it into pieces such that each piece, and each two neighboring pieces, if encoded
+   alone, come out as they are. For what happens within a stretch of letters depends on these letters alone until a merge
+   reaches across one of its ends, and the first such merge in the text would reach across in the two pieces alone, too.
+2. Two pieces come out otherwise only if a piece ``p`` merges what meets at their border: ``x``, an end of the first piece,
+   and ``y``, a beginning of the second. ``p`` comes first if its id is lower than that of the merge that takes up ``x``,
+   and not higher than that of the merge that takes up ``y``: of two equal merges, the left one is made first.
+
+So pairs that cannot be neighbors are found once (:func:`_clashes`), and a text is read from left to right: the longest piece
+that can follow the one before it, or else the next shorter one; where none can, the last piece is given up for a shorter one
+(:func:`_encode_bases`). By the first fact there is only one way to each position, so no position is tried twice.
+
+The second fact supposes that pieces have higher ids than their parts, as after any training. In a vocabulary made by hand
+they may not; pairs with such pieces are encoded letter by letter to find out.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from dnabert2_jax.genome.letters import BASES
+from dnabert2_jax.tokenizer.merges import NONE, last_pair
+from dnabert2_jax.tokenizer.special import UNK
+
+UNKNOWN = len(BASES)
+"""The code of a letter that is no base: a token of its own, with which nothing merges."""
+SPACE = UNKNOWN + 1
+"""The code of what only separates."""
+
+_HEAD = 8
+"""Bases whose path in the tree of pieces is looked up at once."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Tables(NamedTuple):
+    """What encoding looks up, for ids from 0 to V - 1 and N nodes of the tree that holds the pieces letter by letter.
+
+    Attributes:
+        children: node reached from a node by a base, or ``NONE``; [N, 4].
+        heads: node reached by the bases of a number in base 4, or the last one on the way; [4 ** 8].
+        depth: letters on the way to a node; [N].
+        longest: the longest token on the way to a node; [N].
+        shorter: the longest token that a token begins with, other than itself, or ``NONE``; [V].
+        length: bases of a token; [V].
+        clashes: a bit for each two tokens that cannot be neighbors; [V, V / 64].
+    """
+
+    children: NDArray[np.int32]
+    heads: NDArray[np.int32]
+    depth: NDArray[np.int32]
+    longest: NDArray[np.int32]
+    shorter: NDArray[np.int32]
+    length: NDArray[np.int32]
+    clashes: NDArray[np.uint64]
+
+
+def _compiled(function: F) -> F:
+    """The function as machine code that releases the GIL, kept on disk where that is possible."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)  # type: ignore[return-value]
+    except RuntimeError:  # no directory for it can be written, as in some containers
+        return numba.njit(nogil=True)(function)  # type: ignore[return-value]
+
+
+class MergeEncoder:
+    """Encodes bases with a vocabulary of byte pairs.
+
+    Args:
+        pieces: text of each id; what is no token, such as a special one, is empty.
+        parts: ids of the two pieces that each is merged from, see :func:`~dnabert2_jax.tokenizer.merges.parts_of`; [V, 2].
+    """
+
+    def __init__(self, pieces: Sequence[str], parts: NDArray[np.int32]) -> None:
+        children, ends = _tree(pieces)
+        length = np.array([len(piece) for piece in pieces], np.int32)
+        usable = (length == 1) | (parts[:, 0] != NONE)
+        depth = np.zeros(len(children), np.int32)
+        longest, shorter = np.full_like(depth, NONE), np.full_like(length, NONE)
+        for node, following in enumerate(children):  # a node's number is higher than that of the node before it
+            for child in following[following != NONE]:
+                depth[child], longest[child] = depth[node] + 1, longest[node]
+                if (token := ends[child]) != NONE and usable[token]:
+                    longest[child], shorter[token] = token, longest[node]
+        clashes = _clashes(np.ascontiguousarray(parts[:, 0]), np.ascontiguousarray(parts[:, 1]))
+        _correct(clashes, pieces, parts)
+        self._tables = Tables(children, _heads(children), depth, longest, shorter, length, clashes)
+
+    def encode(self, codes: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The tokens of sequences that lie one after another.
+
+        Args:
+            codes: 0 to 3 for a base, ``UNKNOWN``, or ``SPACE``; [letters].
+            ends: where each sequence ends; [sequences].
+
+        Returns:
+            Ids, [tokens], ``UNK`` for unknown letters; and where each sequence's ids end, [sequences].
+        """
+        ids, ends_of_ids = np.empty(len(codes), np.int32), np.empty_like(ends)
+        count = _encode(codes, ends, ids, ends_of_ids, np.zeros(len(codes) + 1, np.bool_), self._tables)
+        return ids[:count].copy(), ends_of_ids
+
+
+def _tree(pieces: Sequence[str]) -> tuple[NDArray[np.int32], list[int]]:
+    """The nodes' children, and the id of the piece that ends at each node, or ``NONE``."""
+    children, ends = [[NONE] * len(BASES)], [NONE]
+    for token, piece in enumerate(pieces):
+        node = 0
+        for letter in map(BASES.index, piece):
+            if children[node][letter] == NONE:
+                children[node][letter] = len(children)
+                children.append([NONE] * len(BASES))
+                ends.append(NONE)
+            node = children[node][letter]
+        if piece:
+            ends[node] = token
+    return np.array(children, np.int32), ends
+
+
+def _heads(children: NDArray[np.int32]) -> NDArray[np.int32]:
+    numbers = np.arange(len(BASES) ** _HEAD)
+    nodes = np.zeros_like(numbers)
+    going = np.ones_like(numbers, np.bool_)
+    for at in reversed(range(_HEAD)):
+        following = children[nodes, numbers // len(BASES) ** at % len(BASES)]
+        going &= following != NONE
+        nodes = np.where(going, following, nodes)
+    return nodes.astype(np.int32)
+
+
+def _correct(clashes: NDArray[np.uint64], pieces: Sequence[str], parts: NDArray[np.int32]) -> None:
+    """Sets the bits of pairs with a piece that has a lower id than a piece it is made of, by encoding their letters."""
+    ids = {piece: token for token, piece in enumerate(pieces) if piece}
+    late: set[int] = set()
+    while more := {token for token, pair in enumerate(parts.tolist()) if max(pair) > token or late & {*pair}} - late:
+        late |= more
+    for token, other in product(late, ids.values()):
+        for first, second in ((token, other), (other, token)):
+            text, bit = pieces[first] + pieces[second], np.uint64(1) << np.uint64(second % 64)
+            clashes[first, second // 64] |= bit
+            if text not in ids and last_pair(text, ids) == (pieces[first], pieces[second]):
+                clashes[first, second // 64] ^= bit
+
+
+@_compiled
+def _clashes(left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """Bits for each two tokens whose letters merge across their border, from the parts of each token; [V, V / 64]."""
+    size = len(left)
+    words = (size + 63) // 64
+    # Lists of the merges that have a token as their left or as their right part: the first of each, and the next one.
+    of_left, next_of_left = np.full(size, NONE, np.int32), np.full(size, NONE, np.int32)
+    of_right, next_of_right = np.full(size, NONE, np.int32), np.full(size, NONE, np.int32)
+    for merge in range(size):
+        if left[merge] != NONE:
+            next_of_left[merge], of_left[left[merge]] = of_left[left[merge]], merge
+            next_of_right[merge], of_right[right[merge]] = of_right[right[merge]], merge
+    # Which tokens begin with a merge's right part for long enough that the merge can take it.
+    begins = np.zeros((size, words), np.uint64)
+    for token in range(size):
+        part, gone = token, size
+        while part != NONE:
+            merge = of_right[part]
+            while merge != NONE:
+                if max(merge, left[merge]) <= gone:
+                    begins[merge, token >> 6] |= np.uint64(1) << np.uint64(token & 63)
+                merge = next_of_right[merge]
+            part, gone = left[part], part
+    clashes = np.zeros((size, words), np.uint64)
+    for token in range(size):
+        part, gone = token, size
+        while part != NONE:
+            merge = of_left[part]
+            while merge != NONE:
+                if max(merge, right[merge]) < gone:
+                    for word in range(words):
+                        clashes[token, word] |= begins[merge, word]
+                merge = next_of_left[merge]
+            part, gone = right[part], part
+    return clashes
+
+
+@_compiled
+def _longest(codes: NDArray[np.uint8], start: int, end: int, tables: Tables) -> int:
+    """The longest token that the letters from ``start`` begin with, before ``end``; the first of them is a base."""
+    node, at = 0, start
+    if start + _HEAD <= end:
+        number, highest = 0, 0
+        for place in range(start, start + _HEAD):
+            number = number << 2 | codes[place]
+            highest |= codes[place]
+        if highest < UNKNOWN:
+            node = tables.heads[number]
+            at += tables.depth[node]
+    while at < end and codes[at] < UNKNOWN and tables.children[node, codes[at]] != NONE:
+        node = tables.children[node, codes[at]]
+        at += 1
+    return tables.longest[node]
+
+
+@_compiled
+def _encode_bases(
+    codes: NDArray[np.uint8],
+    at: int,
+    end: int,
+    ids: NDArray[np.int32],
+    count: int,
+    tried: NDArray[np.bool_],
+    tables: Tables,
+) -> tuple[int, int]:
+    """Write the ids of the bases from ``at`` to the next other letter; returns where that is, and the new ``count``."""
+    first = count
+    token = _longest(codes, at, end, tables)
+    while True:
+        while token != NONE:
+            if not tried[at + tables.length[token]] and (
+                count == first or not _clash(ids[count - 1], token, tables.clashes)
+            ):
+                break
+            token = tables.shorter[token]
+        if token == NONE:  # nothing can follow: the last token was too long
+            tried[at] = True
+            count -= 1
+            at -= tables.length[ids[count]]
+            token = tables.shorter[ids[count]]
+        else:
+            ids[count] = token
+            count += 1
+            at += tables.length[token]
+            if at == end or codes[at] >= UNKNOWN:
+                return at, count
+            token = _longest(codes, at, end, tables)
+
+
+@_compiled
+def _clash(first: int, second: int, clashes: NDArray[np.uint64]) -> bool:
+    return (clashes[first, second >> 6] >> np.uint64(second & 63)) & np.uint64(1) != 0
+
+
+@_compiled
+def _encode(
+    codes: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    ids: NDArray[np.int32],
+    ends_of_ids: NDArray[np.int64],
+    tried: NDArray[np.bool_],
+    tables: Tables,
+) -> int:
+    """Write the ids of each sequence and where they end; returns how many there are."""
+    at, count = 0, 0
+    for row in range(len(ends)):
+        while at < ends[row]:
+            if codes[at] < UNKNOWN:
+                at, count = _encode_bases(codes, at, ends[row], ids, count, tried, tables)
+                continue
+            if codes[at] == UNKNOWN:
+                ids[count] = UNK
+                count += 1
+            at += 1
+        ends_of_ids[row] = count
+    return count
