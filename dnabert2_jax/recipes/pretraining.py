@@ -156,9 +156,11 @@ def pretrain(run: PretrainRun, workdir: StrPath, hung: Callable[[str], Any] = _w
         watchdog.reached("opening the run's directory")
         remark(job.summary())
         warn_of_long_warmup(run.optimizer, run.training.steps)
-        state, scores = _train(job, directory, ledger, watchdog)
-        watchdog.reached("training")
-        return _save(job, directory, state, scores, ledger)
+        with StopRequests() as stop_requests:
+            state, scores = _train(job, directory, ledger, watchdog, stop_requests)
+            watchdog.reached("training")
+            # Saving the model takes seconds: a run that is asked to stop meanwhile had better finish than start again.
+            return _save(job, directory, state, scores, ledger)
 
 
 def _prepare(run: PretrainRun) -> _Job:
@@ -197,7 +199,9 @@ def _prepare(run: PretrainRun) -> _Job:
     return _Job(run, config, tokenizer, base, network, layout, here, corpus, train_rows, held_out, held_out_rows, identity)
 
 
-def _train(job: _Job, directory: Workdir, ledger: Ledger, watchdog: Watchdog) -> tuple[TrainState, dict[str, Any]]:
+def _train(
+    job: _Job, directory: Workdir, ledger: Ledger, watchdog: Watchdog, stop_requests: StopRequests
+) -> tuple[TrainState, dict[str, Any]]:
     """All steps since the last checkpoint; the state after them, and its scores on the held-out rows.
 
     Raises:
@@ -212,10 +216,7 @@ def _train(job: _Job, directory: Workdir, ledger: Ledger, watchdog: Watchdog) ->
     params = layout.init(job.network.init, run.seed) if job.base is None else layout.place(job.base.params)
     state = init_state(params, optimizer, layout)
     scores: dict[str, Any] = {}
-    with (
-        StopRequests() as stop_requests,
-        Checkpoints(directory.checkpoints, keep_last=plan.keep_checkpoints, keep_every=plan.keep_every) as checkpoints,
-    ):
+    with Checkpoints(directory.checkpoints, keep_last=plan.keep_checkpoints, keep_every=plan.keep_every) as checkpoints:
         state, _ = resume(checkpoints, state, job.identity, workdir=directory.path, total=plan.steps)
         first = int(state.step)
         ledger.keep_in(directory.path, first)

@@ -56,7 +56,9 @@ class StopRequests:
         if number == signal.SIGINT:
             if self._requested:
                 raise KeyboardInterrupt
-            os.write(2, b"\nstopping after this step; Ctrl-C again interrupts\n")  # this thread may be inside print
+            os.write(
+                2, b"\nstopping when this step is done and saved; Ctrl-C again interrupts\n"
+            )  # this thread may be inside print
             if jax.process_count() > 1:
                 signal.raise_signal(signal.SIGTERM)
         self._requested = True

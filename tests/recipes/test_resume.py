@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+from dnabert2_jax.recipes import pretraining as pretraining_recipe
 from dnabert2_jax.recipes.finetuning import finetune
 from dnabert2_jax.recipes.pretraining import pretrain
 from dnabert2_jax.training.goodput import account
@@ -123,6 +124,20 @@ def test_pretraining_stopped_and_killed_in_a_step_and_in_a_save_ends_the_same(tm
     assert goodput.total == pytest.approx(last.stat().st_mtime - first["call"], abs=0.5)
     assert f"{goodput.share:.1%}" in (workdir / "report.html").read_text()
     assert f"lost to restarts {timedelta(seconds=round(goodput.repeated + goodput.between))}" in finished.stderr
+
+
+def test_a_run_told_to_stop_while_it_saves_its_model_finishes(tmp_path, home, monkeypatch):
+    saved = pretraining_recipe.save_model
+
+    def told_to_stop(*arguments) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        saved(*arguments)
+
+    monkeypatch.setattr(pretraining_recipe, "save_model", told_to_stop)
+    training = {"steps": 2, "save_every": 2, "evaluate_every": 2, "log_every": 1}
+    content = pretrain_content(home / "base", home / "corpus", training=training)
+    pretrain(parse_run(PretrainRun, content, "test"), tmp_path / "run")
+    assert (tmp_path / "run" / "model" / "manifest.json").exists()
 
 
 @pytest.mark.slow  # pretraining, which saves with the same loop, is killed in a save above
