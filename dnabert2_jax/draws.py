@@ -11,7 +11,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-_GOLDEN64 = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN64 = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Domain(IntEnum):
@@ -59,7 +59,7 @@ def hash64(*words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
 def absorb(state: NDArray[np.uint64], word: int | NDArray[np.integer]) -> NDArray[np.uint64]:
     """The hash of one more word: ``absorb(hash64(a, b), c)`` is ``hash64(a, b, c)``."""
     bits = np.uint64(word & 0xFFFFFFFFFFFFFFFF) if isinstance(word, int) else word.astype(np.uint64)
-    return mix64((state ^ bits) + _GOLDEN64)
+    return mix64((state ^ bits) + GOLDEN64)
 
 
 def uniform(*words: int | NDArray[np.integer]) -> NDArray[np.float64]:

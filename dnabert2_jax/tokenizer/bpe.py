@@ -45,6 +45,9 @@ class BpeTokenizer(Tokenizer):
 
     The released tokenizer reads text the same way, except that here the name of a special token is ordinary text.
     Encoding releases the GIL.
+
+    Attributes:
+        texts: the bases of each id; empty for special tokens.
     """
 
     file_name = MODEL_FILE
@@ -60,8 +63,7 @@ class BpeTokenizer(Tokenizer):
             UserError: not a SentencePiece model, or one of another layout.
         """
         super().__init__(_checked_pieces(model, source)[NUM_SPECIAL:], model)
-        self._texts = ("N",) + ("",) * (NUM_SPECIAL - 1) + self.pieces[NUM_SPECIAL:]
-        self._merging = ("",) * NUM_SPECIAL + self.pieces[NUM_SPECIAL:]
+        self.texts = ("",) * NUM_SPECIAL + self.pieces[NUM_SPECIAL:]
 
     @classmethod
     def from_pieces(cls, pieces: Sequence[str], *, source: str = "tokenizer") -> "BpeTokenizer":
@@ -96,7 +98,7 @@ class BpeTokenizer(Tokenizer):
         SentencePiece merges any two neighbors whose text is a piece; other programs merge only pairs from a list, and this
         is that list. It is unambiguous: see :func:`~dnabert2_jax.tokenizer.merges.parts_of`.
         """
-        pairs = self._parts[FIRST_MERGE:].tolist()
+        pairs = self.parts[FIRST_MERGE:].tolist()
         return [(self.pieces[left], self.pieces[right]) if left != NONE else None for left, right in pairs]
 
     def save_hugging_face(self, directory: str | Path) -> Path:
@@ -134,14 +136,15 @@ class BpeTokenizer(Tokenizer):
         return [ids[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
     @cached_property
-    def _parts(self) -> NDArray[np.int32]:
-        return parts_of(self._merging)
+    def parts(self) -> NDArray[np.int32]:
+        """The ids of the two pieces that each id is merged from; see :func:`~dnabert2_jax.tokenizer.merges.parts_of`."""
+        return parts_of(self.texts)
 
     @cached_property
     def _encoder(self) -> "MergeEncoder":
         from dnabert2_jax.tokenizer.encoding import MergeEncoder  # imports Numba, which not every command needs
 
-        return MergeEncoder(self._merging, self._parts)
+        return MergeEncoder(self.texts, self.parts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids back to sequence: [UNK] becomes N, the other special tokens are skipped.
@@ -149,7 +152,7 @@ class BpeTokenizer(Tokenizer):
         Raises:
             UserError: an id outside the vocabulary.
         """
-        return "".join(self._texts[token] for token in self._checked(ids))
+        return "".join("N" if token == UNK else self.texts[token] for token in self._checked(ids))
 
 
 def _codes(text: str) -> NDArray[np.uint8]:

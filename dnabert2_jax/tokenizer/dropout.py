@@ -7,18 +7,19 @@ machine and in every batch; SentencePiece draws from a generator per thread.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.draws import Domain, absorb, hash64
+from dnabert2_jax.draws import GOLDEN64, Domain, absorb, hash64, mix64
 from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, BpeTokenizer
+from dnabert2_jax.tokenizer.bpe import BpeTokenizer
+from dnabert2_jax.tokenizer.encoding import UNKNOWN, compiled, tree_of
+from dnabert2_jax.tokenizer.merges import NONE
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, UNK
-
-_NONE = -1
-_BASES_AT_ONCE = 500_000
 
 
 class BpeDropout(Tokenizer):
@@ -37,12 +38,10 @@ class BpeDropout(Tokenizer):
         self.sha256 = tokenizer.sha256
         self._decode = tokenizer.decode
         self._rate, self._key, self._by_letters = rate, hash64(seed, Domain.BPE_DROPOUT, epoch), by_letters
-        ids = {piece: number for number, piece in enumerate(self.pieces)}
-        pairs = [(0, _NONE)]  # of [UNK] with itself: so that there is always a pair to find
-        for merged, parts in enumerate(tokenizer.merges(), FIRST_MERGE):
-            if parts is not None:
-                pairs.append((ids[parts[0]] * self.vocab_size + ids[parts[1]], merged))
-        self._pairs, self._merged = (np.array(column) for column in zip(*sorted(pairs), strict=True))
+        children, ends = tree_of(tokenizer.texts)
+        nodes = np.zeros(self.vocab_size, np.int32)
+        nodes[ends[ends != NONE]] = np.flatnonzero(ends != NONE)
+        self._tables = _Tables(children, ends, nodes, *np.ascontiguousarray(tokenizer.parts.T))
 
     def encode_raw_batch(self, sequences: Sequence[str], *, num_threads: int = 1) -> list[NDArray[np.int32]]:
         """The ids of sequences, without special tokens; ``num_threads`` is ignored.
@@ -54,61 +53,15 @@ class BpeDropout(Tokenizer):
         Returns:
             An array of shape [tokens] for each sequence.
         """
-        rows: list[NDArray[np.int32]] = []
-        while len(rows) < len(sequences):
-            chunk: list[str] = []
-            bases = 0
-            while len(rows) + len(chunk) < len(sequences) and (not chunk or bases < _BASES_AT_ONCE):
-                chunk.append(sequences[len(rows) + len(chunk)])
-                bases += len(chunk[-1])
-            rows += self._encode(chunk, first=len(rows))
-        return rows
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        letters = np.frombuffer("".join(sequences).encode("ascii", "replace"), np.uint8)
+        keys = absorb(self._key, _hashes(sequences) if self._by_letters else np.arange(len(sequences)))
+        ids, counts = _encode(_CODE_OF_LETTER[letters], lengths, keys, float(self._rate), self._tables)
+        return np.split(ids, np.cumsum(counts)[:-1])
 
     def decode(self, ids: Iterable[int]) -> str:
         """As for the wrapped tokenizer."""
         return self._decode(ids)
-
-    def _encode(self, sequences: Sequence[str], first: int) -> list[NDArray[np.int32]]:
-        """The ids of one chunk, whose first sequence has the number ``first``: all tokens form one linked list.
-
-        A token's position is that of its first base. Merges are made in rank order, each at all positions at once.
-        """
-        lengths = np.array([len(sequence) for sequence in sequences])
-        ends = np.cumsum(lengths)
-        letters = np.frombuffer("".join(sequences).encode("ascii", "replace"), np.uint8)
-        ids = _ID_OF_LETTER[letters]
-        row = np.repeat(np.arange(len(sequences)), lengths)
-        names = _hashes(sequences) if self._by_letters else np.arange(first, first + len(sequences))
-        keys = absorb(absorb(self._key, names)[row], np.arange(len(ids)) - np.repeat(ends - lengths, lengths))
-        after, before = np.arange(1, len(ids) + 1), np.arange(-1, len(ids) - 1)
-        after[ends[lengths > 0] - 1] = _NONE
-        before[(ends - lengths)[lengths > 0]] = _NONE
-
-        def candidates(places: NDArray[np.int64]) -> NDArray[np.int64]:
-            """What the token at each position merges into with the next one; ``_NONE`` if they do not, or it is left out."""
-            nexts = after[places]
-            code = np.where(nexts == _NONE, 0, ids[places].astype(np.int64) * self.vocab_size + ids[nexts])
-            at = np.minimum(self._pairs.searchsorted(code), len(self._pairs) - 1)
-            merged = np.where(self._pairs[at] == code, self._merged[at], _NONE)
-            left_out = (absorb(keys[places], merged) >> np.uint64(11)).astype(np.float64) * 2.0**-53 < self._rate
-            return np.where(left_out, _NONE, merged)
-
-        merges = candidates(np.arange(len(ids)))
-        for merged in range(FIRST_MERGE, self.vocab_size):
-            places = np.flatnonzero(merges == merged)
-            if not len(places):
-                continue
-            places = _every_other(places, after)
-            gone = after[places]
-            ids[places] = merged
-            after[places] = after[gone]
-            followed = places[after[places] != _NONE]
-            before[after[followed]] = followed
-            merges[gone] = _NONE
-            changed = np.concatenate([places, before[places][before[places] != _NONE]])
-            merges[changed] = candidates(changed)
-            ids[gone] = _NONE
-        return np.split(ids[ids != _NONE], np.cumsum(np.bincount(row[ids != _NONE], minlength=len(sequences)))[:-1])
 
 
 def _hashes(sequences: Sequence[str]) -> NDArray[np.uint64]:
@@ -117,13 +70,112 @@ def _hashes(sequences: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), "<u8")
 
 
-def _every_other(places: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of places whose tokens follow each other without a gap (as in AAAA), the first, third, ...: they share tokens."""
-    number = np.arange(len(places))
-    follows = np.append(False, after[places[:-1]] == places[1:])
-    begins = np.maximum.accumulate(np.where(follows, 0, number))
-    return places[(number - begins) % 2 == 0]
+class _Tables(NamedTuple):
+    """Which neighbors merge, for ids from 0 to V - 1 and N nodes of the tree that holds the pieces letter by letter.
+
+    Attributes:
+        children: node reached from a node by a base, or ``NONE``; [N, 4].
+        ends: id of the piece that ends at a node, or ``NONE``; [N].
+        nodes: where a piece ends; [V].
+        left: first part of a piece, or ``NONE``; [V].
+        right: second part of a piece, or ``NONE``; [V].
+    """
+
+    children: NDArray[np.int32]
+    ends: NDArray[np.int32]
+    nodes: NDArray[np.int32]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
 
 
-_ID_OF_LETTER = np.full(256, UNK, np.int32)
-_ID_OF_LETTER[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(NUM_SPECIAL, FIRST_MERGE)
+@compiled
+def _encode(
+    codes: NDArray[np.uint8], lengths: NDArray[np.int64], keys: NDArray[np.uint64], rate: float, tables: _Tables
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The ids of sequences that lie one after another, and how many each has."""
+    ids, counts = np.empty(len(codes), np.int32), np.zeros_like(lengths)
+    count, start = 0, 0
+    for row in range(len(lengths)):
+        end = start + lengths[row]
+        tokens = _merged(codes[start:end], keys[row], rate, tables)
+        for at in range(len(tokens)):
+            if tokens[at] != NONE:
+                ids[count] = tokens[at]
+                count += 1
+                counts[row] += 1
+        start = end
+    return ids[:count].copy(), counts
+
+
+@compiled
+def _merged(codes: NDArray[np.uint8], key: np.uint64, rate: float, tables: _Tables) -> NDArray[np.int32]:
+    """The token that begins at each letter of a sequence, or ``NONE``.
+
+    The tokens form a linked list. A heap has the merges that are possible, as rank and place in one number, lowest first;
+    ``wanted`` says which of them still are.
+    """
+    size = len(codes)
+    tokens = np.empty(size, np.int32)
+    for at in range(size):
+        tokens[at] = UNK if codes[at] == UNKNOWN else NUM_SPECIAL + codes[at]
+    after, before = np.arange(1, size + 1), np.arange(-1, size - 1)
+    wanted = np.full(size, NONE, np.int64)
+    for at in range(size):
+        wanted[at] = _merge(codes, tokens, after, at, key, rate, tables)
+    heap = [wanted[at] << 32 | at for at in range(size) if wanted[at] != NONE]
+    heapify(heap)
+    while len(heap):
+        first = heappop(heap)
+        merge, at = first >> 32, first & 0xFFFFFFFF
+        if wanted[at] != merge:
+            continue
+        gone = after[at]
+        tokens[at], after[at] = merge, after[gone]
+        tokens[gone] = wanted[gone] = NONE
+        if after[at] < size:
+            before[after[at]] = at
+        for place in (before[at], at):
+            if place != NONE:
+                wanted[place] = _merge(codes, tokens, after, place, key, rate, tables)
+                if wanted[place] != NONE:
+                    heappush(heap, wanted[place] << 32 | place)
+    return tokens
+
+
+@compiled
+def _merge(
+    codes: NDArray[np.uint8],
+    tokens: NDArray[np.int32],
+    after: NDArray[np.int64],
+    at: int,
+    key: np.uint64,
+    rate: float,
+    tables: _Tables,
+) -> int:
+    """What the token at a place merges into with the one after it; ``NONE`` if they do not, or if it is left out."""
+    following = after[at]
+    if following == len(codes) or tokens[at] == UNK or tokens[following] == UNK:
+        return NONE
+    node = tables.nodes[tokens[at]]
+    for letter in range(following, after[following]):
+        node = tables.children[node, codes[letter]]
+        if node == NONE:
+            return NONE
+    merge = tables.ends[node]
+    if merge == NONE or tables.left[merge] != tokens[at] or tables.right[merge] != tokens[following]:
+        return NONE
+    drawn = _absorb(_absorb(key, np.uint64(at)), np.uint64(merge))
+    return NONE if (drawn >> np.uint64(11)) * 2.0**-53 < rate else merge
+
+
+_mix64 = compiled(mix64)
+
+
+@compiled
+def _absorb(state: np.uint64, word: np.uint64) -> np.uint64:
+    """:func:`~dnabert2_jax.draws.absorb` of one number."""
+    return _mix64((state ^ word) + GOLDEN64)  # type: ignore[arg-type, return-value]
+
+
+_CODE_OF_LETTER = np.full(256, UNKNOWN, np.uint8)
+_CODE_OF_LETTER[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))

@@ -64,7 +64,7 @@ class Tables(NamedTuple):
     clashes: NDArray[np.uint64]
 
 
-def _compiled(function: F) -> F:
+def compiled(function: F) -> F:
     """The function as machine code that releases the GIL, kept on disk where that is possible."""
     try:
         return numba.njit(nogil=True, cache=True)(function)  # type: ignore[return-value]
@@ -81,7 +81,7 @@ class MergeEncoder:
     """
 
     def __init__(self, pieces: Sequence[str], parts: NDArray[np.int32]) -> None:
-        children, ends = _tree(pieces)
+        children, ends = tree_of(pieces)
         length = np.array([len(piece) for piece in pieces], np.int32)
         usable = (length == 1) | (parts[:, 0] != NONE)
         depth = np.zeros(len(children), np.int32)
@@ -110,8 +110,8 @@ class MergeEncoder:
         return ids[:count].copy(), ends_of_ids
 
 
-def _tree(pieces: Sequence[str]) -> tuple[NDArray[np.int32], list[int]]:
-    """The nodes' children, and the id of the piece that ends at each node, or ``NONE``."""
+def tree_of(pieces: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Pieces letter by letter: node reached from a node by a base, [N, 4]; piece that ends at a node, [N]; or ``NONE``."""
     children, ends = [[NONE] * len(BASES)], [NONE]
     for token, piece in enumerate(pieces):
         node = 0
@@ -123,7 +123,7 @@ def _tree(pieces: Sequence[str]) -> tuple[NDArray[np.int32], list[int]]:
             node = children[node][letter]
         if piece:
             ends[node] = token
-    return np.array(children, np.int32), ends
+    return np.array(children, np.int32), np.array(ends, np.int32)
 
 
 def _heads(children: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -151,7 +151,7 @@ def _correct(clashes: NDArray[np.uint64], pieces: Sequence[str], parts: NDArray[
                 clashes[first, second // 64] ^= bit
 
 
-@_compiled
+@compiled
 def _clashes(left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.uint64]:
     """Bits for each two tokens whose letters merge across their border, from the parts of each token; [V, V / 64]."""
     size = len(left)
@@ -188,7 +188,7 @@ def _clashes(left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.ui
     return clashes
 
 
-@_compiled
+@compiled
 def _longest(codes: NDArray[np.uint8], start: int, end: int, tables: Tables) -> int:
     """The longest token that the letters from ``start`` begin with, before ``end``; the first of them is a base."""
     node, at = 0, start
@@ -206,7 +206,7 @@ def _longest(codes: NDArray[np.uint8], start: int, end: int, tables: Tables) -> 
     return tables.longest[node]
 
 
-@_compiled
+@compiled
 def _encode_bases(
     codes: NDArray[np.uint8],
     at: int,
@@ -240,12 +240,12 @@ def _encode_bases(
             token = _longest(codes, at, end, tables)
 
 
-@_compiled
+@compiled
 def _clash(first: int, second: int, clashes: NDArray[np.uint64]) -> bool:
     return (clashes[first, second >> 6] >> np.uint64(second & 63)) & np.uint64(1) != 0
 
 
-@_compiled
+@compiled
 def _encode(
     codes: NDArray[np.uint8],
     ends: NDArray[np.int64],

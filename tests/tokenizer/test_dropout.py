@@ -1,10 +1,14 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnabert2_jax.draws import Domain, uniform
 from dnabert2_jax.tokenizer.bpe import FIRST_MERGE, BpeTokenizer
 from dnabert2_jax.tokenizer.dropout import BpeDropout
+from dnabert2_jax.tokenizer.special import UNK
 from dnabert2_jax.tokenizer.training import train_bpe
 
 SEQUENCES = st.lists(st.text("ACGTN", max_size=60) | st.text("AC", max_size=60), min_size=1, max_size=6)
@@ -43,11 +47,27 @@ def test_a_row_is_read_alike_whatever_comes_after_it(tokenizer, sequences, rate)
     assert ids(dropping(tokenizer, rate), sequences[:1]) == whole[:1]
 
 
-def test_chunks_change_nothing(tokenizer, monkeypatch):
-    sequences = ["ACGTTTGACA" * n for n in range(20)]
-    whole = ids(dropping(tokenizer, 0.3), sequences)
-    monkeypatch.setattr("dnabert2_jax.tokenizer.dropout._BASES_AT_ONCE", 50)
-    assert ids(dropping(tokenizer, 0.3), sequences) == whole
+@given(SEQUENCES, RATES)
+def test_which_merges_are_left_out_is_a_hash_of_seed_epoch_row_place_and_merge(tokenizer, sequences, rate):
+    """The definition, merge by merge: runs that began with earlier versions resume with the segmentations they had."""
+    numbers = {piece: number for number, piece in enumerate(tokenizer.pieces)}
+    pairs = {pair: merge for merge, pair in enumerate(tokenizer.merges(), FIRST_MERGE) if pair}
+    for row, sequence in enumerate(sequences):
+        parts = list(sequence)
+        while True:
+            starts = np.cumsum([0, *map(len, parts)]).tolist()
+            possible = [
+                (merge, at)
+                for at, pair in enumerate(pairwise(parts))
+                if (merge := pairs.get(pair)) is not None
+                and uniform(4, Domain.BPE_DROPOUT, 2, row, starts[at], merge)[0] >= rate
+            ]
+            if not possible:
+                break
+            _, at = min(possible)
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        expected = [numbers.get(part, UNK) for part in parts]
+        assert ids(dropping(tokenizer, rate, seed=4, epoch=2), sequences)[row] == expected
 
 
 def test_seed_epoch_and_row_draw_of_their_own(tokenizer):
