@@ -17,7 +17,7 @@ from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.storage.paths import as_path
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.merges import NONE, parts_of
+from dnabert2_jax.tokenizer.merges import NONE, SPACE, UNKNOWN, parts_of
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, SPECIAL_TOKENS, UNK
 from dnabert2_jax.tokenizer.tokenizer_json import write_tokenizer_json
 
@@ -30,12 +30,11 @@ FIRST_MERGE = NUM_SPECIAL + len(BASES)
 _WHITE_SPACE = re.compile(r"[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 """Unicode's White_Space property beyond ASCII; Python's ``\\s`` has four more characters."""
 
-_UNKNOWN, _SPACE = len(BASES), len(BASES) + 1
-_CODE_OF_LETTER = bytearray([_UNKNOWN]) * 256
+_CODE_OF_LETTER = bytearray([UNKNOWN]) * 256
 for _number, _base in enumerate(BASES.encode()):
     _CODE_OF_LETTER[_base] = _number
 for _space in b"\t\n\v\f\r ":
-    _CODE_OF_LETTER[_space] = _SPACE
+    _CODE_OF_LETTER[_space] = SPACE
 
 _PARTS_A_THREAD = 4
 

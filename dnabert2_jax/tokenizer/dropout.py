@@ -17,8 +17,8 @@ from dnabert2_jax.draws import GOLDEN64, Domain, absorb, hash64, mix64
 from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.base import Tokenizer
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
-from dnabert2_jax.tokenizer.encoding import UNKNOWN, compiled, tree_of
-from dnabert2_jax.tokenizer.merges import NONE
+from dnabert2_jax.tokenizer.encoding import compiled, tree_of
+from dnabert2_jax.tokenizer.merges import NONE, UNKNOWN
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, UNK
 
 

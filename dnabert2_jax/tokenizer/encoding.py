@@ -27,13 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.genome.letters import BASES
-from dnabert2_jax.tokenizer.merges import NONE, last_pair
+from dnabert2_jax.tokenizer.merges import NONE, UNKNOWN, last_pair
 from dnabert2_jax.tokenizer.special import UNK
-
-UNKNOWN = len(BASES)
-"""The code of a letter that is no base: a token of its own, with which nothing merges."""
-SPACE = UNKNOWN + 1
-"""The code of what only separates."""
 
 _HEAD = 8
 """Bases whose path in the tree of pieces is looked up at once."""

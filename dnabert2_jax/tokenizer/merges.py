@@ -1,4 +1,4 @@
-"""Which two pieces each piece of a byte-pair vocabulary is merged from."""
+"""Which two pieces each piece of a byte-pair vocabulary is merged from, and how letters are coded for encoding."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -6,7 +6,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.genome.letters import BASES
+
 NONE = -1
+
+UNKNOWN = len(BASES)
+"""The code of a letter that is no base: a token of its own, with which nothing merges."""
+SPACE = UNKNOWN + 1
+"""The code of what only separates."""
 
 
 def parts_of(pieces: Sequence[str]) -> NDArray[np.int32]:
