@@ -1,12 +1,12 @@
 """What a pretraining run does about each fault in each phase: how it ends, how soon, and what the next call makes of it.
 
-    python benchmarks/faults.py [--faults kill SIGTERM ...] [--seed 0] [--json FILE]
+    python benchmarks/faults.py [--faults kill SIGTERM ...] [--phases save ...] [--seed 0] [--json FILE]
 
 Every run is a real one of the command, in a bucket of an emulator (``gs://``), or on a disk where that is to be full. A
 fault strikes at the third save, in the evaluation before it, in the final export, or at the start of a run that resumes.
 Then it is mended, and the same command is run again, which has to resume from the newest intact checkpoint and end with the
 parameters, bit for bit, of a run without faults. A run that has not ended after four minutes counts as hanging. The model
-is tiny and the DNA is random. With ``--json``, rows of faults that were tried before are kept.
+is tiny and the DNA is random. With ``--json``, rows of what was tried before are kept.
 """
 
 import argparse
@@ -131,16 +131,16 @@ class Bench:
 
     def finish(self, workdir: Path, hosts: int) -> tuple[str, int]:
         """Run the command to its end; the hash of its parameters, and the step from which it resumed."""
-        [(errors, code), *_] = ends(self.start(workdir, hosts=hosts))
-        if code:
+        [(errors, code), *_] = ends(self.start(workdir, hosts=hosts), most_seconds=900)
+        if code != 0:
             raise SystemExit(errors)
         resumed = re.search(r"resuming from step (\d+)", errors)
         return file_sha256(local_copy(workdir / "model") / "model.safetensors"), int(resumed[1]) if resumed else 0
 
 
-def ends(processes: list[Process]) -> list[tuple[str, int | None]]:
+def ends(processes: list[Process], most_seconds: float = MOST_SECONDS) -> list[tuple[str, int | None]]:
     """Standard error and exit code of processes; None where one had to be killed because it hangs."""
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline = time.monotonic() + most_seconds
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         time.sleep(0.05)
     codes = [process.poll() for process in processes]
@@ -234,11 +234,11 @@ def half_a_run(bench: Bench, hosts: int) -> Path:
     return workdir
 
 
-def try_all(faults: list[str], bench: Bench) -> Iterator[dict[str, Any]]:
+def try_all(faults: list[str], phases: list[str], bench: Bench) -> Iterator[dict[str, Any]]:
     for fault in faults:
         hosts = 2 if fault == "lost host" else 1
         wanted, halfway = undisturbed(hosts, bench)
-        for phase in CALLS:
+        for phase in phases:
             yield one(fault, phase, wanted, halfway, hosts, bench)
 
 
@@ -255,7 +255,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     for fault, words in FAULTS.items():
         cells = {row["phase"]: row for row in rows if row["fault"] == fault}
         if cells:
-            table.add_row(words, *(_cell(cells[phase]) for phase in CALLS))
+            table.add_row(words, *(_cell(cells[phase]) if phase in cells else "" for phase in CALLS))
     Console(width=140).print(table)
     hung = sum(None in row["codes"] for row in rows)
     lost = sum(row["intact"] - row["resumed"] for row in rows)
@@ -272,11 +272,12 @@ def _cell(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--phases", nargs="+", choices=CALLS, default=list(CALLS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     before = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    rows = [row for row in before if row["fault"] not in options.faults]
+    rows = [row for row in before if row["fault"] not in options.faults or row["phase"] not in options.phases]
     ports = {name: free_port() for name in SCHEMES}
     point_at(ports)
     with tempfile.TemporaryDirectory() as temporary:
@@ -292,7 +293,7 @@ def main() -> None:
             content = pretrain_content(home / "base", home / "corpus", training=training, mesh={"data": -1})
             config = write_run(home / "run.toml", "pretrain", content)
             bench = Bench(home, as_path("gs://faults"), store, config, random.Random(options.seed))
-            for row in try_all(options.faults, bench):
+            for row in try_all(options.faults, options.phases, bench):
                 print(json.dumps(row), flush=True)
                 rows.append(row)
                 if options.json:
