@@ -275,8 +275,8 @@ def merge_shards(
     """
     from dnabert2_jax.inference.shards import find_shards
 
-    refuse_overwriting(out, force=force)
     shards = find_shards(out)
+    refuse_overwriting(out, force=force)
     shards.merge()
     remark(f"{len(shards.files)} shares joined: {shards.files[0].name} to {shards.files[-1].name}")
     print_saved(out)

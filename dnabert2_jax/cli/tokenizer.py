@@ -103,8 +103,7 @@ def tokenizer_encode(
         else ((f"sequence {number}", text.encode()) for number, text in enumerate(sequence or (), start=1))
     )
     counts = LetterCounts()
-    print("name\tbases\ttokens\tids\tpieces")
-    for name, text in records:
+    for number, (name, text) in enumerate(records):
         source = str(fasta or "command line")
         letters, seen = clean_letters(text, source=source, record=name)
         counts.add(seen)
@@ -113,6 +112,8 @@ def tokenizer_encode(
         except UserError as error:  # too short for the tokenizer, which does not know the source
             raise UserError(f"{source}, {name}: {error}") from error
         pieces = " ".join(loaded.pieces[token] for token in ids)
+        if number == 0:  # not above an error about the first sequence
+            print("name\tbases\ttokens\tids\tpieces")
         print(f"{name}\t{len(letters)}\t{len(ids)}\t{' '.join(map(str, ids))}\t{pieces}")
     for change in counts.changes():
         remark(change)

@@ -133,12 +133,25 @@ class Intervals:
             return self.place(text, 0, self.reference.lengths[whole], text, ".", f"--region {text}")
         match = _REGION.fullmatch(text)
         if match is None:
+            contig, _, bases = text.rpartition(":")
+            if self.reference.contig(contig) is not None:
+                raise UserError(
+                    f"--region {text}: {bases!r} is no range of bases; write it as in {contig}:1-100, counted from 1"
+                )
             raise self._unknown(text, f"--region {text}")
         start, end = (int(number.replace(",", "") or 0) for number in (match[2], match[3] or match[2]))
         if start < 1:
             raise UserError(f"--region {text}: regions count bases from 1, as in chr1:1-100")
+        length = self.reference.lengths[self._contig(match[1], f"--region {text}")]
         if match[3] == "":  # to the end of the contig
-            end = self.reference.lengths[self._contig(match[1], f"--region {text}")]
+            end = max(start, length)
+        if start > end:
+            raise UserError(f"--region {text}: it ends before it starts; swap the two positions")
+        if end > length:
+            raise UserError(
+                f"--region {text} goes beyond the contig, which has {length:,} bases in {self.reference.path}; check that "
+                "both are of one assembly"
+            )
         return self.place(match[1], start - 1, end, text, ".", f"--region {text}")
 
     def place(self, given: str, start: int, end: int, name: str, strand: str, where: str) -> Interval:

@@ -75,7 +75,7 @@ def discover(data: Path, patterns: Sequence[str] = ()) -> Discovery:
         )
     for pattern in patterns:
         if not any(_fits(name, [pattern]) for name in {*places, *catalog()}):
-            hint = nearest(pattern, {*places, *catalog()})
+            hint = nearest(pattern, places)
             raise UserError(f"--tasks {pattern} matches none of {', '.join(sorted(places))}{hint}")
 
     found, problems = [], {}

@@ -79,6 +79,11 @@ def find_shards(out: Path) -> Shards:
     Raises:
         UserError: there are none, one is missing or unfinished, or they are from different jobs.
     """
+    if out.is_dir() and out.suffix not in FORMATS:
+        shares = (re.fullmatch(r"(.+)\.\d+-of-\d+(\.\w+)", path.name) for path in out.iterdir())
+        names = sorted({str(out / f"{share[1]}{share[2]}") for share in shares if share})
+        known = f": {' or '.join(names)}" if names else "; it holds no shares"
+        raise UserError(f"{out} is a directory; name the file that the shares belong to, the --out of their commands{known}")
     check_output(out, tuple(FORMATS))
     named = re.compile(re.escape(out.stem) + r"\.(\d+)-of-(\d+)" + re.escape(out.suffix))
     found = [match for path in out.parent.iterdir() if (match := named.fullmatch(path.name))]

@@ -113,6 +113,7 @@ def test_patterns_choose(tmp_path, patterns, names):
         (lambda path: path.mkdir(), [], "no directory with train.csv, dev.csv and test.csv at most 4 levels below"),
         (lambda path: task(path / "tf/0"), ["promo/*"], "--tasks promo/* matches none of"),
         (lambda path: task(path / "tf/0"), ["tf/00"], "did you mean 'tf/0'?"),
+        (lambda path: task(path / "tf/0"), ["tf/9"], "did you mean 'tf/0'?"),  # tf/4 is as near, and not there
     ],
 )
 def test_nothing_to_run(tmp_path, make, patterns, said):

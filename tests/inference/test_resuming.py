@@ -157,7 +157,10 @@ def test_shares_that_cannot_be_joined(dnabert2, refused, mlm_path, fasta, tmp_pa
     out = tmp_path / "x.csv"
     assert "there is no x.1-of-2.csv or the like beside it" in refused("merge-shards", out)
     words = ("embed", "--model", mlm_path, "--data", fasta, *SMALL, "--out", out)
+    assert f"{tmp_path} is a directory" in (said := refused("merge-shards", tmp_path))
+    assert "it holds no shares" in said
     succeed(dnabert2, *words, "--shard", "1/2")
+    assert f"the --out of their commands: {out}" in refused("merge-shards", tmp_path)
     assert "shares are missing (2/2)" in refused("merge-shards", out)
     succeed(dnabert2, *words, "--shard", "2/2", "--pooling", "max")
     assert "x.2-of-2.csv was made with another model or other settings" in refused("merge-shards", out)

@@ -125,7 +125,8 @@ def test_a_range_is_read_as_it_is_written(low, factor, log):
 @pytest.mark.parametrize(
     ("search", "overrides", "message"),
     [
-        (["optimizer.learning_rat=1e-4..1e-3"], [], "did you mean"),
+        (["optimizer.learning_rat=1e-4..1e-3"], [], r"^--search: unknown key optimizer\.learning_rat \(did you mean"),
+        (["optimizer.learning_rat=1e-4..1e-3"], ["seed=3"], "^--set or --search: unknown key optimizer.learning_rat"),
         (["lora.rank=2,4", "lora.rank=8,16"], [], r"lora\.rank is given twice"),
         (["lora.rank=2,4"], ["lora.rank=8"], r"lora\.rank is given twice"),
     ],

@@ -30,6 +30,7 @@ from dnabert2_jax.tokenizer.loading import Tokenizer
 from dnabert2_jax.tokenizer.special import UNK
 from tests.genome.helpers import random_dna, write_fasta
 from tests.helpers import finetune_run, pretrain_run, tiny_config, tiny_corpus, tiny_task
+from tests.processes import run_cli
 
 KMERS = [KmerTokenizer(3, 3), KmerTokenizer(3, 1)]
 
@@ -71,6 +72,13 @@ def test_a_record_too_short_for_overlapping_kmers_is_named(dnabert2, tmp_path: P
     _, said = dnabert2("tokenizer", "encode", "--tokenizer", tmp_path, "--fasta", fasta, refused=True)
     assert f"{fasta}, short: " in said
     assert "3 bases, too few for an overlapping 6-mer" in said
+
+
+def test_an_error_about_the_first_sequence_stands_alone(tokenizer: BpeTokenizer, tmp_path: Path):
+    tokenizer.save(tmp_path)
+    done = run_cli("tokenizer", "encode", "--tokenizer", tmp_path, "ACGT!")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("dnabert2: command line, sequence 1, position 5: '!'")
 
 
 def test_export_writes_what_tokenizers_reads(dnabert2, tokenizer: BpeTokenizer, tmp_path: Path):
