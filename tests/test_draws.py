@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.data.by_length import epoch_order
 from dnabert2_jax.data.masking import mask_rows
-from dnabert2_jax.draws import Domain, hash64, mix64, record_seeds, uniform
-from dnabert2_jax.genome.permutation import permute
+from dnabert2_jax.draws import Domain, hash64, mix64, permute, record_seeds, uniform
 from dnabert2_jax.genome.segments import validation_blocks
 from dnabert2_jax.genome.windows import _species_pattern
 from dnabert2_jax.gue.tables import capped_rows
@@ -95,6 +94,34 @@ def test_records_and_runs_have_seeds_of_their_own():
     first, second = record_seeds(0, records), record_seeds(1, records)
     assert first.dtype == np.uint32
     assert len(np.unique(np.concatenate([first, second]))) > 9990  # of 2^32 values, a few collisions at most
+
+
+@given(st.integers(1, 300), st.integers(0, 2**63 - 1), st.integers(0, 5))
+def test_permute_is_a_permutation(n: int, seed: int, epoch: int):
+    x = np.arange(n)
+    assert sorted(permute(x, np.full(n, n), seed, np.full(n, epoch))) == list(range(n))
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**40), st.floats(0, 1, exclude_max=True)), min_size=1, max_size=20))
+def test_every_point_is_permuted_by_itself(points):
+    n = np.array([size for size, _ in points])
+    x = np.array([int(size * share) for size, share in points])
+    together = permute(x, n, 7, n)
+    alone = [permute(x[i : i + 1], n[i : i + 1], 7, n[i : i + 1])[0] for i in range(len(x))]
+    assert together.tolist() == alone
+    assert ((together >= 0) & (together < n)).all()
+
+
+@pytest.mark.parametrize("n", [7, 64, 1000])
+def test_a_permutation_looks_random(n: int):
+    # Over many keys, the image of a point is uniform: chi-square over n cells stays within six sigma of its mean.
+    keys = 40 * n
+    image = permute(np.full(keys, n // 3), np.full(keys, n), 1, np.arange(keys))
+    chi2 = ((np.bincount(image, minlength=n) - 40) ** 2 / 40).sum()
+    assert abs(chi2 - (n - 1)) < 6 * np.sqrt(2 * (n - 1))
+    # And neighbors do not stay neighbors.
+    order = permute(np.arange(n), np.full(n, n), 1, np.zeros(n, np.int64))
+    assert np.mean(np.abs(np.diff(order)) == 1) < 0.5
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.draws import Domain, hash64, uniform
+from dnabert2_jax.draws import Domain, hash64, permute, uniform
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.genome.letters import COMPLEMENTS
-from dnabert2_jax.genome.permutation import permute
 
 PATTERN = 1 << 16
 """Slots of the species pattern: shares are exact to 1 / PATTERN, and every species gets at least one slot."""
