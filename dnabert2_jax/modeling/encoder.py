@@ -1,7 +1,13 @@
-"""The DNABERT-2 encoder: embeddings without positions, then post-LayerNorm blocks of ALiBi attention and GEGLU."""
+"""The DNABERT-2 encoder: embeddings without positions, then post-LayerNorm blocks of ALiBi attention and GEGLU.
 
+The blocks are one module whose parameters are stacked, and scanned over: compile time does not grow with depth. What trades
+memory and traffic for arithmetic belongs to that loop: rematerialization, microbatches and unrolling.
+"""
+
+import math
+from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import chex
 import jax
@@ -9,16 +15,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dnabert2_jax.config.model import EncoderConfig, LoraConfig
-from dnabert2_jax.modeling.block import Block, BlockInputs
+from dnabert2_jax.modeling.block import Block, BlockInputs, block_at, pays_off
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.dropout import SITE_EMBEDDINGS, SITES_PER_BLOCK, BlockDropout, dropout
 from dnabert2_jax.modeling.gather import rows_of, states_at
-from dnabert2_jax.modeling.last_block import block_at, pays_off
 from dnabert2_jax.modeling.layers import LayerNorm, normal, parameter
 from dnabert2_jax.modeling.lora import low_rank_terms
-from dnabert2_jax.modeling.stack import scan_layers, stack
-from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole
+from dnabert2_jax.parallel.constraints import keep_rows_spread, keep_whole, row_shards
 from dnabert2_jax.types import TokenBatch, Tree
+
+M = TypeVar("M", bound=nnx.Module)
 
 
 class Embeddings(nnx.Module):
@@ -63,7 +69,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs, compute: Compute) -> None:
         self.embeddings = Embeddings(config, rngs)
-        self.layers = stack(lambda r: Block(config, r), config.num_hidden_layers, rngs)
+        self.layers = _stack(lambda r: Block(config, r), config.num_hidden_layers, rngs)
         self.num_layers = config.num_hidden_layers
         self.compute = compute
 
@@ -120,8 +126,51 @@ class Encoder(nnx.Module):
         with self.compute.products():
             x = keep_rows_spread(self.embeddings(tokens, self.compute.dtype, dropout_seeds, word_vectors))
             if at is None or not pays_off(at, x, self.num_layers):
-                x = scan_layers(one_block, x, shared, layers, self.compute)
+                x = _scan_layers(one_block, x, shared, layers, self.compute)
                 return x if at is None else states_at(x, at)
             others, last = (jax.tree.map(itemgetter(index), layers) for index in (slice(-1), -1))
-            x = scan_layers(one_block, x, shared, others, self.compute)
+            x = _scan_layers(one_block, x, shared, others, self.compute)
             return (jax.checkpoint(last_block) if self.compute.remat == "full" else last_block)(x, at, last)
+
+
+def _stack(build: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
+    """``count`` independent modules as one whose parameters carry a leading layer axis, ready to be scanned over."""
+
+    def initialize(key: jax.Array) -> Any:
+        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(params=key))))
+
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))
+    return nnx.merge(graphdef, nnx.State(jax.vmap(initialize)(jax.random.split(rngs.params(), count))))
+
+
+def _scan_layers(
+    apply: Callable[[jax.Array, Any, Any], jax.Array], x: jax.Array, rows: Any, layers: Any, compute: Compute
+) -> jax.Array:
+    """``x = apply(x, rows, layer)`` for each layer in turn.
+
+    Args:
+        apply: one layer.
+        x: hidden states, [B, T, D].
+        rows: what else belongs to the rows, a tree of [B, ...].
+        layers: a tree of [N, ...].
+        compute: how.
+    """
+    count = math.gcd(compute.microbatches, max(1, len(x) // row_shards()))
+    hidden, others = zip(*_microbatches((x, rows), count), strict=True)
+
+    def one_layer(hidden: Any, layer: Any) -> tuple[Any, None]:
+        return tuple(keep_rows_spread(apply(x, rows, layer)) for x, rows in zip(hidden, others, strict=True)), None
+
+    if compute.remat == "full":
+        one_layer = jax.checkpoint(one_layer, prevent_cse=False)  # a scan's body needs no barrier against CSE
+    hidden, _ = jax.lax.scan(one_layer, hidden, layers, unroll=compute.unroll)
+    return keep_rows_spread(jnp.stack(hidden, axis=1).reshape(x.shape))
+
+
+def _microbatches(rows: Any, count: int) -> list[Any]:
+    """A tree of [B, ...] as ``count`` of [B / count, ...].
+
+    Number i has the rows i, i + count, ...: if devices share the rows, each has as many in every microbatch, and none moves.
+    """
+    cut = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]), rows)
+    return [jax.tree.map(itemgetter((slice(None), index)), cut) for index in range(count)]

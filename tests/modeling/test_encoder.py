@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 
 from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import LoraConfig
-from dnabert2_jax.modeling import block, last_block
+from dnabert2_jax.modeling import block
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.gather import states_at
 from dnabert2_jax.modeling.lora import init_adapter
@@ -81,7 +81,7 @@ def test_parts_on_a_mesh(monkeypatch):
 @pytest.fixture
 def any_batch(monkeypatch):
     """Batches of a test are too small for the last block to go its own way."""
-    monkeypatch.setattr(last_block, "_MIN_TOKENS", 0)
+    monkeypatch.setattr(block, "_MIN_TOKENS", 0)
 
 
 LORA = LoraConfig(rank=4, dropout=0.3, targets=("Wqkv", "out", "gated_layers", "wo"))
@@ -138,8 +138,8 @@ def test_a_few_positions_get_what_the_whole_rows_have_there(layers, remat, train
 )
 def test_the_last_block_is_short_where_that_is_cheaper(monkeypatch, wanted, most, fewest, shorter):
     """Many positions, more scores than fit, or few tokens go through the whole block: as much arithmetic as all rows."""
-    monkeypatch.setattr(last_block, "_MAX_SCORES", most)
-    monkeypatch.setattr(last_block, "_MIN_TOKENS", fewest)
+    monkeypatch.setattr(block, "_MAX_SCORES", most)
+    monkeypatch.setattr(block, "_MIN_TOKENS", fewest)
     network, tokens = masked_lm(TINY, Compute(unroll=2)), random_tokens(**ROWS_OF_32)  # a loop's body would count once
 
     def operations(at):

@@ -27,7 +27,7 @@ def the_last_block_goes_its_own_way():
     """As in batches of real size; no other test has traced, or will find, these programs."""
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dnabert2_jax.modeling.last_block._MIN_TOKENS", 0)
+        patch.setattr("dnabert2_jax.modeling.block._MIN_TOKENS", 0)
         yield
     jax.clear_caches()
 
