@@ -11,8 +11,7 @@ import typer
 
 from dnabert2_jax import DNABERT2
 from dnabert2_jax.cli import app
-from dnabert2_jax.config.kinds import load_finetuning
-from dnabert2_jax.config.loading import load_run
+from dnabert2_jax.config.loading import load_finetuning, load_run
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.data.annotation import read_annotation
 from dnabert2_jax.data.base_labels import BaseLabels, labels_by_contig

@@ -62,8 +62,7 @@ def _read_run(path: Path, overrides: Sequence[str], command: str | None) -> tupl
 
     A workdir records every setting; given are those that differ from their defaults.
     """
-    from dnabert2_jax.config.kinds import COMMANDS, kind_of_run
-    from dnabert2_jax.config.loading import default_settings, load_run, read_content, run_to_dict
+    from dnabert2_jax.config.loading import COMMANDS, default_settings, kind_of_run, load_run, read_content, run_to_dict
     from dnabert2_jax.training.workdir import flat_settings, read_run
 
     if path.is_dir():

@@ -52,7 +52,7 @@ def finetune(
 
     All parameters, a LoRA adapter, or a linear probe. Rerun the same command to resume a stopped or killed run.
     """
-    from dnabert2_jax.config.kinds import load_finetuning
+    from dnabert2_jax.config.loading import load_finetuning
 
     options = {
         "data.sequence_column": sequence_column,

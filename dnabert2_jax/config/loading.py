@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -11,10 +11,17 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
+from dnabert2_jax.config.per_base import PerBaseRun
+from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.errors import UserError, nearest
 from dnabert2_jax.storage.paths import as_path
 
 Run = TypeVar("Run")
+
+Finetuning = FinetuneRun | PerBaseRun
+"""The runs of ``dnabert2 finetune``."""
+
+COMMANDS = ("pretrain", "finetune")
 
 
 def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str] = ()) -> Run:
@@ -33,6 +40,32 @@ def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str
     content = read_content(config, overrides)
     given = {override.partition("=")[0].strip() for override in overrides}
     return parse_run(kind, content, str(config or "--set"), given)
+
+
+def load_finetuning(config: str | Path | None, overrides: Sequence[str] = ()) -> Finetuning:
+    """A run of ``dnabert2 finetune`` from a TOML file and overrides, see :func:`load_run`.
+
+    Raises:
+        UserError: the file cannot be read, or a key or value is not accepted.
+    """
+    kind: type[Finetuning] = kind_of_finetuning(read_content(config, overrides))
+    return load_run(kind, config, overrides)
+
+
+def kind_of_run(command: str, content: Mapping[str, Any]) -> type[PretrainRun] | type[FinetuneRun] | type[PerBaseRun]:
+    """The kind of a run.
+
+    Args:
+        command: one of ``COMMANDS``.
+        content: the run as nested dicts.
+    """
+    return PretrainRun if command == "pretrain" else kind_of_finetuning(content)
+
+
+def kind_of_finetuning(content: Mapping[str, Any]) -> type[FinetuneRun] | type[PerBaseRun]:
+    """The kind of a run of ``dnabert2 finetune``: ``data.task`` says whether labels are at every base."""
+    data = content.get("data")
+    return PerBaseRun if isinstance(data, Mapping) and data.get("task") == "per_base" else FinetuneRun
 
 
 def read_content(config: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from dnabert2_jax.baselines.comparison import Baseline, kmer_baseline_if_feasible
-from dnabert2_jax.config.kinds import Finetuning
+from dnabert2_jax.config.loading import Finetuning
 from dnabert2_jax.config.per_base import PerBaseRun
 from dnabert2_jax.data.checks import notes_on, tables_report
 from dnabert2_jax.metrics.intervals import confidence_intervals

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from dnabert2_jax.artifacts.model import ModelKind, SavedModel, classifier_kind
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.artifacts.tensors import tree_sha256
-from dnabert2_jax.config.kinds import Finetuning
-from dnabert2_jax.config.loading import run_to_dict
+from dnabert2_jax.config.loading import Finetuning, run_to_dict
 from dnabert2_jax.config.model import EncoderConfig, HeadConfig, LoraConfig
 from dnabert2_jax.config.runs import FinetuneRun
 from dnabert2_jax.convert.opening import files_read

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dnabert2_jax.config.kinds import Finetuning, load_finetuning
-from dnabert2_jax.config.loading import run_to_dict, to_toml
+from dnabert2_jax.config.loading import Finetuning, load_finetuning, run_to_dict, to_toml
 from dnabert2_jax.config.per_base import PerBaseRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.extras import optional_package

@@ -15,8 +15,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from dnabert2_jax.compilation_cache import COMPILED
-from dnabert2_jax.config.kinds import COMMANDS, Finetuning, kind_of_run
-from dnabert2_jax.config.loading import default_settings, parse_run
+from dnabert2_jax.config.loading import COMMANDS, Finetuning, default_settings, kind_of_run, parse_run
 from dnabert2_jax.config.runs import PretrainRun
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.processes import is_first, on_first

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from dnabert2_jax.config.kinds import kind_of_run, load_finetuning
-from dnabert2_jax.config.loading import parse_run, run_to_dict
+from dnabert2_jax.config.loading import kind_of_run, load_finetuning, parse_run, run_to_dict
 from dnabert2_jax.config.per_base import PerBaseRun
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
 from dnabert2_jax.errors import UserError

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.config.kinds import kind_of_run
-from dnabert2_jax.config.loading import load_run, parse_run, run_to_dict, to_toml
+from dnabert2_jax.config.loading import kind_of_run, load_run, parse_run, run_to_dict, to_toml
 from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER, FinetuneRun, PretrainRun
 from dnabert2_jax.errors import UserError
 from tests.helpers import write_run
