@@ -15,9 +15,8 @@ from aot.report import Memory
 from rich.console import Console
 from rich.table import Table
 
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import named_size
-from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.config.sections import MeshOptions, OptimizerConfig
 from dnabert2_jax.kernels.attention import tracing_for
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import sequence_classifier

@@ -31,8 +31,8 @@ from aot.chips import CHIPS, GPUS
 from attention_cpu_child import memory
 from attention_shares import shares
 
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig, named_size
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.genome.fasta import read_fasta
 from dnabert2_jax.kernels.attention import BACKENDS, Inputs, alibi_slopes, tracing_for
 from dnabert2_jax.kernels.attention.api import Backend

@@ -32,9 +32,9 @@ from torch_worker import torch_worker
 
 from dnabert2_jax import sample_data
 from dnabert2_jax.artifacts.model import load_model
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import NAMED_SIZES, EncoderConfig, LoraConfig, named_size
 from dnabert2_jax.config.runs import FINETUNE_OPTIMIZER
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.data.by_length import choose_lengths, epoch_batches, epoch_order
 from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.labels import LabelSet

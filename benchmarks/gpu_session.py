@@ -174,9 +174,9 @@ class Pretraining:
 
     def __init__(self, rows: int, *, tiny: bool) -> None:
         from dnabert2_jax.config.loading import load_run
-        from dnabert2_jax.config.mesh import MeshOptions
         from dnabert2_jax.config.model import named_size
         from dnabert2_jax.config.runs import PretrainRun
+        from dnabert2_jax.config.sections import MeshOptions
         from dnabert2_jax.modeling.compute import training_compute
         from dnabert2_jax.modeling.models import masked_lm
         from dnabert2_jax.parallel.layout import spread_rows

@@ -19,9 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import named_size
+from dnabert2_jax.config.sections import MaskingConfig, MeshOptions
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.data.pretraining import PretrainingRows, training_batches
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus

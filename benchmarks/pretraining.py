@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dnabert2_jax.config.loading import parse_run
-from dnabert2_jax.config.masking import MaskingConfig
 from dnabert2_jax.config.runs import PretrainRun
+from dnabert2_jax.config.sections import MaskingConfig
 from dnabert2_jax.data.pretraining import PretrainingRows, unigram_entropy
 from dnabert2_jax.genome.build import SpeciesSource, build_corpus
 from dnabert2_jax.genome.corpus import Corpus

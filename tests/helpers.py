@@ -14,10 +14,9 @@ import numpy as np
 from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.artifacts.provenance import make_provenance
 from dnabert2_jax.config.loading import parse_run
-from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import FinetuneRun, PretrainRun
+from dnabert2_jax.config.sections import MaskingConfig, MeshOptions
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.draws import record_seeds
 from dnabert2_jax.genome import Corpus, SpeciesSource, build_corpus

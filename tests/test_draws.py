@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.sections import MaskingConfig
 from dnabert2_jax.data.by_length import epoch_order
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.draws import Domain, hash64, mix64, permute, record_seeds, uniform

@@ -7,10 +7,8 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from dnabert2_jax.config.inference import BadRecordPolicy
-from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import DEFAULT_MAX_TOKENS, STRICT, HeadPooling, LoraConfig, PrecisionOption, TableTask
-from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.config.sections import MaskingConfig, MeshOptions, OptimizerConfig
 from dnabert2_jax.storage.paths import Location
 
 

@@ -12,7 +12,7 @@ token left unchanged would again give the others away.
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.sections import MaskingConfig
 from dnabert2_jax.draws import Domain, hash64, record_seeds, uniform
 from dnabert2_jax.tokenizer.special import MASK, NUM_SPECIAL
 from dnabert2_jax.types import MlmBatch, TokenBatch

@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.sections import MaskingConfig
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.genome.corpus import Corpus, Split
 from dnabert2_jax.genome.windows import Windows

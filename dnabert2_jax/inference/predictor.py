@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import ORIGINAL_HEAD, EncoderConfig, HeadConfig, LoraConfig
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.data.batches import Batches, EncodedBatch
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.encoder import Encoder

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.collectives import gather_parameter, reduce_gradient, stage_groups, sum_over_devices
 from dnabert2_jax.parallel.feeding import SentBatch, send_batch
@@ -31,7 +31,7 @@ class Layout:
         mesh: the devices; possibly a single one.
         params: partition spec of each parameter.
         moments: partition spec of each parameter's moments.
-        bfloat16_reduction: see :class:`~dnabert2_jax.config.mesh.MeshOptions`.
+        bfloat16_reduction: see :class:`~dnabert2_jax.config.sections.MeshOptions`.
         gathered: dtype of each parameter as a step sees it, if parameters are spread over ``data``.
         stages: sizes whose product is ``data``; a scatter over ``data`` runs in these stages, and a gather in reverse.
         collectives: whether a step's results are added up over devices. On a single device they need not be; the compiler

@@ -1,9 +1,9 @@
 """The mesh: four axes of devices, of any sizes, over one slice or several.
 
 Rows of a batch are spread over ``data`` and ``fsdp``, and the tokens of each row over ``sequence``. A step computes with
-weights that are whole along ``data`` (between steps :class:`~dnabert2_jax.config.mesh.MeshOptions` may spread them there)
-and along ``sequence``, cut along their hidden axis over ``fsdp`` (Zhao et al. 2023) and along heads, inner channels or
-vocabulary over ``tensor`` (Shoeybi et al. 2019).
+weights that are whole along ``data`` (between steps, :class:`~dnabert2_jax.config.sections.MeshOptions` may spread them
+there) and along ``sequence``, cut along their hidden axis over ``fsdp`` (Zhao et al. 2023) and along heads, inner channels
+or vocabulary over ``tensor`` (Shoeybi et al. 2019).
 
 A slice is a set of devices with fast links: a TPU slice with its interconnect (ICI), or the GPUs that NVLink joins, usually
 those of a node. Between slices there is only the data center network (DCN), so that ``fsdp``, ``sequence`` and ``tensor``,
@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
-from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.errors import UserError
 
 AXES = ("data", "fsdp", "sequence", "tensor")

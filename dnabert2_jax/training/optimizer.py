@@ -5,7 +5,7 @@ from functools import lru_cache
 import jax
 import optax
 
-from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.config.sections import OptimizerConfig
 from dnabert2_jax.progress import remark
 from dnabert2_jax.types import Tree
 

@@ -20,9 +20,9 @@ from benchmarks.pretraining_step import (
     step_flops,
 )
 from dnabert2_jax.config.loading import load_run
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import EncoderConfig
 from dnabert2_jax.config.runs import PretrainRun
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import count_parameters, masked_lm
 from dnabert2_jax.parallel.mesh import make_mesh

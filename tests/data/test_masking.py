@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.sections import MaskingConfig
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.tokenizer.special import CLS, MASK, NUM_SPECIAL, PAD, SEP, UNK
 from dnabert2_jax.types import TokenBatch

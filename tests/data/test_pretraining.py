@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.sections import MaskingConfig
 from dnabert2_jax.data.pretraining import (
     PretrainingRows,
     training_batches,

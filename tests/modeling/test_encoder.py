@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import LoraConfig
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.modeling import block
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.gather import states_at

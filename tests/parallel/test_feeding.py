@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.parallel.feeding import send_batch
 from dnabert2_jax.parallel.mesh import ROWS, make_mesh
 from dnabert2_jax.types import ClassificationBatch, TokenBatch

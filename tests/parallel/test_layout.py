@@ -5,9 +5,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import named_size
-from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.config.sections import MeshOptions, OptimizerConfig
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.parallel.layout import make_layout, spread_rows

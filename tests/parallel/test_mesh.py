@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.mesh import AXES, arrange_devices, data_stages, make_mesh, slice_of, slice_sides
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.mesh import make_mesh
 from dnabert2_jax.parallel.processes import gather, is_first, on_first, start_processes

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.errors import UserError
 from dnabert2_jax.parallel.layout import spread_rows
 from dnabert2_jax.recipes.finetuning import finetune

@@ -10,7 +10,7 @@ import pytest
 
 from dnabert2_jax.artifacts.model import SavedModel
 from dnabert2_jax.config.model import LoraConfig
-from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.config.sections import OptimizerConfig
 from dnabert2_jax.convert.hugging_face import save_hugging_face
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import sequence_classifier

@@ -11,7 +11,7 @@ import tokenizers
 
 from dnabert2_jax.artifacts.model import SavedModel, load_model, save_model
 from dnabert2_jax.cli import main
-from dnabert2_jax.config.masking import MaskingConfig
+from dnabert2_jax.config.sections import MaskingConfig
 from dnabert2_jax.data.encoding import encode_table
 from dnabert2_jax.data.labels import LabelSet
 from dnabert2_jax.data.pretraining import PretrainingRows

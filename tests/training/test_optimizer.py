@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dnabert2_jax.artifacts.tensors import flatten_tree
 from dnabert2_jax.config.model import LoraConfig
-from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.config.sections import OptimizerConfig
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import masked_lm, sequence_classifier
 from dnabert2_jax.training.optimizer import decayed, learning_rate_schedule, make_optimizer, warn_of_long_warmup

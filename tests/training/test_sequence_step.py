@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dnabert2_jax.config.masking import MaskingConfig
-from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.sections import MaskingConfig, MeshOptions
 from dnabert2_jax.data.masking import mask_rows
 from dnabert2_jax.modeling import block
 from dnabert2_jax.modeling.compute import Compute

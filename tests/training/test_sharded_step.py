@@ -8,8 +8,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dnabert2_jax.config.mesh import MeshOptions
-from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.config.sections import MeshOptions, OptimizerConfig
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.parallel.layout import Layout, make_layout

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.sections import MeshOptions
 from tests.training.test_sharded_step import assert_same_training, network, params, promotion, train  # noqa: F401
 
 HOST = """
@@ -18,7 +18,7 @@ port, process, file, options = sys.argv[1], int(sys.argv[2]), sys.argv[3], eval(
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=4, process_id=process)
-from dnabert2_jax.config.mesh import MeshOptions
+from dnabert2_jax.config.sections import MeshOptions
 from dnabert2_jax.modeling.models import masked_lm
 from dnabert2_jax.parallel.processes import gather
 from tests.helpers import tiny_config

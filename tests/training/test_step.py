@@ -7,9 +7,8 @@ import optax
 import pytest
 
 from dnabert2_jax.artifacts.tensors import tree_sha256
-from dnabert2_jax.config.mesh import MeshOptions
 from dnabert2_jax.config.model import LoraConfig
-from dnabert2_jax.config.optimizer import OptimizerConfig
+from dnabert2_jax.config.sections import MeshOptions, OptimizerConfig
 from dnabert2_jax.modeling.compute import Compute
 from dnabert2_jax.modeling.lora import init_adapter
 from dnabert2_jax.modeling.models import count_parameters, masked_lm, sequence_classifier
