@@ -83,7 +83,8 @@ def ending_with_the_others(report: Callable[[BaseException], int]) -> Iterator[N
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        if not (isinstance(error, jax.errors.JaxRuntimeError) and _CUT_OFF.search(str(error))):
+        # What jax raises while it gathers arrays outside a step, as for a save, is a ValueError.
+        if not (isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and _CUT_OFF.search(str(error))):
             end_run(describe(error), lambda: report(error))
         time.sleep(2 * _SECONDS_BETWEEN_LOOKS)  # if the other one left a reason, the listener ends this process with it
         end_run(

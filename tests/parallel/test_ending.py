@@ -7,7 +7,7 @@ import pytest
 from tests.processes import start_script
 
 PROCESS = """
-import sys, time
+import os, sys, time
 import jax
 port, process = sys.argv[1], int(sys.argv[2])
 jax.config.update("jax_platforms", "cpu")
@@ -77,3 +77,19 @@ def test_an_error_anywhere_ends_the_others_with_its_message(on_two, failing):
     host = socket.gethostname()
     assert f"dnabert2: process {failing} on {host} failed: OSError: [Errno 28] No space" in outcomes[1 - failing][2]
     assert "lost another" not in outcomes[1 - failing][2]
+
+
+def test_one_that_is_killed_while_another_waits_for_it_is_named_in_one_line(on_two):
+    """As in a save, where Orbax synchronizes the hosts; jax's error is a ValueError there."""
+    (code, _, errors), (lost, _, _) = on_two(
+        """
+from jax.experimental.multihost_utils import sync_global_devices
+sync_global_devices("both")
+if process == 1:
+    os.kill(os.getpid(), 9)
+sync_global_devices("alone")
+"""
+    )
+    assert (code, lost) == (1, -9), errors
+    assert errors.count("dnabert2: process 0 lost another process of this run (UNKNOWN: Gloo AllGather failed") == 1
+    assert "Traceback" not in errors
