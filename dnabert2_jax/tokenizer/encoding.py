@@ -26,12 +26,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.merges import NONE, UNKNOWN, last_pair
 from dnabert2_jax.tokenizer.special import UNK
 
 _HEAD = 8
 """Bases whose path in the tree of pieces is looked up at once."""
+
+_MOST_CORRECTIONS = 200_000
+"""Pairs of pieces to encode letter by letter: some ten seconds."""
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -122,6 +126,7 @@ def tree_of(pieces: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]
 
 
 def _heads(children: NDArray[np.int32]) -> NDArray[np.int32]:
+    """See :class:`Tables`: all bases of all numbers at once, the first base in the highest place."""
     numbers = np.arange(len(BASES) ** _HEAD)
     nodes = np.zeros_like(numbers)
     going = np.ones_like(numbers, np.bool_)
@@ -133,11 +138,21 @@ def _heads(children: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _correct(clashes: NDArray[np.uint64], pieces: Sequence[str], parts: NDArray[np.int32]) -> None:
-    """Sets the bits of pairs with a piece that has a lower id than a piece it is made of, by encoding their letters."""
+    """Sets the bits of pairs with a piece that has a lower id than a piece it is made of, by encoding their letters.
+
+    Raises:
+        UserError: there are so many of them that this would take minutes.
+    """
     ids = {piece: token for token, piece in enumerate(pieces) if piece}
     late: set[int] = set()
     while more := {token for token, pair in enumerate(parts.tolist()) if max(pair) > token or late & {*pair}} - late:
         late |= more
+    if len(late) * len(ids) > _MOST_CORRECTIONS:
+        raise UserError(
+            f"{len(late):,} of the tokenizer's {len(ids):,} pieces have lower ids than pieces they are merged from, such as "
+            f"{pieces[min(late)]}; no training leads to that, so it is damaged or made by hand: train one with `dnabert2 "
+            "tokenizer train`"
+        )
     for token, other in product(late, ids.values()):
         for first, second in ((token, other), (other, token)):
             text, bit = pieces[first] + pieces[second], np.uint64(1) << np.uint64(second % 64)

@@ -10,6 +10,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dnabert2_jax.errors import UserError
 from dnabert2_jax.tokenizer import merges
 from dnabert2_jax.tokenizer.bpe import BpeTokenizer
 from dnabert2_jax.tokenizer.special import SPECIAL_TOKENS
@@ -74,6 +75,15 @@ def test_pieces_that_come_before_their_parts(merges: list[str], data: st.DataObj
     tokenizer = BpeTokenizer.from_pieces([*SPECIAL_TOKENS, *"ACGT", *merges])
     text = data.draw(st.text("AC", max_size=80))
     assert tokenizer.encode_raw(text) == merged(text, tokenizer.pieces)
+
+
+def test_a_vocabulary_in_no_order_is_refused():
+    late = ["".join(piece) for length in (5, 4, 3, 2) for piece in product("ACGT", repeat=length)]
+    tokenizer = BpeTokenizer.from_pieces([*SPECIAL_TOKENS, *"ACGT", *late])
+    with pytest.raises(
+        UserError, match=r"of the tokenizer's 1,364 pieces have lower ids than pieces they are merged from, such as"
+    ):
+        tokenizer.encode_raw("ACGT")
 
 
 SETPRIV = shutil.which("setpriv")
