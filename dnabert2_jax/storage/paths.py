@@ -156,6 +156,12 @@ def explain(error: BaseException) -> str | None:
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _LIBRARIES = {"fsspec", "gcsfs", "s3fs", "botocore", "aiobotocore", "aiohttp", "google", "requests", "urllib3"}
 
+
+def _status(*codes: int) -> str:
+    """A pattern for codes of HTTP that are not part of a name, an address or another number."""
+    return rf"(?<![\w./:-])(?:{'|'.join(map(str, codes))})(?![\w/-]|\.\d)"
+
+
 _ADVICE = (
     (
         "PermanentRedirect|Moved Permanently|AuthorizationHeaderMalformed|IllegalLocationConstraint|wrong region|"
@@ -166,15 +172,21 @@ _ADVICE = (
         r"\[Errno 22\] Bad Request",
         "probably the bucket is in another region, or the credentials have expired; set AWS_DEFAULT_REGION to the bucket's",
     ),
-    ("NoCredentials|Anonymous caller|DefaultCredentials|RefreshError|401", "no credentials; log in on this machine"),
-    ("PermissionError|Forbidden|AccessDenied|403", "no permission; grant this account reading and writing of its objects"),
+    (
+        "NoCredentials|Anonymous caller|DefaultCredentials|RefreshError|" + _status(401),
+        "no credentials; log in on this machine",
+    ),
+    (
+        "PermissionError|Forbidden|AccessDenied|" + _status(403),
+        "no permission; grant this account reading and writing of its objects",
+    ),
     (
         "bucket does not exist|NoSuchBucket|b/[^/ ]+/o$",
         "there is no such bucket; create it",
     ),
-    ("FileNotFound|404", "there is no such object; check the name"),
+    ("FileNotFound|" + _status(404), "there is no such object; check the name"),
     (
-        "503|SlowDown|500|502|504|429|InternalError",
+        "SlowDown|InternalError|" + _status(429, 500, 502, 503, 504),
         "the store is not serving requests; rerun later",
     ),
     ("Timeout|timed out|Connect|Connection|Disconnected|Payload", "the store does not answer; check the network and rerun"),

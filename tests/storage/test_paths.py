@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gcsfs.retry
 import pytest
 
 from dnabert2_jax.config.loading import parse_run, run_to_dict
@@ -103,3 +104,17 @@ def test_a_store_that_recovers_is_not_noticed(store, bucket):
 def test_errors_of_elsewhere_are_not_explained():
     assert explain(ValueError("no")) is None
     assert explain(OSError(28, "No space left on device")) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("Forbidden: http://127.0.0.1:54040/b/bucket-31401-0/o/run%2Fstep_00000500 Access Denied", "no permission"),
+        ("Unauthorized: gs://my-503/404/x, 401", "no credentials"),
+        ("Please reduce your request rate., 503", "not serving requests"),
+        ("bucket-403: not found (404)", "no such object"),
+    ],
+)
+def test_numbers_in_names_are_no_status(said, advice):
+    error = gcsfs.retry.HttpError({"message": said})
+    assert advice in str(explain(error))
