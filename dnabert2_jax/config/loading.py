@@ -24,7 +24,7 @@ Finetuning = FinetuneRun | PerBaseRun
 COMMANDS = ("pretrain", "finetune")
 
 
-def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str] = ()) -> Run:
+def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str] = (), *, option: str = "--set") -> Run:
     """Read a run from a TOML file and ``a.b=c`` overrides, which win.
 
     Paths are relative to the current directory.
@@ -33,23 +33,24 @@ def load_run(kind: type[Run], config: str | Path | None, overrides: Sequence[str
         kind: ``PretrainRun``, ``FinetuneRun`` or ``PerBaseRun``.
         config: the file; None for the defaults and the overrides alone.
         overrides: ``section.key=value``; the value is read as TOML, or as text if it is not TOML.
+        option: of the command line that they come from, for error messages.
 
     Raises:
         UserError: the file cannot be read, or a key or value is not accepted.
     """
     content = read_content(config, overrides)
     given = {override.partition("=")[0].strip() for override in overrides}
-    return parse_run(kind, content, str(config or "--set"), given)
+    return parse_run(kind, content, str(config or option), given, option=option)
 
 
-def load_finetuning(config: str | Path | None, overrides: Sequence[str] = ()) -> Finetuning:
+def load_finetuning(config: str | Path | None, overrides: Sequence[str] = (), *, option: str = "--set") -> Finetuning:
     """A run of ``dnabert2 finetune`` from a TOML file and overrides, see :func:`load_run`.
 
     Raises:
         UserError: the file cannot be read, or a key or value is not accepted.
     """
     kind: type[Finetuning] = kind_of_finetuning(read_content(config, overrides))
-    return load_run(kind, config, overrides)
+    return load_run(kind, config, overrides, option=option)
 
 
 def kind_of_run(command: str, content: Mapping[str, Any]) -> type[PretrainRun] | type[FinetuneRun] | type[PerBaseRun]:
@@ -94,14 +95,17 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not TOML ({error}); fix that line (strings need quotes)") from error
 
 
-def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden: Collection[str] | None = ()) -> Run:
+def parse_run(
+    kind: type[Run], content: dict[str, Any], source: str, overridden: Collection[str] | None = (), *, option: str = "--set"
+) -> Run:
     """Validate what was given as nested dicts.
 
     Args:
         kind: a dataclass with a ``command``, such as ``PretrainRun`` or ``FinetuneRun``.
         content: the run.
         source: where it comes from, for error messages.
-        overridden: keys that come from ``--set`` instead; None for a command without ``--set``.
+        overridden: keys that come from ``option`` instead; None for a command without ``--set``.
+        option: of the command line.
 
     Raises:
         UserError: names every key or value that is not accepted.
@@ -115,7 +119,7 @@ def parse_run(kind: type[Run], content: dict[str, Any], source: str, overridden:
     except ValidationError as error:
         problems = _first_of_each_key(error.errors())
         if overridden and all(any(f"{given}.".startswith(f"{key}.") for given in overridden) for key in problems):
-            source = "--set"
+            source = option
         explained = [_explain(kind, problem, settable=overridden is not None) for problem in problems.values()]
         raise UserError(f"{source}: {'; '.join(explained)}") from None
     _refuse_booleans_for_numbers(source, content, run_to_dict(run))

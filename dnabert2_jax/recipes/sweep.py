@@ -109,11 +109,8 @@ def sweep(
     for choice in search:
         if [other.key for other in search].count(choice.key) > 1 or any(_key(given) == choice.key for given in overrides):
             raise UserError(f"{choice.key} is given twice; a setting is either searched, once, or set")
-    try:
-        shared = load_finetuning(config, [*overrides, *(f"{choice.key}={choice.first}" for choice in search)])
-    except UserError as error:
-        given = "--set or --search" if overrides else "--search"
-        raise UserError(str(error).replace("--set:", f"{given}:", 1)) from error
+    first = [f"{choice.key}={choice.first}" for choice in search]
+    shared = load_finetuning(config, [*overrides, *first], option="--set or --search" if overrides else "--search")
     optuna = optional_package("optuna", "a sweep needs", "dnabert2_jax[sweep]")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     (workdir / "trials").mkdir(parents=True, exist_ok=True)

@@ -130,7 +130,9 @@ class BpeTokenizer(Tokenizer):
 
     def _rows(self, sequences: Sequence[str]) -> list[NDArray[np.int32]]:
         # One call for all sequences: for short ones, the calls would take longer than the encoding.
-        ids, ends = self._encoder.encode(_codes("".join(sequences)), np.cumsum([len(sequence) for sequence in sequences]))
+        ids, ends = self._encoder.encode(
+            letter_codes("".join(sequences)), np.cumsum([len(sequence) for sequence in sequences])
+        )
         stops = ends.tolist()
         return [ids[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
@@ -154,7 +156,7 @@ class BpeTokenizer(Tokenizer):
         return "".join("N" if token == UNK else self.texts[token] for token in self._checked(ids))
 
 
-def _codes(text: str) -> NDArray[np.uint8]:
+def letter_codes(text: str) -> NDArray[np.uint8]:
     """The code of each letter: its number among the bases, or one for what is no base, or one for white space."""
     if not text.isascii():
         text = _WHITE_SPACE.sub(" ", text)

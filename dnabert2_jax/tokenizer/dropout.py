@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnabert2_jax.draws import GOLDEN64, Domain, absorb, hash64, mix64
-from dnabert2_jax.genome.letters import BASES
 from dnabert2_jax.tokenizer.base import Tokenizer
-from dnabert2_jax.tokenizer.bpe import BpeTokenizer
+from dnabert2_jax.tokenizer.bpe import BpeTokenizer, letter_codes
 from dnabert2_jax.tokenizer.encoding import compiled, tree_of
 from dnabert2_jax.tokenizer.merges import NONE, UNKNOWN
 from dnabert2_jax.tokenizer.special import NUM_SPECIAL, UNK
@@ -54,9 +53,9 @@ class BpeDropout(Tokenizer):
             An array of shape [tokens] for each sequence.
         """
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-        letters = np.frombuffer("".join(sequences).encode("ascii", "replace"), np.uint8)
+        codes = np.minimum(letter_codes("".join(sequences)), np.uint8(UNKNOWN))
         keys = absorb(self._key, _hashes(sequences) if self._by_letters else np.arange(len(sequences)))
-        ids, counts = _encode(_CODE_OF_LETTER[letters], lengths, keys, float(self._rate), self._tables)
+        ids, counts = _encode(codes, lengths, keys, float(self._rate), self._tables)
         return np.split(ids, np.cumsum(counts)[:-1])
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -175,7 +174,3 @@ _mix64 = compiled(mix64)
 def _absorb(state: np.uint64, word: np.uint64) -> np.uint64:
     """:func:`~dnabert2_jax.draws.absorb` of one number."""
     return _mix64((state ^ word) + GOLDEN64)  # type: ignore[arg-type, return-value]
-
-
-_CODE_OF_LETTER = np.full(256, UNKNOWN, np.uint8)
-_CODE_OF_LETTER[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(len(BASES))

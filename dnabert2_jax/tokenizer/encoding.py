@@ -164,38 +164,49 @@ def _correct(clashes: NDArray[np.uint64], pieces: Sequence[str], parts: NDArray[
 @compiled
 def _clashes(left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.uint64]:
     """Bits for each two tokens whose letters merge across their border, from the parts of each token; [V, V / 64]."""
-    size = len(left)
-    words = (size + 63) // 64
-    # Lists of the merges that have a token as their left or as their right part: the first of each, and the next one.
-    of_left, next_of_left = np.full(size, NONE, np.int32), np.full(size, NONE, np.int32)
-    of_right, next_of_right = np.full(size, NONE, np.int32), np.full(size, NONE, np.int32)
-    for merge in range(size):
-        if left[merge] != NONE:
-            next_of_left[merge], of_left[left[merge]] = of_left[left[merge]], merge
-            next_of_right[merge], of_right[right[merge]] = of_right[right[merge]], merge
-    # Which tokens begin with a merge's right part for long enough that the merge can take it.
-    begins = np.zeros((size, words), np.uint64)
-    for token in range(size):
-        part, gone = token, size
-        while part != NONE:
-            merge = of_right[part]
-            while merge != NONE:
-                if max(merge, left[merge]) <= gone:
-                    begins[merge, token >> 6] |= np.uint64(1) << np.uint64(token & 63)
-                merge = next_of_right[merge]
-            part, gone = left[part], part
-    clashes = np.zeros((size, words), np.uint64)
-    for token in range(size):
-        part, gone = token, size
-        while part != NONE:
-            merge = of_left[part]
-            while merge != NONE:
-                if max(merge, right[merge]) < gone:
-                    for word in range(words):
-                        clashes[token, word] |= begins[merge, word]
-                merge = next_of_left[merge]
-            part, gone = right[part], part
+    ending, beginning = _bordering(left, right, 0), _bordering(right, left, 1)
+    clashes = np.zeros_like(beginning)
+    for merge in range(len(left)):
+        for token in range(len(left)):
+            if _bit(ending, merge, token):
+                clashes[token] |= beginning[merge]
     return clashes
+
+
+@compiled
+def _bordering(part: NDArray[np.int32], other: NDArray[np.int32], tie: int) -> NDArray[np.uint64]:
+    """Bits for each merge and the tokens that offer it a part at their border; [V, V / 64].
+
+    Args:
+        part: the part of each merge on this side of the border, [V].
+        other: its part on the other side, [V]; a token's own part there lies at the border.
+        tie: whether this merge comes first (1) or not (0) if the same merge within the token takes up the part, too.
+    """
+    size = len(part)
+    # The merges that have a piece as their part, as a list: the first of them, and the next one of each.
+    first, following = np.full(size, NONE, np.int32), np.full(size, NONE, np.int32)
+    for merge in range(size):
+        if part[merge] != NONE:
+            following[merge], first[part[merge]] = first[part[merge]], merge
+    bits = np.zeros((size, (size + 63) // 64), np.uint64)
+    for token in range(size):
+        piece, taken = (
+            token,
+            size,
+        )  # a piece at the border, from the token itself to a letter, and the merge that takes it up
+        while piece != NONE:
+            merge = first[piece]
+            while merge != NONE:
+                if max(merge, other[merge]) < taken + tie:
+                    bits[merge, token >> 6] |= np.uint64(1) << np.uint64(token & 63)
+                merge = following[merge]
+            piece, taken = other[piece], piece
+    return bits
+
+
+@compiled
+def _bit(bits: NDArray[np.uint64], row: int, column: int) -> bool:
+    return (bits[row, column >> 6] >> np.uint64(column & 63)) & np.uint64(1) != 0
 
 
 @compiled
@@ -231,9 +242,7 @@ def _encode_bases(
     token = _longest(codes, at, end, tables)
     while True:
         while token != NONE:
-            if not tried[at + tables.length[token]] and (
-                count == first or not _clash(ids[count - 1], token, tables.clashes)
-            ):
+            if not tried[at + tables.length[token]] and (count == first or not _bit(tables.clashes, ids[count - 1], token)):
                 break
             token = tables.shorter[token]
         if token == NONE:  # nothing can follow: the last token was too long
@@ -248,11 +257,6 @@ def _encode_bases(
             if at == end or codes[at] >= UNKNOWN:
                 return at, count
             token = _longest(codes, at, end, tables)
-
-
-@compiled
-def _clash(first: int, second: int, clashes: NDArray[np.uint64]) -> bool:
-    return (clashes[first, second >> 6] >> np.uint64(second & 63)) & np.uint64(1) != 0
 
 
 @compiled
